@@ -1,0 +1,60 @@
+"""The record of pure functions by which training, sampling and the command line know a method."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+PyTree = Any
+
+
+class Variables(NamedTuple):
+    """What a network needs to be applied: trained `params` and running `stats` (an empty dict if it has none)."""
+
+    params: PyTree
+    stats: PyTree
+
+
+class Aux(NamedTuple):
+    """Side results of a loss: the updated running `stats`, and scalar float32 `metrics` averaged over the batch."""
+
+    stats: PyTree
+    metrics: Mapping[str, jax.Array]
+
+
+class Samples(NamedTuple):
+    """What a sampling run hands to the file writer.
+
+    `arrays` go into one `.npz`; `images` (`[N, H, W, C]` in [0, 1], may be None) into a `.png` grid; `info` (plain
+    JSON values, with at least `nfe`) into the `.json` beside them.
+    """
+
+    arrays: Mapping[str, np.ndarray]
+    images: np.ndarray | None
+    info: Mapping[str, Any]
+
+
+class Evaluation(NamedTuple):
+    """Results of an evaluation: `numbers` (plain JSON values) and `arrays` for one `.npz`."""
+
+    numbers: Mapping[str, Any]
+    arrays: Mapping[str, np.ndarray]
+
+
+class Method(NamedTuple):
+    """A method as pure functions, made by `build(config)` and by nothing else.
+
+    A batch is a mapping with the method's own arrays (`image [B, H, W, C]`, ...) plus what the training step adds:
+    `position` int32 `[B]` (the example's place in the global batch; random draws are keyed by it, so they do not
+    depend on the number of devices) and `progress` float32 `[]` in [0, 1) (step divided by the number of steps).
+    """
+
+    name: str
+    init: Callable[[jax.Array, Mapping[str, jax.Array]], Variables]  # (key, batch)
+    loss: Callable[..., tuple[jax.Array, Aux]]  # (variables, key, batch); mean over the batch
+    augment: Callable[[jax.Array, Mapping[str, jax.Array]], Mapping[str, jax.Array]]  # one example's (key, raw example)
+    sources: Callable[[], Mapping[str, Any]]  # () -> {"train": Source, "test": Source}
+    sample: Callable[[Variables, jax.Array], Samples]  # (variables, key)
+    evaluate: Callable[[Variables, jax.Array], Evaluation]  # (variables, key)
+    preview: Callable[[Variables, jax.Array], Mapping[str, np.ndarray]]  # (variables, key) -> {name: [H, W, C] in [0, 1]}
