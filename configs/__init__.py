@@ -1,0 +1,1 @@
+"""Experiments: one file each, whose docstring is its card (command, hardware, time, expected numbers)."""

@@ -1,0 +1,43 @@
+"""Every key of the `gahb` experiments, with its unit and default (the paper's, where the paper gives one)."""
+
+from ml_collections import ConfigDict
+
+from configs import base as shared
+
+
+def base() -> ConfigDict:
+    """Returns the shared keys plus the denoiser's; lock it (`config.lock()`) after changing what you need."""
+    config = shared.base()
+    config.method = "gahb"
+
+    config.model = model = ConfigDict()
+    model.network = "unet"  # "unet" | "bf_cnn" | "bf_cnn_rf"
+    model.num_kernels = 64  # channels of the first block (unet) or of every layer (bf_cnn)
+    model.num_blocks = 3  # unet: times the image is halved; data.size must be divisible by 2**num_blocks
+    model.num_layers = 21  # bf_cnn, bf_cnn_rf
+    model.receptive_field = 43  # bf_cnn_rf: 5, 9, 13, 23 or 43 pixels
+    model.first_layer_linear = False  # bf_cnn: no rectifier after the first convolution
+    model.gain_init = "released"  # "released": N(0, (2/576)^2) | "unit": ones
+
+    config.noise = noise = ConfigDict()
+    noise.low = 0.0  # noise standard deviation while training, in 1/255
+    noise.high = 255.0
+    noise.rule = "quadratic"  # "quadratic": uniform in the square root of the level | "linear": uniform
+    noise.freeze_after = 1.0  # fraction of the run after which the normalisation uses its frozen running deviations
+
+    config.evaluate = evaluate = ConfigDict()
+    evaluate.levels = (10.0, 25.0, 50.0, 100.0)  # noise standard deviations of the table, in 1/255
+    evaluate.num_images = 256  # held-out images
+    evaluate.batch_size = 64
+    evaluate.wiener_images = 8192  # training images from which the Wiener baseline is fitted (0 = no baseline)
+
+    config.sampler = sampler = ConfigDict()
+    sampler.num = 16  # samples
+    sampler.sigma_0 = 1.0  # noise at the start, intensity units
+    sampler.sigma_L = 0.05  # noise at the end
+    sampler.h0 = 0.01  # first step size
+    sampler.beta = 0.1  # in (0, 1]; 1 = no injected noise
+    sampler.mean = 0.5  # intensity of the initial image
+    sampler.max_steps = 2000  # iterations after which a sample is given up as not converged
+
+    return config
