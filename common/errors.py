@@ -1,5 +1,8 @@
 """Mistakes a user can mend, told in one line."""
 
+import difflib
+from collections.abc import Iterable
+
 
 class InputError(ValueError):
     """Wrong use or bad input; the command line prints it after `error:` and exits with code 2."""
@@ -12,3 +15,20 @@ class RunError(RuntimeError):
 def bad(field: str, *, expected: object, got: object, fix: str) -> InputError:
     """Returns an `InputError` that reads `field: expected ..., got ...; fix`."""
     return InputError(f"{field}: expected {expected}, got {got}; {fix}")
+
+
+def nearest(name: str, options: Iterable[str]) -> str | None:
+    """Returns the option that looks most like `name`, or None if none comes close."""
+    matches = difflib.get_close_matches(name, sorted(options), n=1, cutoff=0.6)
+    return matches[0] if matches else None
+
+
+def choice(field: str, value: object, options: Iterable[str]) -> str:
+    """Returns `value` if it is one of `options`; otherwise raises an `InputError` that lists them and the nearest."""
+    options = tuple(options)
+    if value in options:
+        return str(value)
+    close = nearest(str(value), options)
+    listed = ", ".join(f'"{option}"' for option in options)
+    fix = f'did you mean "{close}"?' if close else "choose one of these"
+    raise bad(field, expected=f"one of {listed}", got=f'"{value}"', fix=fix)

@@ -1,0 +1,233 @@
+"""Loading, checking, durations, hashing and storing of configurations."""
+
+import json
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from ml_collections import ConfigDict
+
+from common import config as configs
+from common.errors import InputError
+from configs.base import base as shared
+from configs.base import duration
+
+
+def example() -> ConfigDict:
+    """A base with one key of each type."""
+    config = shared()
+    config.evaluate = ConfigDict({"levels": (10.0, 25.0), "num": 4})
+    return config
+
+
+@pytest.fixture
+def write_file(tmp_path):
+    def write(body: str) -> str:
+        path = tmp_path / "experiment.py"
+        path.write_text(
+            "from ml_collections import ConfigDict\nfrom configs.base import base\n\n\n"
+            "def get_config():\n    config = base()\n"
+            "    config.evaluate = ConfigDict({'levels': (10.0, 25.0), 'num': 4})\n"
+            f"    {body}\n    return config\n"
+        )
+        return str(path)
+
+    return write
+
+
+def test_file_and_overrides(write_file):
+    texts = {
+        "train.steps": "5 epochs",
+        "train.log_every": "20",
+        "train.batch_size": "1e2",
+        "data.flip": "False",
+        "data.source": "npz:a=b.npz",
+        "optimizer.learning_rate": "3e-3",
+        "optimizer.clip_norm": "1",
+        "evaluate.levels": "(15, 50.)",
+    }
+    config = configs.load(write_file("config.seed = 7"), texts, example())
+    assert config.seed == 7
+    assert config.train.steps == "5 epochs"
+    assert config.train.log_every == 20 and isinstance(config.train.log_every, int)
+    assert config.train.batch_size == 100 and isinstance(config.train.batch_size, int)
+    assert config.data.flip is False
+    assert config.data.source == "npz:a=b.npz"
+    assert config.optimizer.learning_rate == 3e-3
+    assert config.optimizer.clip_norm == 1.0 and isinstance(config.optimizer.clip_norm, float)
+    assert config.evaluate.levels == (15.0, 50.0) and all(isinstance(each, float) for each in config.evaluate.levels)
+    assert config.is_locked
+
+
+def test_values_from_python(write_file):
+    config = configs.load(write_file("pass"), {"train.steps": 200, "evaluate.levels": (1, 2)})
+    assert (config.train.steps, config.evaluate.levels) == (200, (1.0, 2.0))
+
+
+@pytest.mark.parametrize(
+    ("key", "text", "message"),
+    [
+        ("train.stps", "3", 'config.train.stps: unknown key; did you mean "config.train.steps"?'),
+        ("steps", "3", 'config.steps: unknown key; did you mean "config.train.steps"?'),
+        ("zzzz", "3", "config.zzzz: unknown key; `describe` lists every key"),
+        ("train.steps.x", "3", 'config.train.steps.x: unknown key; did you mean "config.train.steps"?'),
+        ("train", "3", "config.train: expected one key, got a whole section; set config.train."),
+        ("train.steps", "3.5", "config.train.steps: expected a number of steps, or a string such as"),
+        ("train.steps", "5 epocs", "got '5 epocs'; did you mean \"epochs\"?"),
+        ("train.batch_size", "many", "config.train.batch_size: expected a whole number (int), got 'many' (str)"),
+        ("train.batch_size", "2.5", "config.train.batch_size: expected a whole number (int), got 2.5 (float)"),
+        ("train.batch_size", True, "config.train.batch_size: expected a whole number (int), got True (bool)"),
+        ("data.flip", "maybe", "config.data.flip: expected true or false, got 'maybe'"),
+        ("optimizer.eps", "nan", "config.optimizer.eps: expected a finite number (float), got 'nan'"),
+        ("optimizer.eps", float("inf"), "config.optimizer.eps: expected a finite number (float), got inf"),
+        ("evaluate.levels", "(1, 'a')", "config.evaluate.levels[1]: expected a finite number (float), got 'a' (str)"),
+        ("evaluate.levels", "x", "config.evaluate.levels: expected values in brackets (tuple)"),
+    ],
+)
+def test_bad_overrides(write_file, key, text, message):
+    with pytest.raises(InputError) as error:
+        configs.load(write_file("pass"), {key: text}, example())
+    assert message in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ("config.train.stps = 3", 'config.train.stps: unknown key; did you mean "config.train.steps"?'),
+        ("config.trian.steps = 3", 'experiment.py:8: unknown key "trian"; did you mean "train"?'),
+        ("config.train.batch_size = 'a'", "experiment.py:8: batch_size: expected int, got 'a' (str)"),
+        ("config.model = 3", "config.model: unknown key"),
+        ("config.train.steps = '5 parsecs'", "config.train.steps: expected a number of steps"),
+        ("config.seed = True", "config.seed: expected a whole number (int), got True (bool)"),
+        ("config.seed = None", "config.seed: expected a whole number (int), got None"),
+        ("x = ", "experiment.py:8: invalid syntax"),
+        ("import no_such_module_here", "experiment.py:8: ModuleNotFoundError: No module named 'no_such_module_here'"),
+        ("1 / 0", "experiment.py:8: ZeroDivisionError: division by zero"),
+        ("return 3", "expected get_config() to return a ConfigDict, got int"),
+    ],
+)
+def test_bad_files(write_file, body, message):
+    with pytest.raises(InputError) as error:
+        configs.load(write_file(body), base=example())
+    assert message in str(error.value) and "\n" not in str(error.value)
+
+
+def test_missing_file_names_the_nearest(write_file):
+    path = write_file("pass")
+    with pytest.raises(InputError, match=r"expected a Python file, got no such file; did you mean .*experiment\.py\?"):
+        configs.load(path.replace("experiment", "experimant"))
+    with pytest.raises(InputError, match="no such file; check --config"):
+        configs.load("nowhere/at/all.py")
+
+
+def test_file_without_get_config(tmp_path):
+    path = tmp_path / "empty.py"
+    path.write_text("")
+    with pytest.raises(InputError, match=r"empty.py: expected a function get_config\(\), got none"):
+        configs.load(path)
+
+
+def test_base_is_left_alone(write_file):
+    template = example().lock()
+    configs.load(write_file("config.seed = 3"), {"train.steps": 5}, template)
+    assert (template.seed, template.train.steps, template.is_locked) == (0, 1000, True)
+
+
+@given(
+    number=st.integers(1, 10_000),
+    batch_size=st.integers(1, 512),
+    num_examples=st.integers(1, 100_000),
+)
+@settings(max_examples=50, deadline=None)
+def test_durations_round_up(number, batch_size, num_examples):
+    known = {"batch_size": batch_size, "num_examples": num_examples, "field": "config.train.steps"}
+    assert configs.steps(number, **known) == configs.steps(f"{number} steps", **known) == number
+    examples = configs.steps(f"{number} examples", **known)
+    assert (examples - 1) * batch_size < number <= examples * batch_size
+    epochs = configs.steps(f"{number} epochs", **known)
+    assert (epochs - 1) * batch_size < number * num_examples <= epochs * batch_size
+
+
+def test_durations_are_exact():
+    known = {"batch_size": 10, "num_examples": 1000, "field": "f"}
+    assert configs.steps("0.7 epochs", **known) == 70  # in floating point 0.7 * 1000 / 10 rounds up to 71
+    assert configs.steps("1e3 examples", **known) == 100
+    assert configs.steps("1_000 step", **known) == 1000
+    assert configs.steps("1 epoch", **known) == 100
+    assert configs.steps("12", **known) == 12
+    assert configs.steps(0, **known) == 0
+
+
+def test_epochs_need_a_size():
+    with pytest.raises(InputError, match=r'train.steps: expected a number of steps or examples, got "2 epochs"'):
+        configs.steps("2 epochs", batch_size=4, num_examples=None, field="train.steps")
+
+
+@pytest.mark.parametrize("value", [-1, "-1", 1.5, "1.5 steps", "x", None, True, "3 epochs later"])
+def test_bad_durations(value):
+    with pytest.raises(InputError, match="train.steps: expected a number of steps"):
+        configs.steps(value, batch_size=4, num_examples=4, field="train.steps")
+
+
+def test_write_and_read(write_file, tmp_path):
+    config = configs.load(write_file("pass"), {"train.steps": "2 epochs"}, example())
+    path = configs.write(config, tmp_path)
+    assert json.loads(path.read_text())["train"]["steps"] == "2 epochs"
+    assert [each.name for each in tmp_path.glob(".config-*")] == []
+    for again in (configs.read(tmp_path), configs.read(tmp_path, example())):
+        assert again == config and configs.digest(again) == configs.digest(config)
+    changed = configs.read(tmp_path, example(), {"train.steps": "7", "evaluate.num": "9"})
+    assert (changed.train.steps, changed.evaluate.num) == (7, 9)
+
+
+def test_read_fills_keys_of_a_newer_version(tmp_path):
+    values = configs.to_dict(example())
+    del values["ema"]["warmup"]
+    (tmp_path / "config.json").write_text(json.dumps(values))
+    assert configs.read(tmp_path, example()).ema.warmup is True
+
+
+def test_read_refuses_what_is_no_configuration(tmp_path):
+    with pytest.raises(InputError, match=r"expected the config.json of a run, got none"):
+        configs.read(tmp_path)
+    (tmp_path / "config.json").write_text('{"seed": ')
+    with pytest.raises(InputError, match="config.json: expected readable JSON"):
+        configs.read(tmp_path)
+    (tmp_path / "config.json").write_text("[]")
+    with pytest.raises(InputError, match="expected a JSON object, got list"):
+        configs.read(tmp_path)
+
+
+def test_digest_sees_values_and_not_order():
+    config = example()
+    before = configs.digest(config)
+    assert len(before) == 64 and before == configs.digest(configs.to_dict(config))
+    assert before == configs.digest(dict(reversed(list(configs.to_dict(config).items()))))
+    config.ema.decay = 0.5
+    assert configs.digest(config) != before
+
+
+def test_diff():
+    old, new = example(), example()
+    new.train.batch_size = 64
+    new.data.workers = 7
+    new.checkpoint.keep = 1
+    assert configs.diff(old, new) == ["checkpoint.keep: 3 -> 1", "data.workers: 2 -> 7", "train.batch_size: 32 -> 64"]
+    assert configs.diff(old, new, configs.RESUME_MAY_CHANGE) == ["train.batch_size: 32 -> 64"]
+    partial = configs.to_dict(new)
+    del partial["seed"]
+    assert "seed: (absent) -> 0" in configs.diff(partial, old)
+
+
+def test_duration_accepts_every_unit():
+    config = ConfigDict({"steps": duration(5)})
+    config.steps = "5 epochs"
+    config.steps = 3
+    assert config.steps == 3
+
+
+def test_sections_of_the_resume_list_exist():
+    sections = {name: each for name, each in shared().items() if isinstance(each, ConfigDict)}
+    keys = {f"{name}.{key}" for name, section in sections.items() for key in section} | set(shared())
+    for each in configs.RESUME_MAY_CHANGE:
+        assert each in keys or each.removesuffix(".*") in sections or each in ("evaluate.*", "sampler.*"), each
