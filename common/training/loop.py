@@ -1,0 +1,235 @@
+"""The training loop all methods share: it feeds the compiled step, keeps its numbers and saves its state."""
+
+import json
+import pathlib
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from common.errors import RunError
+from common.method import Method, Variables
+from common.training import state as states
+from common.training.keys import Purpose, key_for
+from common.training.parallel import Backend, is_first_process
+from common.training.settings import Settings
+from common.training.state import TrainState
+from common.training.step import make_step, several
+
+
+class Outcome(NamedTuple):
+    """How training ended: the `state` (one copy, NumPy leaves), and whether a signal ended it early."""
+
+    state: TrainState
+    interrupted: bool
+
+
+class Window:
+    """Sums of the metrics since the last log line; part of a checkpoint, so that a resumed run logs the same means."""
+
+    def __init__(self, stored: Mapping[str, Any] | None = None):
+        stored = stored or {}
+        self.sums: dict[str, float] = dict(stored.get("sums", {}))
+        self.count: int = stored.get("count", 0)
+        self.skipped: int = stored.get("skipped", 0)
+
+    def add(self, metrics: Mapping[str, float]) -> None:
+        """Adds one step's metrics; a skipped step counts only as skipped."""
+        if not metrics["finite"]:
+            self.skipped += 1
+            return
+        self.count += 1
+        for name, value in metrics.items():
+            if name != "finite":
+                self.sums[name] = self.sums.get(name, 0.0) + value
+
+    def means(self) -> dict[str, float]:
+        """Returns the means and starts the next window."""
+        means = {name: value / self.count for name, value in self.sums.items()} if self.count else {}
+        self.sums, self.count = {}, 0
+        return means
+
+    def stored(self) -> dict[str, Any]:
+        """Returns what a checkpoint keeps."""
+        return {"sums": self.sums, "count": self.count, "skipped": self.skipped}
+
+
+def compile_step(method: Method, settings: Settings, batches, backend: Backend) -> Callable:
+    """Returns the compiled `(state, resident, fetched[k]) -> (state, metrics[k])`; the state is donated."""
+    step = make_step(
+        loss=method.loss,
+        assemble=batches.assemble,
+        positions=backend.positions,
+        optimizer=settings.optimizer,
+        schedule=settings.schedule,
+        root=jax.random.key(settings.seed),
+        total_steps=settings.steps,
+        ema_decay=settings.ema_decay,
+        ema_warmup=settings.ema_warmup,
+        accumulate=settings.accumulate,
+        axis_name=backend.axis_name,
+    )
+    return backend.compile(several(step))
+
+
+def initial_state(method: Method, settings: Settings, batches) -> Callable[[], TrainState]:
+    """Returns the function that makes the state before the first step (`jax.eval_shape` of it is the template)."""
+    root = jax.random.key(settings.seed)
+
+    def create(resident, fetched):
+        position = np.zeros((1,), np.int32)
+        batch = batches.assemble(resident, fetched, position, key_for(root, Purpose.AUGMENT))
+        variables = method.init(key_for(root, Purpose.INIT), batch)
+        return states.create(variables, settings.optimizer, ema=settings.ema_decay > 0)
+
+    # One example is enough to know the shapes; its values are not used.
+    fetched = jax.tree.map(lambda x: x[0], batches.fetch(0))
+    if "examples" in fetched:
+        fetched["examples"] = jax.tree.map(lambda x: x[:1], fetched["examples"])
+    return lambda: jax.jit(create)(batches.resident, fetched)
+
+
+def train(
+    method: Method,
+    settings: Settings,
+    batches,
+    backend: Backend,
+    *,
+    checkpoints,
+    open_recorder: Callable[[int], Any],
+    should_stop: Callable[[int], bool],
+    dump_dir: pathlib.Path,
+) -> Outcome:
+    """Trains until `settings.steps` or a stop request, from the newest good checkpoint if there is one.
+
+    `open_recorder(step)` is called once the step to continue from is known, and closed at the end.
+    The state is saved every `checkpoint_every` steps, when stopped and at the end. A step with a non-finite loss or
+    gradient leaves the state as it was; its number and its examples are written to `dump_dir/nonfinite.jsonl`.
+
+    Raises:
+      RunError: more than `settings.skip_nonfinite` such steps.
+    """
+    create = initial_state(method, settings, batches)
+    restored = checkpoints.restore_latest(jax.eval_shape(create))
+    if restored is None:
+        single, window, step = create(), Window(), 0
+    else:
+        single, extra, step = restored
+        window = Window(extra["window"])
+    state = backend.place_state(single)
+    resident = backend.place_resident(batches.resident)
+    run = compile_step(method, settings, batches, backend)
+    clock = Clock()
+
+    def keep(first: int, metrics) -> None:
+        for offset, values in enumerate(_rows(jax.device_get(metrics))):
+            window.add(values)
+            if not values["finite"]:
+                _dump(dump_dir, first + offset, values, batches, backend.rows)
+                if window.skipped > settings.skip_nonfinite:
+                    raise RunError(
+                        f"step {first + offset}: loss {values['loss']} and gradient norm {values['grad_norm']} are not "
+                        f"both finite, {window.skipped} such steps in all; the last checkpoint is from before it, the "
+                        f"examples are named in {dump_dir / 'nonfinite.jsonl'}; lower config.optimizer.learning_rate, "
+                        "set config.optimizer.clip_norm, or allow some with config.train.skip_nonfinite"
+                    )
+
+    def save() -> None:
+        checkpoints.save(step, jax.tree.map(np.array, backend.local(state)), {"window": window.stored()})
+
+    pending: list[tuple[int, Any]] = []
+    saved, stopped = step, False
+    with open_recorder(step) as recorder:
+        while step < settings.steps and not stopped:
+            with clock.waiting():
+                fetched = backend.place_fetched(batches.fetch(step, settings.steps_per_call))
+            state, metrics = run(state, resident, fetched)
+            pending.append((step, metrics))
+            step += settings.steps_per_call
+            clock.done(settings.steps_per_call)
+            stopped = should_stop(step)
+            due = {
+                "log": step % settings.log_every == 0 or step == settings.steps,
+                "preview": settings.preview_every > 0 and step % settings.preview_every == 0,
+                "save": step % settings.checkpoint_every == 0 or step == settings.steps or stopped,
+            }
+            while len(pending) > (0 if any(due.values()) else backend.run_ahead):
+                keep(*pending.pop(0))
+            if due["log"]:
+                recorder.write(step, {**window.means(), **clock.rates(settings.batch_size), "skipped": window.skipped})
+            if due["preview"] and is_first_process():
+                with clock.paused():
+                    variables = backend.local(Variables(state.ema_params or state.params, state.stats))
+                    key = key_for(jax.random.key(settings.seed), Purpose.PREVIEW)
+                    recorder.images(step, method.preview(variables, key))
+            if due["save"] and step > saved:
+                with clock.paused():
+                    save()
+                saved = step
+    checkpoints.wait()
+    return Outcome(jax.tree.map(np.array, backend.local(state)), interrupted=stopped and step < settings.steps)
+
+
+class Clock:
+    """Speed since the last reading, without previews and saves, and the share of it spent waiting for data."""
+
+    def __init__(self):
+        self._start = time.perf_counter()
+        self._steps = 0
+        self._waited = 0.0
+        self._paused = 0.0
+
+    def waiting(self):
+        """Returns a context whose duration counts as waiting for data."""
+        return _Timed(lambda seconds: setattr(self, "_waited", self._waited + seconds))
+
+    def paused(self):
+        """Returns a context whose duration does not count."""
+        return _Timed(lambda seconds: setattr(self, "_paused", self._paused + seconds))
+
+    def done(self, steps: int) -> None:
+        """Counts finished steps."""
+        self._steps += steps
+
+    def rates(self, batch_size: int) -> dict[str, float]:
+        """Returns `examples_per_s` and `data_wait` (fraction) since the last call, and starts anew."""
+        elapsed = max(time.perf_counter() - self._start - self._paused, 1e-9)
+        rates = {"examples_per_s": self._steps * batch_size / elapsed, "data_wait": self._waited / elapsed}
+        self.__init__()
+        return rates
+
+
+class _Timed:
+    def __init__(self, report: Callable[[float], None]):
+        self._report = report
+
+    def __enter__(self):
+        self._start = time.perf_counter()
+
+    def __exit__(self, *_):
+        self._report(time.perf_counter() - self._start)
+
+
+def _rows(metrics: Mapping[str, np.ndarray]) -> list[dict[str, float]]:
+    count = len(next(iter(metrics.values())))
+    return [{name: float(value[i]) for name, value in metrics.items()} for i in range(count)]
+
+
+def _indices(step: int, batches, rows: slice) -> list[int]:
+    fetched = jax.tree.map(lambda x: x[0], batches.fetch(step))
+    position = np.arange(rows.start, rows.stop, dtype=np.int32)
+    return np.asarray(batches.assemble(batches.resident, fetched, position, jax.random.key(0))["index"]).tolist()
+
+
+def _dump(directory: pathlib.Path, step: int, values: Mapping[str, float], batches, rows: slice) -> None:
+    if not is_first_process():
+        return
+    record = {
+        "step": step,
+        "indices": _indices(step, batches, rows),
+        **{name: str(value) if not np.isfinite(value) else value for name, value in values.items()},
+    }
+    with open(directory / "nonfinite.jsonl", "a", encoding="utf-8") as file:
+        file.write(json.dumps(record) + "\n")

@@ -1,0 +1,64 @@
+"""Learning-rate schedules and optimizers, composed from optax."""
+
+import optax
+
+
+def make_schedule(
+    name: str,
+    *,
+    learning_rate: float,
+    steps: int,
+    warmup: int = 0,
+    halve_every: int = 0,
+    final_fraction: float = 0.0,
+) -> optax.Schedule:
+    """Returns `step -> learning rate` for "constant", "halving" or "cosine" over `steps` steps.
+
+    Each may rise linearly from zero over the first `warmup` steps. "halving" multiplies by 1/2 after every `halve_every`
+    steps, counted from the first step (warm-up included); "cosine" ends at `final_fraction * learning_rate`.
+
+    Raises:
+      ValueError: unknown name, or a period that does not fit the run.
+    """
+    if not 0 <= warmup < max(steps, 1):
+        raise ValueError(f"warmup: expected 0 <= warmup < steps={steps}, got {warmup}")
+    if name == "constant":
+        after = optax.constant_schedule(learning_rate)
+    elif name == "halving":
+        if halve_every <= 0:
+            raise ValueError(f"halve_every: expected a positive number of steps, got {halve_every}")
+        decay = optax.exponential_decay(learning_rate, halve_every, 0.5, staircase=True)
+        after = lambda count: decay(count + warmup)  # noqa: E731
+    elif name == "cosine":
+        after = optax.cosine_decay_schedule(learning_rate, max(steps - warmup, 1), alpha=final_fraction)
+    else:
+        raise ValueError(f'schedule: expected "constant", "halving" or "cosine", got {name!r}')
+    if warmup == 0:
+        return after
+    return optax.join_schedules([optax.linear_schedule(0.0, learning_rate, warmup), after], [warmup])
+
+
+def make_optimizer(
+    name: str,
+    schedule: optax.Schedule,
+    *,
+    b1: float = 0.9,
+    b2: float = 0.999,
+    eps: float = 1e-8,
+    weight_decay: float = 0.0,
+    clip_norm: float = 0.0,
+) -> optax.GradientTransformation:
+    """Returns "adam" or "adamw" with an optional clip of the global gradient norm before it.
+
+    Raises:
+      ValueError: unknown name, or a weight decay that the named optimizer would ignore.
+    """
+    if name == "adam":
+        if weight_decay:
+            raise ValueError(f'weight_decay: expected 0 with "adam", got {weight_decay}; use "adamw"')
+        rule = optax.adam(schedule, b1=b1, b2=b2, eps=eps)
+    elif name == "adamw":
+        rule = optax.adamw(schedule, b1=b1, b2=b2, eps=eps, weight_decay=weight_decay)
+    else:
+        raise ValueError(f'optimizer: expected "adam" or "adamw", got {name!r}')
+    return optax.chain(optax.clip_by_global_norm(clip_norm), rule) if clip_norm > 0 else rule

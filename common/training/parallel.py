@@ -1,0 +1,198 @@
+"""Devices and hosts: the only module that knows how many there are.
+
+Two back ends run the same step. "jit": one program over a mesh with one axis, `batch`; the state is replicated, the
+batch is sharded, and a statistic over the batch is the statistic of the whole batch. "pmap": one program per device
+with the axis name `batch`; the step averages gradients over it.
+"""
+
+import os
+import pathlib
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from common.errors import InputError, bad
+from common.method import PyTree
+
+AXIS = "batch"
+
+
+class Backend(NamedTuple):
+    """How a step runs on this machine's devices.
+
+    `axis_name` goes to the step; `positions()` gives the places of the batch that the traced program computes; `rows` is
+    the part of the global batch that this host loads. `run_ahead` says how many calls may be in flight.
+    """
+
+    name: str
+    num_devices: int
+    axis_name: str | None
+    rows: slice
+    run_ahead: int
+    positions: Callable[[], jax.Array]
+    compile: Callable[[Callable], Callable]  # step over [k, ...] -> compiled, donates the state
+    place_state: Callable[[PyTree], PyTree]  # one copy -> on the devices
+    place_resident: Callable[[PyTree], PyTree]
+    place_fetched: Callable[[Mapping[str, Any]], Mapping[str, Any]]
+    local: Callable[[PyTree], PyTree]  # one copy on this host's first device, without a transfer
+
+
+def initialize(coordinator: str, num_processes: int, process_id: int) -> None:
+    """Joins the hosts of one run; call it before anything else touches a device. Every host runs the same command."""
+    if not 0 <= process_id < num_processes:
+        raise bad(
+            "--process-id",
+            expected=f"0 <= id < --num-processes={num_processes}",
+            got=process_id,
+            fix="number the hosts from 0",
+        )
+    jax.distributed.initialize(coordinator, num_processes=num_processes, process_id=process_id)
+
+
+def is_first_process() -> bool:
+    """Whether this host writes the files that all hosts share."""
+    return jax.process_index() == 0
+
+
+def device_count() -> int:
+    """Returns the number of devices over all hosts."""
+    return jax.device_count()
+
+
+def device_name() -> str:
+    """Returns number and kind of the devices, e.g. "4 x NVIDIA H100"."""
+    return f"{jax.device_count()} x {jax.devices()[0].device_kind}"
+
+
+def enable_compilation_cache() -> pathlib.Path:
+    """Keeps compiled programs between runs, in `JAX_COMPILATION_CACHE_DIR` or the user's cache directory.
+
+    A cached program is trusted input, so a directory made here is readable by its owner alone.
+    """
+    chosen = os.environ.get("JAX_COMPILATION_CACHE_DIR")
+    base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+    path = pathlib.Path(chosen or os.path.join(base, "scorebridge", "xla"))
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"{path}: cannot keep compiled programs here ({error.strerror}); set JAX_COMPILATION_CACHE_DIR"
+        ) from None
+    jax.config.update("jax_compilation_cache_dir", str(path))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+    return path
+
+
+def check_batch(batch_size: int, accumulate: int) -> None:
+    """Raises `InputError` unless every micro-batch divides evenly over all devices."""
+    count = jax.device_count()
+    if batch_size % (count * accumulate):
+        unit = f"{count} device{'s' * (count > 1)}" + (f" x {accumulate} micro-batches" if accumulate > 1 else "")
+        lower = batch_size // (count * accumulate) * count * accumulate
+        raise bad(
+            "config.train.batch_size",
+            expected=f"a multiple of {count * accumulate} ({unit})",
+            got=batch_size,
+            fix=f"use {lower + count * accumulate}" + (f" or {lower}" if lower else ""),
+        )
+
+
+def make_backend(name: str, *, batch_size: int) -> Backend:
+    """Returns the "jit" or "pmap" back end over all devices; `batch_size` must divide by their number."""
+    devices, local = jax.devices(), jax.local_devices()
+    per_device = batch_size // len(devices)
+    first = jax.process_index() * len(local) * per_device
+    rows = slice(first, first + len(local) * per_device)
+    # On the host platform, collectives of several programs in flight can wait for each other for ever.
+    run_ahead = 0 if devices[0].platform == "cpu" and len(devices) > 1 else 1
+    mesh = jax.make_mesh((len(devices),), (AXIS,), axis_types=(AxisType.Auto,), devices=devices)
+    make = {"jit": _jit, "pmap": _pmap}[name]
+    return make(mesh=mesh, batch_size=batch_size, num_devices=len(devices), rows=rows, run_ahead=run_ahead)
+
+
+def _jit(*, mesh, batch_size: int, num_devices: int, rows: slice, run_ahead: int) -> Backend:
+    replicated, sharded = NamedSharding(mesh, P()), NamedSharding(mesh, P(AXIS))
+    stacked = NamedSharding(mesh, P(None, AXIS))
+
+    def positions():
+        position = jnp.arange(batch_size, dtype=jnp.int32)
+        return position if num_devices == 1 else jax.lax.with_sharding_constraint(position, sharded)
+
+    def place_fetched(fetched):
+        return {
+            name: jax.tree.map(lambda x, s=stacked if name == "examples" else replicated: _global(x, s), value)
+            for name, value in fetched.items()
+        }
+
+    def place(tree):
+        return jax.tree.map(lambda x: _global(x, replicated), tree)
+
+    return Backend(
+        name="jit",
+        num_devices=num_devices,
+        axis_name=None,
+        rows=rows,
+        run_ahead=run_ahead,
+        positions=positions,
+        compile=lambda step: jax.jit(step, donate_argnums=0, out_shardings=replicated),
+        place_state=place,
+        place_resident=place,
+        place_fetched=place_fetched,
+        local=lambda tree: jax.tree.map(lambda x: x.addressable_data(0), tree),
+    )
+
+
+def _pmap(*, mesh, batch_size: int, num_devices: int, rows: slice, run_ahead: int) -> Backend:
+    per_device, here = batch_size // num_devices, jax.local_device_count()
+
+    def positions():
+        return jax.lax.axis_index(AXIS) * per_device + jnp.arange(per_device, dtype=jnp.int32)
+
+    def copies(x):
+        x = np.asarray(x)
+        # Made on the devices once: pmap would copy an unmapped argument from the host at every call.
+        return _global(np.broadcast_to(x, (here, *x.shape)), NamedSharding(mesh, P(AXIS)))
+
+    def place_fetched(fetched):
+        def split(x):  # [k, b, ...] -> [devices, k, b / devices, ...]
+            return np.swapaxes(x.reshape(x.shape[0], here, per_device, *x.shape[2:]), 0, 1)
+
+        return {
+            name: jax.tree.map(split if name == "examples" else (lambda x: np.broadcast_to(x, (here, *x.shape))), value)
+            for name, value in fetched.items()
+        }
+
+    def compile_step(step):
+        run = jax.pmap(step, axis_name=AXIS, donate_argnums=0)
+
+        def call(state, resident, fetched):
+            state, metrics = run(state, resident, fetched)
+            return state, jax.tree.map(lambda x: x.addressable_data(0)[0], metrics)
+
+        return call
+
+    return Backend(
+        name="pmap",
+        num_devices=num_devices,
+        axis_name=AXIS,
+        rows=rows,
+        run_ahead=run_ahead,
+        positions=positions,
+        compile=compile_step,
+        place_state=lambda tree: jax.tree.map(copies, tree),
+        place_resident=lambda tree: jax.tree.map(copies, tree),
+        place_fetched=place_fetched,
+        local=lambda tree: jax.tree.map(lambda x: x.addressable_data(0)[0], tree),
+    )
+
+
+def _global(x, sharding: NamedSharding) -> jax.Array:
+    """Returns `x` (this host's part of it, along a sharded axis) as one array over all hosts."""
+    if jax.process_count() == 1:
+        return jax.device_put(x, sharding)
+    return jax.make_array_from_process_local_data(sharding, np.asarray(x))

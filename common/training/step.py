@@ -1,0 +1,103 @@
+"""One optimisation step as a pure function, the same text on one device, on many and inside `pmap`."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from common.method import Aux, PyTree, Variables
+from common.training.keys import Purpose, key_for
+from common.training.state import TrainState, update_ema
+
+Step = Callable[[TrainState, PyTree, Mapping[str, Any]], tuple[TrainState, Mapping[str, jax.Array]]]
+
+
+def make_step(
+    *,
+    loss: Callable[..., tuple[jax.Array, Aux]],
+    assemble: Callable[..., Mapping[str, jax.Array]],
+    positions: Callable[[], jax.Array],
+    optimizer: optax.GradientTransformation,
+    schedule: optax.Schedule,
+    root: jax.Array,
+    total_steps: int,
+    ema_decay: float = 0.0,
+    ema_warmup: bool = True,
+    accumulate: int = 1,
+    axis_name: str | None = None,
+) -> Step:
+    """Returns `step(state, resident, fetched) -> (state, metrics)`, not yet compiled.
+
+    `fetched` is one step's part of what `Batches.fetch` returned, `positions()` the places in the global batch that this
+    program computes. With `axis_name`, loss, gradients and metrics are averaged over that axis; without, the batch is
+    the whole one, whatever its sharding. A step whose loss or gradient is not finite changes nothing but `state.step`
+    and reports `finite = 0`: the state that is saved is always a good one.
+    """
+
+    def gradients(state: TrainState, batch):
+        key = key_for(root, Purpose.LOSS, state.step)
+
+        def objective(params, stats, part):
+            return loss(Variables(params, stats), key, part)
+
+        grad = jax.value_and_grad(objective, has_aux=True)
+        if accumulate == 1:
+            (value, aux), grads = grad(state.params, state.stats, batch)
+            return value, aux, grads
+
+        def one(carry, part):
+            stats, total = carry
+            (value, aux), grads = grad(state.params, stats, part)
+            return (aux.stats, jax.tree.map(jnp.add, total, grads)), (value, aux.metrics)
+
+        # Every micro-batch takes each `accumulate`-th example, so a batch sharded over devices stays where it is.
+        shared, split = {}, {}
+        for name, x in batch.items():
+            if x.ndim == 0:
+                shared[name] = x
+            else:
+                split[name] = jnp.swapaxes(x.reshape(x.shape[0] // accumulate, accumulate, *x.shape[1:]), 0, 1)
+        zeros = jax.tree.map(jnp.zeros_like, state.params)
+        (stats, grads), (values, metrics) = jax.lax.scan(
+            lambda carry, part: one(carry, {**part, **shared}), (state.stats, zeros), split
+        )
+        mean = jax.tree.map(lambda x: jnp.mean(x, axis=0), (values, metrics))
+        return mean[0], Aux(stats, mean[1]), jax.tree.map(lambda g: g / accumulate, grads)
+
+    def step(state: TrainState, resident: PyTree, fetched: Mapping[str, Any]):
+        position = positions()
+        batch = dict(assemble(resident, fetched, position, key_for(root, Purpose.AUGMENT, state.step)))
+        batch["position"] = position
+        batch["progress"] = state.step.astype(jnp.float32) / total_steps
+        value, aux, grads = gradients(state, batch)
+        metrics, stats = {"loss": value, **aux.metrics}, aux.stats
+        if axis_name is not None:
+            metrics, grads, stats = jax.lax.pmean((metrics, grads, stats), axis_name)
+        norm = optax.global_norm(grads)
+        finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(norm)
+
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        ema_params = state.ema_params
+        if ema_decay > 0:
+            ema_params = update_ema(ema_params, params, state.step, decay=ema_decay, warmup=ema_warmup)
+        new = TrainState(state.step + 1, params, stats, ema_params, opt_state)
+        new = jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, state)._replace(step=state.step + 1)
+        rate = jnp.asarray(schedule(state.step), jnp.float32)
+        return new, {**metrics, "grad_norm": norm, "learning_rate": rate, "finite": finite.astype(jnp.float32)}
+
+    return step
+
+
+def several(step: Step) -> Step:
+    """Returns a step over `fetched` with a leading axis `[k]` that takes `k` steps and stacks their metrics."""
+
+    def steps(state: TrainState, resident: PyTree, fetched: Mapping[str, Any]):
+        if jax.tree.leaves(fetched)[0].shape[0] == 1:
+            state, metrics = step(state, resident, jax.tree.map(lambda x: x[0], fetched))
+            return state, jax.tree.map(lambda x: x[None], metrics)
+        return jax.lax.scan(lambda s, f: step(s, resident, f), state, fetched)
+
+    return steps
