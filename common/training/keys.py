@@ -1,4 +1,4 @@
-"""Where every random draw comes from: a key derived from the seed, a purpose and a step, never from a stateful generator."""
+"""Where every random draw comes from: a key derived from seed, purpose and step, never from a stateful generator."""
 
 import enum
 

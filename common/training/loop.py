@@ -53,7 +53,7 @@ class Window:
 
     def stored(self) -> dict[str, Any]:
         """Returns what a checkpoint keeps."""
-        return {"sums": self.sums, "count": self.count, "skipped": self.skipped}
+        return {"sums": dict(self.sums), "count": self.count, "skipped": self.skipped}
 
 
 def compile_step(method: Method, settings: Settings, batches, backend: Backend) -> Callable:

@@ -14,8 +14,9 @@ def make_schedule(
 ) -> optax.Schedule:
     """Returns `step -> learning rate` for "constant", "halving" or "cosine" over `steps` steps.
 
-    Each may rise linearly from zero over the first `warmup` steps. "halving" multiplies by 1/2 after every `halve_every`
-    steps, counted from the first step (warm-up included); "cosine" ends at `final_fraction * learning_rate`.
+    Each may rise linearly from zero over the first `warmup` steps. "halving" multiplies by 1/2 after every
+    `halve_every` steps, counted from the first step (warm-up included); "cosine" ends at
+    `final_fraction * learning_rate`.
 
     Raises:
       ValueError: unknown name, or a period that does not fit the run.

@@ -25,8 +25,8 @@ AXIS = "batch"
 class Backend(NamedTuple):
     """How a step runs on this machine's devices.
 
-    `axis_name` goes to the step; `positions()` gives the places of the batch that the traced program computes; `rows` is
-    the part of the global batch that this host loads. `run_ahead` says how many calls may be in flight.
+    `axis_name` goes to the step; `positions()` gives the places of the batch that the traced program computes; `rows`
+    is the part of the global batch that this host loads. `run_ahead` says how many calls may be in flight.
     """
 
     name: str
