@@ -7,7 +7,6 @@ import json
 import math
 import os
 import re
-import tempfile
 import traceback
 from collections.abc import Iterator, Mapping
 from fractions import Fraction
@@ -17,6 +16,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from common.errors import InputError, bad, nearest
+from common.files import write_atomically
 
 FILE_NAME = "config.json"
 
@@ -77,16 +77,8 @@ def digest(config: ConfigDict | Mapping[str, Any]) -> str:
 
 def write(config: ConfigDict, workdir: str | os.PathLike) -> Path:
     """Writes `workdir/config.json` in one atomic step and returns its path."""
-    path = Path(workdir) / FILE_NAME
-    handle, temporary = tempfile.mkstemp(dir=workdir, prefix=".config-")
-    with os.fdopen(handle, "w") as stream:
-        json.dump(to_dict(config), stream, indent=2)
-        stream.write("\n")
-        stream.flush()
-        os.fsync(stream.fileno())
-    os.chmod(temporary, 0o644)
-    os.replace(temporary, path)
-    return path
+    content = json.dumps(to_dict(config), indent=2) + "\n"
+    return write_atomically(Path(workdir) / FILE_NAME, content.encode())
 
 
 def read(workdir: str | os.PathLike, base: ConfigDict | None = None, overrides: Mapping[str, Any] | None = None):

@@ -173,7 +173,7 @@ def test_write_and_read(write_file, tmp_path):
     config = configs.load(write_file("pass"), {"train.steps": "2 epochs"}, example())
     path = configs.write(config, tmp_path)
     assert json.loads(path.read_text())["train"]["steps"] == "2 epochs"
-    assert [each.name for each in tmp_path.glob(".config-*")] == []
+    assert [each.name for each in tmp_path.glob(".config.json-*")] == []
     for again in (configs.read(tmp_path), configs.read(tmp_path, example())):
         assert again == config and configs.digest(again) == configs.digest(config)
     changed = configs.read(tmp_path, example(), {"train.steps": "7", "evaluate.num": "9"})
