@@ -32,7 +32,7 @@ setuptools.setup(
         "ml-collections>=1.0,<2",
         "ml_dtypes>=0.5,<0.7",
         "numpy>=2.0,<3",
-        "optax>=0.2.5,<0.3",
+        "optax>=0.2.6,<0.3",
         "orbax-checkpoint>=0.12,<0.13",
         "pillow>=11,<14",
         "safetensors>=0.5,<1",

@@ -75,7 +75,7 @@ def make_step(
         metrics, stats = {"loss": value, **aux.metrics}, aux.stats
         if axis_name is not None:
             metrics, grads, stats = jax.lax.pmean((metrics, grads, stats), axis_name)
-        norm = optax.global_norm(grads)
+        norm = optax.tree.norm(grads)
         finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(norm)
 
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
