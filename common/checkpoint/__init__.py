@@ -1,0 +1,11 @@
+"""Checkpoints that are verified before they are used: the one door to Orbax.
+
+workdir/checkpoints/
+  .lock           held by the one run that writes here
+  100/            a step: `manifest/manifest.json` and one folder for each field of the state
+  80.damaged/     a step that failed its verification and was set aside
+"""
+
+from common.checkpoint.checkpoints import Checkpoints, Restored, check_resume, restore_params
+
+__all__ = ["Checkpoints", "Restored", "check_resume", "restore_params"]

@@ -1,0 +1,175 @@
+"""What a checkpoint says about itself: the name, shape, dtype and checksum of every leaf, and the run it belongs to."""
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from common.errors import bad
+from common.method import PyTree
+
+FORMAT = 1
+# The fields that are read without a template, so the manifest also keeps the shape of their trees.
+TEMPLATE_FREE = ("params", "stats", "ema_params")
+_SHOWN = 6
+
+
+class DamagedError(Exception):
+    """A stored step that is not what its manifest says."""
+
+
+def named_leaves(tree: PyTree) -> dict[str, Any]:
+    """Returns `{"params/Conv_0/kernel": leaf, ...}` in the tree's order; raises `InputError` if two names coincide."""
+    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+    named = {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
+    # Storage joins the parts of a name by dots.
+    if len({name.replace("/", ".") for name in named}) != len(leaves):
+        raise bad("state", expected="different names for all leaves", got="the same one twice", fix="rename one")
+    return named
+
+
+def nested(named: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the nested dicts that `{"a/b": x}` stands for, `{"a": {"b": x}}`."""
+    tree: dict[str, Any] = {}
+    for name, leaf in named.items():
+        *folders, last = name.split("/")
+        place = tree
+        for each in folders:
+            place = place.setdefault(each, {})
+        place[last] = leaf
+    return tree
+
+
+def skeleton(tree: PyTree, name: str) -> Any:
+    """Returns the tree with leaves replaced by their names, as JSON: a list starts with "list" or "tuple"."""
+    if tree is None:
+        return None
+    if isinstance(tree, Mapping) and all(isinstance(key, str) for key in tree):
+        return {key: skeleton(value, f"{name}/{key}") for key, value in tree.items()}
+    if type(tree) in (list, tuple):
+        return [type(tree).__name__, *(skeleton(value, f"{name}/{i}") for i, value in enumerate(tree))]
+    if jax.tree_util.all_leaves([tree]):
+        return name
+    raise bad(
+        f"state: {name}",
+        expected="dicts with text keys, lists and tuples of arrays",
+        got=type(tree).__name__,
+        fix="convert it in the method's init",
+    )
+
+
+def filled(shape: Any, leaves: Mapping[str, Any]) -> PyTree:
+    """Returns the tree that `skeleton` described, with the leaves in their places."""
+    if shape is None:
+        return None
+    if isinstance(shape, str):
+        return leaves[shape]
+    if isinstance(shape, Mapping):
+        return {key: filled(value, leaves) for key, value in shape.items()}
+    values = [filled(value, leaves) for value in shape[1:]]
+    return values if shape[0] == "list" else tuple(values)
+
+
+def checksum(array: np.ndarray) -> str:
+    """Returns the sha256 of the array's bytes in C order."""
+    return hashlib.sha256(np.ascontiguousarray(array).reshape(-1).view(np.uint8)).hexdigest()
+
+
+def spec(leaf: Any) -> dict[str, Any]:
+    """Returns dtype and shape of an array, as JSON values."""
+    return {"dtype": str(np.dtype(leaf.dtype)), "shape": list(leaf.shape)}
+
+
+def make(
+    *,
+    step: int,
+    leaves: Mapping[str, np.ndarray],
+    trees: Mapping[str, Any],
+    config: Mapping[str, Any],
+    config_sha256: str,
+    data_fingerprint: str | None,
+    extra: Mapping[str, Any],
+    versions: Mapping[str, str],
+) -> dict[str, Any]:
+    """Returns the manifest of a checkpoint, itself protected by a checksum."""
+    values = {
+        "format": FORMAT,
+        "step": step,
+        "leaves": {name: spec(leaf) | {"sha256": checksum(leaf)} for name, leaf in leaves.items()},
+        "trees": dict(trees),
+        "config": config,
+        "config_sha256": config_sha256,
+        "data_fingerprint": data_fingerprint,
+        "extra": extra,
+        "versions": dict(versions),
+    }
+    return values | {"sha256": _digest(values)}
+
+
+def parse(text: str, *, step: int) -> dict[str, Any]:
+    """Returns the manifest written as `text`; raises `DamagedError`, and `InputError` for another format."""
+    try:
+        values = json.loads(text)
+        stored = values.pop("sha256")
+        if stored != _digest(values):
+            raise ValueError("its own checksum differs")
+        if values["step"] != step:
+            raise ValueError(f"it belongs to step {values['step']}")
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DamagedError(f"manifest: {error}") from error
+    if values["format"] != FORMAT:
+        raise bad(
+            f"checkpoint of step {step}",
+            expected=f"format {FORMAT}",
+            got=values["format"],
+            fix="use the version of this program that wrote it",
+        )
+    return values
+
+
+def check_leaf(name: str, leaf: np.ndarray | None, stored: Mapping[str, Any]) -> None:
+    """Raises `DamagedError` unless the array is the one that the manifest describes."""
+    if leaf is None:
+        raise DamagedError(f"{name}: missing")
+    if spec(leaf) != {key: stored[key] for key in ("dtype", "shape")}:
+        raise DamagedError(f"{name}: is {_show(spec(leaf))}, was saved as {_show(stored)}")
+    if checksum(leaf) != stored["sha256"]:
+        raise DamagedError(f"{name}: checksum differs")
+
+
+def check_template(manifest: Mapping[str, Any], template: PyTree, place: str) -> None:
+    """Raises `InputError` with the leaves that differ in name, shape or dtype between checkpoint and template."""
+    stored, wanted = manifest["leaves"], {name: spec(leaf) for name, leaf in named_leaves(template).items()}
+    lines = []
+    for name in sorted(stored.keys() | wanted.keys()):
+        if name not in wanted:
+            lines.append(f"{name}: only in the checkpoint")
+        elif name not in stored:
+            lines.append(f"{name}: only in this run")
+        elif any(stored[name][key] != wanted[name][key] for key in ("dtype", "shape")):
+            lines.append(f"{name}: {_show(stored[name])} -> {_show(wanted[name])}")
+    if lines:
+        raise bad(
+            f"checkpoint {place}",
+            expected="the arrays of this run",
+            got=f"{len(lines)} that differ (checkpoint -> run): {listed(lines)}",
+            fix="undo the change of model or optimizer, or start in a new workdir",
+        )
+
+
+def listed(lines: Iterable[str]) -> str:
+    """Returns the first few lines as one, and how many there are beyond."""
+    lines = list(lines)
+    more = f" and {len(lines) - _SHOWN} more" if len(lines) > _SHOWN else ""
+    return ", ".join(lines[:_SHOWN]) + more
+
+
+def _show(stored: Mapping[str, Any]) -> str:
+    return f"{stored['dtype']}[{', '.join(map(str, stored['shape']))}]"
+
+
+def _digest(values: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True, separators=(",", ":")).encode()).hexdigest()

@@ -1,0 +1,65 @@
+"""Agreement between the processes of one run: the first one acts, and all know the result."""
+
+import json
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from common.errors import InputError, RunError
+from common.training.parallel import is_first_process
+
+_CHUNK = 2**26  # bytes sent at once
+_ERRORS = {"InputError": InputError, "RunError": RunError}
+
+
+def first_decides(action: Callable[[], Any]) -> Any:
+    """Runs `action` on the first process only; its result (JSON values) or its error comes out on every process.
+
+    All processes must call it in the same order; it is also a barrier.
+    """
+    if jax.process_count() == 1:
+        return action()
+    answer, failure = {}, None
+    if is_first_process():
+        try:
+            answer = {"value": action()}
+        except Exception as error:
+            failure = error
+            answer = {"error": str(error), "kind": "InputError" if isinstance(error, InputError) else "RunError"}
+    answer = json.loads(_send(json.dumps(answer).encode()))
+    if failure is not None:
+        raise failure
+    if "error" in answer:
+        raise _ERRORS[answer["kind"]](answer["error"])
+    return answer["value"]
+
+
+def from_first(arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Returns the first process's arrays on every process, bit for bit; elsewhere `arrays` only says what to expect."""
+    if jax.process_count() == 1:
+        return list(arrays)
+    # Sent as bytes: the sum behind the transfer would turn -0.0 into 0.0.
+    data = np.concatenate([np.ascontiguousarray(each).reshape(-1).view(np.uint8) for each in arrays])
+    parts = [_broadcast(data[start : start + _CHUNK]) for start in range(0, data.size, _CHUNK)]
+    data = np.concatenate(parts) if parts else data
+    received, start = [], 0
+    for each in arrays:
+        received.append(data[start : start + each.nbytes].view(each.dtype).reshape(each.shape).copy())
+        start += each.nbytes
+    return received
+
+
+def _send(data: bytes) -> bytes:
+    length = int(_broadcast(np.asarray(len(data), np.int32)))
+    # Few different lengths, so that few programs are compiled.
+    buffer = np.zeros(max(1024, 1 << (length - 1).bit_length()), np.uint8)
+    if is_first_process():
+        buffer[:length] = np.frombuffer(data, np.uint8)
+    return _broadcast(buffer)[:length].tobytes()
+
+
+def _broadcast(array: np.ndarray) -> np.ndarray:
+    return np.asarray(multihost_utils.broadcast_one_to_all(array))
