@@ -1,0 +1,79 @@
+"""Puts tensors of a file into the places of a network, by name, shape and layout."""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import NamedTuple
+
+import numpy as np
+
+from common.errors import bad, nearest
+from common.imports.archive import shown
+
+_SHOWN = 4
+
+
+class Slot(NamedTuple):
+    """Where a leaf of a network comes from: the `source` tensor, its `shape` there, and the change of its layout."""
+
+    source: str
+    shape: tuple[int, ...]
+    transform: Callable[[np.ndarray], np.ndarray]
+
+
+def assign(tensors: Mapping[str, np.ndarray], slots: Mapping[str, Slot], *, field: str) -> dict[str, np.ndarray]:
+    """Returns `{target: slot.transform(tensors[slot.source])}` for every target of `slots`.
+
+    Raises one `InputError` for `field` (what the tensors were read from) that lists the tensors which are missing,
+    unexpected or of another shape, each with the nearest name of the other side.
+    """
+    wanted = {slot.source: slot.shape for slot in slots.values()}
+    missing = [name for name in wanted if name not in tensors]
+    unexpected = [name for name in tensors if name not in wanted]
+    shapes = [
+        f"{name} expected {list(wanted[name])}, got {list(tensors[name].shape)}"
+        for name in wanted
+        if name in tensors and tensors[name].shape != tuple(wanted[name])
+    ]
+    if missing or unexpected or shapes:
+        parts = [
+            _listed("missing", missing, nearest_in=unexpected or tensors),
+            _listed("unexpected", unexpected, nearest_in=missing or wanted),
+            _listed("of another shape", shapes),
+        ]
+        raise bad(
+            field,
+            expected=f"the {len(wanted)} tensors of the network",
+            got="; ".join(part for part in parts if part),
+            fix="name the file and the kind of network that belong together",
+        )
+    return {target: slot.transform(tensors[slot.source]) for target, slot in slots.items()}
+
+
+def nest(leaves: Mapping[str, np.ndarray]) -> dict:
+    """Returns nested dictionaries from paths joined with "/": `{"a/b": x}` becomes `{"a": {"b": x}}`."""
+    tree: dict = {}
+    for path, leaf in leaves.items():
+        *parents, last = path.split("/")
+        place = tree
+        for parent in parents:
+            place = place.setdefault(parent, {})
+        place[last] = leaf
+    return tree
+
+
+def flatten(tree: Mapping, prefix: str = "") -> dict[str, np.ndarray]:
+    """Returns the inverse of `nest`."""
+    leaves = {}
+    for key, value in tree.items():
+        leaves |= flatten(value, f"{prefix}{key}/") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return leaves
+
+
+def _listed(what: str, items: list[str], nearest_in: Iterable[str] = ()) -> str:
+    if not items:
+        return ""
+    lines = []
+    for item in items[:_SHOWN]:
+        close = nearest(item, nearest_in)
+        lines.append(f"{shown(item)} (nearest: {shown(close)})" if close else shown(item))
+    more = f" and {len(items) - _SHOWN} more" if len(items) > _SHOWN else ""
+    return f"{len(items)} {what}: {', '.join(lines)}{more}"

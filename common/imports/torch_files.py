@@ -1,0 +1,167 @@
+"""Reads the tensors of a PyTorch checkpoint without PyTorch and without running anything the file contains.
+
+The zip format of PyTorch 1.6 and later holds a pickle that describes the tensors, and one entry with the bytes of each
+storage. The pickle is read by `common.imports.pickles`; sizes are checked before memory is taken.
+"""
+
+import os
+import sys
+from collections.abc import Collection
+
+import numpy as np
+
+from common.errors import InputError, bad
+from common.imports import archive as archives
+from common.imports import pickles, torch_names
+from common.imports.torch_names import DTYPES, Tensor, Unsupported
+
+_MAX_PICKLE_BYTES = 1 << 25  # a description is far smaller, and each of its bytes may cost a hundred in memory
+_MAX_DEPTH = 100
+_MIN_LIMIT_BYTES = 1 << 26
+_FILE_MULTIPLE = 4
+
+
+def load_torch(
+    path: str | os.PathLike, *, limit_bytes: int | None = None, inert: Collection[str] = ()
+) -> dict[str, np.ndarray]:
+    """Returns every tensor of a PyTorch checkpoint (`.pt`, `.pth`, `.ckpt`, TorchScript), in the file's order.
+
+    The keys of nested dictionaries, the positions in lists and the attributes of TorchScript modules are joined with
+    ".", so `{"model": state_dict, "ema": [...]}` gives `model.conv.weight` and `ema.0`. A file that holds one bare
+    tensor gives the name "". The constants of a TorchScript archive are `CONSTANTS.c0`, `CONSTANTS.c1`, ... Leaves
+    that are not tensors (counters, options, pickled NumPy arrays) are left out.
+
+    Arrays are writable C-contiguous copies; bfloat16 and float8 come in the types of `ml_dtypes`. All of them together
+    may take `limit_bytes` (default: 4 times the file, at least 64 MiB; a stride of 0 can make a tensor larger than its
+    file). `inert` allows further globals, written "module.name", whose instances are skipped and never run.
+
+    Raises `InputError` for a file that is missing, damaged, hostile, too large, in the format from before PyTorch 1.6,
+    or that holds a tensor without a dense NumPy form (sparse, quantised, nested, without data).
+    """
+    with archives.opened(path) as archive:
+        tensors = _described(archive, "data", inert)
+        if "constants.pkl" in archive.entries:
+            tensors |= {f"CONSTANTS.c{name}": each for name, each in _described(archive, "constants", inert).items()}
+        for name, tensor in tensors.items():
+            _check(archive, name, tensor)
+        limit = max(_MIN_LIMIT_BYTES, _FILE_MULTIPLE * archive.num_bytes) if limit_bytes is None else limit_bytes
+        total = sum(tensor.num_bytes for tensor in tensors.values())
+        if total > limit:
+            raise bad(
+                str(path),
+                expected=f"at most {limit} bytes of tensors",
+                got=f"{total} described by a file of {archive.num_bytes}",
+                fix="allow more with limit_bytes if you trust it",
+            )
+        return _values(archive, tensors)
+
+
+def _described(archive: archives.Archive, folder: str, inert: Collection[str]) -> dict[str, Tensor | Unsupported]:
+    """Returns the tensors that the pickle beside `folder` describes, by their joined names."""
+    field = f"{archive.path}, {folder}.pkl"
+    size = archive.entries[f"{folder}.pkl"].file_size
+    if size > _MAX_PICKLE_BYTES:
+        raise bad(field, expected=f"at most {_MAX_PICKLE_BYTES} bytes", got=size, fix="save the tensors alone")
+    data = archives.read(archive, f"{folder}.pkl").tobytes()
+
+    def find(module: str, name: str) -> pickles.Name:
+        text = f"{module}.{name}"
+        stand_in = torch_names.skipped(text) if text in inert else torch_names.find(module, name)
+        if stand_in is None:
+            raise bad(
+                field,
+                expected="names of tensors and plain containers only",
+                got=f"{archives.shown(text)} (nothing of it was run)",
+                fix="save the tensors alone, for example model.state_dict()",
+            )
+        return stand_in
+
+    try:
+        root = pickles.read(data, find=find, persistent=lambda identifier: torch_names.storage(identifier, folder))
+        return _flat(root, budget=16 * len(data))
+    except InputError:
+        raise
+    except (ValueError, TypeError, LookupError, OverflowError) as error:
+        raise bad(
+            field,
+            expected="a description of tensors",
+            got=f"a damaged or foreign one ({archives.shown(error)})",
+            fix=archives.AGAIN,
+        ) from None
+
+
+def _flat(root: object, budget: int) -> dict[str, Tensor | Unsupported]:
+    """Returns the tensors inside nested containers, by their joined names.
+
+    `budget` bounds the objects visited plus the letters of the names: containers may hold themselves, or share their
+    parts so that a walk takes time exponential in their number. Raises ValueError beyond it.
+    """
+    tensors = {}
+    waiting = [("", root, 0)]
+    while waiting:
+        name, value, depth = waiting.pop()
+        if isinstance(value, Tensor | Unsupported):
+            if name in tensors:
+                raise ValueError(f"two tensors named {name}")
+            tensors[name] = value
+            continue
+        start = f"{name}." if depth else ""
+        for key, child in reversed(torch_names.children(value)):
+            budget -= 1
+            if torch_names.may_hold_tensors(child):
+                waiting.append((f"{start}{key}", child, depth + 1))
+                budget -= len(waiting[-1][0])
+            if budget < 0 or depth >= _MAX_DEPTH:
+                raise ValueError("containers nested without end")
+    return tensors
+
+
+def _check(archive: archives.Archive, name: str, tensor: Tensor | Unsupported) -> None:
+    """Raises `InputError` unless the tensor lies inside its storage, and the storage inside the file."""
+    field = f"{archive.path}, tensor {archives.shown(name)}"
+    if isinstance(tensor, Unsupported):
+        raise bad(field, expected="a dense array of numbers", got=tensor.kind, fix="save it as a dense tensor")
+    storage = tensor.storage
+    info = archive.entries.get(storage.entry)
+    claimed = storage.length * np.dtype(DTYPES[storage.dtype]).itemsize
+    if info is None or not 0 <= claimed <= info.file_size:
+        got = "no such entry" if info is None else f"an entry of {info.file_size}"
+        raise bad(field, expected=f"{claimed} bytes in {archives.shown(storage.entry)}", got=got, fix=archives.AGAIN)
+    if 0 in tensor.shape:
+        return
+    last = tensor.offset + sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.strides, strict=True))
+    end = (last + 1) * np.dtype(DTYPES[tensor.dtype]).itemsize
+    if end > claimed:
+        raise bad(field, expected=f"a view of its {claimed} bytes", got=f"one that ends at {end}", fix=archives.AGAIN)
+
+
+def _values(archive: archives.Archive, tensors: dict[str, Tensor]) -> dict[str, np.ndarray]:
+    order = archives.read(archive, "byteorder").tobytes() if "byteorder" in archive.entries else b"little"
+    if order not in (b"little", b"big"):
+        raise bad(f"{archive.path}, byteorder", expected="little or big", got=order[:12], fix=archives.AGAIN)
+    names_of: dict[str, list[str]] = {}
+    for name, tensor in tensors.items():
+        names_of.setdefault(tensor.storage.entry, []).append(name)
+    arrays: dict[str, np.ndarray] = {}
+    for entry, names in names_of.items():
+        data = archives.read(archive, entry)  # besides the results, one storage at a time is in memory
+        arrays |= {name: _array(data, tensors[name], swap=order.decode() != sys.byteorder) for name in names}
+    return {name: arrays[name] for name in tensors}
+
+
+def _array(data: np.ndarray, tensor: Tensor, *, swap: bool) -> np.ndarray:
+    """Returns the tensor as an array of its own, from the bytes of its storage."""
+    dtype = np.dtype(DTYPES[tensor.dtype])
+    if 0 in tensor.shape:
+        return np.empty(tensor.shape, dtype)
+    data = data[: data.size // dtype.itemsize * dtype.itemsize]
+    part = dtype.itemsize // 2 if dtype.kind == "c" else dtype.itemsize
+    if swap and part > 1:
+        data = data.view(f"u{part}").byteswap()
+    if dtype == np.bool_:
+        data = data != 0
+    strides = [stride * dtype.itemsize for stride in tensor.strides]
+    view = np.ndarray(tensor.shape, dtype, buffer=data, offset=tensor.offset * dtype.itemsize, strides=strides)
+    array = np.array(view, order="C")
+    array = np.conj(array) if tensor.conjugate else array
+    return np.negative(array) if tensor.negative else array
