@@ -48,6 +48,7 @@ class Method(NamedTuple):
     A batch is a mapping with the method's own arrays (`image [B, H, W, C]`, ...) plus what the training step adds:
     `position` int32 `[B]` (the example's place in the global batch; random draws are keyed by it, so they do not
     depend on the number of devices) and `progress` float32 `[]` in [0, 1) (step divided by the number of steps).
+    `example` gives shapes and dtypes of the method's own arrays for one example, where they are known without data.
     """
 
     name: str
@@ -58,3 +59,4 @@ class Method(NamedTuple):
     sample: Callable[[Variables, jax.Array], Samples]  # (variables, key)
     evaluate: Callable[[Variables, jax.Array], Evaluation]  # (variables, key)
     preview: Callable[[Variables, jax.Array], Mapping[str, np.ndarray]]  # (variables, key) -> {name: [H, W, C] in [0, 1]}
+    example: Callable[[], Mapping[str, jax.ShapeDtypeStruct]] | None = None

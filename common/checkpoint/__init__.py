@@ -6,6 +6,6 @@ workdir/checkpoints/
   80.damaged/     a step that failed its verification and was set aside
 """
 
-from common.checkpoint.checkpoints import Checkpoints, Restored, check_resume, restore_params
+from common.checkpoint.checkpoints import Checkpoints, Restored, check_resume, restore_params, restore_variables
 
-__all__ = ["Checkpoints", "Restored", "check_resume", "restore_params"]
+__all__ = ["Checkpoints", "Restored", "check_resume", "restore_params", "restore_variables"]

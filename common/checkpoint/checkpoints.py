@@ -292,7 +292,14 @@ def check_resume(
 
 
 def restore_params(workdir: str | os.PathLike, *, ema: bool = True, step: int | None = None) -> Variables:
-    """Returns the verified variables (NumPy leaves) of the newest good checkpoint in `workdir`, or of `step`.
+    """Returns the variables of `restore_variables`, without their step."""
+    return restore_variables(workdir, ema=ema, step=step)[0]
+
+
+def restore_variables(
+    workdir: str | os.PathLike, *, ema: bool = True, step: int | None = None
+) -> tuple[Variables, int]:
+    """Returns verified variables (NumPy leaves) and their step: the newest good checkpoint in `workdir`, or that of `step`.
 
     With `ema`, `params` are the averaged ones if the run kept an average. Needs no lock: a run may be writing there.
 
@@ -310,7 +317,7 @@ def restore_params(workdir: str | os.PathLike, *, ema: bool = True, step: int | 
     found = _newest_good(directory, load) if step is None else _exactly(directory, step, load)
     if found is None:
         raise bad(f"workdir {workdir}", expected=f"checkpoints in {FOLDER}/", got="none", fix="train first")
-    return found[1]
+    return found[1], found[0]["step"]
 
 
 def _newest_good(directory: pathlib.Path, load: Callable) -> tuple[dict[str, Any], Any] | None:
