@@ -58,5 +58,5 @@ class Method(NamedTuple):
     sources: Callable[[], Mapping[str, Any]]  # () -> {"train": Source, "test": Source}
     sample: Callable[[Variables, jax.Array], Samples]  # (variables, key)
     evaluate: Callable[[Variables, jax.Array], Evaluation]  # (variables, key)
-    preview: Callable[[Variables, jax.Array], Mapping[str, np.ndarray]]  # (variables, key) -> {name: [H, W, C] in [0, 1]}
+    preview: Callable[[Variables, jax.Array], Mapping[str, np.ndarray]]  # -> {name: [H, W, C] in [0, 1]}
     example: Callable[[], Mapping[str, jax.ShapeDtypeStruct]] | None = None

@@ -299,7 +299,7 @@ def restore_params(workdir: str | os.PathLike, *, ema: bool = True, step: int | 
 def restore_variables(
     workdir: str | os.PathLike, *, ema: bool = True, step: int | None = None
 ) -> tuple[Variables, int]:
-    """Returns verified variables (NumPy leaves) and their step: the newest good checkpoint in `workdir`, or that of `step`.
+    """Returns verified variables (NumPy leaves) and their step: that of `step`, or of the newest good checkpoint.
 
     With `ema`, `params` are the averaged ones if the run kept an average. Needs no lock: a run may be writing there.
 
