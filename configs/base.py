@@ -25,6 +25,7 @@ def base() -> ConfigDict:
     data.size = 32  # height and width of a training image, pixels
     data.channels = 1  # 1 = gray (mean of RGB), 3 = RGB
     data.fit = "crop"  # "crop": random crops | "resize": centre square, resized | "none": images have this size
+    data.square = 0  # "resize": side of the central square that is kept, pixels (0 = the largest)
     data.flip = True  # mirror left-right with probability 1/2
     data.half = 0  # 0 = all of the training split, 1 / 2 = one of two disjoint halves
     data.subset = 0  # use this many images (0 = all)
