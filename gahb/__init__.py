@@ -1,0 +1,19 @@
+"""Blind bias-free denoisers and the geometry-adaptive bases they denoise in (Kadkhodaie et al., ICLR 2024)."""
+
+import importlib
+
+_WHERE = {
+    "denoiser": "gahb.denoisers",
+    "as_denoiser": "gahb.denoisers",
+    "load_denoiser": "gahb.denoisers",
+    "sample": "gahb.sampling",
+}
+
+__all__ = ["as_denoiser", "denoiser", "load_denoiser", "sample"]
+
+
+def __getattr__(name: str):
+    # Imported when first used, so that the command line's --help does not wait for JAX.
+    if name in _WHERE:
+        return getattr(importlib.import_module(_WHERE[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,52 @@
+"""`python -m gahb VERB ...`; nothing heavy is imported until a verb needs it."""
+
+import sys
+
+from common.app import App
+from common.cli import main
+
+
+def _base():
+    from configs.gahb.base import base
+
+    return base()
+
+
+def _build(config):
+    from gahb.method import build
+
+    return build(config)
+
+
+def _import_weights(path, **how):
+    from gahb.import_weights import import_weights
+
+    return import_weights(path, **how)
+
+
+def _figures():
+    from gahb.figures import NAMES
+
+    return NAMES
+
+
+APP = App(
+    name="gahb",
+    summary="Blind bias-free denoisers: train, resume, denoise and sample; their generalisation and their eigenbases.",
+    base=_base,
+    build=_build,
+    import_weights=_import_weights,
+    figures=_figures,
+    examples=(
+        "train --config configs/gahb/photographs.py --workdir runs/photographs",
+        "train --config configs/gahb/photographs.py --workdir runs/short --config.train.steps='2 epochs'",
+        "evaluate --workdir runs/photographs",
+        "sample --workdir runs/photographs --config.sampler.num=4",
+        "figures --workdir runs/photographs",
+        "describe --config configs/gahb/celeba80.py",
+        "import-weights model.pt --workdir runs/authors",
+    ),
+)
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:], APP))

@@ -1,0 +1,58 @@
+"""Denoisers: functions `y [B, H, W, C] -> x_hat`, whose weights travel as arguments of whatever compiles them."""
+
+import dataclasses
+import os
+from collections.abc import Callable
+from typing import TypeAlias
+
+import flax.linen as nn
+import jax
+from jax.tree_util import Partial
+
+from common.errors import bad
+from common.method import Variables
+from gahb.network import apply
+
+Denoiser: TypeAlias = Callable[[jax.Array], jax.Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Subtract:
+    """y - n(y); compared by its network, so that two checkpoints of one network share a compiled program."""
+
+    network: nn.Module
+
+    def __call__(self, variables: Variables, y: jax.Array) -> jax.Array:
+        return y - apply(self.network, variables, y)[0]
+
+
+def denoiser(variables: Variables, network: nn.Module) -> Partial:
+    """Returns the denoiser f(y) = y - n(y) of a network in evaluation mode, `y [B, H, W, C]`.
+
+    The result is a pytree of the weights: give it to jitted functions as an argument, never close over it.
+    """
+    return Partial(_Subtract(network), Variables(*variables))
+
+
+def as_denoiser(function: Denoiser) -> Partial:
+    """Wraps any function `y -> x_hat` as a pytree without leaves; what is one already comes back unchanged.
+
+    Arrays inside such a function become constants of every program compiled with it; to avoid that, make it with
+    `jax.tree_util.Partial(function, arrays)` and let it take them first.
+    """
+    if isinstance(function, Partial):
+        return function
+    if not callable(function):
+        raise bad("denoise", expected="a function y -> x_hat", got=type(function).__name__, fix="pass a callable")
+    return Partial(function)
+
+
+def load_denoiser(workdir: str | os.PathLike, *, ema: bool = True, step: int | None = None) -> Partial:
+    """Reads the denoiser that was trained (or imported) in `workdir`: averaged weights if there are any, newest step.
+
+    Needs no data and no optimizer. Raises `InputError` if the directory holds no readable checkpoint.
+    """
+    from gahb import method
+
+    network, variables = method.load(workdir, ema=ema, step=step)
+    return denoiser(variables, network)

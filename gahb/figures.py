@@ -1,0 +1,145 @@
+"""Figures and the page of a run, from its result files alone."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from common import plotting, results
+from common.errors import InputError
+from common.pictures import grid, save_png
+from common.record import read_metrics
+from common.report import Block, Code, Paragraph, Picture, Row, Table, write_report
+
+
+def training(workdir: Path) -> list[Path]:
+    """Draws loss and PSNR of the training batches against the step: `figures/training.png`."""
+    records = [each for each in read_metrics(workdir) if "loss" in each]
+    if not records:
+        raise InputError(f"{workdir / 'metrics.jsonl'}: expected training lines, got none; train first")
+    path = _folder(workdir) / "training.png"
+    steps = [each["step"] for each in records]
+    with plotting.figure(path, width=2 * plotting.COLUMN, columns=2) as (left, right):
+        plotting.history(left, steps, [each["loss"] for each in records], ylabel="loss (squared error)", log=True)
+        plotting.history(right, steps, [each.get("psnr") for each in records], ylabel="PSNR of training batches (dB)")
+    return [path]
+
+
+def psnr(workdir: Path) -> list[Path]:
+    """Draws the PSNR of denoised against that of noisy held-out images: `figures/psnr.png`."""
+    _, arrays = _evaluation(workdir)
+    path = _folder(workdir) / "psnr.png"
+    x = arrays["curve.input_psnr"]
+    lines = {"denoiser": arrays["curve.psnr_of_mean"]}
+    if "curve.wiener.psnr_of_mean" in arrays:
+        lines["Wiener filter (DCT)"] = arrays["curve.wiener.psnr_of_mean"]
+    with plotting.figure(path, height=2.8) as axes:
+        plotting.curves(axes, x, lines, xlabel="PSNR of noisy images (dB)", ylabel="PSNR of denoised images (dB)")
+        plotting.identity(axes, x, label="noisy images")
+        axes.legend()
+    return [path]
+
+
+def denoising(workdir: Path) -> list[Path]:
+    """Shows held-out images noisy, denoised and clean at every level of the table: `figures/denoising-I.png`."""
+    _, arrays = _evaluation(workdir)
+    sigmas, clean = arrays["panel.sigma"], arrays["panel.clean"]
+    columns = [f"σ = {sigma * 255:.4g}/255" for sigma in sigmas]
+    paths = []
+    for i, image in enumerate(clean):
+        rows = {
+            "noisy": arrays["panel.noisy"][:, i],
+            "denoised": arrays["panel.denoised"][:, i],
+            "clean": np.repeat(image[None], len(sigmas), axis=0),
+        }
+        input_psnr = -20 * np.log10(sigmas)
+        notes = {
+            "noisy": [f"{each:.1f} dB" for each in input_psnr],
+            "denoised": [f"{each:.1f} dB" for each in arrays["panel.psnr"][:, i]],
+        }
+        paths.append(_folder(workdir) / f"denoising-{i}.png")
+        plotting.panels(paths[-1], rows, columns=columns, notes=notes)
+    return paths
+
+
+def samples(workdir: Path) -> list[Path]:
+    """Shows the newest samples: `figures/samples.png`."""
+    _, arrays = _samples(workdir)
+    images = arrays["samples"]
+    side = images.shape[1]
+    return [save_png(_folder(workdir) / "samples.png", grid(images, scale=max(1, 96 // side)))]
+
+
+def index(workdir: Path) -> list[Path]:
+    """Writes `index.html`, a page with what there is: curves, tables, pictures and how they were made."""
+    sections: dict[str, Sequence[Block]] = {}
+    origins: list[Mapping[str, Any]] = []
+    if results.newest(workdir / "results", "evaluate"):
+        numbers, _ = _evaluation(workdir)
+        origins.append(numbers)
+        sections["Denoising held-out images"] = [
+            Paragraph(
+                f"Mean PSNR in dB over {numbers['num_images']} held-out images. sigma is the standard deviation of the "
+                "noise in 1/255; the denoiser is not told it, the Wiener filter is."
+            ),
+            Table(list(numbers["table"][0]), [list(row.values()) for row in numbers["table"]]),
+            Picture(psnr(workdir)[0], "PSNR of the squared error averaged over all images, against that of the input."),
+            *(Picture(path, "The same noise at each level, on a held-out image.") for path in denoising(workdir)),
+        ]
+    if results.newest(workdir / "samples", "step"):
+        numbers, _ = _samples(workdir)
+        origins.append(numbers)
+        sections["Samples"] = [
+            Paragraph(
+                f"{numbers['num_converged']} of {numbers['num_samples']} samples reached the final noise level, in "
+                f"{numbers['nfe_mean']:.0f} network evaluations on average."
+            ),
+            Picture(samples(workdir)[0], "Samples from noise.", pixels=True),
+        ]
+    if any("loss" in each for each in read_metrics(workdir)):
+        sections["Training"] = [Row([Picture(training(workdir)[0], "Loss and PSNR of the training batches.")])]
+    if not sections:
+        raise InputError(f"workdir {workdir}: expected result files, got none; run evaluate or sample first")
+    if origins:
+        sections["How this was made"] = [_origin_table(origins), Code("python -m gahb figures --workdir DIR")]
+    title = f"Blind denoiser: {workdir.resolve().name}"
+    return [write_report(workdir / "index.html", title, sections, lead="Made from the result files beside this page.")]
+
+
+NAMES: Mapping[str, Callable[[Path], Sequence[Path]]] = {
+    "training": training,
+    "psnr": psnr,
+    "denoising": denoising,
+    "samples": samples,
+    "index": index,
+}
+
+
+def _origin_table(origins: Sequence[Mapping[str, Any]]) -> Table:
+    rows = [
+        [each["step"], each["seed"], each["nfe"], each["wall_s"], each["device"], each["config_hash"][:12]]
+        for each in origins
+    ]
+    versions = ", ".join(f"{name} {value}" for name, value in origins[0]["versions"].items())
+    return Table(["step", "seed", "nfe", "wall time (s)", "device", "config"], rows, caption=versions)
+
+
+def _evaluation(workdir: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    path = results.newest(workdir / "results", "evaluate")
+    if path is None:
+        raise InputError(f"{workdir / 'results'}: expected the result of evaluate, got none; run evaluate first")
+    return results.read(path)
+
+
+def _samples(workdir: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    path = results.newest(workdir / "samples", "step")
+    if path is None:
+        raise InputError(f"{workdir / 'samples'}: expected samples, got none; run sample first")
+    return results.read(path)
+
+
+def _folder(workdir: Path) -> Path:
+    folder = workdir / "figures"
+    folder.mkdir(exist_ok=True)
+    return folder

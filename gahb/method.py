@@ -1,0 +1,232 @@
+"""The method as training, sampling and the command line know it: the one place that reads its configs."""
+
+import functools
+import os
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from common import config as configs
+from common.checkpoint import restore_params
+from common.data import augment
+from common.data.pipeline import build as build_sources
+from common.data.source import fetch
+from common.errors import InputError, bad, choice
+from common.method import Evaluation, Method, Samples, Variables
+from common.pictures import strip
+from common.training.parallel import AXIS
+from gahb import objective
+from gahb.denoisers import denoiser
+from gahb.evaluation import denoise_at, evaluate
+from gahb.network import BFCNN, BFCNNRF, RECEPTIVE_FIELDS, UNet
+from gahb.network import init as init_network
+from gahb.reference import fit
+from gahb.sampling import sample
+
+NAME = "gahb"
+PREVIEW_LEVELS = (25.0, 50.0, 100.0)  # in 1/255
+
+
+def build(config) -> Method:
+    """Returns the blind denoiser that `config` describes; raises `InputError` for what cannot work."""
+    _check(config)
+    data, noise, checks, sampler = config.data, config.noise, config.evaluate, config.sampler
+    network = build_network(config)
+    trained_network = build_network(config, axis_name=AXIS if config.parallel == "pmap" else None)
+    sources = functools.cache(lambda: build_sources(data))
+    panels = functools.cache(lambda: _panel_source(data, checks.panel_size) or sources()["test"])
+    shape = (data.size, data.size, data.channels)
+
+    def loss(variables, key, batch):
+        return objective.loss(
+            trained_network,
+            variables,
+            key,
+            batch,
+            low=noise.low,
+            high=noise.high,
+            rule=noise.rule,
+            freeze_after=noise.freeze_after,
+        )
+
+    def draw(variables: Variables, key: jax.Array) -> Samples:
+        return _draw(
+            denoiser(variables, network),
+            key,
+            (sampler.num, *shape),
+            batch_size=min(sampler.num, sampler.batch_size),
+            sigma_0=sampler.sigma_0,
+            sigma_L=sampler.sigma_L,
+            h0=sampler.h0,
+            beta=sampler.beta,
+            mean=sampler.mean,
+            max_steps=sampler.max_steps,
+        )
+
+    def measure(variables: Variables, key: jax.Array) -> Evaluation:
+        prior = fit(_spread(sources()["train"], checks.wiener_images)) if checks.wiener_images else None
+        return evaluate(
+            denoiser(variables, network),
+            key,
+            images=_spread(sources()["test"], checks.num_images),
+            levels=checks.levels,
+            curve_db=checks.curve_db,
+            panel=_spread(panels(), checks.panel_images),
+            prior=prior,
+            batch_size=checks.batch_size,
+        )
+
+    def preview(variables: Variables, key: jax.Array):
+        clean = _spread(panels(), 1)
+        noisy, denoised = denoise_at(denoiser(variables, network), key, clean, np.array(PREVIEW_LEVELS) / 255)
+        rows = [noisy[:, 0], denoised[:, 0], np.repeat(clean, len(PREVIEW_LEVELS), axis=0)]
+        return {"noisy-denoised-clean": strip(rows)}
+
+    return Method(
+        name=NAME,
+        init=lambda key, batch: init_network(network, key, batch["image"]),
+        loss=loss,
+        augment=augment.images(flip=data.flip),
+        sources=sources,
+        sample=draw,
+        evaluate=measure,
+        preview=preview,
+        example=lambda: {"image": jax.ShapeDtypeStruct(shape, jnp.float32)},
+    )
+
+
+def build_network(config, *, axis_name: str | None = None) -> nn.Module:
+    """Returns the network of a config; `axis_name` is the mapped axis over which a training batch is spread, if any."""
+    model = config.model
+    shared = {
+        "num_kernels": model.num_kernels,
+        "channels": config.data.channels,
+        # None computes in the type of the operands, so an analysis in float64 needs no other network.
+        "dtype": jnp.bfloat16 if config.compute_dtype == "bfloat16" else None,
+        "axis_name": axis_name,
+        "gain_init": model.gain_init,
+        "remat": config.train.remat,
+    }
+    if model.network == "unet":
+        return UNet(num_blocks=model.num_blocks, **shared)
+    if model.network == "bf_cnn":
+        return BFCNN(num_layers=model.num_layers, first_layer_linear=model.first_layer_linear, **shared)
+    return BFCNNRF(receptive_field=model.receptive_field, **shared)
+
+
+def load(workdir: str | os.PathLike, *, ema: bool = True, step: int | None = None) -> tuple[nn.Module, Variables]:
+    """Returns network and variables of the run in `workdir`, without data or optimizer; raises `InputError`."""
+    config = configs.read(workdir)
+    return build_network(config), restore_params(workdir, ema=ema, step=step)
+
+
+def _check(config) -> None:
+    """Raises `InputError` for a config that cannot run, before anything is compiled or read."""
+    model, noise, checks = config.model, config.noise, config.evaluate
+    choice("config.model.network", model.network, ("unet", "bf_cnn", "bf_cnn_rf"))
+    choice("config.model.gain_init", model.gain_init, ("released", "unit"))
+    choice("config.noise.rule", noise.rule, objective.RULES)
+    for field, value, least in (
+        ("model.num_kernels", model.num_kernels, 1),
+        ("model.num_blocks", model.num_blocks, 1),
+        ("model.num_layers", model.num_layers, 3),
+        ("evaluate.num_images", checks.num_images, 1),
+        ("evaluate.batch_size", checks.batch_size, 1),
+        ("evaluate.wiener_images", checks.wiener_images, 0),
+        ("evaluate.panel_images", checks.panel_images, 1),
+        ("evaluate.panel_size", checks.panel_size, 0),
+        ("sampler.num", config.sampler.num, 1),
+        ("sampler.batch_size", config.sampler.batch_size, 1),
+        ("sampler.max_steps", config.sampler.max_steps, 1),
+    ):
+        if value < least:
+            raise bad(f"config.{field}", expected=f"at least {least}", got=value, fix=f"use {least} or more")
+    if model.network == "unet":
+        _check_multiple("config.data.size", config.data.size, model.num_blocks)
+        _check_multiple("config.evaluate.panel_size", checks.panel_size, model.num_blocks)
+    if model.network == "bf_cnn_rf" and model.receptive_field not in RECEPTIVE_FIELDS:
+        raise bad(
+            "config.model.receptive_field",
+            expected=f"one of {', '.join(map(str, RECEPTIVE_FIELDS))}",
+            got=model.receptive_field,
+            fix="use 43 for all kernels 3x3",
+        )
+    if not 0 <= noise.low <= noise.high or noise.high == 0:
+        got = f"low={noise.low:g}, high={noise.high:g}"
+        raise bad("config.noise", expected="0 <= low <= high, high > 0", got=got, fix="the paper has 0 and 255")
+    if not 0 <= noise.freeze_after <= 1:
+        fix = "1 never freezes"
+        raise bad("config.noise.freeze_after", expected="a fraction of the run", got=noise.freeze_after, fix=fix)
+    for field, levels in (("levels", checks.levels), ("curve_db", checks.curve_db)):
+        if not levels or (field == "levels" and min(levels) <= 0):
+            fix = "for example (25.0, 50.0)"
+            raise bad(f"config.evaluate.{field}", expected="positive levels, at least one", got=levels, fix=fix)
+    _check_sampler(config.sampler)
+
+
+def _check_sampler(sampler) -> None:
+    for name, value in (("h0", sampler.h0), ("beta", sampler.beta)):
+        if not 0 < value <= 1:
+            raise bad(f"config.sampler.{name}", expected="a number in (0, 1]", got=value, fix="use 0.1 or so")
+    if not 0 < sampler.sigma_L < sampler.sigma_0:
+        got = f"sigma_L={sampler.sigma_L:g}, sigma_0={sampler.sigma_0:g}"
+        raise bad("config.sampler", expected="0 < sigma_L < sigma_0", got=got, fix="the paper has 0.05 and 1")
+
+
+def _check_multiple(field: str, size: int, num_blocks: int) -> None:
+    multiple = 2**num_blocks
+    if size % multiple == 0:
+        return
+    possible = max((blocks for blocks in range(1, num_blocks) if size % 2**blocks == 0), default=0)
+    rounded = max(multiple, round(size / multiple) * multiple)
+    fix = f"use {rounded}" + (f" or set model.num_blocks={possible}" if possible else "")
+    raise bad(field, expected=f"a multiple of {multiple}", got=size, fix=fix)
+
+
+def _panel_source(data, size: int):
+    """Returns held-out crops of `size` pixels for pictures, None if images have to stay as they are."""
+    if size in (0, data.size) or data.fit != "crop":
+        return None
+    larger = data.copy_and_resolve_references()
+    with larger.unlocked():
+        larger.size = size
+    try:
+        return build_sources(larger)["test"]
+    except InputError as error:
+        raise InputError(f"config.evaluate.panel_size={size}: {error}") from None
+
+
+def _spread(source, count: int) -> np.ndarray:
+    """Returns up to `count` images, float32 `[N, H, W, C]` in [0, 1], evenly spread over the source."""
+    count = min(count, len(source))
+    indices = [i * len(source) // count for i in range(count)]
+    images = fetch(source, indices)["image"]
+    return images.astype(np.float32) / np.float32(255) if images.dtype == np.uint8 else images.astype(np.float32)
+
+
+def _draw(denoise, key: jax.Array, shape: tuple[int, ...], *, batch_size: int, **settings: Any) -> Samples:
+    """Draws samples in batches; sample i depends on the key and on i alone."""
+    count = shape[0]
+    parts: list[tuple[slice, Any, dict]] = []
+    for start in range(0, count, batch_size):
+        # The last batch reaches back instead of being shorter, so that one program serves all.
+        first = min(start, count - batch_size)
+        images, info = sample(denoise, key, (batch_size, *shape[1:]), first=first, **settings)
+        parts.append((slice(start - first, None), images, info))
+    arrays = {
+        name: np.concatenate([np.asarray(info[name])[rows] for rows, _, info in parts])
+        for name in ("converged", "steps", "sigma", "nfe", "sigmas", "means")
+    }
+    arrays["samples"] = np.concatenate([np.asarray(images)[rows] for rows, images, _ in parts])
+    longest = int(arrays["steps"].max()) + 2
+    arrays |= {name: arrays[name][:, :longest] for name in ("sigmas", "means")}
+    info = {
+        "nfe": int(arrays["nfe"].max()),
+        "nfe_mean": float(arrays["nfe"].mean()),
+        "num_samples": count,
+        "num_converged": int(arrays["converged"].sum()),
+    }
+    return Samples(arrays, np.clip(arrays["samples"], 0.0, 1.0), info)

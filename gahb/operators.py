@@ -1,0 +1,170 @@
+"""Linear measurements of images: pairs of functions `analyze` (M^T, image -> measurement) and `synthesize` (M, back).
+
+Both take a leading batch axis. M is an isometry on the measurements that images can have: M^T M m = m for m = M^T x,
+and M is the adjoint of M^T, so M M^T projects images onto what is measured.
+"""
+
+import dataclasses
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.tree_util import Partial
+
+from common.errors import bad
+
+
+class Operator(NamedTuple):
+    """`analyze [B, H, W, C] -> m [B, ...]` and `synthesize`, its adjoint; pytrees whose leaves are masks or bases."""
+
+    analyze: Partial
+    synthesize: Partial
+
+
+def project(operator: Operator, x: jax.Array) -> jax.Array:
+    """Returns M M^T x, what the measurement of `x [B, H, W, C]` says about x."""
+    return operator.synthesize(operator.analyze(x))
+
+
+def synthesis() -> Operator:
+    """Measures nothing: sampling from the prior."""
+    return Operator(Partial(jnp.zeros_like), Partial(jnp.zeros_like))
+
+
+def pixels(mask: jax.Array) -> Operator:
+    """Keeps the pixels where `mask` (`[H, W]`, `[H, W, 1]` or `[H, W, C]`, zeros and ones) is one."""
+    mask = jnp.asarray(mask)
+    multiply = Partial(_multiply, mask[..., None] if mask.ndim == 2 else mask)
+    return Operator(multiply, multiply)
+
+
+def inpainting(shape: tuple[int, int, int], *, box: tuple[int, int, int, int]) -> Operator:
+    """Blanks a block of an image of `shape (H, W, C)`; `box` is (centre row, centre column, height, width).
+
+    Rows from centre - floor(height / 2) up to, not including, centre + floor(height / 2) are lost; so for columns.
+    """
+    return pixels(inpainting_mask(shape, box=box))
+
+
+def inpainting_mask(shape: tuple[int, int, int], *, box: tuple[int, int, int, int]) -> np.ndarray:
+    """Returns the mask of `inpainting`, float32 `[H, W, C]`, zero inside the box."""
+    row, column, height, width = (int(number) for number in box)
+    top, left, bottom, right = row - height // 2, column - width // 2, row + height // 2, column + width // 2
+    if min(top, left) < 0 or bottom > shape[0] or right > shape[1]:
+        image = f"an image of {shape[0]}x{shape[1]}"
+        raise bad("box", expected=f"a block inside {image}", got=tuple(box), fix="move the centre or make it smaller")
+    mask = np.ones(shape, np.float32)
+    mask[top:bottom, left:right] = 0
+    return mask
+
+
+def random_pixels(key: jax.Array, shape: tuple[int, int, int], *, fraction: float) -> Operator:
+    """Keeps int(fraction H W C) values of an image of `shape (H, W, C)`, drawn for each channel independently."""
+    return pixels(random_mask(key, shape, fraction=fraction))
+
+
+def random_mask(key: jax.Array, shape: tuple[int, int, int], *, fraction: float) -> jax.Array:
+    """Returns the mask of `random_pixels`, float32 `[H, W, C]`."""
+    size = int(np.prod(shape))
+    chosen = jax.random.permutation(key, size)[: _share(fraction, size)]
+    return jnp.zeros(size).at[chosen].set(1).reshape(shape)
+
+
+def super_resolution(scale: int) -> Operator:
+    """Keeps `scale` times the mean of each block of scale x scale pixels; H and W must be multiples of `scale`."""
+    return Operator(Partial(_Reduce(scale)), Partial(_Repeat(scale)))
+
+
+def basis(vectors: jax.Array, shape: tuple[int, int, int]) -> Operator:
+    """Projects an image of `shape (H, W, C)` on the orthonormal columns of `vectors [H * W * C, K]`; m is `[B, K]`."""
+    return Operator(Partial(_coefficients, vectors), Partial(_Combine(tuple(shape)), vectors))
+
+
+def random_basis(key: jax.Array, shape: tuple[int, int, int], *, fraction: float) -> Operator:
+    """Projects on int(fraction H W C) random orthonormal vectors (the QR factor of a Gaussian matrix)."""
+    size = int(np.prod(shape))
+    return basis(jnp.linalg.qr(jax.random.normal(key, (size, _share(fraction, size))))[0], shape)
+
+
+def spectral(shape: tuple[int, int, int], *, fraction: float, symmetric: bool = True) -> Operator:
+    """Keeps about `fraction` of the frequencies, the low ones; m is complex `[B, H, W, C]`, zero elsewhere.
+
+    `symmetric=False` is the released mask, which has the frequency -f at its edge but not +f, so that M M^T is no
+    projection: for comparisons with earlier results only.
+    """
+    mask = jnp.asarray(spectral_mask(shape, fraction=fraction, symmetric=symmetric))[..., None]
+    return Operator(Partial(_frequencies, mask), Partial(_real_image))
+
+
+def spectral_mask(shape: tuple[int, int, int], *, fraction: float, symmetric: bool = True) -> np.ndarray:
+    """Returns the mask of `spectral` in FFT order, float32 `[H, W]`."""
+    height, width = shape[:2]
+    rows = round(height * fraction**0.5) // 2
+    columns = round(height * width * fraction / max(rows, 1)) // 4
+    if not 0 < fraction <= 1 or rows < 1 or columns < 1:
+        image = f"{height}x{width}"
+        fix = "keep more frequencies"
+        raise bad("fraction", expected=f"a share in (0, 1] with a frequency of {image}", got=fraction, fix=fix)
+    keep = [_lowest(height, rows), _lowest(width, columns)]
+    if symmetric:
+        keep = [part & np.roll(part[::-1], 1) for part in keep]
+    return np.outer(*keep).astype(np.float32)
+
+
+def _lowest(length, count):
+    index = np.arange(length)
+    return (index < count) | (index >= length - count)
+
+
+def _share(fraction, size):
+    count = int(fraction * size)
+    if not 0 < count <= size:
+        fix = "use a larger fraction, at most 1"
+        raise bad("fraction", expected=f"a share that keeps 1 to {size} numbers", got=fraction, fix=fix)
+    return count
+
+
+def _multiply(mask, x):
+    return x * mask.astype(x.dtype)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Reduce:
+    scale: int
+
+    def __call__(self, x):
+        batch, height, width, channels = x.shape
+        s = self.scale
+        if height % s or width % s:
+            fix = "crop the image"
+            raise bad("scale", expected=f"image sides divisible by {s}", got=f"{height}x{width}", fix=fix)
+        return x.reshape(batch, height // s, s, width // s, s, channels).sum((2, 4)) / s
+
+
+@dataclasses.dataclass(frozen=True)
+class _Repeat:
+    scale: int
+
+    def __call__(self, m):
+        return jnp.repeat(jnp.repeat(m, self.scale, axis=1), self.scale, axis=2) / self.scale
+
+
+def _coefficients(vectors, x):
+    return jnp.matmul(x.reshape(len(x), -1), vectors.astype(x.dtype), precision="highest")
+
+
+@dataclasses.dataclass(frozen=True)
+class _Combine:
+    shape: tuple[int, int, int]
+
+    def __call__(self, vectors, m):
+        return jnp.matmul(m, vectors.astype(m.dtype).T, precision="highest").reshape(-1, *self.shape)
+
+
+def _frequencies(mask, x):
+    return mask.astype(x.dtype) * jnp.fft.fft2(x, axes=(1, 2), norm="ortho")
+
+
+def _real_image(m):
+    return jnp.fft.ifft2(m, axes=(1, 2), norm="ortho").real
