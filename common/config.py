@@ -15,7 +15,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from common.errors import InputError, bad, nearest
+from common.errors import InputError, bad, choice, nearest
 from common.files import write_atomically
 
 FILE_NAME = "config.json"
@@ -34,6 +34,16 @@ RESUME_MAY_CHANGE = (
     "evaluate.*",
     "sampler.*",
 )
+
+# Keys of all experiments that name one of a few things.
+CHOICES = {
+    "parallel": ("jit", "pmap"),
+    "compute_dtype": ("float32", "bfloat16"),
+    "data.fit": ("crop", "resize", "none"),
+    "data.placement": ("auto", "device", "stream"),
+    "optimizer.name": ("adam", "adamw"),
+    "optimizer.schedule": ("constant", "halving", "cosine"),
+}
 
 _UNITS = ("step", "example", "epoch")
 _DURATION = re.compile(r"\s*([0-9_.eE+]+)\s+([a-z]+)\s*")
@@ -209,6 +219,8 @@ def _finish(config: ConfigDict, overrides: Mapping[str, Any] | None) -> ConfigDi
     for key in _leaves(config):
         section, name = _section(config, key)
         section[name] = _typed(f"config.{key}", section[name], section.get_type(name), section[name])
+        if key in CHOICES:
+            choice(f"config.{key}", section[name], CHOICES[key])
     return config.lock()
 
 

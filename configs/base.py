@@ -3,12 +3,25 @@
 A duration is a number of steps, or a string in another unit: `2000`, `"50 epochs"`, `"1000000 examples"`.
 """
 
+import os
+import pathlib
+
 from ml_collections import ConfigDict, config_dict
 
 
 def duration(value: int | str):
     """Returns a field that accepts a number of steps, or a string such as "50 epochs" or "100000 examples"."""
     return config_dict.FieldReference(value, field_type=object)
+
+
+def prepared(name: str) -> str:
+    """Returns `prepared:DIR/name` for the first of $SCOREBRIDGE_DATA, data and ../shared/data that holds `name`.
+
+    Where none does it is the first one, and opening it says what is missing.
+    """
+    roots = [root for root in (os.environ.get("SCOREBRIDGE_DATA"), "data", "../shared/data") if root]
+    root = next((root for root in roots if pathlib.Path(root, name).is_dir()), roots[0])
+    return f"prepared:{pathlib.Path(root, name)}"
 
 
 def base() -> ConfigDict:

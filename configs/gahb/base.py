@@ -27,12 +27,16 @@ def base() -> ConfigDict:
 
     config.evaluate = evaluate = ConfigDict()
     evaluate.levels = (10.0, 25.0, 50.0, 100.0)  # noise standard deviations of the table, in 1/255
+    evaluate.curve_db = tuple(float(db) for db in range(42, -1, -3))  # PSNRs of the noisy images of the curve, dB
     evaluate.num_images = 256  # held-out images
     evaluate.batch_size = 64
+    evaluate.panel_images = 3  # held-out images kept to be looked at
+    evaluate.panel_size = 0  # their height and width where images are cropped (0 = data.size)
     evaluate.wiener_images = 8192  # training images from which the Wiener baseline is fitted (0 = no baseline)
 
     config.sampler = sampler = ConfigDict()
     sampler.num = 16  # samples
+    sampler.batch_size = 64  # of them at once
     sampler.sigma_0 = 1.0  # noise at the start, intensity units
     sampler.sigma_L = 0.05  # noise at the end
     sampler.h0 = 0.01  # first step size

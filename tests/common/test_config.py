@@ -80,6 +80,8 @@ def test_values_from_python(write_file):
         ("data.flip", "maybe", "config.data.flip: expected true or false, got 'maybe'"),
         ("optimizer.eps", "nan", "config.optimizer.eps: expected a finite number (float), got 'nan'"),
         ("optimizer.eps", float("inf"), "config.optimizer.eps: expected a finite number (float), got inf"),
+        ("parallel", "pmpa", 'config.parallel: expected one of "jit", "pmap", got "pmpa"; did you mean "pmap"?'),
+        ("optimizer.schedule", "?", 'one of "constant", "halving", "cosine", got "?"; choose one of these'),
         ("evaluate.levels", "(1, 'a')", "config.evaluate.levels[1]: expected a finite number (float), got 'a' (str)"),
         ("evaluate.levels", "x", "config.evaluate.levels: expected values in brackets (tuple)"),
     ],
@@ -224,6 +226,12 @@ def test_duration_accepts_every_unit():
     config.steps = "5 epochs"
     config.steps = 3
     assert config.steps == 3
+
+
+def test_choices_hold_their_defaults():
+    for key, options in configs.CHOICES.items():
+        section, _, name = key.rpartition(".")
+        assert (shared()[section] if section else shared())[name] in options, key
 
 
 def test_sections_of_the_resume_list_exist():

@@ -1,0 +1,29 @@
+"""`figures`: pictures and a page from result files, without loading a model."""
+
+import sys
+
+from common import workdirs
+from common.app import App, Request, lines
+from common.errors import InputError, choice
+
+
+def run(app: App, request: Request) -> None:
+    """Draws the named figures, or all for which the result files are there."""
+    workdir = workdirs.required(request, "workdir")
+    if not workdir.is_dir():
+        raise InputError(f"workdir {workdir}: expected the directory of a run, got none; train one first")
+    workdirs.check_writable(workdir)
+    available = app.figures()
+    names = [choice("figure", name, available) for name in request.flags.names]
+    written, missing = [], []
+    for name in names or available:
+        try:
+            written += available[name](workdir)
+        except InputError as error:
+            if names:
+                raise
+            missing.append(f"note: no figure {name}: {error}")
+    if not written:
+        raise InputError(f"workdir {workdir}: expected result files, got none; run evaluate or sample first")
+    print(*missing, sep="\n", end="\n" * bool(missing), file=sys.stderr)
+    lines(*(f"wrote {path}" for path in written))

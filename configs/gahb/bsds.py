@@ -1,0 +1,37 @@
+"""A blind denoiser of natural images in gray: random 64x64 crops of the Berkeley segmentation data set.
+
+    python -m gahb train    --config configs/gahb/bsds.py --workdir runs/bsds
+    python -m gahb evaluate --workdir runs/bsds
+
+Data: 200 training and 200 test images (321x481, official splits) from `bsds500_images/1.0.0` in $SCOREBRIDGE_DATA, data
+or ../shared/data. Network: UNet with 32 kernels and 3 blocks. Hardware: any; the length is meant for a short run on
+two CPU cores.
+"""
+
+from configs.base import prepared
+from configs.gahb.base import base
+
+
+def get_config():
+    config = base()
+
+    config.model.num_kernels = 32
+    config.model.num_blocks = 3
+
+    config.data.source = prepared("bsds500_images/1.0.0")
+    config.data.size = 64
+
+    config.train.steps = 2000
+    config.train.batch_size = 8
+    config.train.preview_every = 500
+    config.train.steps_per_call = 10
+    config.optimizer.learning_rate = 3e-3
+    config.optimizer.schedule = "cosine"
+    config.noise.freeze_after = 0.6
+    config.checkpoint.every = 500
+
+    config.evaluate.panel_size = 256
+
+    config.sampler.num = 9
+    config.sampler.sigma_L = 0.08
+    return config

@@ -1,0 +1,40 @@
+"""A small blind denoiser of gray photographs, on images that come with scikit-image: nothing to download.
+
+    python -m gahb train    --config configs/gahb/photographs.py --workdir runs/photographs
+    python -m gahb evaluate --workdir runs/photographs
+    python -m gahb sample   --workdir runs/photographs
+    python -m gahb figures  --workdir runs/photographs
+
+Data: random 32x32 crops of nine photographs; three other photographs are held out (common/data/photographs.py).
+Network: UNet with 16 kernels and 2 blocks. Hardware: any; meant for two CPU cores.
+What to expect: a higher PSNR than the stationary Wiener filter in the DCT domain at sigma = 25, 50 and 100 (of 255).
+Strong noise is the hard part: many small steps at a high learning rate, and frozen running deviations for the last part
+of the run (noise.freeze_after), are what it takes.
+"""
+
+from configs.gahb.base import base
+
+
+def get_config():
+    config = base()
+
+    config.model.num_kernels = 16
+    config.model.num_blocks = 2
+
+    config.data.source = "photographs"
+    config.data.size = 32
+
+    config.train.steps = 4000
+    config.train.batch_size = 8
+    config.train.log_every = 50
+    config.train.preview_every = 1000
+    config.train.steps_per_call = 10
+    config.optimizer.learning_rate = 6e-3
+    config.optimizer.schedule = "cosine"
+    config.noise.freeze_after = 0.6
+    config.checkpoint.every = 500
+
+    config.evaluate.panel_size = 128
+
+    config.sampler.sigma_L = 0.08
+    return config
