@@ -215,8 +215,9 @@ class Checkpoints:
             )
             store.write(self._manager, step, leaves, manifest)
         except Exception as error:  # whatever keeps a checkpoint from the disk is the same to the run
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise RunError(f"the checkpoint of step {step} could not be written: {reason}; {self._kept()}") from error
+            raise RunError(
+                f"the checkpoint of step {step} could not be written: {manifests.reason(error)}; {self._kept()}"
+            ) from error
 
     def _kept(self) -> str:
         steps = store.steps(self._directory)

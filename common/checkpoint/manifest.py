@@ -160,6 +160,12 @@ def check_template(manifest: Mapping[str, Any], template: PyTree, place: str) ->
         )
 
 
+def reason(error: BaseException) -> str:
+    """Returns the error's first line, without its middle if it is long: start and end tell what went wrong."""
+    line = str(error).partition("\n")[0] or type(error).__name__
+    return line if len(line) <= 200 else f"{line[:80]} ... {line[-110:]}"
+
+
 def listed(lines: Iterable[str]) -> str:
     """Returns the first few lines as one, and how many there are beyond."""
     lines = list(lines)

@@ -1,17 +1,19 @@
 """Steps on disk, written and read with Orbax."""
 
+import contextlib
 import logging
 import pathlib
 import shutil
-from collections.abc import Iterable, Mapping
+import sys
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
 from common.checkpoint import manifest as manifests
 from common.checkpoint.manifest import DamagedError
+from common.training import hosts
 
 _MANIFEST = "manifest"
 _MANIFEST_FILE = "manifest.json"
@@ -50,7 +52,8 @@ def write(
     arrays = {field: ocp.args.PyTreeSave(manifests.nested(named)) for field, named in items.items()}
     args = ocp.args.Composite(**arrays, **{_MANIFEST: ocp.args.JsonSave(manifest)})
     try:
-        manager.save(step, args=args, force=True)
+        with _quiet_callbacks():
+            manager.save(step, args=args, force=True)
     except BaseException:
         remove_temporary(manager.directory)
         raise
@@ -113,12 +116,11 @@ class _Manager(ocp.CheckpointManager):
 def _read_field(path: pathlib.Path) -> dict[str, np.ndarray]:
     options = _this_process_alone()
     try:
-        with ocp.Checkpointer(_arrays(options), multiprocessing_options=options) as checkpointer:
+        with _quiet_callbacks(), ocp.Checkpointer(_arrays(options), multiprocessing_options=options) as checkpointer:
             tree = checkpointer.restore(path, args=ocp.args.PyTreeRestore())
         return {name: np.asarray(leaf) for name, leaf in manifests.named_leaves(tree).items()}
     except Exception as error:  # a damaged file surfaces as an error of almost any kind, far inside the reader
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise DamagedError(f"{path.name}: {reason[:200]}") from error
+        raise DamagedError(f"{path.name}: {manifests.reason(error)}") from error
 
 
 def _arrays(options: ocp.options.MultiprocessingOptions) -> ocp.PyTreeCheckpointHandler:
@@ -133,7 +135,7 @@ def _arrays(options: ocp.options.MultiprocessingOptions) -> ocp.PyTreeCheckpoint
 
 def _this_process_alone() -> ocp.options.MultiprocessingOptions:
     """Returns options under which Orbax waits for no other process."""
-    this = jax.process_index()
+    this = hosts.process_index()
     return ocp.options.MultiprocessingOptions(primary_host=this, active_processes={this})
 
 
@@ -142,8 +144,25 @@ def _size(stored: Mapping[str, Any]) -> int:
 
 
 def _quiet() -> None:
-    logging.getLogger("absl").addFilter(_not_chatter)
+    """Drops what Orbax logs: its errors reach us as exceptions and are told in our own words."""
+    logging.getLogger("absl").addFilter(_not_of_orbax)
 
 
-def _not_chatter(record: logging.LogRecord) -> bool:
-    return record.levelno >= logging.ERROR or "orbax" not in pathlib.PurePath(record.pathname).parts
+def _not_of_orbax(record: logging.LogRecord) -> bool:
+    return "orbax" not in pathlib.PurePath(record.pathname).parts
+
+
+@contextlib.contextmanager
+def _quiet_callbacks() -> Iterator[None]:
+    """Drops tracebacks of reads and writes that end after the first failed one has closed their event loop."""
+    previous = sys.unraisablehook
+
+    def hook(event) -> None:
+        if not (isinstance(event.exc_value, RuntimeError) and str(event.exc_value) == "Event loop is closed"):
+            previous(event)
+
+    sys.unraisablehook = hook
+    try:
+        yield
+    finally:
+        sys.unraisablehook = previous

@@ -15,12 +15,30 @@ _CHUNK = 2**26  # bytes sent at once
 _ERRORS = {"InputError": InputError, "RunError": RunError}
 
 
+def process_count() -> int:
+    """Returns the number of processes of this run."""
+    return jax.process_count()
+
+
+def process_index() -> int:
+    """Returns this process's number, from 0."""
+    return jax.process_index()
+
+
+def reached_stop(call: int) -> bool:
+    """Returns whether all processes stop now, after a SIGTERM to any of them; `call` counts the calls, from 1.
+
+    The service behind it stops all processes at the number after the largest it has seen, so no number may be skipped.
+    """
+    return multihost_utils.reached_preemption_sync_point(call)
+
+
 def first_decides(action: Callable[[], Any]) -> Any:
     """Runs `action` on the first process only; its result (JSON values) or its error comes out on every process.
 
     All processes must call it in the same order; it is also a barrier.
     """
-    if jax.process_count() == 1:
+    if process_count() == 1:
         return action()
     answer, failure = {}, None
     if is_first_process():
@@ -39,7 +57,7 @@ def first_decides(action: Callable[[], Any]) -> Any:
 
 def from_first(arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
     """Returns the first process's arrays on every process, bit for bit; elsewhere `arrays` only says what to expect."""
-    if jax.process_count() == 1:
+    if process_count() == 1:
         return list(arrays)
     # Sent as bytes: the sum behind the transfer would turn -0.0 into 0.0.
     data = np.concatenate([np.ascontiguousarray(each).reshape(-1).view(np.uint8) for each in arrays])

@@ -6,8 +6,7 @@ import threading
 from collections.abc import Callable
 from types import FrameType
 
-import jax
-from jax.experimental import multihost_utils
+from common.training import hosts
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
@@ -29,7 +28,7 @@ class StopSignal:
         self._undo: list[Callable[[], object]] = []
 
     def __enter__(self) -> "StopSignal":
-        self._several = jax.process_count() > 1
+        self._several = hosts.process_count() > 1
         if threading.current_thread() is threading.main_thread():
             for number in SIGNALS:
                 # The preemption service has its own handler of SIGTERM, below Python.
@@ -52,10 +51,9 @@ class StopSignal:
     def should_stop(self, step: int) -> bool:
         """Returns whether to stop after `step`, the same answer on all processes; all must call it after every step."""
         if self._several and not self.requested:
-            # The service stops all at the number after the largest it has seen, so the numbers must follow each other
-            # without gaps, which steps need not do.
+            # Calls are counted, because steps may come several at a time.
             self._calls += 1
-            self.requested = multihost_utils.reached_preemption_sync_point(self._calls)
+            self.requested = hosts.reached_stop(self._calls)
         return self.requested
 
     def _catch(self, number: int) -> None:

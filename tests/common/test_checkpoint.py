@@ -110,15 +110,14 @@ def test_every_kind_of_leaf_and_container_comes_back(tmp_path):
     assert restore_params(tmp_path).stats == {}
 
 
-@given(st.recursive(
-    st.integers(0, 3),
-    lambda inner: st.lists(inner, max_size=3) | st.tuples(inner, inner) | st.dictionaries(st.text("ab", min_size=1), inner)
-    | st.none(),
-    max_leaves=8,
-))  # fmt: skip
+def containers(inner):
+    return st.lists(inner, max_size=3) | st.tuples(inner, inner) | st.dictionaries(st.text("ab", min_size=1), inner)
+
+
+@given(st.recursive(st.integers(0, 3) | st.none(), containers, max_leaves=8))
 @settings(deadline=None, max_examples=50)
 def test_a_skeleton_filled_with_its_leaves_is_the_tree(tree):
-    leaves = {name: leaf for name, leaf in manifest.named_leaves({"params": tree}).items()}
+    leaves = manifest.named_leaves({"params": tree})
     shape = json.loads(json.dumps(manifest.skeleton(tree, "params")))
     assert manifest.filled(shape, leaves) == tree
 
