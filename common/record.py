@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 from tensorboardX import SummaryWriter
@@ -23,17 +23,33 @@ METRICS = "metrics.jsonl"
 class Recorder:
     """Writes metrics and pictures of one run into `workdir`; a context manager.
 
-    `start(step)` forgets what an earlier attempt wrote after `step`, so that a resumed run leaves the same lines as an
-    uninterrupted one. A recorder that is not `enabled` (every host but the first) does nothing.
+    What an earlier attempt wrote after `resume_step` is forgotten first, so that a resumed run leaves the same lines as
+    an uninterrupted one. A recorder that is not `enabled` (every host but the first) does nothing.
     """
 
-    def __init__(self, workdir: str | os.PathLike, *, total_steps: int, enabled: bool = True, stream=None):
+    def __init__(
+        self,
+        workdir: str | os.PathLike,
+        *,
+        total_steps: int,
+        resume_step: int = 0,
+        enabled: bool = True,
+        stream: TextIO | None = None,
+    ):
         self._workdir = Path(workdir)
         self._total = total_steps
         self._enabled = enabled
         self._stream = stream or sys.stderr
-        self._lines = self._board = self._bar = None
-        self._mark = (0, 0.0)
+        self._bar = None
+        if not enabled:
+            return
+        path = self._workdir / METRICS
+        truncate(path, resume_step)
+        self._lines = open(path, "a", encoding="utf-8")  # noqa: SIM115
+        self._board = SummaryWriter(str(self._workdir / "tensorboard"), purge_step=resume_step + 1)
+        if self._stream.isatty():
+            self._bar = tqdm(total=total_steps, initial=resume_step, unit="step", file=self._stream, dynamic_ncols=True)
+        self._mark = (resume_step, time.monotonic())
 
     def __enter__(self):
         return self
@@ -41,23 +57,10 @@ class Recorder:
     def __exit__(self, *_):
         self.close()
 
-    def start(self, step: int) -> None:
-        """Opens the files and drops all records of steps after `step`."""
-        if not self._enabled or self._lines is not None:
-            return
-        path = self._workdir / METRICS
-        truncate(path, step)
-        self._lines = open(path, "a", encoding="utf-8")  # noqa: SIM115
-        self._board = SummaryWriter(str(self._workdir / "tensorboard"), purge_step=step + 1)
-        if self._stream.isatty():
-            self._bar = tqdm(total=self._total, initial=step, unit="step", file=self._stream, dynamic_ncols=True)
-        self._mark = (step, time.monotonic())
-
     def write(self, step: int, metrics: Mapping[str, Any]) -> None:
         """Records scalar `metrics` at `step` (steps taken so far); a number that is not finite becomes null in JSON."""
         if not self._enabled:
             return
-        self.start(step - 1)
         numbers = {name: _plain(value) for name, value in metrics.items()}
         line = {"step": int(step), **numbers, "time": round(time.time(), 3)}
         # One write per line: a kill leaves at most one line unfinished, and readers skip that one.
@@ -72,7 +75,6 @@ class Recorder:
         """Records pictures `[H, W, C]` in [0, 1]: `previews/NAME-STEP.png`, and TensorBoard."""
         if not self._enabled:
             return
-        self.start(step - 1)
         directory = self._workdir / "previews"
         directory.mkdir(exist_ok=True)
         for name, image in images.items():
@@ -80,12 +82,13 @@ class Recorder:
             self._board.add_image(name, np.clip(np.asarray(image), 0.0, 1.0), step, dataformats="HWC")
 
     def close(self) -> None:
-        """Closes the files."""
-        for each in (self._lines, self._board, self._bar):
-            if each is not None:
-                each.close()
-        self._lines = self._board = self._bar = None
-        self._enabled = False
+        """Closes the files; nothing is recorded afterwards."""
+        if self._enabled:
+            self._enabled = False
+            self._lines.close()
+            self._board.close()
+        if self._bar is not None:
+            self._bar.close()
 
     def _show(self, step: int, numbers: Mapping[str, Any]) -> None:
         before, since = self._mark

@@ -12,11 +12,9 @@ from common.errors import InputError
 from common.record import METRICS, Recorder, duration, progress, read_metrics, truncate
 
 
-def record(workdir, steps, *, start=None, total=10):
+def record(workdir, steps, *, resume_step=0):
     stream = io.StringIO()
-    with Recorder(workdir, total_steps=total, stream=stream) as recorder:
-        if start is not None:
-            recorder.start(start)
+    with Recorder(workdir, total_steps=10, resume_step=resume_step, stream=stream) as recorder:
         for step in steps:
             recorder.write(
                 step, {"loss": np.float32(step) / 2, "examples_per_s": 8.0, "data_wait": 0.125, "skipped": 0}
@@ -53,14 +51,14 @@ def test_resumed_file_equals_uninterrupted_one(tmp_path):
     record(tmp_path / "resumed", range(1, 7))
     with open(tmp_path / "resumed" / METRICS, "a") as file:
         file.write('{"step": 7, "lo')
-    record(tmp_path / "resumed", range(5, 9), start=4)
+    record(tmp_path / "resumed", range(5, 9), resume_step=4)
     whole, resumed = (read_metrics(tmp_path / name) for name in ("whole", "resumed"))
     assert [{**line, "time": 0} for line in whole] == [{**line, "time": 0} for line in resumed]
 
 
 def test_a_fresh_start_forgets_lines_of_an_attempt_without_checkpoint(tmp_path):
     record(tmp_path, [1, 2, 3])
-    record(tmp_path, [2], start=0)
+    record(tmp_path, [2])
     assert [line["step"] for line in read_metrics(tmp_path)] == [2]
 
 
@@ -93,7 +91,6 @@ def test_truncate_leaves_a_good_file_untouched(tmp_path):
 
 def test_disabled_recorder_writes_nothing(tmp_path):
     with Recorder(tmp_path, total_steps=3, enabled=False) as recorder:
-        recorder.start(0)
         recorder.write(1, {"loss": 1.0})
         recorder.images(1, {"x": np.zeros((2, 2, 1))})
     assert list(tmp_path.iterdir()) == []
@@ -115,7 +112,6 @@ def test_terminal_gets_one_line_that_is_redrawn(tmp_path):
             return True
 
     with Recorder(tmp_path, total_steps=4, stream=(stream := Terminal())) as recorder:
-        recorder.start(0)
         recorder.write(2, {"loss": 0.25})
         recorder.write(4, {"loss": 0.125})
     text = stream.getvalue()
