@@ -18,7 +18,7 @@ from ml_collections import ConfigDict
 
 from common import config as configs
 from common import imports
-from common.errors import InputError, bad
+from common.errors import bad
 from common.imports.archive import shown
 from common.method import Variables
 from gahb.network import BFCNN, BFCNNRF, RECEPTIVE_FIELDS, UNet, kernel_sizes
@@ -51,13 +51,11 @@ def convert(
     """
     tensors = _one_network(tensors, field)
     network = _infer(tensors, first_layer_linear, field)
-    slots = {place.target: imports.Slot(place.source, place.shape, _to_ours(place.axes)) for place in _places(network)}
+    places = _places(network)
+    slots = {place.target: imports.Slot(place.source, place.shape, _to_ours(place.axes)) for place in places}
     leaves = imports.assign(tensors, slots, field=field)
-    for place in _places(network):
-        leaf = leaves[place.target]
-        if not np.isfinite(leaf).all() or (place.target.endswith("running_sd") and leaf.min() <= 0):
-            what = "positive finite values" if place.target.endswith("running_sd") else "finite values"
-            raise bad(f"{field}, tensor {place.source}", expected=what, got="others", fix="use another checkpoint")
+    for place in places:
+        leaves[place.target] = _numbers(leaves[place.target], place, field)
     tree = imports.nest(leaves)
     return network, Variables(tree["params"], tree.get("stats", {}))
 
@@ -78,6 +76,9 @@ def import_weights(
     """
     config, network, variables = build(config, imports.load(path), field=str(path))
     count = sum(leaf.size for leaf in imports.flatten(variables.params).values())
+    from gahb import method  # it imports the data sources, which `convert` does not need
+
+    method.build(config)
     told = [f"{path}: {_described(network)}, {count:,} parameters"]
     if isinstance(network, BFCNN):
         linear = network.first_layer_linear
@@ -244,14 +245,23 @@ def _norm(ours: str, theirs: str, channels: int) -> list[_Place]:
     ]
 
 
-def _to_ours(axes: tuple[int, ...] | None):
-    def transform(array: np.ndarray) -> np.ndarray:
-        if not jnp.issubdtype(array.dtype, jnp.floating):
-            raise InputError(f"weights: expected floating-point numbers, got {array.dtype}; use another checkpoint")
-        moved = array.reshape(-1) if axes is None else array.transpose(axes)
-        return np.ascontiguousarray(moved, np.float32)
+def _numbers(array: np.ndarray, place: _Place, field: str) -> np.ndarray:
+    """Returns the leaf as float32 of its own; raises `InputError` for values that no denoiser can have."""
+    deviation = place.target.endswith("running_sd")
+    if jnp.issubdtype(array.dtype, jnp.floating):
+        leaf = np.array(array, np.float32, order="C")
+        if np.isfinite(leaf).all() and not (deviation and leaf.min() <= 0):
+            return leaf
+    raise bad(
+        f"{field}, tensor {place.source}",
+        expected=f"{'positive ' if deviation else ''}finite floating-point numbers",
+        got=f"{array.dtype} from {array.min()} to {array.max()}",
+        fix="use another checkpoint",
+    )
 
-    return transform
+
+def _to_ours(axes: tuple[int, ...] | None):
+    return lambda array: array.reshape(-1) if axes is None else array.transpose(axes)
 
 
 def _to_theirs(place: _Place):

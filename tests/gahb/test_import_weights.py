@@ -1,18 +1,23 @@
 """Denoisers that PyTorch wrote become ours: same numbers in, same numbers out, and every misfit is named."""
 
+import zipfile
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
+import gahb
 from common import config as configs
-from common.checkpoint import restore_params
+from common.cli import main
 from common.errors import InputError
 from common.imports import load_torch
 from configs.gahb.base import base
+from gahb.__main__ import APP
 from gahb.import_weights import convert, export, import_weights
-from gahb.network import BFCNN, BFCNNRF, UNet, apply
+from gahb.network import BFCNN, BFCNNRF, UNet, apply, init
 
 DATA = Path(__file__).parents[1] / "common" / "imports" / "data"
 NETWORKS = {
@@ -46,12 +51,13 @@ def linear(network):
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_networks_written_by_pytorch_give_its_output(name):
+def test_the_network_is_told_by_names_and_shapes(name):
     network, variables = convert(load_torch(DATA / f"{name}.pt"), first_layer_linear=linear(NETWORKS[name]))
     assert network == NETWORKS[name]
-    with np.load(DATA / "denoisers.npz") as arrays:
-        residual, _ = apply(network, variables, nhwc(arrays[f"{name}.input"]))
-        assert_close(residual, nhwc(arrays[f"{name}.output"]), 1e-5)
+    drawn = jax.eval_shape(lambda: init(network, jax.random.key(0), jnp.zeros((1, 8, 8, network.channels))))
+    assert jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), variables) == jax.tree.map(
+        lambda leaf: (leaf.shape, leaf.dtype), drawn
+    )
 
 
 @pytest.mark.parametrize("name", GOLDENS)
@@ -113,15 +119,15 @@ def renamed(tensors, old, new):
         (lambda t: t | {"encoder.0.0.weight": np.ones(4)}, "encoder.0.0.weight: expected [out, in, k, k], got [4]"),
         (
             lambda t: t | {"encoder.0.0.weight": np.full((4, 1, 3, 3), np.nan)},
-            "tensor encoder.0.0.weight: expected finite values",
+            "tensor encoder.0.0.weight: expected finite floating-point numbers, got float64 from nan to nan",
         ),
         (
             lambda t: t | {"mid_block.1.running_sd": np.zeros((1, 16, 1, 1))},
-            "tensor mid_block.1.running_sd: expected positive finite values",
+            "mid_block.1.running_sd: expected positive finite floating-point numbers, got float64 from 0.0 to 0.0",
         ),
         (
             lambda t: t | {"mid_block.1.gammas": np.ones((1, 16, 1, 1), np.int64)},
-            "expected floating-point numbers, got int64",
+            "tensor mid_block.1.gammas: expected finite floating-point numbers, got int64 from 1 to 1",
         ),
         (lambda t: t | {"encoder.999.0.weight": np.ones((1, 1, 3, 3))}, "missing: encoder.2.0.weight"),
     ],
@@ -145,18 +151,47 @@ def test_plain_networks_that_do_not_fit():
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_imported_runs_are_ordinary(name, tmp_path):
-    override = {"model.first_layer_linear": name == "bf_cnn_linear"}
-    config = configs.from_dict({}, base(), override)
+    config = configs.from_dict({}, base(), {"model.first_layer_linear": bool(linear(NETWORKS[name]))})
     told = import_weights(DATA / f"{name}.pt", workdir=tmp_path / "run", config=config)
     assert "4 kernels" in told[0] or "3 kernels" in told[0]
     assert any("first_layer_linear" in line for line in told) == (name in ("bf_cnn", "bf_cnn_linear"))
     stored = configs.read(tmp_path / "run", base())
     assert stored.model.network == {"bf_cnn_linear": "bf_cnn"}.get(name, name)
     assert stored.data.channels == NETWORKS[name].channels
-    variables = restore_params(tmp_path / "run")
-    want = convert(load_torch(DATA / f"{name}.pt"), first_layer_linear=False)[1]
-    got = export(NETWORKS[name], variables)
-    assert all(np.array_equal(got[key], array) for key, array in export(NETWORKS[name], want).items())
+    with np.load(DATA / "denoisers.npz") as arrays:
+        y = nhwc(arrays[f"{name}.input"])
+        assert_close(gahb.load_denoiser(tmp_path / "run")(y), y - nhwc(arrays[f"{name}.output"]), 1e-5)
+
+
+def command(*words):
+    return main(["import-weights", *map(str, words)], APP)
+
+
+def test_the_command_tells_a_linear_first_layer_from_the_config(tmp_path, capsys):
+    path, run = DATA / "bf_cnn_linear.pt", tmp_path / "run"
+    assert command(path, "--workdir", run, "--config.model.first_layer_linear=true") == 0
+    assert "model.first_layer_linear=True is taken from the config" in capsys.readouterr().out
+    with np.load(DATA / "denoisers.npz") as arrays:
+        y = nhwc(arrays["bf_cnn_linear.input"])
+        assert_close(gahb.load_denoiser(run)(y), y - nhwc(arrays["bf_cnn_linear.output"]), 1e-5)
+
+
+def test_the_command_refuses_hostile_files(tmp_path, capsys):
+    marker = tmp_path / "it-ran"
+    with zipfile.ZipFile(tmp_path / "hostile.pt", "w") as archive:
+        archive.writestr("model/data.pkl", b"cos\nsystem\n(Vtouch " + str(marker).encode() + b"\ntR.")
+    assert command(tmp_path / "hostile.pt", "--workdir", tmp_path / "run") == 2
+    told = capsys.readouterr().err
+    assert told.startswith(f"error: {tmp_path / 'hostile.pt'}, data.pkl: ") and told.count("\n") == 1
+    assert "os.system (nothing of it was run)" in told
+    assert not marker.exists() and not (tmp_path / "run").exists()
+
+
+def test_images_must_suit_the_network(tmp_path):
+    config = configs.from_dict({}, base(), {"data.size": 30})
+    with pytest.raises(InputError, match="config.data.size: expected a multiple of 4, got 30"):
+        import_weights(DATA / "unet.pt", workdir=tmp_path / "run", config=config)
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_dry_run_writes_nothing_and_a_used_directory_is_refused(tmp_path):
@@ -172,8 +207,6 @@ def test_a_dry_run_writes_nothing_and_a_used_directory_is_refused(tmp_path):
 def test_networks_of_detail_bands_are_for_python_only(tmp_path, golden):
     arrays = golden("gahb", "bfcnnRF_fine")
     tensors = {key.removeprefix("sd."): array for key, array in arrays.items() if key.startswith("sd.")}
-    from safetensors.numpy import save_file
-
     save_file(tensors, tmp_path / "fine.safetensors")
     with pytest.raises(InputError, match="got one of detail bands given a low-pass band"):
         import_weights(tmp_path / "fine.safetensors", workdir=tmp_path / "run", config=configs.from_dict({}, base()))
