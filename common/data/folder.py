@@ -1,0 +1,91 @@
+"""Folders of image files, optionally with `train/` and `test/` inside."""
+
+import os
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+
+from common.data import images, splits
+from common.data.source import BadRecordError, Element, Source, digest
+from common.data.wrappers import Subset
+from common.errors import bad
+
+# Above this much the content of a file enters the fingerprint by its size and first bytes only.
+_HASH_WHOLE = 256 * 2**20
+_HASH_PART = 4096
+
+
+class ImageFiles:
+    """The images of a folder and its sub-folders in the order of their paths, decoded when asked for."""
+
+    def __init__(self, root: Path, *, field: str):
+        self._root = root
+        self._paths = sorted(
+            path
+            for path in (Path(base) / file for base, _, files in os.walk(root, followlinks=True) for file in files)
+            if path.suffix.lower() in images.SUFFIXES and not path.name.startswith(".")
+        )
+        if not self._paths:
+            raise bad(
+                field,
+                expected=f"image files ({', '.join(images.SUFFIXES)}) in {root}",
+                got="none",
+                fix="check the path, or put images there",
+            )
+        names = [path.relative_to(root).as_posix() for path in self._paths]
+        self.bytes_on_disk = sum(path.stat().st_size for path in self._paths)
+        with ThreadPoolExecutor() as pool:
+            headers = list(pool.map(images.header, self._paths))
+            contents = list(pool.map(self._content, self._paths))
+        self._shapes = np.asarray([header.shape for header in headers], np.int64).reshape(-1, 3)
+        self._known = {index: header.reason for index, header in enumerate(headers) if header.reason}
+        self.fingerprint = digest("files", *(part for pair in zip(names, contents, strict=True) for part in pair))
+
+    def _content(self, path: Path) -> str:
+        with path.open("rb") as file:
+            return digest(file.read(-1 if self.bytes_on_disk <= _HASH_WHOLE else _HASH_PART), path.stat().st_size)
+
+    def __repr__(self) -> str:
+        return f"ImageFiles({self._root.name}, {len(self)}, {self.fingerprint})"
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    def __getitem__(self, index: int) -> Element:
+        try:
+            return {"image": images.decode(self._paths[index])}
+        except ValueError as error:
+            raise BadRecordError(self.name(index), str(error)) from None
+
+    def read(self, indices: Sequence[int]) -> list[Element]:
+        return [self[int(index)] for index in indices]
+
+    def name(self, index: int) -> str:
+        return self._paths[index].relative_to(self._root.parent).as_posix()
+
+    def known_bad(self) -> Mapping[int, str]:
+        return self._known
+
+    def shapes(self) -> np.ndarray:
+        return self._shapes
+
+
+def open_folder(root: str | Path, *, seed: int) -> dict[str, Source]:
+    """Returns train and test images: the sub-folders `train` and `test` (or `val`), else a seeded tenth for testing.
+
+    Raises `InputError` if the folder does not exist or has no image.
+    """
+    root = Path(root).expanduser()
+    field = "config.data.source"
+    if not root.is_dir():
+        raise bad(field, expected="folder:DIR with an existing folder", got=f"folder:{root}", fix="check the path")
+    inside = root / "train"
+    files = ImageFiles(inside if inside.is_dir() else root, field=field)
+    if inside.is_dir():
+        for name in ("test", "val"):
+            if (root / name).is_dir():
+                return {"train": files, "test": ImageFiles(root / name, field=field)}
+    train, test = splits.hold_out(len(files), seed=seed)
+    return {"train": Subset(files, train, label="train"), "test": Subset(files, test, label="test")}

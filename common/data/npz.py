@@ -1,0 +1,68 @@
+"""Arrays of images in one `.npz` file."""
+
+import zipfile
+from pathlib import Path
+
+import numpy as np
+
+from common.data import splits
+from common.data.source import ArraySource, Source
+from common.data.wrappers import Subset
+from common.errors import bad
+
+
+def open_npz(path: str | Path, *, seed: int) -> dict[str, Source]:
+    """Returns the arrays `train` and `test` of a file, or its only array with a seeded tenth held out for testing.
+
+    Images are `[N, H, W]` or `[N, H, W, C]`, uint8 or floating point in [0, 1] (kept as float32). Raises `InputError`
+    that names the key; an image with NaN is a bad record that names its index.
+    """
+    path = Path(path).expanduser()
+    field = "config.data.source"
+    if not path.is_file():
+        raise bad(field, expected="npz:FILE with an existing file", got=f"npz:{path}", fix="check the path")
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+        raise bad(field, expected=f"numeric arrays in {path}", got=error, fix="write it with numpy.savez") from None
+    if "train" not in arrays and len(arrays) != 1:
+        raise bad(
+            f"{path}",
+            expected="keys 'train' and 'test', or one array",
+            got=f"keys {sorted(arrays)}",
+            fix="rename the array of training images to 'train'",
+        )
+    name = "train" if "train" in arrays else next(iter(arrays))
+    train = _source(arrays[name], path, name)
+    if name == "train" and "test" in arrays:
+        return {"train": train, "test": _source(arrays["test"], path, "test")}
+    first, second = splits.hold_out(len(train), seed=seed)
+    return {"train": Subset(train, first, label="train"), "test": Subset(train, second, label="test")}
+
+
+def _source(array: np.ndarray, path: Path, name: str) -> ArraySource:
+    what = f"{path.name}['{name}']"
+    if array.ndim == 3:
+        array = array[..., None]
+    if array.ndim != 4 or array.shape[-1] not in (1, 3) or 0 in array.shape:
+        raise bad(
+            what,
+            expected="shape [N, H, W] or [N, H, W, C] with C = 1 or 3",
+            got=f"shape {list(array.shape)}",
+            fix="reshape or transpose it (channels last)",
+        )
+    if np.issubdtype(array.dtype, np.floating):
+        array = array.astype(np.float32, copy=False)
+        outside = (array < 0) | (array > 1)  # NaN is neither: it is told apart as a bad record
+        if outside.any():
+            index = int(np.argmax(outside.reshape(len(array), -1).any(axis=1)))
+            raise bad(
+                f"{what}[{index}]",
+                expected="numbers in [0, 1]",
+                got=f"{array[index].min():g} to {array[index].max():g}",
+                fix="divide by 255, or store uint8",
+            )
+    elif array.dtype != np.uint8:
+        raise bad(what, expected="uint8, or floating point in [0, 1]", got=array.dtype, fix="convert it")
+    return ArraySource({"image": array}, label=what, defer_bad=True)

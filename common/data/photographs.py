@@ -1,0 +1,69 @@
+"""The photographs inside the scikit-image wheel: real images that need no download.
+
+Training: astronaut (portrait, fabrics), brick, grass and gravel (textures), coins (museum photograph), ihc (stained
+tissue under the microscope), moon (craters), motorcycle_left (cluttered room), rocket (night sky, steel).
+Testing: camera (person, grass, buildings), chelsea (cat, fur), coffee (cup, wood). Three scenes that no training
+photograph shows, with smooth, textured and sharp-edged parts; two of them in colour.
+
+Left out: motorcycle_right (the scene of motorcycle_left); hubble_deep_field and retina (each larger than all but a few
+of the others together and mostly black or smooth, so random crops would see little else); cell, clock_motion and
+microaneurysms (hardly any detail); page and text (writing); color, horse, logo, phantom, chessboards (drawings).
+Gray-only photographs (brick, camera, coins, grass, gravel, moon) are left out when colour is asked for.
+"""
+
+import importlib.util
+from pathlib import Path
+
+from common.data import images
+from common.data.source import ImageList
+from common.errors import bad
+
+TRAIN = (
+    "astronaut.png",
+    "brick.png",
+    "coins.png",
+    "grass.png",
+    "gravel.png",
+    "ihc.png",
+    "moon.png",
+    "motorcycle_left.png",
+    "rocket.jpg",
+)
+TEST = ("camera.png", "chelsea.png", "coffee.png")
+
+
+def _folder() -> Path:
+    """Returns where the photographs lie, without importing scikit-image; `InputError` if it is not installed."""
+    found = importlib.util.find_spec("skimage")
+    if found is None or found.origin is None:
+        raise bad(
+            "config.data.source",
+            expected="scikit-image, which brings the photographs",
+            got="no such package",
+            fix="pip install scikit-image, or use folder:DIR",
+        )
+    return Path(found.origin).parent / "data"
+
+
+def open_photographs(*, channels: int) -> dict[str, ImageList]:
+    """Returns the training and the test photographs, uint8 `[H, W, 1 or 3]` as stored; colour ones for `channels` 3."""
+    return {"train": _read(TRAIN, channels, "train"), "test": _read(TEST, channels, "test")}
+
+
+def _read(files: tuple[str, ...], channels: int, split: str) -> ImageList:
+    root = _folder()
+    names, pictures = [], []
+    for file in files:
+        try:
+            picture = images.decode(root / file)
+        except ValueError as error:
+            raise bad(
+                "config.data.source",
+                expected=f"{file} of scikit-image",
+                got=str(error),
+                fix="reinstall scikit-image, or use folder:DIR",
+            ) from None
+        if channels == 1 or picture.shape[-1] == 3:
+            names.append(file)
+            pictures.append(picture)
+    return ImageList(pictures, names=names, label=f"photographs/{split}")

@@ -1,0 +1,65 @@
+"""Which examples belong together: halves, subsets, held-out examples, and the authors' rule. Pure index arithmetic."""
+
+import numpy as np
+
+from common.data.order import epoch_key, permuted
+from common.errors import bad
+
+# Different uses of one seed must not share an order.
+_HALVES, _HELD_OUT = 101, 102
+
+
+def _shuffled(n: int, seed: int, use: int) -> np.ndarray:
+    return permuted(np.arange(n), n=n, key=epoch_key(seed, use)).astype(np.int64)
+
+
+def choose(n: int, *, half: int = 0, subset: int = 0, seed: int = 0) -> np.ndarray:
+    """Returns the indices of a half and of a subset of n examples.
+
+    `half` 1 and 2 are disjoint and hold n // 2 examples each (the odd one is in neither); 0 takes all. `subset` keeps
+    that many, and smaller subsets lie within larger ones (0 = all). Without either the order is that of the data.
+    Raises `InputError` if there are too few examples.
+    """
+    if half not in (0, 1, 2):
+        raise bad("config.data.half", expected="0 (all), 1 or 2", got=half, fix="use one of them")
+    if half == 0 and subset == 0:
+        return np.arange(n)
+    indices = _shuffled(n, seed, _HALVES)
+    if half:
+        indices = indices[: n // 2] if half == 1 else indices[n // 2 : 2 * (n // 2)]
+        if len(indices) == 0:
+            raise bad("config.data.half", expected="at least 2 images to halve", got=n, fix="use half=0 or more images")
+    if not 0 <= subset <= len(indices):
+        raise bad(
+            "config.data.subset",
+            expected=f"0 (all) to {len(indices)}, the number of images there",
+            got=subset,
+            fix="use fewer, or a larger data set",
+        )
+    return indices[:subset] if subset else indices
+
+
+def hold_out(n: int, *, fraction: float = 0.1, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Returns sorted (train, test) indices; the test set is a seeded `fraction` of the examples, at least one."""
+    if n < 2:
+        raise bad("config.data.source", expected="at least 2 images, one of them for testing", got=n, fix="add images")
+    order = _shuffled(n, seed, _HELD_OUT)
+    count = max(1, round(fraction * n))
+    return np.sort(order[count:]), np.sort(order[:count])
+
+
+def authors_split(n: int, *, size: int, batch_size: int, swap: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Returns (train, test) indices by the rule of Kadkhodaie et al. (ICLR 2024), whose order is that of the data.
+
+    The training set is the first min(size, n // 2) examples, with `swap` the last; the test set comes from the other
+    end and is cut to one batch.
+    """
+    count = min(size, n // 2)
+    first, last = np.arange(count), np.arange(n - count, n)
+    train, test = (last, first) if swap else (first, last)
+    return train, test[:batch_size]
+
+
+def tiled(indices: np.ndarray, total: int) -> np.ndarray:
+    """Returns the indices repeated floor(total / len(indices)) times, the authors' epoch for small training sets."""
+    return np.tile(indices, total // len(indices))
