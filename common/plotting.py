@@ -11,6 +11,8 @@ import numpy as np
 from cycler import cycler
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogFormatter
+from PIL import Image
 
 from common.files import write_atomically
 
@@ -84,6 +86,8 @@ def history(axes, steps: Sequence[int], values: Sequence[float | None], *, ylabe
     axes.set(xlabel="step", ylabel=ylabel)
     if log:
         axes.set_yscale("log")
+        axes.yaxis.set_major_formatter(LogFormatter())
+        axes.yaxis.set_minor_formatter(LogFormatter())
 
 
 def identity(axes, x: Sequence[float], label: str = "noisy input") -> None:
@@ -125,8 +129,11 @@ def panels(
                 if notes and label in notes:
                     cell.set_xlabel(notes[label][j], fontsize=7, labelpad=1)
         stream = io.BytesIO()
-        made.savefig(stream, format="png", metadata={"Software": None})
-    write_atomically(Path(path), stream.getvalue())
+        made.savefig(stream, format="png")
+    smaller = io.BytesIO()
+    gray = next(iter(rows.values())).shape[-1] == 1
+    Image.open(stream).convert("L" if gray else "RGB").save(smaller, format="PNG", optimize=True)
+    write_atomically(Path(path), smaller.getvalue())
 
 
 def _numbers(values: Sequence[float | None]) -> np.ndarray:

@@ -44,12 +44,22 @@ def evaluate(
             found[name + suffix] = curve
             arrays |= {f"{name}{suffix}.{field}": value for field, value in curve._asdict().items()}
     arrays |= _panel(denoise, panel_key, panel, sigmas["levels"])
-    rows = [_row(level, i, found["levels"], found.get("levels.wiener")) for i, level in enumerate(levels)]
-    return Evaluation({"num_images": len(images), "nfe": 1, "table": rows}, arrays)
+    curves = {"noisy": found["levels"], "denoised": found["levels"], "wiener": found.get("levels.wiener")}
+    numbers = {
+        "num_images": len(images),
+        "nfe": 1,
+        "table": [_row(level, i, found["levels"], found.get("levels.wiener")) for i, level in enumerate(levels)],
+        "psnr_of_mean_mse": {
+            name: curve.input_psnr if name == "noisy" else curve.psnr_of_mean
+            for name, curve in curves.items()
+            if curve is not None
+        },
+    }
+    return Evaluation(numbers, arrays)
 
 
 def _row(level: float, i: int, curve: PsnrCurve, rival: PsnrCurve | None) -> dict[str, Any]:
-    """Returns PSNRs in dB at one level: means over images, and those of the mean squared error over all images."""
+    """Returns mean PSNRs over the images at one level, dB, and the standard error of the denoiser's."""
     row = {
         "sigma": float(level),
         "noisy": float(curve.input_psnr[i]),
@@ -58,9 +68,6 @@ def _row(level: float, i: int, curve: PsnrCurve, rival: PsnrCurve | None) -> dic
     }
     if rival is not None:
         row |= {"wiener": float(rival.mean_psnr[i]), "gain": float(curve.mean_psnr[i] - rival.mean_psnr[i])}
-    row["denoised, of mean mse"] = float(curve.psnr_of_mean[i])
-    if rival is not None:
-        row["wiener, of mean mse"] = float(rival.psnr_of_mean[i])
     return row
 
 

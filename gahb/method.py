@@ -187,14 +187,14 @@ def _check_multiple(field: str, size: int, num_blocks: int) -> None:
 
 
 def _panel_source(data, size: int):
-    """Returns held-out crops of `size` pixels for pictures, None if images have to stay as they are."""
-    if size in (0, data.size) or data.fit != "crop":
+    """Returns central squares of `size` pixels of the held-out images, None if these have to stay as they are."""
+    if size == 0 or data.fit != "crop":
         return None
-    larger = data.copy_and_resolve_references()
-    with larger.unlocked():
-        larger.size = size
+    whole = data.copy_and_resolve_references()
+    with whole.unlocked():
+        whole.fit, whole.size, whole.square = "resize", size, size
     try:
-        return build_sources(larger)["test"]
+        return build_sources(whole)["test"]
     except InputError as error:
         raise InputError(f"config.evaluate.panel_size={size}: {error}") from None
 

@@ -31,7 +31,9 @@ def base() -> ConfigDict:
     evaluate.num_images = 256  # held-out images
     evaluate.batch_size = 64
     evaluate.panel_images = 3  # held-out images kept to be looked at
-    evaluate.panel_size = 0  # their height and width where images are cropped (0 = data.size)
+    evaluate.panel_size = (
+        0  # where training takes crops: side of their central square, pixels (0 = crops as in training)
+    )
     evaluate.wiener_images = 8192  # training images from which the Wiener baseline is fitted (0 = no baseline)
 
     config.sampler = sampler = ConfigDict()

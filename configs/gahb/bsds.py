@@ -24,7 +24,6 @@ def get_config():
     config.train.steps = 2000
     config.train.batch_size = 8
     config.train.preview_every = 500
-    config.train.steps_per_call = 10
     config.optimizer.learning_rate = 3e-3
     config.optimizer.schedule = "cosine"
     config.noise.freeze_after = 0.6

@@ -26,7 +26,6 @@ def get_config():
     config.train.steps = 4000
     config.train.batch_size = 16
     config.train.preview_every = 1000
-    config.train.steps_per_call = 10
     config.optimizer.learning_rate = 3e-3
     config.optimizer.schedule = "cosine"
     config.noise.freeze_after = 0.6

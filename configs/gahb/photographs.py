@@ -28,13 +28,12 @@ def get_config():
     config.train.batch_size = 8
     config.train.log_every = 50
     config.train.preview_every = 1000
-    config.train.steps_per_call = 10
     config.optimizer.learning_rate = 6e-3
     config.optimizer.schedule = "cosine"
     config.noise.freeze_after = 0.6
     config.checkpoint.every = 500
 
-    config.evaluate.panel_size = 128
+    config.evaluate.panel_size = 192
 
     config.sampler.sigma_L = 0.08
     return config
