@@ -1,11 +1,10 @@
 """Steps on disk, written and read with Orbax."""
 
-import contextlib
 import logging
 import pathlib
 import shutil
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -52,8 +51,7 @@ def write(
     arrays = {field: ocp.args.PyTreeSave(manifests.nested(named)) for field, named in items.items()}
     args = ocp.args.Composite(**arrays, **{_MANIFEST: ocp.args.JsonSave(manifest)})
     try:
-        with _quiet_callbacks():
-            manager.save(step, args=args, force=True)
+        manager.save(step, args=args, force=True)
     except BaseException:
         remove_temporary(manager.directory)
         raise
@@ -116,7 +114,7 @@ class _Manager(ocp.CheckpointManager):
 def _read_field(path: pathlib.Path) -> dict[str, np.ndarray]:
     options = _this_process_alone()
     try:
-        with _quiet_callbacks(), ocp.Checkpointer(_arrays(options), multiprocessing_options=options) as checkpointer:
+        with ocp.Checkpointer(_arrays(options), multiprocessing_options=options) as checkpointer:
             tree = checkpointer.restore(path, args=ocp.args.PyTreeRestore())
         return {name: np.asarray(leaf) for name, leaf in manifests.named_leaves(tree).items()}
     except Exception as error:  # a damaged file surfaces as an error of almost any kind, far inside the reader
@@ -144,25 +142,24 @@ def _size(stored: Mapping[str, Any]) -> int:
 
 
 def _quiet() -> None:
-    """Drops what Orbax logs: its errors reach us as exceptions and are told in our own words."""
+    """Drops what Orbax prints besides its exceptions, which are told in our own words.
+
+    That is its log, and the tracebacks of reads and writes that end after the first failed one has closed their event
+    loop; these come at any later moment, so the hook stays.
+    """
     logging.getLogger("absl").addFilter(_not_of_orbax)
+    if not isinstance(sys.unraisablehook, _UnraisableHook):
+        sys.unraisablehook = _UnraisableHook(sys.unraisablehook)
 
 
 def _not_of_orbax(record: logging.LogRecord) -> bool:
     return "orbax" not in pathlib.PurePath(record.pathname).parts
 
 
-@contextlib.contextmanager
-def _quiet_callbacks() -> Iterator[None]:
-    """Drops tracebacks of reads and writes that end after the first failed one has closed their event loop."""
-    previous = sys.unraisablehook
+class _UnraisableHook:
+    def __init__(self, otherwise: Callable[[Any], object]):
+        self._otherwise = otherwise
 
-    def hook(event) -> None:
+    def __call__(self, event) -> None:
         if not (isinstance(event.exc_value, RuntimeError) and str(event.exc_value) == "Event loop is closed"):
-            previous(event)
-
-    sys.unraisablehook = hook
-    try:
-        yield
-    finally:
-        sys.unraisablehook = previous
+            self._otherwise(event)

@@ -161,6 +161,18 @@ def test_a_renamed_step_is_not_taken_for_another(tmp_path):
         assert_is_step(checkpoints.restore_latest(make_state(2)), 1)
 
 
+def test_an_altered_value_in_the_manifest_is_found(tmp_path):
+    save(tmp_path, 1, 2)
+    path = folder(tmp_path, 2) / "manifest" / "manifest.json"
+    text = path.read_text()
+    assert '"extra": {"step": 2}' in text
+    path.write_text(text.replace('"extra": {"step": 2}', '"extra": {"step": 3}'))
+    with opened(tmp_path) as checkpoints:
+        with pytest.raises(InputError, match="manifest: its own checksum differs"):
+            checkpoints.restore(make_state(2), 2)
+        assert_is_step(checkpoints.restore_latest(make_state(2)), 1)
+
+
 @pytest.mark.parametrize("manifests", [False, True])
 def test_nothing_whole_is_an_error_and_not_a_new_run(tmp_path, manifests):
     save(tmp_path, 1, 2)
@@ -224,9 +236,9 @@ with opened(workdir) as checkpoints:
     checkpoints.save(5, make_state(5), {{"step": 5}})
     assert_is_step(checkpoints.restore_latest(make_state(1)), 5)
 """
-    process = run(code, stdout=subprocess.PIPE)
-    output, _ = process.communicate()
-    assert process.returncode == 0
+    process = run(code, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    output, printed = process.communicate()
+    assert (process.returncode, printed) == (0, "")
     first, second, files = output.splitlines()
     for step, message in ((2, first), (3, second)):
         assert re.match(rf"the checkpoint of step {step} could not be written: .*newest: step 1\)$", message)
