@@ -1,0 +1,239 @@
+import subprocess
+import sys
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+
+from common.data import build, images, pipeline, source
+from common.data.pipeline import Settings, sources
+from common.errors import InputError
+from configs.base import base
+
+
+def picture(seed, size=(12, 10), channels=3):
+    return np.random.default_rng(seed).integers(0, 256, (*size, channels)).astype(np.uint8)
+
+
+def write(path, array):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(array[:, :, 0] if array.shape[-1] == 1 else array).save(path)
+
+
+def tear(path):
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) * 2 // 3])
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for number in range(8):
+        write(tmp_path / "train" / f"{number}.png", picture(number))
+    for number in range(2):
+        write(tmp_path / "test" / f"{number}.png", picture(100 + number))
+    return tmp_path
+
+
+def values(part):
+    return np.stack([element["image"] for element in source.read_all(part, range(len(part)))])
+
+
+def test_importing_the_package_loads_no_reader_and_no_accelerator_library():
+    program = (
+        "import sys, common.data, common.data.pipeline\n"
+        "heavy = {'jax', 'PIL', 'skimage', 'grain', 'tensorflow_datasets', 'array_record'}\n"
+        "print(sorted(heavy & set(sys.modules)))"
+    )
+    out = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "[]"
+
+
+def test_the_shared_config_builds_crops_of_the_photographs():
+    parts = build(base().data)
+    for part in parts.values():
+        crops = source.fetch(part, range(50))["image"]
+        assert crops.shape == (50, 32, 32, 1)
+        assert crops.dtype == np.uint8
+        assert len({crop.tobytes() for crop in crops}) == 50
+    assert parts["train"].fingerprint != parts["test"].fingerprint
+    assert parts["train"].fingerprint == build(base().data)["train"].fingerprint
+
+
+def test_every_setting_is_a_key_of_the_shared_config():
+    data = base().data
+    for name in Settings._fields:
+        assert name in data
+
+
+def test_every_setting_changes_the_training_fingerprint(folder):
+    plain = Settings(f"folder:{folder}", size=8, fit="resize")
+    changes = {"size": 6, "channels": 3, "fit": "crop", "square": 9, "half": 1, "subset": 3, "split_seed": 1}
+    prints = {sources(plain._replace(**{name: value}))["train"].fingerprint for name, value in changes.items()}
+    prints.add(sources(plain)["train"].fingerprint)
+    assert len(prints) == len(changes)  # the split seed alone changes nothing here
+    halved = [sources(plain._replace(half=1, split_seed=seed))["train"].fingerprint for seed in (0, 1)]
+    assert halved[0] != halved[1]
+
+
+def test_no_fit_takes_images_as_they_are(folder):
+    for path in folder.glob("*/*.png"):
+        write(path, picture(int(path.stem), (8, 8)))
+    parts = sources(Settings(f"folder:{folder}", size=8, channels=3, fit="none"))
+    np.testing.assert_array_equal(values(parts["train"]), [picture(number, (8, 8)) for number in range(8)])
+
+
+def test_resizing_goes_by_square_then_size_then_gray(folder):
+    part = sources(Settings(f"folder:{folder}", size=4, fit="resize", square=8))["train"]
+    expected = [images.gray(images.resize(picture(number)[2:10, 1:9], 4)) for number in range(8)]
+    np.testing.assert_array_equal(values(part), expected)
+
+
+def test_crops_are_cut_from_gray_images(folder):
+    part = sources(Settings(f"folder:{folder}", size=9))["train"]
+    assert len(part) == 8 * 4 * 2
+    grays = [images.gray(picture(number)) for number in range(8)]
+    places = {
+        gray[row : row + 9, column : column + 9].tobytes() for gray in grays for row in range(4) for column in range(2)
+    }
+    assert {crop.tobytes() for crop in values(part)} == places
+
+
+def test_halves_and_subsets_share_no_image(folder):
+    plain = Settings(f"folder:{folder}", size=8, fit="resize")
+    first, second = (sources(plain._replace(half=half))["train"] for half in (1, 2))
+    contents = [{image.tobytes() for image in values(part)} for part in (first, second)]
+    assert [len(content) for content in contents] == [4, 4]
+    assert not contents[0] & contents[1]
+    few = {image.tobytes() for image in values(sources(plain._replace(half=2, subset=2))["train"])}
+    assert len(few) == 2
+    assert few < contents[1]
+    assert len(sources(plain._replace(half=1))["test"]) == 2
+
+
+def test_halves_of_photographs_share_no_crop():
+    parts = [sources(Settings("photographs", half=half))["train"] for half in (1, 2)]
+    names = [{part._source.name(index) for index in range(len(part._source))} for part in parts]
+    assert [len(name) for name in names] == [4, 4]
+    assert not names[0] & names[1]
+
+
+@pytest.mark.parametrize("fit", ["crop", "resize", "none"])
+def test_near_duplicates_are_dropped_before_halving(tmp_path, fit):
+    originals = [picture(number, (40, 40)) for number in range(4)]
+    brighter = np.clip(originals[1].astype(int) // 2 + 60, 0, 255).astype(np.uint8)
+    for number, image in enumerate([*originals[:3], brighter, 255 - originals[0], originals[3]]):
+        write(tmp_path / "train" / f"{number}.png", image)
+    write(tmp_path / "test" / "x.png", picture(50, (40, 40)))
+    settings = Settings(f"folder:{tmp_path}", size=40, fit=fit, drop_duplicates=True)
+    kept = sources(settings)["train"]
+    assert {image.tobytes() for image in values(kept)} == {images.gray(image).tobytes() for image in originals}
+    halves = [sources(settings._replace(half=half))["train"] for half in (1, 2)]
+    assert [len(half) for half in halves] == [2, 2]
+    assert len(sources(settings._replace(drop_duplicates=False))["train"]) == 6
+
+
+def test_a_truncated_image_is_named_when_the_folder_is_opened(folder):
+    tear(folder / "train" / "3.png")
+    tear(folder / "test" / "1.png")
+    settings = Settings(f"folder:{folder}", size=8, fit="resize")
+    with pytest.raises(
+        InputError,
+        match=r"^config.data.skip_bad: expected at most 0 bad records, got 1 \(train/3.png: damaged image .*\); "
+        r"repair or remove them, or set config.data.skip_bad=1$",
+    ):
+        sources(settings)
+    with pytest.raises(InputError, match=r"at most 1 bad records, got 2 \(train/3.png: .*; test/1.png: .*\)"):
+        sources(settings._replace(skip_bad=1))
+    part = sources(settings._replace(skip_bad=2))["train"]
+    np.testing.assert_array_equal(part[3]["image"], part[4]["image"])
+    assert len({image.tobytes() for image in values(part)}) == 7
+
+
+@pytest.mark.parametrize("fit", ["crop", "resize"])
+def test_large_folders_find_a_truncated_image_when_it_is_read(folder, fit, monkeypatch):
+    monkeypatch.setattr(pipeline, "_CACHE_BYTES", 0)
+    tear(folder / "train" / "3.png")
+    settings = Settings(f"folder:{folder}", size=8, fit=fit)
+    with pytest.raises(InputError, match=r"config.data.skip_bad: .*train/3.png: damaged image"):
+        values(sources(settings)["train"])
+    lazy = sources(settings._replace(skip_bad=1))["train"]
+    monkeypatch.undo()
+    eager = sources(settings._replace(skip_bad=1))["train"]
+    np.testing.assert_array_equal(values(lazy), values(eager))
+    held = source.resident(lazy)
+    every = jnp.arange(len(lazy))
+    np.testing.assert_array_equal(held.take(held.arrays, every)["image"], values(eager))
+
+
+def test_bad_images_are_no_duplicates_and_are_not_chosen_twice(folder):
+    tear(folder / "train" / "3.png")
+    settings = Settings(f"folder:{folder}", size=8, fit="resize", drop_duplicates=True, skip_bad=1)
+    assert len({image.tobytes() for image in values(sources(settings)["train"])}) == 7
+    assert len(sources(settings)["train"]) == 7
+
+
+def test_images_of_a_wrong_size_are_named(folder):
+    write(folder / "train" / "5.png", picture(5, (12, 7)))
+    for settings, message in (
+        (Settings("", size=8), "train/5.png: expected at least 8x8 pixels, got 12x7"),
+        (Settings("", size=4, fit="resize", square=9), "train/5.png: expected at least 9x9 pixels, got 12x7"),
+    ):
+        settings = settings._replace(source=f"folder:{folder}")
+        with pytest.raises(InputError, match=message):
+            sources(settings)
+        sources(settings._replace(skip_bad=1))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"size": 11}, "config.data.size: expected a size that fits the images, which have 12x10 pixels, got 11; "),
+        ({"size": 10, "fit": "none"}, "config.data.size: expected .* 12x10 pixels, got 10; .*config.data.fit='resize'"),
+        ({"size": 4, "fit": "resize", "square": 11}, "config.data.square: expected .* 12x10 pixels, got 11"),
+        ({"size": 4, "square": 3}, "config.data.square: expected 0 unless config.data.fit='resize', got 3"),
+        ({"fit": "stretch"}, r"config.data.fit: expected one of \('crop', 'resize', 'none'\), got 'stretch'"),
+        ({"channels": 2}, r"config.data.channels: expected one of \(1, 3\), got 2"),
+        ({"half": 3}, r"config.data.half: expected one of \(0, 1, 2\), got 3"),
+        ({"size": 0}, "config.data.size: expected at least 1, got 0"),
+        ({"subset": -1}, "config.data.subset: expected at least 0, got -1"),
+        ({"subset": 9}, r"config.data.subset: expected 0 \(all\) to 8, the number of images there, got 9"),
+        ({"skip_bad": -1}, "config.data.skip_bad: expected at least 0, got -1"),
+        (
+            {"source": "fodler:x"},
+            "config.data.source: expected one of photographs, .*, got fodler:x; did you mean folder:DIR",
+        ),
+        ({"source": "folder:"}, "config.data.source: .* got folder:; did you mean folder:DIR"),
+        ({"source": "photograph"}, "config.data.source: .* did you mean photographs?"),
+    ],
+)
+def test_impossible_settings_are_refused(folder, change, message):
+    with pytest.raises(InputError, match=message):
+        sources(Settings(f"folder:{folder}", size=8)._replace(**change))
+
+
+def test_gray_images_have_no_colour(tmp_path):
+    for number in range(3):
+        write(tmp_path / f"{number}.png", picture(number, channels=1))
+    with pytest.raises(InputError, match="config.data.channels: expected 1, as the images are gray, got 3"):
+        sources(Settings(f"folder:{tmp_path}", size=8, channels=3))
+    write(tmp_path / "a.png", picture(9))
+    write(tmp_path / "b.png", picture(10))
+    mixed = sources(Settings(f"folder:{tmp_path}", size=8, channels=3, fit="resize"))["train"]
+    assert values(mixed).shape == (4, 8, 8, 3)
+
+
+def test_an_npz_with_a_nan_is_told_by_index(tmp_path):
+    train = np.random.default_rng(0).random((6, 8, 8)).astype(np.float32)
+    train[4, 2, 2] = np.nan
+    np.savez(tmp_path / "set.npz", train=train, test=train[:2])
+    settings = Settings(f"npz:{tmp_path}/set.npz", size=8, fit="none")
+    with pytest.raises(InputError, match=r"config.data.skip_bad: .* got 1 \(set.npz\['train'\]\[4\]: image has NaN"):
+        sources(settings)
+    part = sources(settings._replace(skip_bad=1))["train"]
+    np.testing.assert_array_equal(values(part), train[[0, 1, 2, 3, 5, 5]][..., None])
+
+
+def test_photographs_smaller_than_the_crop_are_refused():
+    with pytest.raises(InputError, match="coins.png: expected at least 310x310 pixels, got 303x384"):
+        sources(Settings("photographs", size=310))

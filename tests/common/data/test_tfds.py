@@ -1,0 +1,237 @@
+import importlib.util
+import json
+import sys
+import textwrap
+
+import numpy as np
+import pytest
+
+from common.data import source
+from common.data.tfds import open_named, open_prepared
+from common.errors import InputError
+
+BUILDER = """
+    import io
+    import pathlib
+
+    import numpy as np
+    import tensorflow_datasets as tfds
+    from PIL import Image
+
+
+    class Builder(tfds.core.GeneratorBasedBuilder):
+        VERSION = tfds.core.Version("1.0.0")
+        pkg_dir_path = pathlib.Path(__file__).parent
+        name = "{name}"
+
+        def _info(self):
+            features = {{"image": {feature}, "label": tfds.features.ClassLabel(num_classes=3)}}
+            return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
+
+        def _split_generators(self, manager):
+            return {splits}
+
+        def _generate_examples(self, seed, count):
+            draw = np.random.default_rng(seed)
+            for number in range(count):
+                shape = {shape}
+                image = draw.integers(0, 256, shape).astype(np.uint8)
+                if {encode}:
+                    out = io.BytesIO()
+                    Image.fromarray(image).save(out, "PNG")
+                    out.seek(0)
+                    image = out
+                yield number, {{"image": image, "label": number % 3}}
+"""
+
+
+@pytest.fixture(scope="session")
+def prepare(tmp_path_factory):
+    """Writes a data set with TFDS itself, which needs no TensorFlow for this; returns the folder of its version."""
+    root = tmp_path_factory.mktemp("prepared")
+    sys.path.insert(0, str(root))
+
+    def write(name, *, feature, shape, splits, encode=True):
+        package = root / f"{name}_package"
+        if not package.exists():
+            package.mkdir()
+            (package / "__init__.py").touch()
+            text = textwrap.dedent(BUILDER).format(
+                name=name, feature=feature, shape=shape, splits=splits, encode=encode
+            )
+            (package / "builder.py").write_text(text)
+            importlib.invalidate_caches()
+            module = importlib.import_module(f"{package.name}.builder")
+            module.Builder(data_dir=root / "data", file_format="array_record").download_and_prepare()
+        return root / "data" / name / "1.0.0"
+
+    yield write
+    sys.path.remove(str(root))
+
+
+@pytest.fixture(scope="session")
+def fixed(prepare):
+    return prepare(
+        "tiny_fixed",
+        feature="tfds.features.Image(shape=(6, 6, 3))",
+        shape="(6, 6, 3)",
+        splits='{"train": self._generate_examples(0, 12), "test": self._generate_examples(1, 5)}',
+    )
+
+
+@pytest.fixture(scope="session")
+def ragged(prepare):
+    return prepare(
+        "tiny_ragged",
+        feature="tfds.features.Image(shape=(None, None, 1))",
+        shape="(5 + number, 9 - number % 2, 1)[: 2]",
+        splits='{"train": self._generate_examples(0, 4), "val": self._generate_examples(1, 2)}',
+    )
+
+
+def written(seed, shapes):
+    draw = np.random.default_rng(seed)
+    return sorted(draw.integers(0, 256, shape).astype(np.uint8).tobytes() for shape in shapes)
+
+
+def found(part):
+    return sorted(element["image"].tobytes() for element in source.read_all(part, range(len(part))))
+
+
+def test_no_tensorflow_is_needed(fixed):
+    open_prepared(fixed, seed=0)
+    assert "tensorflow" not in sys.modules
+
+
+def test_images_of_one_size(fixed):
+    parts = open_prepared(fixed, seed=0)
+    assert found(parts["train"]) == written(0, [(6, 6, 3)] * 12)
+    assert found(parts["test"]) == written(1, [(6, 6, 3)] * 5)
+    np.testing.assert_array_equal(parts["train"].shapes(), [[6, 6, 3]] * 12)
+    np.testing.assert_array_equal(parts["train"][3]["image"], parts["train"].read([5, 3])[1]["image"])
+    assert parts["train"].name(3) == "tiny_fixed/1.0.0/train[3]"
+
+
+def test_images_of_several_sizes_and_another_name_of_the_test_split(ragged):
+    parts = open_prepared(ragged, seed=0)
+    shapes = [(5 + number, 9 - number % 2) for number in range(4)]
+    assert found(parts["train"]) == written(0, shapes)
+    assert found(parts["test"]) == written(1, shapes[:2])
+    stated = parts["train"].shapes()
+    actual = [element["image"].shape for element in source.read_all(parts["train"], range(4))]
+    np.testing.assert_array_equal(stated, actual)
+
+
+def test_plain_tensors_and_no_test_split(prepare):
+    folder = prepare(
+        "tiny_tensor",
+        feature="tfds.features.Tensor(shape=(4, 4, 1), dtype=np.uint8)",
+        shape="(4, 4, 1)",
+        splits='{"train": self._generate_examples(0, 20)}',
+        encode=False,
+    )
+    parts = open_prepared(folder, seed=0)
+    assert (len(parts["train"]), len(parts["test"])) == (18, 2)
+    assert sorted(found(parts["train"]) + found(parts["test"])) == written(0, [(4, 4, 1)] * 20)
+
+
+def test_fingerprints_are_stable_and_tell_splits_apart(fixed):
+    first, second = open_prepared(fixed, seed=0), open_prepared(fixed, seed=1)
+    assert first["train"].fingerprint == second["train"].fingerprint != first["test"].fingerprint
+
+
+def test_by_name(fixed):
+    parts = open_named("tiny_fixed", directory=str(fixed.parents[1]), seed=0)
+    assert parts["train"].fingerprint == open_prepared(fixed, seed=0)["train"].fingerprint
+
+
+def test_an_unknown_name_is_told(fixed):
+    with pytest.raises(InputError, match="config.data.source: .* got tfds:nowhere_to_be_found; check the spelling"):
+        open_named("nowhere_to_be_found", directory=str(fixed.parents[1]), seed=0)
+
+
+def test_an_unprepared_data_set_is_told_with_the_command(tmp_path):
+    with pytest.raises(
+        InputError,
+        match=f"expected a prepared data set in {tmp_path}/cifar10/.*, got none; .*"
+        f"tfds build cifar10 --file_format=array_record --data_dir={tmp_path}$",
+    ):
+        open_named("cifar10", directory=str(tmp_path), seed=0)
+    with pytest.raises(InputError, match=f"tfds build imagenet_resized/64x64 .* --data_dir={tmp_path}$"):
+        open_named("imagenet_resized/64x64", directory=str(tmp_path), seed=0)
+    with pytest.raises(InputError, match="expected tfds:NAME or tfds:NAME/CONFIG, got tfds:imagenet_resized/7x7"):
+        open_named("imagenet_resized/7x7", directory=str(tmp_path), seed=0)
+
+
+def test_a_folder_without_a_data_set_is_told_what_is_expected(tmp_path, fixed):
+    for folder in (tmp_path, tmp_path / "nowhere"):
+        with pytest.raises(
+            InputError,
+            match=r"expected prepared:DIR with dataset_info.json, features.json and \*.array_record-\* files in it, "
+            f"got {folder} without dataset_info.json and features.json; give the folder of the version",
+        ):
+            open_prepared(folder, seed=0)
+    with pytest.raises(InputError, match=f"use prepared:{fixed}$"):
+        open_prepared(fixed.parent, seed=0)
+
+
+def copied(fixed, tmp_path):
+    folder = tmp_path / fixed.parent.name / fixed.name
+    folder.mkdir(parents=True)
+    for path in fixed.iterdir():
+        (folder / path.name).write_bytes(path.read_bytes())
+    return folder
+
+
+def test_a_missing_file_is_named(fixed, tmp_path):
+    folder = copied(fixed, tmp_path)
+    next(folder.glob("*-test.array_record*")).unlink()
+    with pytest.raises(InputError, match=r"expected the file .*tiny_fixed-test.array_record-00000-of-00001, got none"):
+        open_prepared(folder, seed=0)
+
+
+def test_broken_descriptions_are_told(fixed, tmp_path):
+    folder = copied(fixed, tmp_path)
+    (folder / "dataset_info.json").write_text("{")
+    with pytest.raises(InputError, match="expected a data set prepared by TFDS, got .*; prepare .* again"):
+        open_prepared(folder, seed=0)
+
+
+def test_other_storage_formats_are_told(fixed, tmp_path):
+    folder = copied(fixed, tmp_path)
+    info = json.loads((folder / "dataset_info.json").read_text())
+    info["fileFormat"] = "tfrecord"
+    (folder / "dataset_info.json").write_text(json.dumps(info))
+    with pytest.raises(
+        InputError, match="expected a data set stored as array_record, got prepared:.* stored as tfrecord"
+    ):
+        open_prepared(folder, seed=0)
+
+
+def test_data_sets_without_images_or_training_split_are_told(prepare):
+    only_test = prepare(
+        "tiny_tested",
+        feature="tfds.features.Image(shape=(6, 6, 3))",
+        shape="(6, 6, 3)",
+        splits='{"test": self._generate_examples(0, 2)}',
+    )
+    with pytest.raises(InputError, match=r"expected a split 'train', got prepared:.* with \['test'\]"):
+        open_prepared(only_test, seed=0)
+    features = json.loads((only_test / "features.json").read_text())
+    entries = features["featuresDict"]["features"]
+    entries["picture"] = entries.pop("image")
+    (only_test / "features.json").write_text(json.dumps(features))
+    with pytest.raises(InputError, match=r"expected a feature 'image', got prepared:.* with \['label', 'picture'\]"):
+        open_prepared(only_test, seed=0)
+
+
+@pytest.mark.parametrize("package", ["tensorflow_datasets", "array_record", "importlib_resources"])
+def test_a_missing_package_is_told(monkeypatch, tmp_path, package):
+    real = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == package else real(name))
+    for call in (
+        lambda: open_named("cifar10", directory=str(tmp_path), seed=0),
+        lambda: open_prepared(tmp_path, seed=0),
+    ):
+        with pytest.raises(InputError, match=rf"got .*, but no {package}; pip install 'scorebridge\[tfds\]'"):
+            call()
