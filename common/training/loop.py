@@ -69,9 +69,10 @@ def compile_step(method: Method, settings: Settings, batches, backend: Backend) 
         ema_decay=settings.ema_decay,
         ema_warmup=settings.ema_warmup,
         accumulate=settings.accumulate,
+        unroll=backend.unroll,
         axis_name=backend.axis_name,
     )
-    return backend.compile(several(step))
+    return backend.compile(several(step, unroll=backend.unroll))
 
 
 def initial_state(method: Method, settings: Settings, batches) -> Callable[[], TrainState]:
@@ -85,9 +86,7 @@ def initial_state(method: Method, settings: Settings, batches) -> Callable[[], T
         return states.create(variables, settings.optimizer, ema=settings.ema_decay > 0)
 
     # One example is enough to know the shapes; its values are not used.
-    fetched = jax.tree.map(lambda x: x[0], batches.fetch(0))
-    if "examples" in fetched:
-        fetched["examples"] = jax.tree.map(lambda x: x[:1], fetched["examples"])
+    fetched = jax.tree.map(lambda x: x[0], batches.fetch(0, rows=slice(0, 1)))
     return lambda: jax.jit(create)(batches.resident, fetched)
 
 
@@ -137,14 +136,14 @@ def train(
                     )
 
     def save() -> None:
-        checkpoints.save(step, jax.tree.map(np.array, backend.local(state)), {"window": window.stored()})
+        checkpoints.save(step, backend.local(state), {"window": window.stored()})
 
     pending: list[tuple[int, Any]] = []
     saved, stopped = step, False
     with open_recorder(step) as recorder:
         while step < settings.steps and not stopped:
             with clock.waiting():
-                fetched = backend.place_fetched(batches.fetch(step, settings.steps_per_call))
+                fetched = backend.place_fetched(batches.fetch(step, settings.steps_per_call, backend.rows))
             state, metrics = run(state, resident, fetched)
             pending.append((step, metrics))
             step += settings.steps_per_call
@@ -218,7 +217,7 @@ def _rows(metrics: Mapping[str, np.ndarray]) -> list[dict[str, float]]:
 
 
 def _indices(step: int, batches, rows: slice) -> list[int]:
-    fetched = jax.tree.map(lambda x: x[0], batches.fetch(step))
+    fetched = jax.tree.map(lambda x: x[0], batches.fetch(step, rows=rows))
     position = np.arange(rows.start, rows.stop, dtype=np.int32)
     return np.asarray(batches.assemble(batches.resident, fetched, position, jax.random.key(0))["index"]).tolist()
 

@@ -47,8 +47,8 @@ def run(
             placement=settings.placement,
             device_limit_bytes=settings.device_limit_bytes,
             workers=settings.workers,
-            rows=backend.rows,
             start_step=start,
+            num_steps=settings.steps - start,
         )
         try:
             return train(

@@ -26,6 +26,7 @@ def make_step(
     ema_decay: float = 0.0,
     ema_warmup: bool = True,
     accumulate: int = 1,
+    unroll: bool = False,
     axis_name: str | None = None,
 ) -> Step:
     """Returns `step(state, resident, fetched) -> (state, metrics)`, not yet compiled.
@@ -61,7 +62,7 @@ def make_step(
                 split[name] = jnp.swapaxes(x.reshape(x.shape[0] // accumulate, accumulate, *x.shape[1:]), 0, 1)
         zeros = jax.tree.map(jnp.zeros_like, state.params)
         (stats, grads), (values, metrics) = jax.lax.scan(
-            lambda carry, part: one(carry, {**part, **shared}), (state.stats, zeros), split
+            lambda carry, part: one(carry, {**part, **shared}), (state.stats, zeros), split, unroll=unroll
         )
         mean = jax.tree.map(lambda x: jnp.mean(x, axis=0), (values, metrics))
         return mean[0], Aux(stats, mean[1]), jax.tree.map(lambda g: g / accumulate, grads)
@@ -91,13 +92,13 @@ def make_step(
     return step
 
 
-def several(step: Step) -> Step:
+def several(step: Step, *, unroll: bool = False) -> Step:
     """Returns a step over `fetched` with a leading axis `[k]` that takes `k` steps and stacks their metrics."""
 
     def steps(state: TrainState, resident: PyTree, fetched: Mapping[str, Any]):
         if jax.tree.leaves(fetched)[0].shape[0] == 1:
             state, metrics = step(state, resident, jax.tree.map(lambda x: x[0], fetched))
             return state, jax.tree.map(lambda x: x[None], metrics)
-        return jax.lax.scan(lambda s, f: step(s, resident, f), state, fetched)
+        return jax.lax.scan(lambda s, f: step(s, resident, f), state, fetched, unroll=unroll)
 
     return steps
