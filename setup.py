@@ -26,7 +26,7 @@ setuptools.setup(
     install_requires=[
         "absl-py>=2.1,<3",
         "flax>=0.12,<0.13",
-        "grain>=0.2.12,<0.3",
+        "grain>=0.2.16,<0.3",  # the first whose iterators can be closed
         "jax>=0.10,<0.13",
         "matplotlib>=3.9,<4",
         "ml-collections>=1.0,<2",
