@@ -26,7 +26,8 @@ class Backend(NamedTuple):
     """How a step runs on this machine's devices.
 
     `axis_name` goes to the step; `positions()` gives the places of the batch that the traced program computes; `rows`
-    is the part of the global batch that this host loads. `run_ahead` says how many calls may be in flight.
+    is the part of the global batch that this host loads. `run_ahead` says how many calls may be in flight,
+    `unroll` whether loops over training steps are better written out.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Backend(NamedTuple):
     axis_name: str | None
     rows: slice
     run_ahead: int
+    unroll: bool
     positions: Callable[[], jax.Array]
     compile: Callable[[Callable], Callable]  # step over [k, ...] -> compiled, donates the state
     place_state: Callable[[PyTree], PyTree]  # one copy -> on the devices
@@ -109,13 +111,17 @@ def make_backend(name: str, *, batch_size: int) -> Backend:
     first = jax.process_index() * len(local) * per_device
     rows = slice(first, first + len(local) * per_device)
     # On the host platform, collectives of several programs in flight can wait for each other for ever.
-    run_ahead = 0 if devices[0].platform == "cpu" and len(devices) > 1 else 1
+    on_cpu = devices[0].platform == "cpu"
+    run_ahead = 0 if on_cpu and len(devices) > 1 else 1
     mesh = jax.make_mesh((len(devices),), (AXIS,), axis_types=(AxisType.Auto,), devices=devices)
+    # In a loop the host's gradient convolutions ran twenty times slower (jax 0.10), so there loops are unrolled.
     make = {"jit": _jit, "pmap": _pmap}[name]
-    return make(mesh=mesh, batch_size=batch_size, num_devices=len(devices), rows=rows, run_ahead=run_ahead)
+    return make(
+        mesh=mesh, batch_size=batch_size, num_devices=len(devices), rows=rows, run_ahead=run_ahead, unroll=on_cpu
+    )
 
 
-def _jit(*, mesh, batch_size: int, num_devices: int, rows: slice, run_ahead: int) -> Backend:
+def _jit(*, mesh, batch_size: int, num_devices: int, rows: slice, run_ahead: int, unroll: bool) -> Backend:
     replicated, sharded = NamedSharding(mesh, P()), NamedSharding(mesh, P(AXIS))
     stacked = NamedSharding(mesh, P(None, AXIS))
 
@@ -138,6 +144,7 @@ def _jit(*, mesh, batch_size: int, num_devices: int, rows: slice, run_ahead: int
         axis_name=None,
         rows=rows,
         run_ahead=run_ahead,
+        unroll=unroll,
         positions=positions,
         compile=lambda step: jax.jit(step, donate_argnums=0, out_shardings=replicated),
         place_state=place,
@@ -147,7 +154,7 @@ def _jit(*, mesh, batch_size: int, num_devices: int, rows: slice, run_ahead: int
     )
 
 
-def _pmap(*, mesh, batch_size: int, num_devices: int, rows: slice, run_ahead: int) -> Backend:
+def _pmap(*, mesh, batch_size: int, num_devices: int, rows: slice, run_ahead: int, unroll: bool) -> Backend:
     per_device, here = batch_size // num_devices, jax.local_device_count()
 
     def positions():
@@ -182,6 +189,7 @@ def _pmap(*, mesh, batch_size: int, num_devices: int, rows: slice, run_ahead: in
         axis_name=AXIS,
         rows=rows,
         run_ahead=run_ahead,
+        unroll=unroll,
         positions=positions,
         compile=compile_step,
         place_state=lambda tree: jax.tree.map(copies, tree),

@@ -34,7 +34,8 @@ def make_step(
     `fetched` is one step's part of what `Batches.fetch` returned, `positions()` the places in the global batch that
     this program computes. With `axis_name`, loss, gradients and metrics are averaged over that axis; without, the
     batch is the whole one, whatever its sharding. A step whose loss or gradient is not finite changes nothing but
-    `state.step` and reports `finite = 0`: the state that is saved is always a good one.
+    `state.step` and reports `finite = 0`: the state that is saved is always a good one. `unroll` writes the
+    micro-batches out one by one instead of looping over them.
     """
 
     def gradients(state: TrainState, batch):
