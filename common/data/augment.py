@@ -37,7 +37,7 @@ def random_crop(key: jax.Array, image: jax.Array, *, size: int) -> jax.Array:
 
 def rescale(key: jax.Array, image: jax.Array) -> jax.Array:
     """Multiplies intensities by one s ~ U(0, 1), which makes a ray of every image (Kadkhodaie et al., figure 19)."""
-    return image * jax.random.uniform(key)
+    return image * jax.random.uniform(key, dtype=image.dtype)
 
 
 def images(

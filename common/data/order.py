@@ -27,10 +27,14 @@ def mix(x: Any, *, xp: Any = np) -> Any:
 
     Two rounds of xor-shift and multiplication, with the multipliers of the "lowbias32" search (C. Wellons, 2018).
     """
-    x = xp.asarray(x, dtype=xp.uint32)
-    x = (x ^ (x >> 16)) * xp.uint32(0x7FEB352D)
-    x = (x ^ (x >> 15)) * xp.uint32(0x846CA68B)
+    x = _stirred(xp.asarray(x, dtype=xp.uint32), xp)
     return x ^ (x >> 16)
+
+
+def _stirred(x: Any, xp: Any) -> Any:
+    """The part of `mix` that decides its highest bit."""
+    x = (x ^ (x >> 16)) * xp.uint32(0x7FEB352D)
+    return (x ^ (x >> 15)) * xp.uint32(0x846CA68B)
 
 
 def hashed(*values: Any, xp: Any = np) -> Any:
@@ -61,7 +65,7 @@ def permuted(position: Any, *, n: int, key: tuple[Any, Any], xp: Any = np) -> An
         raise ValueError(f"n: expected 1 to {MAX_LENGTH}, got {n}")
     position = xp.asarray(position, dtype=xp.uint32)
     shape = np.broadcast_shapes(np.shape(position), np.shape(key[0]), np.shape(key[1]))
-    size = xp.uint32(n)
+    size, half = xp.uint32(n), xp.uint32(2**31)
     offsets = (np.arange(ROUNDS, dtype=np.uint64) * _GOLDEN).astype(np.uint32)
     offsets = xp.asarray(offsets).reshape((ROUNDS,) + (1,) * max(len(shape), 1))
     pivots, coins = (mix(xp.asarray(word, dtype=xp.uint32) + offsets, xp=xp) for word in key)
@@ -69,9 +73,8 @@ def permuted(position: Any, *, n: int, key: tuple[Any, Any], xp: Any = np) -> An
 
     def swap_or_not(x, one):
         pivot, coin = one
-        partner = xp.where(pivot >= x, pivot - x, pivot + (size - x))
-        swap = mix(xp.maximum(x, partner) ^ coin, xp=xp) >> 31 == 1
-        return xp.where(swap, partner, x)
+        partner = xp.where(x > pivot, pivot + size, pivot) - x
+        return xp.where(_stirred(xp.maximum(x, partner) ^ coin, xp) >= half, partner, x)
 
     x = xp.broadcast_to(position, shape or (1,))
     if xp is np:
