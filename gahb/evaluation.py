@@ -8,7 +8,7 @@ import numpy as np
 
 from common.method import Evaluation
 from gahb.analysis import PsnrCurve, psnr_curve
-from gahb.denoisers import Denoiser
+from gahb.denoisers import Denoiser, as_denoiser
 from gahb.reference import Prior, wiener
 
 
@@ -88,7 +88,7 @@ def denoise_at(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Returns `clean [N, H, W, C]` noisy and denoised, the same draw at each of `sigmas [S]`: two `[S, N, H, W, C]`."""
     z = jax.random.normal(key, clean.shape)
-    pairs = [_denoise_noisy(denoise, clean, z, float(sigma)) for sigma in sigmas]
+    pairs = [_denoise_noisy(as_denoiser(denoise), clean, z, float(sigma)) for sigma in sigmas]
     noisy, denoised = zip(*pairs, strict=True)
     return np.stack([np.asarray(x) for x in noisy]), np.stack([np.asarray(x) for x in denoised])
 

@@ -1,0 +1,115 @@
+"""Every experiment is complete, builds, and trains at reduced size."""
+
+import ast
+import importlib
+import math
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from common import config as configs
+from common.cli import main
+from common.record import read_metrics
+from configs.base import base as shared
+from configs.base import prepared
+
+ROOT = Path(__file__).parents[2]
+EXPERIMENTS = sorted(
+    path
+    for path in (ROOT / "configs").glob("*/*.py")
+    if path.name not in ("base.py", "__init__.py") and (ROOT / path.parent.name / "method.py").exists()
+)
+FIXED_KEYS = (
+    "seed",
+    "parallel",
+    "compute_dtype",
+    "train.steps",
+    "train.batch_size",
+    "train.log_every",
+    "checkpoint.every",
+    "checkpoint.keep",
+)
+
+# Smaller in every way, on data made here.
+REDUCED = {
+    "data.fit": "none",
+    "data.size": "8",
+    "data.square": "0",
+    "train.steps": "2",
+    "train.batch_size": "4",
+    "train.log_every": "1",
+    "checkpoint.every": "2",
+    "evaluate.panel_size": "0",
+    "model.num_kernels": "2",
+    "model.num_blocks": "1",
+}
+
+
+def name(path: Path) -> str:
+    return f"{path.parent.name}/{path.stem}"
+
+
+def load(path: Path, overrides=None):
+    module = importlib.import_module(f"configs.{path.parent.name}.base")
+    return configs.load(path, overrides, module.base())
+
+
+def test_there_are_experiments():
+    assert {"gahb/photographs", "gahb/celeba80", "gahb/cifar10_gray", "gahb/bsds"} <= set(map(name, EXPERIMENTS))
+
+
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=name)
+def test_complete_and_described(path):
+    config = load(path)
+    assert config.method == path.parent.name
+    flat = configs.diff({}, config)
+    for key in FIXED_KEYS:
+        assert any(line.startswith(f"{key}: (absent) -> ") for line in flat), key
+    card = ast.get_docstring(ast.parse(path.read_text()))
+    assert f"python -m {config.method} train" in card and f"--config configs/{name(path)}.py" in card
+    for word in ("Data:", "Hardware:", "Network:"):
+        assert word in card, word
+
+
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=name)
+def test_builds(path):
+    config = load(path)
+    method = importlib.import_module(f"{config.method}.method").build(config)
+    batch = {key: jnp.zeros((2, *x.shape), x.dtype) for key, x in method.example().items()}
+    variables = jax.eval_shape(method.init, jax.random.key(0), batch)
+    count = sum(leaf.size for leaf in jax.tree.leaves(variables.params))
+    assert count == {"gahb/celeba80": 7_659_264, "gahb/photographs": 114_496}.get(name(path), count) > 0
+
+
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=name)
+def test_two_steps(path, tmp_path):
+    images = np.random.default_rng(0).random((24, 8, 8, 1), np.float32)
+    np.savez(tmp_path / "images.npz", train=images, test=images[:4])
+    overrides = {**REDUCED, "data.source": f"npz:{tmp_path}/images.npz"}
+    app = importlib.import_module(f"{path.parent.name}.__main__").APP
+    argv = ["train", "--config", str(path), "--workdir", str(tmp_path / "run")]
+    assert main([*argv, *(f"--config.{key}={value}" for key, value in overrides.items())], app) == 0
+    records = read_metrics(tmp_path / "run")
+    assert [each["step"] for each in records] == [1, 2]
+    assert all(math.isfinite(each["loss"]) for each in records)
+
+
+def test_prepared_directory(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("SCOREBRIDGE_DATA", raising=False)
+    assert prepared("x/1.0") == "prepared:data/x/1.0"
+    (tmp_path / "data" / "x" / "1.0").mkdir(parents=True)
+    monkeypatch.setenv("SCOREBRIDGE_DATA", str(tmp_path / "elsewhere"))
+    assert prepared("x/1.0") == "prepared:data/x/1.0"
+    (tmp_path / "elsewhere" / "x" / "1.0").mkdir(parents=True)
+    assert prepared("x/1.0") == f"prepared:{tmp_path}/elsewhere/x/1.0"
+
+
+def test_bases_are_fresh_each_time():
+    first = shared()
+    first.train.steps = 3
+    first.data.size = 5
+    assert (shared().train.steps, shared().data.size) == (1000, 32)

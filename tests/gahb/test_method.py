@@ -1,0 +1,188 @@
+"""What a config becomes: checks before anything runs, and functions with the config's values inside."""
+
+import jax
+import numpy as np
+import pytest
+
+from common import config as configs
+from common.data import ArraySource
+from common.errors import InputError
+from common.method import Variables
+from configs.gahb.base import base
+from gahb import method as methods
+from gahb.network import BFCNN, BFCNNRF, UNet
+
+TINY = {
+    "data.size": 8,
+    "data.fit": "none",
+    "model.num_kernels": 2,
+    "model.num_blocks": 1,
+    "evaluate.levels": (25.0, 50.0),
+    "evaluate.curve_db": (20.0, 10.0),
+    "evaluate.num_images": 3,
+    "evaluate.panel_images": 2,
+    "evaluate.wiener_images": 6,
+    "sampler.num": 5,
+    "sampler.max_steps": 4,
+}
+
+
+def tiny(**changes):
+    return configs.from_dict({}, base(), {**TINY, **{key.replace("__", "."): value for key, value in changes.items()}})
+
+
+@pytest.fixture
+def images(monkeypatch):
+    """Replaces the data sources by ten bright images to train on and four dark ones to test on."""
+    rng = np.random.default_rng(0)
+    train = rng.integers(128, 256, (10, 8, 8, 1), np.uint8)
+    test = rng.integers(0, 128, (4, 8, 8, 1), np.uint8)
+    sources = {"train": ArraySource({"image": train}), "test": ArraySource({"image": test})}
+    monkeypatch.setattr(methods, "build_sources", lambda config: sources)
+    return {"train": train / np.float32(255), "test": test / np.float32(255)}
+
+
+def variables_of(method) -> Variables:
+    return method.init(jax.random.key(1), {"image": np.zeros((1, 8, 8, 1), np.float32)})
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"model.network": "unett"},
+            'config.model.network: expected one of "unet", "bf_cnn", "bf_cnn_rf", got "unett"',
+        ),
+        ({"model.gain_init": "one"}, 'config.model.gain_init: expected one of "released", "unit", got "one"'),
+        ({"noise.rule": "linaer"}, 'got "linaer"; did you mean "linear"?'),
+        (
+            {"data.size": 30, "model.num_blocks": 3},
+            "config.data.size: expected a multiple of 8, got 30; use 32 or set ",
+        ),
+        ({"data.size": 30, "model.num_blocks": 3}, "use 32 or set model.num_blocks=1"),
+        ({"data.size": 31, "model.num_blocks": 3}, "config.data.size: expected a multiple of 8, got 31; use 32"),
+        ({"data.size": 3, "model.num_blocks": 3}, "config.data.size: expected a multiple of 8, got 3; use 8"),
+        ({"evaluate.panel_size": 9}, "config.evaluate.panel_size: expected a multiple of 2, got 9; use 8"),
+        ({"model.num_blocks": 0}, "config.model.num_blocks: expected at least 1, got 0"),
+        ({"model.network": "bf_cnn_rf", "model.receptive_field": 10}, "expected one of 5, 9, 13, 23, 43, got 10"),
+        ({"noise.low": 9.0, "noise.high": 3.0}, "config.noise: expected 0 <= low <= high, high > 0, got low=9, high=3"),
+        ({"noise.low": 0.0, "noise.high": 0.0}, "config.noise: expected 0 <= low <= high, high > 0, got low=0, high=0"),
+        ({"noise.freeze_after": 1.5}, "config.noise.freeze_after: expected a fraction of the run, got 1.5"),
+        ({"evaluate.levels": ()}, "config.evaluate.levels: expected positive levels, at least one, got ()"),
+        ({"evaluate.levels": (0.0,)}, "config.evaluate.levels: expected positive levels, at least one, got (0.0,)"),
+        ({"sampler.beta": 0.0}, "config.sampler.beta: expected a number in (0, 1], got 0.0"),
+        ({"sampler.sigma_L": 1.0}, "config.sampler: expected 0 < sigma_L < sigma_0, got sigma_L=1, sigma_0=1"),
+        ({"sampler.num": 0}, "config.sampler.num: expected at least 1, got 0"),
+    ],
+)
+def test_impossible_configs(changes, message):
+    with pytest.raises(InputError) as error:
+        methods.build(configs.from_dict({}, base(), {**TINY, **changes}))
+    assert message in str(error.value)
+
+
+def test_cnn_takes_any_size():
+    methods.build(tiny(model__network="bf_cnn", data__size=7))
+
+
+def test_networks_of_configs():
+    assert methods.build_network(tiny()) == UNet(2, 1, 1)
+    assert methods.build_network(tiny(model__network="bf_cnn", model__num_layers=5)) == BFCNN(2, 5)
+    linear = tiny(model__network="bf_cnn", model__first_layer_linear=True, model__gain_init="unit", data__channels=3)
+    assert methods.build_network(linear) == BFCNN(2, 21, 3, True, gain_init="unit")
+    assert methods.build_network(tiny(model__network="bf_cnn_rf", model__receptive_field=9)) == BFCNNRF(2, 9)
+    half = methods.build_network(tiny(compute_dtype="bfloat16", train__remat=True), axis_name="batch")
+    assert half == UNet(2, 1, 1, dtype=jax.numpy.bfloat16, axis_name="batch", remat=True)
+
+
+def test_loss_uses_the_noise_section(images):
+    """With one noise level and a network that returns zero, the loss is the noise's energy."""
+    batch = {"image": images["train"], "position": np.arange(10, dtype=np.int32), "progress": np.float32(0)}
+    for level in (25.0, 50.0):
+        method = methods.build(tiny(noise__low=level, noise__high=level))
+        variables = variables_of(method)
+        zero = Variables(jax.tree.map(np.zeros_like, variables.params), variables.stats)
+        loss, aux = method.loss(zero, jax.random.key(0), batch)
+        np.testing.assert_allclose(loss, 64 * (level / 255) ** 2, rtol=0.15)
+        np.testing.assert_allclose(aux.metrics["psnr"], -20 * np.log10(level / 255), atol=0.7)
+
+
+def test_running_deviations_freeze_at_the_stated_fraction(images):
+    method = methods.build(tiny(noise__freeze_after=0.5))
+    variables = variables_of(method)
+    for progress, frozen in ((0.49, False), (0.5, True)):
+        batch = {"image": images["train"], "position": np.arange(10, dtype=np.int32), "progress": np.float32(progress)}
+        _, aux = method.loss(variables, jax.random.key(0), batch)
+        same = jax.tree.map(np.array_equal, aux.stats, variables.stats)
+        assert all(jax.tree.leaves(same)) == frozen
+
+
+def test_augmentation_makes_unit_floats(images):
+    raw = {"image": np.arange(64, dtype=np.uint8).reshape(8, 8, 1)}
+    keys = jax.random.split(jax.random.key(0), 20)
+    plain = raw["image"] / np.float32(255)
+    never, sometimes = (methods.build(tiny(data__flip=flip)).augment for flip in (False, True))
+    for key in keys[:3]:
+        np.testing.assert_allclose(never(key, raw)["image"], plain, atol=1e-7)
+    flipped = 0
+    for key in keys:
+        image = sometimes(key, raw)["image"]
+        mirrored = image[0, 0, 0] > image[0, -1, 0]
+        np.testing.assert_allclose(image, plain[:, ::-1] if mirrored else plain, atol=1e-7)
+        flipped += int(mirrored)
+    assert 0 < flipped < 20
+
+
+def test_example_is_what_augmentation_gives(images):
+    method = methods.build(tiny())
+    found = jax.eval_shape(method.augment, jax.random.key(0), dict(method.sources()["train"][0]))
+    assert {name: (x.shape, x.dtype) for name, x in found.items()} == {
+        name: (x.shape, x.dtype) for name, x in method.example().items()
+    }
+
+
+def test_samples_do_not_depend_on_their_batches(images):
+    whole = methods.build(tiny(sampler__batch_size=8, model__gain_init="unit"))
+    parts = methods.build(tiny(sampler__batch_size=2, model__gain_init="unit"))
+    variables = variables_of(whole)
+    one, two = (method.sample(variables, jax.random.key(3)) for method in (whole, parts))
+    assert one.arrays["samples"].shape == (5, 8, 8, 1)
+    for name in ("samples", "sigmas", "steps", "nfe"):
+        np.testing.assert_allclose(one.arrays[name], two.arrays[name], atol=1e-5)
+    nfe = one.arrays["nfe"]
+    assert one.info == two.info == {"nfe": 5, "nfe_mean": nfe.mean(), "num_samples": 5, "num_converged": 0}
+    assert one.images.min() >= 0 and one.images.max() <= 1
+    different = whole.sample(variables, jax.random.key(4)).arrays["samples"]
+    assert np.abs(different - one.arrays["samples"]).max() > 0.1
+
+
+def test_evaluation_uses_held_out_images(images):
+    method = methods.build(tiny())
+    found = method.evaluate(variables_of(method), jax.random.key(0))
+    assert found.numbers["num_images"] == 3 and [row["sigma"] for row in found.numbers["table"]] == [25.0, 50.0]
+    np.testing.assert_array_equal(found.arrays["panel.clean"], images["test"][[0, 2]])
+    assert found.arrays["curve.wiener.per_image"].shape == (2, 3)
+    without = methods.build(tiny(evaluate__wiener_images=0)).evaluate(variables_of(method), jax.random.key(0))
+    assert "wiener" not in without.numbers["table"][0] and "gain" not in without.numbers["table"][0]
+
+
+def test_preview_ends_with_the_clean_image(images):
+    method = methods.build(tiny())
+    (image,) = method.preview(variables_of(method), jax.random.key(0)).values()
+    assert image.shape == (3 * 10 - 2, 3 * 10 - 2, 1)
+    for column in range(3):
+        np.testing.assert_array_equal(image[20:, column * 10 : column * 10 + 8], images["test"][0])
+
+
+def test_panel_takes_whole_scenes_where_training_takes_crops(monkeypatch):
+    asked = []
+
+    def build(data):
+        asked.append((data.fit, data.size, data.square))
+        image = np.zeros((2, data.size, data.size, 1), np.uint8)
+        return {"train": ArraySource({"image": image}), "test": ArraySource({"image": image})}
+
+    monkeypatch.setattr(methods, "build_sources", build)
+    method = methods.build(tiny(data__fit="crop", evaluate__panel_size=12))
+    method.preview(variables_of(method), jax.random.key(0))
+    assert asked == [("resize", 12, 12)]

@@ -1,0 +1,226 @@
+"""A whole run through the command line: train, resume, evaluate, sample, figures, and what others may rely on."""
+
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+import gahb
+from common import config as configs
+from common import results
+from common.checkpoint import restore_params
+from common.cli import main
+from common.errors import InputError
+from common.record import read_metrics
+from gahb import figures, method
+from gahb.__main__ import APP
+
+SETTINGS = {
+    "data.fit": "none",
+    "data.size": "8",
+    "model.num_kernels": "2",
+    "model.num_blocks": "1",
+    "train.steps": "4",
+    "train.batch_size": "4",
+    "train.log_every": "2",
+    "train.preview_every": "4",
+    "ema.decay": "0.9",
+    "checkpoint.every": "2",
+    "evaluate.levels": "(25, 50)",
+    "evaluate.curve_db": "(20, 10)",
+    "evaluate.num_images": "3",
+    "evaluate.panel_size": "0",
+    "evaluate.wiener_images": "8",
+    "sampler.num": "3",
+    "sampler.max_steps": "5",
+}
+
+
+def command(*argv, code=0):
+    assert main([str(each) for each in argv], APP) == code
+
+
+def new_run(directory, **changes):
+    """Returns the arguments of a training command on a small file of images in `directory`."""
+    images = np.random.default_rng(0).integers(0, 256, (16, 8, 8, 1), np.uint8)
+    np.savez(directory / "images.npz", train=images, test=images[:5] // 2)
+    settings = {**SETTINGS, "data.source": f"npz:{directory}/images.npz", **changes}
+    overrides = [f"--config.{key}={value}" for key, value in settings.items()]
+    return ["train", "--config", "configs/gahb/photographs.py", "--workdir", directory / "run", *overrides]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A finished run with one evaluation and one set of samples; tests that change it take a copy."""
+    directory = tmp_path_factory.mktemp("run")
+    command(*new_run(directory))
+    workdir = directory / "run"
+    command("evaluate", "--workdir", workdir)
+    command("sample", "--workdir", workdir)
+    return workdir
+
+
+@pytest.fixture
+def copy(trained, tmp_path):
+    return shutil.copytree(trained, tmp_path / "run")
+
+
+def test_training_leaves_the_promised_files(trained):
+    values = json.loads((trained / "config.json").read_text())
+    assert values["train"]["steps"] == 4 and values["model"]["num_kernels"] == 2 and values["method"] == "gahb"
+    records = read_metrics(trained)
+    assert [each["step"] for each in records] == [2, 4]
+    for key in ("loss", "psnr", "grad_norm", "learning_rate", "examples_per_s", "data_wait"):
+        assert all(np.isfinite(each[key]) for each in records), key
+    assert sorted(path.name for path in (trained / "checkpoints").iterdir() if path.name.isdigit()) == ["2", "4"]
+    assert [path.name for path in (trained / "previews").iterdir()] == ["noisy-denoised-clean-00000004.png"]
+
+
+def test_the_same_command_changes_nothing_when_done(copy, capsys):
+    before = (copy / "metrics.jsonl").read_text()
+    command("train", "--workdir", copy)
+    assert "trained to step 4 of 4" in capsys.readouterr().out
+    assert (copy / "metrics.jsonl").read_text() == before
+
+
+def test_resumed_run_equals_uninterrupted_one(trained, copy):
+    shutil.rmtree(copy / "checkpoints" / "4")
+    command("train", "--workdir", copy)
+    for ema in (True, False):
+        whole, resumed = (restore_params(each, ema=ema) for each in (trained, copy))
+        jax.tree.map(np.testing.assert_array_equal, whole, resumed)
+    volatile = ("time", "examples_per_s", "data_wait")
+    whole, resumed = (
+        [{key: value for key, value in each.items() if key not in volatile} for each in read_metrics(workdir)]
+        for workdir in (trained, copy)
+    )
+    assert whole == resumed
+
+
+def test_evaluation_result(trained):
+    numbers, arrays = results.read(results.newest(trained / "results", "evaluate"))
+    config = configs.read(trained)
+    assert numbers["config_hash"] == configs.digest(config) and numbers["config_changes"] == []
+    assert (numbers["seed"], numbers["step"], numbers["nfe"], numbers["num_images"]) == (0, 4, 1, 3)
+    assert numbers["device"].endswith("cpu") and numbers["wall_s"] > 0 and numbers["versions"]["jax"] == jax.__version__
+    assert [row["sigma"] for row in numbers["table"]] == [25.0, 50.0]
+    assert arrays["panel.denoised"].shape == (2, 3, 8, 8, 1)
+
+
+def test_results_are_a_function_of_checkpoint_and_seed(trained, copy):
+    command("evaluate", "--workdir", copy)
+    command("sample", "--workdir", copy)
+    command("sample", "--workdir", copy, "--config.seed=1")
+    for folder, name in (("results", "evaluate-step-4-seed-0.json"), ("samples", "step-4-seed-0.json")):
+        (_, first), (_, again) = (results.read(each / folder / name) for each in (trained, copy))
+        assert first.keys() == again.keys()
+        for key in first:
+            np.testing.assert_array_equal(first[key], again[key])
+    _, other = results.read(copy / "samples" / "step-4-seed-1.json")
+    assert not np.array_equal(other["samples"], first["samples"])
+
+
+def test_changes_to_the_config_are_told(copy, capsys):
+    command("evaluate", "--workdir", copy, "--config.evaluate.num_images=2", "--dry-run")
+    said = capsys.readouterr()
+    assert said.err == "note: the config differs from the run's: evaluate.num_images: 3 -> 2\n"
+    assert f"checked and writable: {copy}, with a whole checkpoint of step 4" in said.out
+    command("evaluate", "--workdir", copy, "--config.evaluate.num_images=2", "--step", "2")
+    numbers, _ = results.read(copy / "results" / "evaluate-step-2-seed-0.json")
+    assert numbers["config_changes"] == ["evaluate.num_images: 3 -> 2"] and numbers["num_images"] == 2
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["sample", "--step", "3"], "expected step 3, got steps [2, 4]; name one of those"),
+        (
+            ["sample", "--config.model.num_kernels=4"],
+            "expected the config of its model, got another: model.num_kernels",
+        ),
+        (["train", "--config.train.batch_size=8"], "got another: train.batch_size: 4 -> 8"),
+        (["import-weights", __file__], "expected an empty directory, got one that holds a run"),
+        (["figures", "smaples"], 'figure: expected one of "training", "psnr", "denoising", "samples", "index"'),
+    ],
+)
+def test_refusals(trained, capsys, argv, message):
+    command(*argv, "--workdir", trained, code=2)
+    said = capsys.readouterr()
+    assert message in said.err and said.err.startswith("error: ") and said.err.count("\n") == 1
+
+
+def test_data_that_changed_is_refused(copy, capsys, tmp_path):
+    path = copy / "config.json"
+    values = json.loads(path.read_text())
+    np.savez(tmp_path / "other.npz", train=np.zeros((16, 8, 8, 1), np.uint8), test=np.zeros((5, 8, 8, 1), np.uint8))
+    source = values["data"]["source"].removeprefix("npz:")
+    kept = shutil.copy(source, tmp_path / "kept.npz")
+    try:
+        shutil.copy(tmp_path / "other.npz", source)
+        command("train", "--workdir", copy, "--dry-run", code=2)
+    finally:
+        shutil.copy(kept, source)
+    assert "expected the data its checkpoint was trained on" in capsys.readouterr().err
+
+
+def test_samples(trained):
+    numbers, arrays = results.read(trained / "samples" / "step-4-seed-0.json")
+    assert numbers["num_samples"] == 3 and numbers["nfe"] == arrays["nfe"].max()
+    assert arrays["samples"].shape == (3, 8, 8, 1)
+    assert Image.open(trained / "samples" / "step-4-seed-0.png").size == (2 * 16 + 2, 2 * 16 + 2)
+
+
+def test_denoiser_from_a_workdir(trained):
+    denoise = gahb.load_denoiser(trained)
+    y = jax.random.normal(jax.random.key(0), (2, 8, 8, 1))
+    network, variables = method.load(trained)
+    np.testing.assert_array_equal(denoise(y), gahb.denoiser(variables, network)(y))
+    np.testing.assert_allclose(denoise(3.0 * y), 3.0 * denoise(y), rtol=1e-4, atol=1e-5)
+    averaged, last = (restore_params(trained, ema=ema) for ema in (True, False))
+    assert not np.array_equal(jax.tree.leaves(averaged.params)[0], jax.tree.leaves(last.params)[0])
+
+
+def test_figures_and_page(copy, capsys):
+    command("figures", "--workdir", copy)
+    said = capsys.readouterr()
+    assert said.err == ""
+    for name in ("training", "psnr", "denoising-0", "denoising-2", "samples"):
+        assert (copy / "figures" / f"{name}.png").stat().st_size > 500
+    page = (copy / "index.html").read_text()
+    numbers, _ = results.read(results.newest(copy / "results", "evaluate"))
+    assert f"{numbers['table'][1]['denoised']:.2f}" in page and page.count("data:image/png") == 6
+
+
+def test_figures_need_no_model(copy):
+    """Only result files are read: the checkpoints may be gone."""
+    shutil.rmtree(copy / "checkpoints")
+    command("figures", "psnr", "--workdir", copy)
+    before = (copy / "figures" / "psnr.png").read_bytes()
+    command("figures", "psnr", "--workdir", copy)
+    assert (copy / "figures" / "psnr.png").read_bytes() == before
+
+
+def test_figures_without_results(copy, capsys):
+    shutil.rmtree(copy / "samples")
+    command("figures", "samples", "--workdir", copy, code=2)
+    assert "expected samples, got none; run sample first" in capsys.readouterr().err
+    command("figures", "--workdir", copy)
+    said = capsys.readouterr()
+    assert said.err.count("\n") == 1 and said.err.startswith("note: no figure samples: ")
+    with pytest.raises(InputError, match="expected training lines, got none"):
+        figures.training(copy / "samples")
+
+
+def test_describe(trained, capsys):
+    command("describe", "--workdir", trained)
+    text = capsys.readouterr().out
+    config = configs.read(trained)
+    count = sum(leaf.size for leaf in jax.tree.leaves(restore_params(trained).params))
+    assert configs.digest(config) in text and '"num_kernels": 2' in text
+    (total,) = (line for line in text.splitlines() if line.startswith("total") and "." not in line)
+    assert total.split()[1] == f"{count:,}"
+    for each in ("arithmetic per example: forward", "training step", "moving average", "optimizer", "MiB"):
+        assert each in text, each
