@@ -1,0 +1,96 @@
+"""One training run on 1, 2 and 4 devices, with both back ends and on two processes: the same parameters."""
+
+import json
+import os
+import pathlib
+import socket
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+from common.checkpoint import restore_params
+
+CONFIG = pathlib.Path(__file__).with_name("tiny.py")
+
+
+def command(workdir, *extra):
+    return [sys.executable, "-m", "gahb", "train", "--config", CONFIG, "--workdir", workdir, *extra]
+
+
+def environment(cache, devices=1):
+    return {
+        **os.environ,
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        "JAX_PLATFORMS": "cpu",
+        "JAX_COMPILATION_CACHE_DIR": str(cache),
+    }
+
+
+def result(workdir):
+    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    numbers = [[line[name] for name in ("step", "loss", "psnr", "grad_norm", "learning_rate")] for line in lines]
+    averaged, plain = (restore_params(workdir, ema=ema) for ema in (True, False))
+    return {"params": plain.params, "stats": plain.stats, "ema": averaged.params}, np.array(numbers)
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory):
+    """Returns (state, metrics) of five steps on one device."""
+    workdir = tmp_path_factory.mktemp("one")
+    subprocess.run(command(workdir), check=True, env=environment(workdir / "cache"), capture_output=True)
+    return result(workdir)
+
+
+def assert_same(got, expected):
+    (state, metrics), (state_1, metrics_1) = got, expected
+    np.testing.assert_allclose(metrics, metrics_1, rtol=1e-4)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=2e-6), state, state_1)
+
+
+def test_the_run_moves_the_parameters(reference):
+    state, metrics = reference
+    assert list(metrics[:, 0]) == [1, 2, 3, 4, 5]
+    moved = jax.tree.map(lambda a, b: float(np.max(np.abs(a - b))), state["params"], state["ema"])
+    assert all(value > 1e-6 for value in jax.tree.leaves(moved))
+
+
+@pytest.mark.parametrize(
+    ("devices", "changes"),
+    [
+        (2, ["--config.parallel=jit"]),
+        (4, ["--config.parallel=jit", "--config.data.placement=stream"]),
+        (1, ["--config.parallel=pmap"]),
+        (2, ["--config.parallel=pmap", "--config.data.placement=stream"]),
+        (4, ["--config.parallel=pmap"]),
+    ],
+    ids=lambda value: "-".join(v.split("=")[1] for v in value) if isinstance(value, list) else str(value),
+)
+def test_devices_do_not_change_the_result(tmp_path, reference, devices, changes):
+    subprocess.run(
+        command(tmp_path, *changes), check=True, env=environment(tmp_path / "cache", devices), capture_output=True
+    )
+    assert_same(result(tmp_path), reference)
+
+
+@pytest.mark.parametrize("parallel", ["jit", "pmap"])
+def test_two_processes_do_not_change_the_result(tmp_path, reference, parallel):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    flags = ["--coordinator", f"127.0.0.1:{port}", "--num-processes", "2", f"--config.parallel={parallel}"]
+    running = [
+        subprocess.Popen(
+            command(tmp_path, *flags, "--process-id", str(number), "--config.data.placement=stream"),
+            env=environment(tmp_path / "cache"),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for number in range(2)
+    ]
+    outputs = [process.communicate(timeout=200)[0] for process in running]
+    assert [process.returncode for process in running] == [0, 0], outputs
+    assert_same(result(tmp_path), reference)
