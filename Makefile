@@ -21,7 +21,7 @@ install: .venv/installed  ## make .venv and install the package with what its te
 demo: demo-gahb  ## train, interrupt, resume, evaluate and sample every method; writes runs/demo/index.html
 
 demo-gahb: install  ## the same for the blind denoiser alone
-	$(BIN)/python -m gahb demo --workdir $(RUNS)/demo/gahb
+	$(BIN)/python -m gahb demo --workdir $(RUNS)/demo
 
 test: install  ## the test suite (about ten minutes on two cores)
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile

@@ -90,11 +90,25 @@ def write_report(
     footer: str = "",
 ) -> Path:
     """Writes a self-contained HTML page: a title, a `lead` sentence, headed `sections` of blocks, and a `footer`."""
+    return write_page(path, title, [render(sections)], lead=lead, footer=footer)
+
+
+def render(sections: Mapping[str, Sequence[Block]]) -> str:
+    """Returns headed `sections` of blocks as HTML, the body of a page or a part of one."""
+    parts = []
+    for heading, blocks in sections.items():
+        parts += ["<section>", f"<h2>{_text(heading)}</h2>", *(_block(block) for block in blocks), "</section>"]
+    return "\n".join(parts)
+
+
+def write_page(
+    path: str | os.PathLike, title: str, rendered: Sequence[str], *, lead: str = "", footer: str = ""
+) -> Path:
+    """Writes a self-contained HTML page of parts made by `render`."""
     body = [f"<h1>{_text(title)}</h1>"]
     if lead:
         body.append(f'<p class="lead">{_text(lead)}</p>')
-    for heading, blocks in sections.items():
-        body += ["<section>", f"<h2>{_text(heading)}</h2>", *(_block(block) for block in blocks), "</section>"]
+    body += rendered
     if footer:
         body.append(f"<footer>{_text(footer)}</footer>")
     page = (

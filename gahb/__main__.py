@@ -2,7 +2,7 @@
 
 import sys
 
-from common.app import App
+from common.app import App, Verb
 from common.cli import main
 
 
@@ -30,6 +30,21 @@ def _figures():
     return NAMES
 
 
+def _demo(app, request):
+    from gahb.demo import run
+
+    run(app, request)
+
+
+DEMO = Verb(
+    "demo",
+    "train on photographs, interrupt, resume, evaluate, sample, draw",
+    "Runs every verb as its own command on configs/gahb/photographs.py in DIR/gahb, and writes DIR/index.html\n"
+    "and DIR/results.json.",
+    lambda parser: None,
+    _demo,
+)
+
 APP = App(
     name="gahb",
     summary="Blind bias-free denoisers: train, resume, denoise and sample; their generalisation and their eigenbases.",
@@ -37,7 +52,9 @@ APP = App(
     build=_build,
     import_weights=_import_weights,
     figures=_figures,
+    extra_verbs=(DEMO,),
     examples=(
+        "demo --workdir runs/demo",
         "train --config configs/gahb/photographs.py --workdir runs/photographs",
         "train --config configs/gahb/photographs.py --workdir runs/short --config.train.steps='2 epochs'",
         "evaluate --workdir runs/photographs",

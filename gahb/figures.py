@@ -73,12 +73,19 @@ def samples(workdir: Path) -> list[Path]:
 
 def index(workdir: Path) -> list[Path]:
     """Writes `index.html`, a page with what there is: curves, tables, pictures and how they were made."""
-    sections: dict[str, Sequence[Block]] = {}
+    title = f"Blind denoiser: {workdir.resolve().name}"
+    lead = "Made from the result files beside this page."
+    return [write_report(workdir / "index.html", title, sections(workdir), lead=lead)]
+
+
+def sections(workdir: Path) -> dict[str, Sequence[Block]]:
+    """Draws every figure there are results for; returns them with tables and words, by heading."""
+    found: dict[str, Sequence[Block]] = {}
     origins: list[Mapping[str, Any]] = []
     if results.newest(workdir / "results", "evaluate"):
         numbers, _ = _evaluation(workdir)
         origins.append(numbers)
-        sections["Denoising held-out images"] = [
+        found["Denoising held-out images"] = [
             Paragraph(
                 f"Mean PSNR in dB over {numbers['num_images']} held-out images. sigma is the standard deviation of the "
                 "noise in 1/255; the denoiser is not told it, the Wiener filter is."
@@ -90,7 +97,7 @@ def index(workdir: Path) -> list[Path]:
     if results.newest(workdir / "samples", "step"):
         numbers, _ = _samples(workdir)
         origins.append(numbers)
-        sections["Samples"] = [
+        found["Samples"] = [
             Paragraph(
                 f"{numbers['num_converged']} of {numbers['num_samples']} samples reached the final noise level, in "
                 f"{numbers['nfe_mean']:.0f} network evaluations on average."
@@ -98,13 +105,12 @@ def index(workdir: Path) -> list[Path]:
             Picture(samples(workdir)[0], "Samples from noise.", pixels=True),
         ]
     if any("loss" in each for each in read_metrics(workdir)):
-        sections["Training"] = [Row([Picture(training(workdir)[0], "Loss and PSNR of the training batches.")])]
-    if not sections:
+        found["Training"] = [Row([Picture(training(workdir)[0], "Loss and PSNR of the training batches.")])]
+    if not found:
         raise InputError(f"workdir {workdir}: expected result files, got none; run evaluate or sample first")
     if origins:
-        sections["How this was made"] = [_origin_table(origins), Code("python -m gahb figures --workdir DIR")]
-    title = f"Blind denoiser: {workdir.resolve().name}"
-    return [write_report(workdir / "index.html", title, sections, lead="Made from the result files beside this page.")]
+        found["How this was made"] = [_origin_table(origins), Code("python -m gahb figures --workdir DIR")]
+    return found
 
 
 NAMES: Mapping[str, Callable[[Path], Sequence[Path]]] = {
