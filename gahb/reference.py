@@ -1,6 +1,7 @@
 """The stationary Wiener filter: the best linear denoiser that treats the frequencies of an image one by one."""
 
 import dataclasses
+import functools
 from typing import NamedTuple
 
 import jax
@@ -59,6 +60,11 @@ def expected_mse(prior: Prior, sigma: float) -> float:
     return float(np.mean(sigma**2 * prior.power / (prior.power + sigma**2)))
 
 
+def _cosines(length):
+    """The orthonormal DCT-II as a matrix, `[frequency, pixel]`."""
+    return scipy.fft.dct(np.eye(length), axis=0, norm="ortho")
+
+
 @dataclasses.dataclass(frozen=True)
 class _Filter:
     basis: str
@@ -71,8 +77,11 @@ class _Filter:
         noisy = power + sigma**2
         gain = jnp.where(noisy > 0, power / jnp.where(noisy > 0, noisy, 1), 1)
         if self.basis == "dct":
-            coefficients = jax.scipy.fft.dctn(y - mean, axes=(1, 2), norm="ortho")
-            clean = jax.scipy.fft.idctn(gain * coefficients, axes=(1, 2), norm="ortho")
+            # As two small products: an FFT of reordered rows takes many times as long to compile.
+            rows, columns = (jnp.asarray(_cosines(length), gain.dtype) for length in y.shape[1:3])
+            transform = functools.partial(jnp.einsum, precision="highest")
+            coefficients = transform("ki,lj,bijc->bklc", rows, columns, y - mean)
+            clean = transform("ki,lj,bklc->bijc", rows, columns, gain * coefficients)
         else:
             coefficients = jnp.fft.fft2(y - mean, axes=(1, 2), norm="ortho")
             clean = jnp.fft.ifft2(gain * coefficients, axes=(1, 2), norm="ortho").real

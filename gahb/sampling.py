@@ -219,8 +219,9 @@ def _check(shape, sigma_0, sigma_L, h0, beta, max_steps, divergence, store_every
         if not 0 < value <= most:
             expected = "a number in (0, 1]" if most == 1 else "a positive number"
             raise bad(name, expected=expected, got=value, fix="see the docstring of gahb.sample for the paper's values")
-    if max_steps < 1 or store_every < 0:
-        raise bad("max_steps, store_every", expected="at least 1 and 0", got=(max_steps, store_every), fix="count up")
+    for name, value, least in (("max_steps", max_steps, 1), ("store_every", store_every, 0)):
+        if value < least:
+            raise bad(name, expected=f"at least {least}", got=value, fix=f"use {least} or more")
     if (operator is None) != (measurement is None):
         missing = "operator" if operator is None else "measurement"
         raise bad(missing, expected="operator and measurement together", got="only one", fix="give both or neither")
