@@ -1,10 +1,16 @@
-"""Shared by all tests: where the golden arrays are read from."""
+"""Shared by all tests: where golden arrays are read from, and a cache of compiled programs for this run alone."""
 
 import functools
+import os
+import tempfile
 from pathlib import Path
 
 import numpy as np
 import pytest
+
+# Commands switch on the compilation cache; tests must neither fill the user's nor be served by it.
+_CACHE = tempfile.TemporaryDirectory(prefix="scorebridge-tests-")
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", _CACHE.name)
 
 DATA = Path(__file__).parent / "goldens" / "data"
 

@@ -21,11 +21,14 @@ def get_config():
     config.data.source = prepared("bsds500_images/1.0.0")
     config.data.size = 64
 
-    config.train.steps = 2000
+    config.train.steps = 1500
     config.train.batch_size = 8
     config.train.preview_every = 500
     config.optimizer.learning_rate = 3e-3
+    config.optimizer.b2 = 0.95
+    config.optimizer.clip_norm = 50.0
     config.optimizer.schedule = "cosine"
+    config.optimizer.warmup = 100
     config.noise.freeze_after = 0.6
     config.checkpoint.every = 500
 

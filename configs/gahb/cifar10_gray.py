@@ -23,11 +23,14 @@ def get_config():
     config.data.size = 32
     config.data.fit = "none"
 
-    config.train.steps = 4000
+    config.train.steps = 3000
     config.train.batch_size = 16
     config.train.preview_every = 1000
     config.optimizer.learning_rate = 3e-3
+    config.optimizer.b2 = 0.95
+    config.optimizer.clip_norm = 20.0
     config.optimizer.schedule = "cosine"
+    config.optimizer.warmup = 100
     config.noise.freeze_after = 0.6
     config.checkpoint.every = 500
 

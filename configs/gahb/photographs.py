@@ -24,12 +24,15 @@ def get_config():
     config.data.source = "photographs"
     config.data.size = 32
 
-    config.train.steps = 4000
+    config.train.steps = 5000
     config.train.batch_size = 8
-    config.train.log_every = 50
+    config.train.log_every = 100
     config.train.preview_every = 1000
     config.optimizer.learning_rate = 6e-3
+    config.optimizer.b2 = 0.95
+    config.optimizer.clip_norm = 20.0
     config.optimizer.schedule = "cosine"
+    config.optimizer.warmup = 100
     config.noise.freeze_after = 0.6
     config.checkpoint.every = 500
 

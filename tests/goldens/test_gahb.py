@@ -16,6 +16,7 @@ from common.evaluation.psnr import mse, psnr, sigma_to_psnr
 from common.evaluation.scaling import l1_normalise, rescale
 from common.evaluation.similarity import closest, closest_patches, correlation, cosine, distance, one_origin
 from common.method import Variables
+from common.training.optimizers import make_schedule
 from gahb import objective, operators
 from gahb.analysis import psnr_curve
 from gahb.network import BFCNN, BFCNNRF, UNet, apply, init, kernel_sizes
@@ -455,3 +456,13 @@ def test_initialisation(golden):
         assert np.std(leaf) == pytest.approx(d["init.std"][i], rel=5 / math.sqrt(count))
         assert abs(np.mean(leaf) - d["init.mean"][i]) <= math.sqrt(2) * 5 * d["init.std"][i] / math.sqrt(count)
         assert np.abs(leaf).max() == pytest.approx(d["init.absmax"][i], rel=0.5)
+
+
+def test_learning_rate_of_every_epoch(golden):
+    table = golden("gahb", "tables")
+    with jax.enable_x64(True):
+        schedule = make_schedule(
+            "halving", learning_rate=float(table["lr.lr0"]), steps=1000, halve_every=int(table["lr.lr_freq"])
+        )
+        rates = [schedule(jnp.asarray(epoch)) for epoch in range(1000)]
+        np.testing.assert_allclose(rates, table["lr.per_epoch"], rtol=1e-12)
