@@ -56,7 +56,7 @@ APP = App(
     examples=(
         "demo --workdir runs/demo",
         "train --config configs/gahb/photographs.py --workdir runs/photographs",
-        "train --config configs/gahb/photographs.py --workdir runs/short --config.train.steps='2 epochs'",
+        "train --config configs/gahb/photographs.py --workdir runs/short --config.train.steps=300",
         "evaluate --workdir runs/photographs",
         "sample --workdir runs/photographs --config.sampler.num=4",
         "figures --workdir runs/photographs",

@@ -1,0 +1,59 @@
+"""The README's commands and example are what the code can do."""
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language):
+    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+
+
+def test_the_library_example_runs_on_a_run_of_ours(tmp_path):
+    train = ["train", "--config", "tests/gahb/tiny.py", "--workdir"]
+    subprocess.run(
+        [sys.executable, "-m", "gahb", *train, tmp_path],
+        cwd=ROOT, check=True, capture_output=True,
+    )  # fmt: skip
+    (example,) = blocks("python")
+    assert len([line for line in example.splitlines() if line.strip()]) <= 10
+    scope = {}
+    exec(compile(example.replace("runs/demo/gahb", str(tmp_path)), "README.md", "exec"), scope)
+    assert scope["restored"].shape == (1, 512, 512, 1)
+    assert scope["samples"].shape == (4, 32, 32, 1)
+
+
+def commands():
+    lines = "".join(blocks("sh")).splitlines()
+    return [line.split("#")[0].strip() for line in lines if line.startswith("python -m gahb")]
+
+
+@pytest.mark.parametrize("command", commands())
+def test_every_command_names_a_verb_and_flags_that_exist(command):
+    _, _, _, verb, *words = shlex.split(command)
+    if verb == "--help":
+        return
+    shown = subprocess.run(
+        [sys.executable, "-m", "gahb", verb, "--help"], cwd=ROOT, check=True, capture_output=True, text=True
+    ).stdout
+    for word in words:
+        if word.startswith("--") and not word.startswith("--config."):
+            assert word in shown
+        if word.startswith("configs/"):
+            assert (ROOT / word).is_file()
+
+
+def test_every_make_target_it_names_exists():
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    named = set(
+        re.findall(r"make ([a-z]+(?:-[a-z]+)*)", " ".join(blocks("sh")) + " ".join(re.findall("`.*?`", README)))
+    )
+    assert named
+    assert named <= targets
