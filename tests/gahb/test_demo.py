@@ -1,0 +1,54 @@
+"""The demonstration from end to end at a small size, and what it refuses to overwrite."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from common import demo
+from common.errors import InputError
+
+SMALL = {
+    "model.num_kernels": 4,
+    "model.num_blocks": 1,
+    "train.steps": 80,
+    "train.log_every": 10,
+    "optimizer.warmup": 5,
+    "evaluate.num_images": 8,
+    "evaluate.wiener_images": 64,
+    "evaluate.panel_size": 32,
+    "evaluate.panel_images": 1,
+    "sampler.num": 2,
+    "sampler.max_steps": 20,
+}
+
+
+def test_it_is_interrupted_resumed_measured_and_drawn(tmp_path):
+    changes = [f"--config.{key}={value}" for key, value in SMALL.items()]
+    done = subprocess.run(
+        [sys.executable, "-m", "gahb", "demo", "--workdir", tmp_path, *changes],
+        check=True, capture_output=True, text=True,
+    )  # fmt: skip
+    numbers = json.loads((tmp_path / "results.json").read_text())["gahb"]
+    assert 40 <= numbers["interrupted_at_step"] <= numbers["steps"] == 80
+    assert [row["sigma"] for row in numbers["evaluate"]["table"]] == [10, 25, 50, 100]
+    assert all(row["gain"] == row["denoised"] - row["wiener"] for row in numbers["evaluate"]["table"])
+    assert numbers["sample"]["num_samples"] == 2
+    page = (tmp_path / "index.html").read_text()
+    assert page.count("data:image/png;base64,") == 4  # curve, panel, samples, training
+    assert "://" not in page
+    assert str(tmp_path / "index.html") in done.stdout
+    assert "$ python -m gahb evaluate" in done.stdout
+
+
+def test_an_earlier_demo_is_replaced_but_nothing_else(tmp_path):
+    folder = demo.prepare(tmp_path, "gahb")
+    (folder / "result").touch()
+    assert not (demo.prepare(tmp_path, "gahb") / "result").exists()
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "thesis").touch()
+    with pytest.raises(InputError, match="mine: expected none or an earlier demo"):
+        demo.prepare(tmp_path, "mine")
+    assert (mine / "thesis").exists()
