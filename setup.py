@@ -35,6 +35,7 @@ setuptools.setup(
         "optax>=0.2.6,<0.3",
         "orbax-checkpoint>=0.12,<0.13",
         "pillow>=11,<14",
+        "PyWavelets>=1.6,<2",
         "safetensors>=0.5,<1",
         "scikit-image>=0.25,<0.27",
         "scipy>=1.14,<2",
