@@ -20,17 +20,20 @@ from common.files import write_atomically
 
 FILE_NAME = "config.json"
 
-# What may differ between a stored run and the command that resumes it, because no number of the run depends on it.
+# What may differ between a stored run and the command that resumes it, because no number of the run depends on it
+# (a larger budget for bad steps or records lets a run go on that has stopped at them).
 RESUME_MAY_CHANGE = (
     "train.log_every",
     "train.preview_every",
     "train.steps_per_call",
+    "train.skip_nonfinite",
     "checkpoint.*",
     "parallel",
     "data.placement",
     "data.workers",
     "data.device_limit_mb",
     "data.directory",
+    "data.skip_bad",
     "evaluate.*",
     "sampler.*",
 )
@@ -45,7 +48,7 @@ CHOICES = {
     "optimizer.schedule": ("constant", "halving", "cosine"),
 }
 
-_UNITS = ("step", "example", "epoch")
+_UNITS = ("step", "example", "epoch", "percent")
 _DURATION = re.compile(r"\s*([0-9_.eE+]+)\s+([a-z]+)\s*")
 # How ConfigDict words an assignment of the wrong type.
 _CAST = (
@@ -85,9 +88,10 @@ def digest(config: ConfigDict | Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(values, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
-def write(config: ConfigDict, workdir: str | os.PathLike) -> Path:
+def write(config: ConfigDict | Mapping[str, Any], workdir: str | os.PathLike) -> Path:
     """Writes `workdir/config.json` in one atomic step and returns its path."""
-    content = json.dumps(to_dict(config), indent=2) + "\n"
+    values = to_dict(config) if isinstance(config, ConfigDict) else config
+    content = json.dumps(values, indent=2) + "\n"
     return write_atomically(Path(workdir) / FILE_NAME, content.encode())
 
 
@@ -133,16 +137,23 @@ def diff(a: ConfigDict | Mapping, b: ConfigDict | Mapping, ignore: tuple[str, ..
     return lines
 
 
-def steps(value: int | str, *, batch_size: int, num_examples: int | None, field: str) -> int:
-    """Returns the number of steps of a duration: an int, or "N steps", "N examples" or "N epochs", rounded up.
+def steps(
+    value: int | str, *, batch_size: int, num_examples: int | None, field: str, run_length: int | None = None
+) -> int:
+    """Returns the number of steps of a duration: an int, or "N steps", "N examples", "N epochs" or "N percent".
 
-    `num_examples` is the size of the training set, `batch_size` the global one. Raises `InputError` naming `field`.
+    Rounded up. `num_examples` is the size of the training set, `batch_size` the global one, `run_length` the number of
+    steps that percents are of (None: they have no meaning here). Raises `InputError` naming `field`.
     """
     amount, unit = _duration(value, field)
     if unit == "step":
         total = amount
     elif unit == "example":
         total = amount / batch_size
+    elif unit == "percent":
+        if run_length is None:
+            raise bad(field, expected="steps, examples or epochs", got=f'"{value}"', fix="percents are of this length")
+        total = amount * run_length / 100
     elif num_examples is None:
         raise bad(
             field, expected="a number of steps or examples", got=f'"{value}"', fix="the data set has no epochs here"
@@ -154,7 +165,7 @@ def steps(value: int | str, *, batch_size: int, num_examples: int | None, field:
 
 def _duration(value: object, field: str) -> tuple[Fraction, str]:
     """Returns (amount, unit) of a duration, exactly."""
-    fix = "units are steps, examples and epochs"
+    fix = "units are steps, examples, epochs and percent"
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         raise bad(field, expected=_DURATION_FORMS, got=repr(value), fix=fix)
     text = f"{value} steps" if not isinstance(value, str) or re.fullmatch(r"[\s0-9_.eE+-]+", value) else value
@@ -165,16 +176,16 @@ def _duration(value: object, field: str) -> tuple[Fraction, str]:
     except (ValueError, ZeroDivisionError):
         amount = None
     if amount is None or unit not in _UNITS or (unit == "step" and amount.denominator != 1):
-        close = nearest(match[2], [each + "s" for each in _UNITS]) if match and unit not in _UNITS else None
+        close = nearest(match[2], ["steps", "examples", "epochs", "percent"]) if match and unit not in _UNITS else None
         raise bad(field, expected=_DURATION_FORMS, got=repr(value), fix=f'did you mean "{close}"?' if close else fix)
     return amount, unit
 
 
 def _run_file(path: Path) -> ConfigDict:
     if not path.is_file():
-        others = [str(each) for each in path.parent.glob("*.py") if each.name not in ("__init__.py", "base.py")]
-        close = nearest(str(path), others)
-        fix = f"did you mean {close}?" if close else "check --config"
+        others = [each.stem for each in path.parent.glob("*.py") if each.stem not in ("__init__", "base")]
+        close = nearest(path.stem, others)
+        fix = f"did you mean {path.with_name(close)}.py?" if close else "check --config"
         raise bad(f"config file {path}", expected="a Python file", got="no such file", fix=fix)
     namespace = {"__file__": str(path), "__name__": "experiment", "__builtins__": __builtins__}
     try:
@@ -221,6 +232,9 @@ def _finish(config: ConfigDict, overrides: Mapping[str, Any] | None) -> ConfigDi
         section[name] = _typed(f"config.{key}", section[name], section.get_type(name), section[name])
         if key in CHOICES:
             choice(f"config.{key}", section[name], CHOICES[key])
+    if "seed" in config and not 0 <= config.seed < 2**32:
+        # JAX takes a seed modulo 2**32: two that look different would give the same run.
+        raise bad("config.seed", expected="0 to 2**32 - 1", got=config.seed, fix="use a smaller one")
     return config.lock()
 
 

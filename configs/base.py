@@ -1,6 +1,7 @@
 """Every key that all experiments share, with its unit and default.
 
-A duration is a number of steps, or a string in another unit: `2000`, `"50 epochs"`, `"1000000 examples"`.
+A duration is a number of steps, or a string in another unit: `2000`, `"50 epochs"`, `"1000000 examples"`, or, inside a
+run of known length, `"2 percent"`.
 """
 
 import os

@@ -44,18 +44,35 @@ def build(config, *, num_examples: int) -> Settings:
     at_least(train.accumulate, 1, "config.train.accumulate")
     at_least(train.skip_nonfinite, 0, "config.train.skip_nonfinite")
     at_least(config.checkpoint.keep, 1, "config.checkpoint.keep")
-    if not 0 <= config.ema.decay < 1:
-        raise bad("config.ema.decay", expected="0 <= decay < 1", got=config.ema.decay, fix="0 switches averaging off")
+    for field, value in (
+        ("data.workers", config.data.workers),
+        ("data.device_limit_mb", config.data.device_limit_mb),
+        ("optimizer.learning_rate", optimizer.learning_rate),
+        ("optimizer.weight_decay", optimizer.weight_decay),
+        ("optimizer.clip_norm", optimizer.clip_norm),
+    ):
+        at_least(value, 0, f"config.{field}")
+    for field, value, possible, expected in (
+        ("ema.decay", config.ema.decay, 0 <= config.ema.decay < 1, "a number in [0, 1), 0 for no average"),
+        ("optimizer.b1", optimizer.b1, 0 <= optimizer.b1 < 1, "a number in [0, 1)"),
+        ("optimizer.b2", optimizer.b2, 0 <= optimizer.b2 < 1, "a number in [0, 1)"),
+        ("optimizer.eps", optimizer.eps, optimizer.eps > 0, "a positive number"),
+        ("optimizer.final_fraction", optimizer.final_fraction, 0 <= optimizer.final_fraction <= 1, "a fraction"),
+    ):
+        if not possible:
+            raise bad(f"config.{field}", expected=expected, got=value, fix="configs/base.py has the default")
 
-    def steps(value, field, least):
-        count = configs.steps(value, batch_size=train.batch_size, num_examples=num_examples, field=field)
+    def steps(value, field, least, run_length=None):
+        count = configs.steps(
+            value, batch_size=train.batch_size, num_examples=num_examples, field=field, run_length=run_length
+        )
         at_least(count, least, field)
         return count
 
     total = steps(train.steps, "config.train.steps", 1)
-    log_every = steps(train.log_every, "config.train.log_every", 1)
-    preview_every = steps(train.preview_every, "config.train.preview_every", 0)
-    checkpoint_every = steps(config.checkpoint.every, "config.checkpoint.every", 1)
+    log_every = steps(train.log_every, "config.train.log_every", 1, total)
+    preview_every = steps(train.preview_every, "config.train.preview_every", 0, total)
+    checkpoint_every = steps(config.checkpoint.every, "config.checkpoint.every", 1, total)
     if train.batch_size % train.accumulate:
         raise bad(
             "config.train.accumulate",
@@ -81,8 +98,8 @@ def build(config, *, num_examples: int) -> Settings:
             optimizer.schedule,
             learning_rate=optimizer.learning_rate,
             steps=total,
-            warmup=steps(optimizer.warmup, "config.optimizer.warmup", 0),
-            halve_every=steps(optimizer.halve_every, "config.optimizer.halve_every", 0),
+            warmup=steps(optimizer.warmup, "config.optimizer.warmup", 0, total),
+            halve_every=steps(optimizer.halve_every, "config.optimizer.halve_every", 0, total),
             final_fraction=optimizer.final_fraction,
         )
         rule = make_optimizer(
@@ -120,7 +137,7 @@ def build(config, *, num_examples: int) -> Settings:
     )
 
 
-def at_least(value: int, least: int, field: str) -> None:
+def at_least(value: float, least: float, field: str) -> None:
     """Raises `InputError` when `value` is below `least`."""
     if value < least:
         raise bad(field, expected=f"at least {least}", got=value, fix="raise it")

@@ -30,7 +30,7 @@ def get_config():
     config.optimizer.b2 = 0.95
     config.optimizer.clip_norm = 20.0
     config.optimizer.schedule = "cosine"
-    config.optimizer.warmup = 100
+    config.optimizer.warmup = "2 percent"
     config.noise.freeze_after = 0.6
     config.checkpoint.every = 500
 

@@ -35,6 +35,15 @@ def write_file(tmp_path):
     return write
 
 
+def test_percents_are_of_the_run_and_of_nothing_else():
+    known = {"batch_size": 4, "num_examples": 100, "field": "config.optimizer.warmup"}
+    assert configs.steps("2 percent", run_length=5000, **known) == 100
+    assert configs.steps("1 percent", run_length=50, **known) == 1
+    assert configs.steps("0.7 percent", run_length=1000, **known) == 7  # 7.000000000000001 in floating point
+    with pytest.raises(InputError, match="warmup: expected steps, examples or epochs, got .2 percent"):
+        configs.steps("2 percent", **known)
+
+
 def test_file_and_overrides(write_file):
     texts = {
         "train.steps": "5 epochs",
@@ -80,6 +89,8 @@ def test_values_from_python(write_file):
         ("data.flip", "maybe", "config.data.flip: expected true or false, got 'maybe'"),
         ("optimizer.eps", "nan", "config.optimizer.eps: expected a finite number (float), got 'nan'"),
         ("optimizer.eps", float("inf"), "config.optimizer.eps: expected a finite number (float), got inf"),
+        ("seed", "-1", "config.seed: expected 0 to 2**32 - 1, got -1; use a smaller one"),
+        ("seed", "4294967296", "config.seed: expected 0 to 2**32 - 1, got 4294967296"),
         ("parallel", "pmpa", 'config.parallel: expected one of "jit", "pmap", got "pmpa"; did you mean "pmap"?'),
         ("optimizer.schedule", "?", 'one of "constant", "halving", "cosine", got "?"; choose one of these'),
         ("evaluate.levels", "(1, 'a')", "config.evaluate.levels[1]: expected a finite number (float), got 'a' (str)"),
@@ -120,6 +131,8 @@ def test_missing_file_names_the_nearest(write_file):
         configs.load(path.replace("experiment", "experimant"))
     with pytest.raises(InputError, match="no such file; check --config"):
         configs.load("nowhere/at/all.py")
+    with pytest.raises(InputError, match="no such file; check --config"):
+        configs.load(path.replace("experiment", "zzz"))  # the folder alone is no likeness
 
 
 def test_file_without_get_config(tmp_path):

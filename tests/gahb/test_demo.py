@@ -14,7 +14,6 @@ SMALL = {
     "model.num_blocks": 1,
     "train.steps": 80,
     "train.log_every": 10,
-    "optimizer.warmup": 5,
     "evaluate.num_images": 8,
     "evaluate.wiener_images": 64,
     "evaluate.panel_size": 32,
