@@ -1,0 +1,1 @@
+"""What this code costs: run from a checkout with `python -m benchmarks`; results are kept in `benchmarks/results`."""
