@@ -1,0 +1,148 @@
+"""Geometric C^alpha images: two regular backgrounds that meet along a regular contour.
+
+Kadkhodaie et al. (ICLR 2024), appendix E and algorithm 2. Everything is a pure function of one image's draws, and
+`jax.vmap` makes batches. White noise that is integrated alpha times has Sobolev regularity alpha - 1/2, so alpha is
+nominal.
+"""
+
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from common.evaluation.scaling import rescale
+from gahb.antialias import low_pass
+
+BACKGROUNDS = ("isotropic", "separable", "constant")
+
+
+class Draws(NamedTuple):
+    """The random numbers of one image of N x N pixels."""
+
+    contour: jax.Array  # [N] white, U(-1, 1)
+    first: jax.Array  # [N, N] white, U(-1, 1)
+    second: jax.Array  # [N, N] white, U(-1, 1)
+    coin: jax.Array  # [] 0: the first background is the bright one, 1: the second
+    bright_min: jax.Array  # [] U(0, 1): the bright background spans [bright_min, 1]
+    dark_max: jax.Array  # [] U(0, 1): the dark one spans [0, dark_max]
+
+
+def draw(key: jax.Array, size: int) -> Draws:
+    """Returns the random numbers of one image of `size` x `size` pixels."""
+    keys = jax.random.split(key, 6)
+    return Draws(
+        contour=jax.random.uniform(keys[0], (size,), minval=-1.0),
+        first=jax.random.uniform(keys[1], (size, size), minval=-1.0),
+        second=jax.random.uniform(keys[2], (size, size), minval=-1.0),
+        coin=jax.random.bernoulli(keys[3]).astype(jnp.int32),
+        bright_min=jax.random.uniform(keys[4]),
+        dark_max=jax.random.uniform(keys[5]),
+    )
+
+
+def gain_1d(size: int) -> np.ndarray:
+    """Returns 1 / |k| at the integer frequencies k in FFT order, float64 `[N]`; 1 at k = 0."""
+    return 1 / np.maximum(np.abs(_frequencies(size)), 1)
+
+
+def gain_2d(size: int, *, separable: bool = False) -> np.ndarray:
+    """Returns 1 / sqrt(k1^2 + k2^2), or 1 / sqrt(|k1 k2|) if `separable`, in FFT order, float64 `[N, N]`.
+
+    The gain is 1 at k = 0, so a mean is kept; in the separable one, a frequency of 0 counts as 1.
+    """
+    if separable:
+        return np.sqrt(np.outer(gain_1d(size), gain_1d(size)))
+    radius = np.hypot.outer(_frequencies(size), _frequencies(size))
+    return 1 / np.where(radius > 0, radius, 1)
+
+
+def _frequencies(size: int) -> np.ndarray:
+    return np.fft.fftfreq(size, 1 / size)
+
+
+def filtered(white: jax.Array, gain: np.ndarray) -> jax.Array:
+    """Returns IFFT(FFT(white) * gain) over all axes; `gain` is real and even, so only half of it is needed."""
+    half = jnp.asarray(gain[..., : white.shape[-1] // 2 + 1], white.dtype)
+    axes = tuple(range(white.ndim))
+    return jnp.fft.irfftn(jnp.fft.rfftn(white, axes=axes) * half, s=white.shape, axes=axes)
+
+
+def contour_rows(contour: jax.Array) -> jax.Array:
+    """Returns the row at which the contour `[N]` (in heights of the image, 0 = middle) meets each column, int32."""
+    size = contour.shape[0]
+    return jnp.round(size * contour).astype(jnp.int32) + size // 2
+
+
+def mask(rows: jax.Array, *, wrap: bool = False) -> jax.Array:
+    """Returns 1 from row `rows[j]` of column j downwards, 0 above, float32 `[N, N]`.
+
+    A contour that leaves the image is cut off at its border. `wrap` is the original's behaviour: a row -r < 0 counts
+    from the bottom, so the column is 0 down to the last r rows.
+    """
+    size = rows.shape[0]
+    if wrap:
+        rows = jnp.where(rows < 0, jnp.maximum(rows + size, 0), rows)
+    return (jnp.arange(size)[:, None] >= rows[None, :]).astype(jnp.float32)
+
+
+def box_blur(image: jax.Array, factor: tuple[int, int]) -> jax.Array:
+    """Returns the average over `factor` (rows, columns) pixels around each pixel of `[N, N]`.
+
+    Borders are reflected without repeating them. An even factor shifts the result half a pixel up or left.
+    """
+    for axis, count in enumerate(factor):
+        widths = [(count // 2, count // 2) if each == axis else (0, 0) for each in range(2)]
+        length = image.shape[axis]
+        padded = jnp.pad(image, widths, mode="reflect")
+        shifted = [jax.lax.slice_in_dim(padded, start, start + length, axis=axis) for start in range(count)]
+        image = sum(shifted[1:], shifted[0]) / count
+    return image
+
+
+def backgrounds(draws: Draws, *, beta: float, kind: str = "isotropic") -> tuple[jax.Array, jax.Array]:
+    """Returns the two backgrounds `[N, N]`: white noise filtered by gain^beta and mapped onto its range of grays.
+
+    `kind`: "isotropic" or "separable" (see `gain_2d`), or "constant": the two grays are `bright_min` and `dark_max`.
+    """
+    bright, dark = (draws.bright_min, jnp.ones(())), (jnp.zeros(()), draws.dark_max)
+    swapped = draws.coin == 1
+    if kind == "constant":
+        grays = (draws.bright_min, draws.dark_max)
+        return tuple(jnp.full(draws.first.shape, gray) for gray in grays)
+    gain = gain_2d(draws.first.shape[0], separable=kind == "separable") ** beta
+    made = []
+    for white, ranges in ((draws.first, (bright, dark)), (draws.second, (dark, bright))):
+        low, high = (jnp.where(swapped, other, one) for one, other in zip(*ranges, strict=True))
+        made.append(rescale(filtered(white, gain), low=low, high=high))
+    return tuple(made)
+
+
+def render(
+    draws: Draws,
+    *,
+    alpha: float,
+    beta: float,
+    blur: tuple[int, int] = (2, 2),
+    background: str = "isotropic",
+    wrap: bool = False,
+    antialias: int = 0,
+) -> jax.Array:
+    """Returns one image `[N, N, 1]`, float32 in [0, 1]: below the contour the first background, above it the second.
+
+    The contour has exponent `alpha`, the backgrounds `beta`; `blur` pixels (rows, columns) of the mask are averaged,
+    and the mask alone. `antialias` a times the image, drawn from N x N numbers, is halved by a low-pass filter of gain
+    1 and clipped to [0, 1], each image by itself; N / 2^a pixels remain, whose blur and contour keep their size.
+    """
+    levels = 2**antialias
+    size = draws.contour.shape[0]
+    # A filtered contour of N white numbers has a variance of order 1 / N.
+    contour = filtered(draws.contour, gain_1d(size) ** alpha) * math.sqrt(levels)
+    first, second = backgrounds(draws, beta=beta, kind=background)
+    below = box_blur(mask(contour_rows(contour), wrap=wrap), tuple(count * levels for count in blur))
+    image = (first * below + second * (1 - below))[..., None]
+    for _ in range(antialias):
+        # Columns continue on the other side, as contour and backgrounds do; rows do not.
+        image = low_pass(image, extension=("symmetric", "periodic"))
+    return jnp.clip(image, 0.0, 1.0) if antialias else image
