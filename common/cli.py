@@ -31,8 +31,9 @@ def main(argv: Sequence[str], app: App) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM) and error.filename:
-            return _fail(f"{error.filename}: {error.strerror}", FAILED)
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM):
+            # A failed write to an open file names none.
+            return _fail(f"{error.filename or 'a file'}: {error.strerror}", FAILED)
         raise
 
 
@@ -89,7 +90,7 @@ def _parse(verb: Verb, app: App, argv: list[str]) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("--config", metavar="FILE", help=f"experiment, e.g. configs/{app.name}/photographs.py")
+    parser.add_argument("--config", metavar="FILE", help=f"experiment, e.g. configs/{app.name}/EXPERIMENT.py")
     parser.add_argument("--workdir", metavar="DIR", help="directory of the run")
     verb.arguments(parser)
     flags, unknown = parser.parse_known_args(argv)

@@ -109,8 +109,9 @@ def test_kinds_of_failure(fails):
     assert fails("own", run=raising(InputError("a:\n b"))) == "a: b"
     assert fails("own", run=raising(RunError("lost")), code=1) == "lost"
     assert fails("own", run=raising(KeyboardInterrupt()), code=130) == "interrupted"
-    full = OSError(errno.ENOSPC, "No space left on device", "runs/x")
-    assert fails("own", run=raising(full), code=1) == "runs/x: No space left on device"
+    full = errno.ENOSPC, "No space left on device"
+    assert fails("own", run=raising(OSError(*full, "runs/x")), code=1) == "runs/x: No space left on device"
+    assert fails("own", run=raising(OSError(*full)), code=1) == "a file: No space left on device"
 
 
 def test_a_bug_traces_back():
@@ -196,7 +197,8 @@ def test_train_config_comes_from_file_then_from_workdir(experiment, tmp_path):
     assert (config.train.steps, where) == (7, workdir)
     assert not workdir.exists()
 
-    configs.write(config, workdirs.make(workdir))
+    workdir.mkdir()
+    configs.write(config, workdir)
     again, _ = workdirs.to_train(app(), request({"train.log_every": "2"}, workdir=str(workdir)))
     assert (again.train.steps, again.train.log_every) == (7, 2)
     with pytest.raises(InputError, match=r"holds, got another: train.steps: 7 -> 1000; choose a new --workdir"):

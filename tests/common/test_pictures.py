@@ -1,6 +1,8 @@
 """Pictures are pixel-exact."""
 
+import errno
 import io
+import re
 
 import numpy as np
 import pytest
@@ -59,3 +61,15 @@ def test_failed_write_leaves_the_old_file(tmp_path):
         write_atomically(path, io.StringIO("new"))
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_an_error_of_the_disk_names_the_file(tmp_path, monkeypatch):
+    def full(handle):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(OSError, match=re.escape(f"'{tmp_path}/a'")):
+        write_atomically(tmp_path / "a", b"new")
+    with pytest.raises(FileNotFoundError, match=re.escape(f"'{tmp_path}/none/a'")):
+        write_atomically(tmp_path / "none" / "a", b"new")
+    assert list(tmp_path.iterdir()) == []
