@@ -1,6 +1,5 @@
 """Checks of a run's directory before anything expensive, and the config a command works with."""
 
-import contextlib
 import tempfile
 from pathlib import Path
 from typing import NamedTuple
@@ -110,13 +109,6 @@ def check_writable(directory: Path) -> None:
             got=f"{error.strerror} in {existing}",
             fix="choose another --workdir",
         ) from None
-
-
-def make(directory: Path) -> Path:
-    """Makes the directory and its parents if needed, and returns it."""
-    with contextlib.suppress(FileExistsError):
-        directory.mkdir(parents=True)
-    return directory
 
 
 def _check_method(app: App, config: ConfigDict, place: object) -> None:

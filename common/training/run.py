@@ -9,7 +9,7 @@ from common.checkpoint import Checkpoints
 from common.data.batches import make_batches
 from common.method import Method
 from common.record import Recorder
-from common.training import parallel
+from common.training import hosts, parallel
 from common.training.loop import Outcome, train
 from common.training.preemption import StopSignal
 from common.training.settings import Settings
@@ -18,7 +18,7 @@ from common.training.settings import Settings
 def run(
     method: Method, source, settings: Settings, *, workdir: str | pathlib.Path, config: Mapping[str, Any]
 ) -> Outcome:
-    """Trains `method` on `source` in `workdir`, resuming what is there.
+    """Trains `method` on `source` in `workdir`, resuming what is there; writes `config` (plain JSON values) beside it.
 
     Raises:
       InputError: the work directory belongs to another config, data set or running process, or cannot be written; the
@@ -38,7 +38,9 @@ def run(
             may_change=configs.RESUME_MAY_CHANGE,
         ) as checkpoints,
     ):
-        start = checkpoints.steps()[-1] if checkpoints.steps() else 0
+        # Only now: a run that is refused must not replace what the run that holds the directory has written.
+        hosts.first_decides(lambda: str(configs.write(config, workdir)))
+        start = max(checkpoints.steps(), default=0)
         batches = make_batches(
             source,
             batch_size=settings.batch_size,

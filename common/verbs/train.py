@@ -34,9 +34,6 @@ def run(app: App, request: Request) -> None:
         )
         return
     parallel.enable_compilation_cache()
-    workdirs.make(workdir)
-    if parallel.is_first_process():
-        configs.write(config, workdir)
     outcome = run_training(method, source, chosen, workdir=workdir, config=values)
     if parallel.is_first_process():
         lines(*_summary(app, workdir, chosen.steps, outcome))
