@@ -113,7 +113,7 @@ class Checkpoints:
     def restore_latest(self, template: PyTree) -> Restored | None:
         """Returns the newest checkpoint that verifies, or None if there are no checkpoints.
 
-        `template` is a state of arrays or `jax.ShapeDtypeStruct`s. DamagedError steps are reported by a warning and set
+        `template` is a state of arrays or `jax.ShapeDtypeStruct`s. Damaged steps are reported by a warning and set
         aside once an earlier one proves good.
 
         Raises:

@@ -31,18 +31,6 @@ def named_leaves(tree: PyTree) -> dict[str, Any]:
     return named
 
 
-def nested(named: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the nested dicts that `{"a/b": x}` stands for, `{"a": {"b": x}}`."""
-    tree: dict[str, Any] = {}
-    for name, leaf in named.items():
-        *folders, last = name.split("/")
-        place = tree
-        for each in folders:
-            place = place.setdefault(each, {})
-        place[last] = leaf
-    return tree
-
-
 def skeleton(tree: PyTree, name: str) -> Any:
     """Returns the tree with leaves replaced by their names, as JSON: a list starts with "list" or "tuple"."""
     if tree is None:

@@ -10,9 +10,10 @@ import os
 import numpy as np
 
 from common.imports import archive
-from common.imports.matching import Slot, assign, flatten, nest
+from common.imports.matching import Slot, assign
 from common.imports.safetensors_files import load_safetensors
 from common.imports.torch_files import load_torch
+from common.trees import flatten, nest
 
 __all__ = ["Slot", "assign", "flatten", "load", "load_safetensors", "load_torch", "nest"]
 

@@ -48,26 +48,6 @@ def assign(tensors: Mapping[str, np.ndarray], slots: Mapping[str, Slot], *, fiel
     return {target: slot.transform(tensors[slot.source]) for target, slot in slots.items()}
 
 
-def nest(leaves: Mapping[str, np.ndarray]) -> dict:
-    """Returns nested dictionaries from paths joined with "/": `{"a/b": x}` becomes `{"a": {"b": x}}`."""
-    tree: dict = {}
-    for path, leaf in leaves.items():
-        *parents, last = path.split("/")
-        place = tree
-        for parent in parents:
-            place = place.setdefault(parent, {})
-        place[last] = leaf
-    return tree
-
-
-def flatten(tree: Mapping, prefix: str = "") -> dict[str, np.ndarray]:
-    """Returns the inverse of `nest`."""
-    leaves = {}
-    for key, value in tree.items():
-        leaves |= flatten(value, f"{prefix}{key}/") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
-    return leaves
-
-
 def _listed(what: str, items: list[str], nearest_in: Iterable[str] = ()) -> str:
     if not items:
         return ""
