@@ -19,13 +19,16 @@ def run(app: App, request: Request) -> None:
     root = workdirs.required(request, "workdir")
     workdirs.check_writable(root)
     config = configuration.load(CONFIG, request.overrides, app.base())
+    steps = configuration.steps(
+        config.train.steps, batch_size=config.train.batch_size, num_examples=None, field="config.train.steps"
+    )
     start = time.perf_counter()
     folder = demo.prepare(root, app.name)
     place = ("--workdir", str(folder))
     chosen = ("--config", str(CONFIG), *place, *(f"--config.{key}={text}" for key, text in request.overrides.items()))
     seconds = {}
     seconds["train, first half"], saved = demo.run_interrupted(
-        app.name, "train", *chosen, workdir=folder, at_step=int(config.train.steps) // 2
+        app.name, "train", *chosen, workdir=folder, at_step=steps // 2
     )
     seconds["train, resumed"] = demo.run(app.name, "train", *chosen)
     seconds["evaluate"] = demo.run(app.name, "evaluate", *place)
