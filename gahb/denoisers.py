@@ -55,4 +55,5 @@ def load_denoiser(workdir: str | os.PathLike, *, ema: bool = True, step: int | N
     from gahb import method
 
     network, variables = method.load(workdir, ema=ema, step=step)
-    return denoiser(variables, network)
+    # On the device once, instead of with every call.
+    return denoiser(jax.tree.map(jax.numpy.asarray, variables), network)

@@ -18,6 +18,7 @@ from common.errors import InputError, bad, choice
 from common.method import Evaluation, Method, Samples, Variables
 from common.pictures import strip
 from common.training.parallel import AXIS
+from configs.gahb.base import base
 from gahb import objective
 from gahb.denoisers import denoiser
 from gahb.evaluation import denoise_at, evaluate
@@ -119,7 +120,10 @@ def build_network(config, *, axis_name: str | None = None) -> nn.Module:
 
 def load(workdir: str | os.PathLike, *, ema: bool = True, step: int | None = None) -> tuple[nn.Module, Variables]:
     """Returns network and variables of the run in `workdir`, without data or optimizer; raises `InputError`."""
-    config = configs.read(workdir)
+    method = configs.read_dict(workdir).get("method")
+    if method != NAME:
+        raise bad(f"workdir {workdir}", expected=f"a run of {NAME}", got=f"one of {method}", fix="name another workdir")
+    config = configs.read(workdir, base())
     return build_network(config), restore_params(workdir, ema=ema, step=step)
 
 

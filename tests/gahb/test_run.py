@@ -12,6 +12,7 @@ import gahb
 from common import config as configs
 from common import results
 from common.checkpoint import restore_params
+from common.checkpoint.lock import only_writer
 from common.cli import main
 from common.errors import InputError
 from common.record import read_metrics
@@ -152,6 +153,16 @@ def test_refusals(trained, capsys, argv, message):
     assert message in said.err and said.err.startswith("error: ") and said.err.count("\n") == 1
 
 
+def test_a_refused_second_run_leaves_the_config_of_the_first(copy, capsys):
+    before = (copy / "config.json").read_bytes()
+    with only_writer(copy / "checkpoints" / ".lock"):
+        command("train", "--workdir", copy, "--config.train.log_every=4", code=2)
+    assert "expected no other run that writes here, got one with pid" in capsys.readouterr().err
+    assert (copy / "config.json").read_bytes() == before
+    command("train", "--workdir", copy, "--config.train.log_every=4")
+    assert configs.read(copy).train.log_every == 4
+
+
 def test_data_that_changed_is_refused(copy, capsys, tmp_path):
     path = copy / "config.json"
     values = json.loads(path.read_text())
@@ -181,6 +192,19 @@ def test_denoiser_from_a_workdir(trained):
     np.testing.assert_allclose(denoise(3.0 * y), 3.0 * denoise(y), rtol=1e-4, atol=1e-5)
     averaged, last = (restore_params(trained, ema=ema) for ema in (True, False))
     assert not np.array_equal(jax.tree.leaves(averaged.params)[0], jax.tree.leaves(last.params)[0])
+    assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(denoise))
+
+
+def test_denoiser_of_an_older_or_a_foreign_run(copy):
+    path = copy / "config.json"
+    values = json.loads(path.read_text())
+    del values["model"]["first_layer_linear"]  # as if it had come later than this run
+    path.write_text(json.dumps(values))
+    y = np.ones((1, 8, 8, 1), np.float32)
+    assert gahb.load_denoiser(copy)(y).shape == y.shape
+    path.write_text(json.dumps({**values, "method": "other"}))
+    with pytest.raises(InputError, match="expected a run of gahb, got one of other"):
+        gahb.load_denoiser(copy)
 
 
 def test_figures_and_page(copy, capsys):
