@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import shutil
 import socket
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import pytest
 from common.checkpoint import restore_params
 
 CONFIG = pathlib.Path(__file__).with_name("tiny.py")
+KEEP = ("--config.checkpoint.every=1", "--config.checkpoint.keep=9")
 
 
 def command(workdir, *extra):
@@ -37,11 +39,17 @@ def result(workdir):
 
 
 @pytest.fixture(scope="module")
-def reference(tmp_path_factory):
+def one_device(tmp_path_factory):
+    """Returns the work directory of five steps on one device, with a checkpoint of each."""
+    workdir = tmp_path_factory.mktemp("one") / "run"
+    subprocess.run(command(workdir, *KEEP), check=True, env=environment(workdir.parent / "cache"), capture_output=True)
+    return workdir
+
+
+@pytest.fixture(scope="module")
+def reference(one_device):
     """Returns (state, metrics) of five steps on one device."""
-    workdir = tmp_path_factory.mktemp("one")
-    subprocess.run(command(workdir), check=True, env=environment(workdir / "cache"), capture_output=True)
-    return result(workdir)
+    return result(one_device)
 
 
 def assert_same(got, expected):
@@ -73,6 +81,19 @@ def test_devices_do_not_change_the_result(tmp_path, reference, devices, changes)
         command(tmp_path, *changes), check=True, env=environment(tmp_path / "cache", devices), capture_output=True
     )
     assert_same(result(tmp_path), reference)
+
+
+def test_a_run_may_go_on_on_other_devices(tmp_path, one_device, reference):
+    """From one to four to two devices: each part starts from a checkpoint of the part before it."""
+    workdir = shutil.copytree(one_device, tmp_path / "run")
+    for step, devices, parallel in [(1, 4, "pmap"), (3, 2, "jit")]:
+        for path in (workdir / "checkpoints").glob("[0-9]*"):
+            if int(path.name) > step:
+                shutil.rmtree(path)
+        assert (workdir / "checkpoints" / str(step)).is_dir()
+        arguments = command(workdir, *KEEP, f"--config.parallel={parallel}")
+        subprocess.run(arguments, check=True, env=environment(tmp_path / "cache", devices), capture_output=True)
+    assert_same(result(workdir), reference)
 
 
 @pytest.mark.parametrize("parallel", ["jit", "pmap"])
