@@ -69,9 +69,10 @@ def test_a_larger_budget_lets_the_stopped_run_go_on(train, overflowing, tmp_path
     records = read_metrics(tmp_path / "run")
     assert records[-1]["step"] == 6 and 1 <= records[-1]["skipped"] <= 2
     assert dumped(tmp_path / "run")[0] == dumped(tmp_path / "run")[1]
-    if stopped:  # the skipped step left everything as it was
-        before, after = (restore_params(tmp_path / "run", step=step) for step in (stopped, stopped + 1))
-        jax.tree.map(np.testing.assert_array_equal, before, after)
+    assert stopped > 0
+    # The skipped step left everything as it was.
+    before, after = (restore_params(tmp_path / "run", step=step) for step in (stopped, stopped + 1))
+    jax.tree.map(np.testing.assert_array_equal, before, after)
 
 
 def test_one_more_than_the_budget_stops_the_run(train, overflowing, tmp_path):
