@@ -11,6 +11,7 @@ import scipy.fft
 from jax.tree_util import Partial
 
 from common.errors import bad
+from gahb.reference.checks import check_images, check_shape
 
 BASES = ("dct", "dft")
 
@@ -31,9 +32,7 @@ def fit(images: np.ndarray, *, basis: str = "dct", block: int = 1024) -> Prior:
     """
     if basis not in BASES:
         raise bad("basis", expected=" or ".join(BASES), got=repr(basis), fix='use "dct"')
-    if len(images) == 0 or images.ndim != 4 or not np.issubdtype(images.dtype, np.floating):
-        got = f"{images.dtype} {list(images.shape)}"
-        raise bad("images", expected="floats [N, H, W, C], N > 0", got=got, fix="divide 8-bit images by 255")
+    check_images(images)
     blocks = [slice(start, start + block) for start in range(0, len(images), block)]
     mean = sum(np.asarray(images[part], np.float64).mean((1, 2)).sum(0) for part in blocks) / len(images)
     power = np.zeros(images.shape[1:])
@@ -60,8 +59,8 @@ def expected_mse(prior: Prior, sigma: float) -> float:
     return float(np.mean(sigma**2 * prior.power / (prior.power + sigma**2)))
 
 
-def _cosines(length):
-    """The orthonormal DCT-II as a matrix, `[frequency, pixel]`."""
+def cosines(length: int) -> np.ndarray:
+    """Returns the orthonormal DCT-II as a matrix, `[frequency, pixel]`, float64."""
     return scipy.fft.dct(np.eye(length), axis=0, norm="ortho")
 
 
@@ -70,15 +69,13 @@ class _Filter:
     basis: str
 
     def __call__(self, mean, power, sigma, y):
-        if y.shape[1:] != power.shape:
-            fix = "fit it on images of this size"
-            raise bad("y", expected=f"[B, {', '.join(map(str, power.shape))}]", got=list(y.shape), fix=fix)
+        check_shape(y, power.shape)
         mean, power, sigma = (x.astype(jnp.promote_types(y.dtype, jnp.float32)) for x in (mean, power, sigma))
         noisy = power + sigma**2
         gain = jnp.where(noisy > 0, power / jnp.where(noisy > 0, noisy, 1), 1)
         if self.basis == "dct":
             # As two small products: an FFT of reordered rows takes many times as long to compile.
-            rows, columns = (jnp.asarray(_cosines(length), gain.dtype) for length in y.shape[1:3])
+            rows, columns = (jnp.asarray(cosines(length), gain.dtype) for length in y.shape[1:3])
             transform = functools.partial(jnp.einsum, precision="highest")
             coefficients = transform("ki,lj,bijc->bklc", rows, columns, y - mean)
             clean = transform("ki,lj,bklc->bijc", rows, columns, gain * coefficients)

@@ -1,0 +1,80 @@
+"""Shrinkage of the coefficients in a fixed orthonormal basis: soft thresholds, and the oracle that knows the image."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.tree_util import Partial
+from scipy.special import ndtr
+
+from gahb.reference.bases import Basis
+from gahb.reference.checks import check_sigma
+
+
+def soft_threshold(basis: Basis, sigma: float | jax.Array, *, threshold: float | None = None) -> Partial:
+    """Returns the denoiser that moves every coefficient towards zero by `threshold` sigma, but for the coarse ones.
+
+    threshold: None is sqrt(2 log d), the universal one of Donoho & Johnstone, Biometrika 1994. Another sigma or
+    threshold compiles nothing anew. Raises `InputError` unless sigma > 0.
+    """
+    check_sigma(sigma)
+    return Partial(_soft, basis, jnp.asarray(sigma, float), jnp.asarray(_threshold(basis, threshold), float))
+
+
+def oracle(basis: Basis, sigma: float | jax.Array) -> Callable[[jax.Array], Partial]:
+    """Returns a function of the clean images `x [B, H, W, C]` that makes their denoiser, f(y; x) = make(x)(y).
+
+    Each coefficient is multiplied by c^2 / (c^2 + sigma^2), c that of x: no linear map that is diagonal in the basis
+    does better. `x` of one image denoises any batch, else `y` must be the noisy images of x, in order.
+    """
+    check_sigma(sigma)
+
+    def make(x: jax.Array) -> Partial:
+        power = jnp.square(basis.analyze(jnp.asarray(x)))
+        return Partial(_scale, basis, power / (power + jnp.asarray(sigma, power.dtype) ** 2))
+
+    return make
+
+
+def oracle_error(basis: Basis, x: jax.Array, sigma: float) -> np.ndarray:
+    """Returns sum_k sigma^2 c_k^2 / (c_k^2 + sigma^2), the squared error of `oracle` summed over each image, `[B]`.
+
+    It is between 1/2 and 1 times sum_k min(c_k^2, sigma^2). Float64 from the coefficients on.
+    """
+    power = np.square(np.asarray(basis.analyze(jnp.asarray(x)), np.float64))
+    return (sigma**2 * power / (power + sigma**2)).sum((1, 2, 3))
+
+
+def soft_error(basis: Basis, x: jax.Array, sigma: float, *, threshold: float | None = None) -> np.ndarray:
+    """Returns the expected squared error of `soft_threshold` summed over each image of `x [B, H, W, C]`, `[B]`.
+
+    In units of sigma, with a = |c| and threshold t, a coefficient costs (Donoho & Johnstone 1994)
+    1 + t^2 + (a^2 - t^2 - 1) (P(t - a) - P(-t - a)) - (t - a) p(t + a) - (t + a) p(t - a), p and P the normal density
+    and distribution. Float64 from the coefficients on.
+    """
+    t = _threshold(basis, threshold)
+    a = np.abs(np.asarray(basis.analyze(jnp.asarray(x)), np.float64)) / sigma
+    inside = ndtr(t - a) - ndtr(-t - a)
+    error = 1 + t**2 + (a**2 - t**2 - 1) * inside - (t - a) * _density(t + a) - (t + a) * _density(t - a)
+    return sigma**2 * np.where(np.asarray(basis.coarse), 1, error).sum((1, 2, 3))
+
+
+def _threshold(basis: Basis, threshold: float | None) -> float:
+    return float(np.sqrt(2 * np.log(np.prod(basis.analyze.func.shape)))) if threshold is None else threshold
+
+
+def _density(x):
+    return np.exp(-np.square(x) / 2) / np.sqrt(2 * np.pi)
+
+
+@jax.jit
+def _soft(basis, sigma, threshold, y):
+    c = basis.analyze(y)
+    shrunk = jnp.sign(c) * jnp.maximum(jnp.abs(c) - (threshold * sigma).astype(c.dtype), 0)
+    return basis.synthesize(jnp.where(basis.coarse, c, shrunk))
+
+
+@jax.jit
+def _scale(basis, gain, y):
+    return basis.synthesize(gain.astype(y.dtype) * basis.analyze(y))
