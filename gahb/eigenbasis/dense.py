@@ -1,0 +1,73 @@
+"""The Jacobian of a denoiser as a matrix, while it fits: built in blocks of products, decomposed in float64."""
+
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from common.errors import bad, choice
+from gahb.denoisers import Denoiser
+from gahb.eigenbasis.linear import linearise, pull, push, unit_images
+
+
+class Eigenbasis(NamedTuple):
+    """Eigenpairs of S = (J + J^T) / 2; residuals ||S e - value e|| are relative to the largest absolute eigenvalue."""
+
+    values: np.ndarray  # [k] shrinkage factors, descending, float64
+    vectors: np.ndarray  # [k, H, W, C] orthonormal images
+    residuals: np.ndarray  # [k]
+    products: int  # evaluations of S v for one v (the dense route: of J v)
+    converged: bool
+
+
+class SingularBasis(NamedTuple):
+    """J = sum_k value_k left_k right_k^T; residuals ||J^T left - value right|| are relative to the largest value."""
+
+    values: np.ndarray  # [k] descending, float64
+    left: np.ndarray  # [k, H, W, C] orthonormal images, what the denoiser puts out
+    right: np.ndarray  # [k, H, W, C] orthonormal images, what it answers to
+    residuals: np.ndarray  # [k]
+    products: int  # evaluations of J v or J^T v for one v, in pairs
+    converged: bool
+
+
+def jacobian(
+    denoise: Denoiser, y: jax.Array, *, block: int = 64, mode: str = "forward", max_bytes: int = 2**31
+) -> np.ndarray:
+    """Returns J `[d, d]` of any denoiser at one image `y [H, W, C]` or `[1, H, W, C]`; J[i, j] = d f_i / d y_j.
+
+    Pixels are numbered row by row, channels fastest. mode: "forward" makes `block` columns at a time, "reverse" rows;
+    both give the same. Raises `InputError` where the matrix would pass `max_bytes`.
+    """
+    choice("mode", mode, ("forward", "reverse"))
+    linear = linearise(denoise, y)
+    size, dtype = linear.size, np.dtype(linear.y.dtype)
+    if size**2 * dtype.itemsize > max_bytes:
+        got = f"{size} x {size} numbers"
+        raise bad("y", expected=f"a Jacobian of at most {max_bytes} bytes", got=got, fix="use top_k, which needs none")
+    product = push if mode == "forward" else pull
+    rows = np.empty((size, size), dtype)
+    for start in range(0, size, block):
+        part = np.asarray(product(linear, unit_images(linear, start, block))).reshape(block, size)
+        rows[start : start + block] = part[: size - start]
+    return rows.T if mode == "forward" else rows
+
+
+def symmetric_basis(matrix: np.ndarray, shape: tuple[int, ...], k: int | None = None) -> Eigenbasis:
+    """Returns the `k` largest (default: all) eigenpairs of (J + J^T) / 2 of a Jacobian `[d, d]` of `shape` images."""
+    matrix = np.asarray(matrix, np.float64)
+    part = (matrix + matrix.T) / 2
+    values, vectors = np.linalg.eigh(part)
+    scale = np.abs(values).max() or 1.0
+    values, vectors = values[::-1][:k], vectors[:, ::-1][:, :k]
+    residuals = np.linalg.norm(part @ vectors - vectors * values, axis=0) / scale
+    return Eigenbasis(values, vectors.T.reshape(-1, *shape), residuals, len(matrix), True)
+
+
+def singular_basis(matrix: np.ndarray, shape: tuple[int, ...], k: int | None = None) -> SingularBasis:
+    """Returns the `k` largest (default: all) singular values and vectors of a Jacobian `[d, d]` of `shape` images."""
+    matrix = np.asarray(matrix, np.float64)
+    left, values, right = np.linalg.svd(matrix)
+    left, values, right = left[:, :k], values[:k], right[:k]
+    residuals = np.linalg.norm(matrix.T @ left - right.T * values, axis=0) / (values[0] or 1.0)
+    return SingularBasis(values, left.T.reshape(-1, *shape), right.reshape(-1, *shape), residuals, len(matrix), True)

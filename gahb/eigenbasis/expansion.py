@@ -1,0 +1,79 @@
+"""What a basis says about an image: coefficients, shrinkage, truncation, angles to a subspace, pictures."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import scipy.linalg
+
+from common.errors import bad
+from gahb.eigenbasis.dense import Eigenbasis
+
+
+class Shrinkage(NamedTuple):
+    """How each coefficient of an image is shrunk; float64 `[k]`."""
+
+    values: np.ndarray  # lambda_k
+    noisy: np.ndarray  # <y, e_k>
+    clean: np.ndarray | None  # <x, e_k>
+
+
+def shrinkage(basis: Eigenbasis, y: np.ndarray, x: np.ndarray | None = None) -> Shrinkage:
+    """Returns the factors of a basis with the coefficients of the noisy image `y [H, W, C]` and of a clean `x`."""
+    return Shrinkage(basis.values, coefficients(basis, y), None if x is None else coefficients(basis, x))
+
+
+def coefficients(basis: Eigenbasis, image: np.ndarray) -> np.ndarray:
+    """Returns <image, e_k> `[k]` for an image `[H, W, C]` or `[1, H, W, C]`, float64."""
+    rows = _rows(basis.vectors)
+    flat = np.asarray(image, np.float64).reshape(-1)
+    if flat.size != rows.shape[1]:
+        shape = list(basis.vectors.shape[1:])
+        raise bad("image", expected=f"an image {shape}", got=list(np.shape(image)), fix="use the image of the basis")
+    return rows @ flat
+
+
+def truncate(basis: Eigenbasis, y: np.ndarray, terms: Sequence[int]) -> np.ndarray:
+    """Returns f_n(y) = sum_{k <= n} lambda_k <y, e_k> e_k for each n of `terms`: `[len(terms), H, W, C]`, float64.
+
+    Raises `InputError` for more terms than the basis has.
+    """
+    if not len(terms) or min(terms) < 0 or max(terms) > len(basis.values):
+        expected = f"numbers from 0 to {len(basis.values)}"
+        raise bad("terms", expected=expected, got=list(terms), fix="ask top_k for more vectors")
+    parts = (basis.values * coefficients(basis, y))[:, None] * _rows(basis.vectors)
+    sums = np.concatenate([np.zeros((1, parts.shape[1])), np.cumsum(parts, axis=0)])
+    return sums[list(terms)].reshape(len(terms), *basis.vectors.shape[1:])
+
+
+def count_above(basis: Eigenbasis, threshold: float) -> int:
+    """Returns how many shrinkage factors are above `threshold`; `InputError` if all those of a part of them are."""
+    count = int((basis.values > threshold).sum())
+    if count == len(basis.values) < basis.vectors[0].size:
+        got = f"{basis.values[-1]:.4g} as the smallest of {count}"
+        raise bad("threshold", expected="a factor below it among those known", got=got, fix="ask top_k for more")
+    return count
+
+
+def principal_angles(vectors: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Returns the angles, radians and ascending, between the spans of `[k, H, W, C]` and `[m, H, W, C]`.
+
+    Neither has to be orthonormal: a tangent space may be given by the derivatives of an image by its parameters. All
+    min(k, m) angles are 0 where one span lies in the other.
+    """
+    return scipy.linalg.subspace_angles(_rows(vectors).T, _rows(others).T)[::-1]
+
+
+def pictures(vectors: np.ndarray) -> np.ndarray:
+    """Returns vectors `[k, H, W, C]` as images in [0, 1] to be looked at: zero is 0.5, the largest pixel 1.
+
+    The sign of an eigenvector means nothing, so each is shown with the one that makes its largest pixel positive.
+    """
+    rows = _rows(vectors)
+    peak = rows[np.arange(len(rows)), np.abs(rows).argmax(1)]
+    shown = 0.5 + 0.5 * rows / np.where(peak == 0, 1, peak)[:, None]
+    return shown.reshape(vectors.shape).astype(np.float32)
+
+
+def _rows(vectors: np.ndarray) -> np.ndarray:
+    return np.asarray(vectors, np.float64).reshape(len(vectors), -1)
