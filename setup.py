@@ -1,5 +1,7 @@
 """Set-up of the distribution `scorebridge`; tool settings are in pyproject.toml."""
 
+import pathlib
+
 import setuptools
 
 TFDS = [
@@ -12,7 +14,7 @@ setuptools.setup(
     name="scorebridge",
     version="0.1.0",
     description="Denoisers, dense matching and phase-space bridges: three diffusion papers as one JAX codebase",
-    long_description=open("README.md", encoding="utf-8").read(),
+    long_description=pathlib.Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="MIT",
     python_requires=">=3.11",
@@ -24,7 +26,6 @@ setuptools.setup(
         ]
     ),
     install_requires=[
-        "absl-py>=2.1,<3",
         "flax>=0.12,<0.13",
         "grain>=0.2.16,<0.3",  # the first whose iterators can be closed
         "jax>=0.10,<0.13",
@@ -36,7 +37,6 @@ setuptools.setup(
         "orbax-checkpoint>=0.12,<0.13",
         "pillow>=11,<14",
         "PyWavelets>=1.6,<2",
-        "safetensors>=0.5,<1",
         "scikit-image>=0.25,<0.27",
         "scipy>=1.14,<2",
         "tensorboardX>=2.6.2,<3",
@@ -51,6 +51,7 @@ setuptools.setup(
             "pytest-timeout>=2.3,<3",
             "pytest-xdist>=3.6,<4",
             "ruff>=0.9,<1",
+            "safetensors>=0.5,<1",
             *TFDS,
         ],
         "tfds": TFDS,

@@ -32,6 +32,7 @@ RESUME_MAY_CHANGE = (
     "data.placement",
     "data.workers",
     "data.device_limit_mb",
+    "data.source",  # the fingerprint of the data is compared instead
     "data.directory",
     "data.skip_bad",
     "evaluate.*",

@@ -57,11 +57,11 @@ def run(app: App, request: Request) -> None:
     page, table = demo.finish(
         folder, sections={**headed, first: [words, *headed[first]]}, numbers=numbers, title="ScoreBridge demonstration"
     )
-    gains = ", ".join(f"{row['gain']:+.2f} dB at sigma {row['sigma']:g}/255" for row in measured["table"])
+    gains = [f"{row['gain']:+.2f} dB at sigma {row['sigma']:g}/255" for row in measured["table"] if "gain" in row]
     lines(
         "",
         f"interrupted after step {saved} of {last['step']} and resumed; {seconds['all']:.0f} s in all",
-        f"against the stationary Wiener filter on held-out photographs: {gains}",
+        f"against the stationary Wiener filter on held-out photographs: {', '.join(gains) or 'not compared'}",
         f"look at: {page}",
         f"all numbers: {table}",
         f"next: python -m {app.name} sample --workdir {folder} --config.seed=1",

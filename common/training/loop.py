@@ -131,8 +131,8 @@ def train(
                     raise RunError(
                         f"step {first + offset}: loss {values['loss']} and gradient norm {values['grad_norm']} are not "
                         f"both finite, {window.skipped} such steps in all; the last checkpoint is from before it, the "
-                        f"examples are named in {dump_dir / 'nonfinite.jsonl'}; lower config.optimizer.learning_rate, "
-                        "set config.optimizer.clip_norm, or allow some with config.train.skip_nonfinite"
+                        f"examples are named in {dump_dir / 'nonfinite.jsonl'}; allow more with "
+                        "config.train.skip_nonfinite, or lower config.optimizer.learning_rate or set config.optimizer.clip_norm in a new --workdir"
                     )
 
     def save() -> None:
@@ -142,12 +142,14 @@ def train(
     saved, stopped = step, False
     with open_recorder(step) as recorder:
         while step < settings.steps and not stopped:
+            # After a resume with another `steps_per_call` the first call is shorter, so that due steps are met again.
+            count = settings.steps_per_call - step % settings.steps_per_call
             with clock.waiting():
-                fetched = backend.place_fetched(batches.fetch(step, settings.steps_per_call, backend.rows))
+                fetched = backend.place_fetched(batches.fetch(step, count, backend.rows))
             state, metrics = run(state, resident, fetched)
             pending.append((step, metrics))
-            step += settings.steps_per_call
-            clock.done(settings.steps_per_call)
+            step += count
+            clock.done(count)
             stopped = should_stop(step)
             due = {
                 "log": step % settings.log_every == 0 or step == settings.steps,

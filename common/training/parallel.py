@@ -7,6 +7,7 @@ with the axis name `batch`; the step averages gradients over it.
 
 import os
 import pathlib
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -16,7 +17,7 @@ import numpy as np
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from common.errors import InputError, bad
+from common.errors import bad
 from common.method import PyTree
 
 AXIS = "batch"
@@ -71,10 +72,11 @@ def device_name() -> str:
     return f"{jax.device_count()} x {jax.devices()[0].device_kind}"
 
 
-def enable_compilation_cache() -> pathlib.Path:
+def enable_compilation_cache() -> None:
     """Keeps compiled programs between runs, in `JAX_COMPILATION_CACHE_DIR` or the user's cache directory.
 
-    A cached program is trusted input, so a directory made here is readable by its owner alone.
+    A cached program is trusted input, so a directory made here is readable by its owner alone. Where none can be made
+    a note says so.
     """
     chosen = os.environ.get("JAX_COMPILATION_CACHE_DIR")
     base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
@@ -82,12 +84,14 @@ def enable_compilation_cache() -> pathlib.Path:
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(
-            f"{path}: cannot keep compiled programs here ({error.strerror}); set JAX_COMPILATION_CACHE_DIR"
-        ) from None
+        print(
+            f"note: {path}: cannot keep compiled programs here ({error.strerror}); JAX_COMPILATION_CACHE_DIR chooses "
+            "another directory",
+            file=sys.stderr,
+        )
+        return
     jax.config.update("jax_compilation_cache_dir", str(path))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
-    return path
 
 
 def check_batch(batch_size: int, accumulate: int) -> None:

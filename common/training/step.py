@@ -87,6 +87,7 @@ def make_step(
             ema_params = update_ema(ema_params, params, state.step, decay=ema_decay, warmup=ema_warmup)
         new = TrainState(state.step + 1, params, stats, ema_params, opt_state)
         new = jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, state)._replace(step=state.step + 1)
+        # The optimizer counts its own updates: after skipped steps it is that many steps behind this value.
         rate = jnp.asarray(schedule(state.step), jnp.float32)
         return new, {**metrics, "grad_norm": norm, "learning_rate": rate, "finite": finite.astype(jnp.float32)}
 

@@ -42,7 +42,8 @@ def load(app: App, request: Request, purpose: str) -> Trained | None:
     if changes:
         print(f"note: the config differs from the run's: {', '.join(changes)}", file=sys.stderr)
     if request.flags.dry_run:
-        method.sources()
+        if purpose == "EVALUATE":
+            method.sources()
         lines(
             f"checked and writable: {workdir}, with a whole checkpoint of step {step}; nothing was compiled or written"
         )

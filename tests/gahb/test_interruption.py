@@ -114,5 +114,6 @@ def test_terminated_saves_and_exits_cleanly(tmp_path, cache, uninterrupted):
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("seed", range(5))
 def test_killed_twenty_times_in_all(tmp_path, cache, uninterrupted, seed):
-    interrupt(tmp_path, cache, signal.SIGKILL, 5, random.Random(100 + seed))
+    codes = interrupt(tmp_path, cache, signal.SIGKILL, 5, random.Random(100 + seed))
+    assert -signal.SIGKILL in codes
     assert ending(tmp_path) == uninterrupted

@@ -101,6 +101,21 @@ def test_resumed_run_equals_uninterrupted_one(trained, copy):
     assert whole == resumed
 
 
+def test_resuming_between_calls_of_two_steps_meets_every_due_step(tmp_path):
+    run = new_run(tmp_path, **{"train.steps": "6", "train.preview_every": "0", "checkpoint.every": "3"})
+    command(*run)
+    workdir = tmp_path / "run"
+    whole, records = restore_params(workdir), read_metrics(workdir)
+    shutil.rmtree(workdir / "checkpoints" / "6")
+    command("train", "--workdir", workdir, "--config.train.steps_per_call=2", "--config.checkpoint.every=2")
+    assert sorted(path.name for path in (workdir / "checkpoints").iterdir() if path.name.isdigit()) == ["3", "4", "6"]
+    resumed = read_metrics(workdir)
+    assert [each["step"] for each in resumed] == [2, 4, 6]
+    # The mean at step 4 holds a step from before the interruption and one from after it.
+    np.testing.assert_allclose([each["loss"] for each in resumed], [each["loss"] for each in records], rtol=1e-4)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4), restore_params(workdir), whole)
+
+
 def test_evaluation_result(trained):
     numbers, arrays = results.read(results.newest(trained / "results", "evaluate"))
     config = configs.read(trained)

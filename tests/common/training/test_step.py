@@ -1,5 +1,8 @@
 """The training step against hand-written updates."""
 
+import functools
+
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -24,12 +27,8 @@ def run(step, state, resident, steps):
     return state, history
 
 
-def equal(a, b):
-    jax.tree.map(np.testing.assert_array_equal, a, b)
-
-
-def close(a, b):
-    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-6), a, b)
+equal = chex.assert_trees_all_equal
+close = functools.partial(chex.assert_trees_all_close, rtol=1e-5, atol=1e-6)
 
 
 def test_one_step_is_the_hand_written_update(make_toy_step, toy_variables):
