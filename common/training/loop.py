@@ -132,7 +132,8 @@ def train(
                         f"step {first + offset}: loss {values['loss']} and gradient norm {values['grad_norm']} are not "
                         f"both finite, {window.skipped} such steps in all; the last checkpoint is from before it, the "
                         f"examples are named in {dump_dir / 'nonfinite.jsonl'}; allow more with "
-                        "config.train.skip_nonfinite, or lower config.optimizer.learning_rate or set config.optimizer.clip_norm in a new --workdir"
+                        "config.train.skip_nonfinite, or lower config.optimizer.learning_rate or set "
+                        "config.optimizer.clip_norm in a new --workdir"
                     )
 
     def save() -> None:
