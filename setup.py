@@ -45,6 +45,7 @@ setuptools.setup(
     extras_require={
         "test": [
             "chex>=0.1.90,<0.2",
+            "flatbuffers>=24,<27",
             "hypothesis>=6.100,<7",
             "psutil>=6,<8",
             "pytest>=8.3,<10",
@@ -56,7 +57,7 @@ setuptools.setup(
         ],
         "tfds": TFDS,
         "tracking": ["wandb>=0.19,<1"],
-        "export": ["flatbuffers>=24,<26"],
+        "export": ["flatbuffers>=24,<27"],
         "dev": ["torch>=2.5,<3"],  # only to write the PyTorch files that tests read
     },
     classifiers=[

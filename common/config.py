@@ -25,6 +25,7 @@ FILE_NAME = "config.json"
 RESUME_MAY_CHANGE = (
     "train.log_every",
     "train.preview_every",
+    "train.tracking",
     "train.steps_per_call",
     "train.skip_nonfinite",
     "checkpoint.*",
@@ -45,6 +46,7 @@ CHOICES = {
     "compute_dtype": ("float32", "bfloat16"),
     "data.fit": ("crop", "resize", "none"),
     "data.placement": ("auto", "device", "stream"),
+    "train.tracking": ("", "wandb"),
     "optimizer.name": ("adam", "adamw"),
     "optimizer.schedule": ("constant", "halving", "cosine"),
 }

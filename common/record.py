@@ -13,7 +13,7 @@ import numpy as np
 from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
-from common.errors import InputError
+from common.errors import InputError, bad
 from common.files import write_atomically
 from common.pictures import save_png
 
@@ -24,7 +24,8 @@ class Recorder:
     """Writes metrics and pictures of one run into `workdir`; a context manager.
 
     What an earlier attempt wrote after `resume_step` is forgotten first, so that a resumed run leaves the same lines as
-    an uninterrupted one. A recorder that is not `enabled` (every host but the first) does nothing.
+    an uninterrupted one. A recorder that is not `enabled` (every host but the first) does nothing. `tracking="wandb"`
+    also logs to Weights & Biases, `InputError` where that is not installed.
     """
 
     def __init__(
@@ -34,6 +35,7 @@ class Recorder:
         total_steps: int,
         resume_step: int = 0,
         enabled: bool = True,
+        tracking: str = "",
         stream: TextIO | None = None,
     ):
         self._workdir = Path(workdir)
@@ -41,8 +43,11 @@ class Recorder:
         self._enabled = enabled
         self._stream = stream or sys.stderr
         self._bar = None
+        self._tracker = None
         if not enabled:
             return
+        if tracking == "wandb":
+            self._tracker = _open_wandb(self._workdir)
         path = self._workdir / METRICS
         truncate(path, resume_step)
         self._lines = open(path, "a", encoding="utf-8")  # noqa: SIM115
@@ -69,6 +74,8 @@ class Recorder:
         for name, value in numbers.items():
             if value is not None:
                 self._board.add_scalar(name, value, step)
+        if self._tracker is not None:
+            self._tracker.log(numbers, step=step)
         self._show(step, numbers)
 
     def images(self, step: int, images: Mapping[str, np.ndarray]) -> None:
@@ -87,6 +94,8 @@ class Recorder:
             self._enabled = False
             self._lines.close()
             self._board.close()
+            if self._tracker is not None:
+                self._tracker.finish()
         if self._bar is not None:
             self._bar.close()
 
@@ -102,6 +111,19 @@ class Recorder:
         left = (self._total - step) * (now - since) / max(step - before, 1)
         ending = f", ETA {duration(left)}" if step < self._total else ""
         print(f"step {step}/{self._total}: {text}{ending}", file=self._stream, flush=True)
+
+
+def _open_wandb(workdir: Path):
+    try:
+        import wandb
+    except ImportError:
+        raise bad(
+            "config.train.tracking",
+            expected='"" or an installed wandb',
+            got='"wandb", which is not installed',
+            fix="pip install 'scorebridge[tracking]'",
+        ) from None
+    return wandb.init(project="scorebridge", name=workdir.resolve().name, dir=str(workdir))
 
 
 def progress(numbers: Mapping[str, Any]) -> str:

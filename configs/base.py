@@ -55,6 +55,7 @@ def base() -> ConfigDict:
     train.batch_size = 32  # examples a step, over all devices and hosts
     train.log_every = duration(50)
     train.preview_every = duration(0)  # pictures of the current model (0 = never)
+    train.tracking = ""  # "wandb": also log to Weights & Biases (extra `tracking`; keys from its own environment)
     train.steps_per_call = 1  # steps run by one call into the compiled program; on CPUs 1 is by far the fastest
     train.accumulate = 1  # micro-batches whose gradients are averaged into one step
     train.remat = False  # recompute activations in the backward pass to save memory

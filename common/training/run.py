@@ -60,7 +60,11 @@ def run(
                 backend,
                 checkpoints=checkpoints,
                 open_recorder=lambda step: Recorder(
-                    workdir, total_steps=settings.steps, resume_step=step, enabled=parallel.is_first_process()
+                    workdir,
+                    total_steps=settings.steps,
+                    resume_step=step,
+                    enabled=parallel.is_first_process(),
+                    tracking=settings.tracking,
                 ),
                 should_stop=signal.should_stop,
                 dump_dir=workdir,

@@ -18,6 +18,7 @@ class Settings(NamedTuple):
     batch_size: int
     log_every: int
     preview_every: int
+    tracking: str
     steps_per_call: int
     accumulate: int
     skip_nonfinite: int
@@ -122,6 +123,7 @@ def build(config, *, num_examples: int) -> Settings:
         batch_size=train.batch_size,
         log_every=log_every,
         preview_every=preview_every,
+        tracking=train.tracking,
         steps_per_call=train.steps_per_call,
         accumulate=train.accumulate,
         skip_nonfinite=train.skip_nonfinite,

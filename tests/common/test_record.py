@@ -2,6 +2,8 @@
 
 import io
 import json
+import sys
+import types
 
 import numpy as np
 import pytest
@@ -128,3 +130,17 @@ def test_duration(seconds, text):
 
 def test_progress_of_nothing():
     assert progress({}) == ""
+
+
+def test_tracking_logs_the_same_numbers_and_says_when_it_cannot(tmp_path, monkeypatch):
+    logged = []
+    tracker = types.SimpleNamespace(
+        log=lambda numbers, step: logged.append((step, numbers)), finish=lambda: logged.append("finished")
+    )
+    monkeypatch.setitem(sys.modules, "wandb", types.SimpleNamespace(init=lambda **names: tracker))
+    with Recorder(tmp_path, total_steps=2, tracking="wandb", stream=io.StringIO()) as recorder:
+        recorder.write(1, {"loss": 0.5})
+    assert logged == [(1, {"loss": 0.5}), "finished"]
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(InputError, match=r"config.train.tracking: expected .* pip install 'scorebridge\[tracking\]'"):
+        Recorder(tmp_path, total_steps=2, tracking="wandb", stream=io.StringIO())
