@@ -36,6 +36,17 @@ def _demo(app, request):
     run(app, request)
 
 
+def _study(app, request):
+    from gahb.study import run
+
+    run(app, request)
+
+
+def _study_arguments(parser):
+    parser.add_argument("--dry-run", action="store_true", help="check everything, list the parts, and stop there")
+    parser.add_argument("--only", metavar="N/HALF", help="train this one model and stop: 100/2, control/1, ...")
+
+
 DEMO = Verb(
     "demo",
     "train on photographs, interrupt, resume, evaluate, sample, draw",
@@ -45,6 +56,15 @@ DEMO = Verb(
     _demo,
 )
 
+STUDY = Verb(
+    "study",
+    "train and compare pairs of models on training sets of growing size",
+    "Trains two models on disjoint sets of each size in config.study.sizes, measures each pair and writes\n"
+    "DIR/results/study-N-*.json and .npz. The same command goes on where it was stopped.",
+    _study_arguments,
+    _study,
+)
+
 APP = App(
     name="gahb",
     summary="Blind bias-free denoisers: train, resume, denoise and sample; their generalisation and their eigenbases.",
@@ -52,7 +72,7 @@ APP = App(
     build=_build,
     import_weights=_import_weights,
     figures=_figures,
-    extra_verbs=(DEMO,),
+    extra_verbs=(DEMO, STUDY),
     examples=(
         "demo --workdir runs/demo",
         "train --config configs/gahb/photographs.py --workdir runs/photographs",
@@ -60,6 +80,7 @@ APP = App(
         "evaluate --workdir runs/photographs",
         "sample --workdir runs/photographs --config.sampler.num=4",
         "figures --workdir runs/photographs",
+        "study --config configs/gahb/study_faces20.py --workdir runs/study_faces20",
         "describe --config configs/gahb/celeba80.py",
         "import-weights model.pt --workdir runs/authors",
     ),

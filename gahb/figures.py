@@ -11,6 +11,7 @@ from common.errors import InputError
 from common.pictures import grid, save_png
 from common.record import read_metrics
 from common.report import Block, Code, Paragraph, Picture, Row, Table, write_report
+from gahb import study_figures
 
 
 def training(workdir: Path) -> list[Path]:
@@ -104,6 +105,9 @@ def sections(workdir: Path) -> dict[str, Sequence[Block]]:
             ),
             Picture(samples(workdir)[0], "Samples from noise.", pixels=True),
         ]
+    if any((workdir / "results").glob("study-*.json")):
+        found["From memory to generalisation"] = study_figures.section(workdir)
+        origins += [each.numbers for each in study_figures.found(workdir)]
     if any("loss" in each for each in read_metrics(workdir)):
         found["Training"] = [Row([Picture(training(workdir)[0], "Loss and PSNR of the training batches.")])]
     if not found:
@@ -118,6 +122,7 @@ NAMES: Mapping[str, Callable[[Path], Sequence[Path]]] = {
     "psnr": psnr,
     "denoising": denoising,
     "samples": samples,
+    **study_figures.NAMES,
     "index": index,
 }
 

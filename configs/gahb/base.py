@@ -46,4 +46,15 @@ def base() -> ConfigDict:
     sampler.mean = 0.5  # intensity of the initial image
     sampler.max_steps = 2000  # iterations after which a sample is given up as not converged
 
+    config.study = study = ConfigDict()  # of `python -m gahb study`: pairs of models on disjoint training sets
+    study.sizes = (1, 10, 100, 1000)  # images in each of the two training sets
+    study.steps = (1000,)  # training steps, one number for each size or one for all
+    study.control_steps = 40  # a pair on the largest sets trained for so few steps, as a control (0 = none)
+    study.num_images = 256  # held-out images, the same for all sizes, and at most so many training images measured
+    study.bootstrap = 1000  # resamplings behind each confidence interval
+    study.patch = 8  # side of the patches whose origin is looked for, pixels (the paper: 20 of 80)
+    study.copy_similarity = 0.9  # from which correlation on a sample, or a patch, counts as a copy
+    study.trajectories = 3  # samples of each pair whose way from noise to image is kept
+    study.trajectory_every = 5  # iterations between kept iterates
+
     return config

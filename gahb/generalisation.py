@@ -1,0 +1,222 @@
+"""What two denoisers trained on disjoint sets of one size share: the measures of memorisation and generalisation.
+
+Kadkhodaie, Guth, Simoncelli, Mallat, ICLR 2024, section 2. Every measure is a function of arrays and denoisers; none
+reads a file. Agreement of two networks proves nothing alone, since two nearly untrained ones agree too: each measure
+is meant to be read beside its control.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from common.errors import bad
+from common.evaluation.similarity import Closest, closest, one_origin, unit_vectors
+from gahb.denoisers import Denoiser, as_denoiser
+from gahb.sampling import rms, sample
+
+ORIGINS = ("copy", "recombination", "new")
+
+
+class Interval(NamedTuple):
+    """A mean, and the bootstrap interval of 95 % around it."""
+
+    mean: float
+    low: float
+    high: float
+
+
+class Feature(NamedTuple):
+    """What is compared of two images: `function` maps `[N, H, W, C]` to `[N, ...]`, correlated or as a plain cosine."""
+
+    function: Callable[[jax.Array], jax.Array]
+    remove_mean: bool
+
+
+def gradients(images: jax.Array) -> jax.Array:
+    """Returns the differences of vertical and horizontal neighbours, `[N, H, W, C] -> [N, D]`.
+
+    Two smooth blobs at one place have correlated pixels; their differences are less alike.
+    """
+    down, right = images[:, 1:] - images[:, :-1], images[:, :, 1:] - images[:, :, :-1]
+    return jnp.concatenate([down.reshape(len(images), -1), right.reshape(len(images), -1)], axis=1)
+
+
+FEATURES = {
+    "pixels": Feature(lambda images: images, True),
+    "cosine": Feature(lambda images: images, False),
+    "gradients": Feature(gradients, False),
+}
+
+
+def level_weights(sigma: np.ndarray, *, measure: str) -> np.ndarray:
+    """Returns the weights `[S]`, of sum 1, of a mean over noise levels by the trapezoid rule (any order of `sigma`).
+
+    measure: "sigma", uniform in sigma, as in figure 15; "log", uniform in the PSNR of the input. Raises `InputError`
+    for another one.
+    """
+    if measure not in ("sigma", "log"):
+        raise bad("measure", expected='"sigma" or "log"', got=repr(measure), fix="use one of them")
+    sigma = np.asarray(sigma, np.float64)
+    if len(sigma) == 1:
+        return np.ones(1)
+    x = sigma if measure == "sigma" else np.log(sigma)
+    order = np.argsort(x)
+    step = np.diff(x[order])
+    weights = np.zeros(len(x))
+    weights[order] = (np.append(step, 0) + np.append(0, step)) / 2
+    return weights / weights.sum()
+
+
+def bootstrap(key: jax.Array, *groups: np.ndarray, draws: int = 1000) -> Interval:
+    """Returns the mean of one group of numbers `[N]`, or of the first minus that of the second, with its interval.
+
+    The numbers of each group are drawn anew, with replacement, `draws` times; the interval is that between the 2.5 %
+    and the 97.5 % quantile. Raises `InputError` for an empty group.
+    """
+    means, resampled = [], []
+    for i, group in enumerate(groups):
+        values = np.asarray(group, np.float64)
+        if len(values) == 0:
+            raise bad("groups", expected="at least one number in each", got="none", fix="leave this comparison out")
+        drawn = np.asarray(jax.random.randint(jax.random.fold_in(key, i), (draws, len(values)), 0, len(values)))
+        means.append(values.mean())
+        resampled.append(values[drawn].mean(1))
+    mean = means[0] - sum(means[1:])
+    low, high = np.quantile(resampled[0] - sum(resampled[1:]), (0.025, 0.975))
+    return Interval(float(mean), float(low), float(high))
+
+
+def squared_distances(
+    first: Denoiser,
+    second: Denoiser,
+    images: np.ndarray,
+    sigmas: Sequence[float],
+    key: jax.Array,
+    *,
+    batch_size: int = 64,
+) -> np.ndarray:
+    """Returns ||f_A(y) - f_B(y)||^2 (a sum over pixels), float64 `[S, N]`, for each of `images [N, H, W, C]` in noise.
+
+    Divided by sigma^4 it is the squared distance of the two scores. The noise of image i at level s is drawn from
+    fold_in(fold_in(key, s), i), as in `gahb.analysis.psnr_curve`.
+    """
+    first, second = as_denoiser(first), as_denoiser(second)
+    found = np.zeros((len(sigmas), len(images)))
+    batch_size = min(batch_size, len(images))
+    for s, sigma in enumerate(sigmas):
+        for start in range(0, len(images), batch_size):
+            # The last batch reaches back instead of being shorter, so that all have one shape.
+            start = min(start, len(images) - batch_size)
+            rows = slice(start, start + batch_size)
+            level_key, level = jax.random.fold_in(key, s), jnp.asarray(sigma, float)
+            found[s, rows] = _squared_distance(first, second, images[rows], level, level_key, jnp.uint32(start))
+    return found
+
+
+@jax.jit
+def _squared_distance(first, second, clean, sigma, key, start):
+    clean = jnp.asarray(clean)
+    keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(start + jnp.arange(len(clean), dtype=jnp.uint32))
+    z = jax.vmap(lambda key: jax.random.normal(key, clean.shape[1:], clean.dtype))(keys)
+    noisy = clean + sigma.astype(clean.dtype) * z
+    return jnp.square(first(noisy) - second(noisy)).sum((1, 2, 3))
+
+
+def divergence(sigma: np.ndarray, excess: np.ndarray) -> np.ndarray:
+    """Returns the integral of `excess` sigma^-3 dsigma over the range of `sigma [S]`, in nats; `[S, ...] -> [...]`.
+
+    With excess = MSE(f) - MSE(f*), summed over pixels, it bounds what that range of noise contributes to KL(p || p_f)
+    (Kadkhodaie et al., section 2); with `squared_distances` of two denoisers it says how far the densities that they
+    define are apart. The trapezoid rule in log sigma. Raises `InputError` for fewer than two levels.
+    """
+    if len(sigma) < 2:
+        raise bad("sigma", expected="at least two levels", got=len(sigma), fix="use a curve of several levels")
+    sigma = np.asarray(sigma, np.float64)
+    order = np.argsort(sigma)
+    scale = sigma[order].reshape(-1, *(1,) * (np.ndim(excess) - 1))
+    return np.trapezoid(np.asarray(excess, np.float64)[order] / scale**2, np.log(sigma[order]), axis=0)
+
+
+def pair_similarity(images: np.ndarray, others: np.ndarray, feature: Feature) -> np.ndarray:
+    """Returns the similarity of each image to its partner, `[N, H, W, C]` twice `-> [N]`."""
+    first, second = (
+        unit_vectors(feature.function(jnp.asarray(x)).reshape(len(x), -1), remove_mean=feature.remove_mean)
+        for x in (images, others)
+    )
+    return np.asarray((first * second).sum(-1), np.float64)
+
+
+def nearest(images: np.ndarray, references: np.ndarray, feature: Feature, *, block: int = 4096) -> Closest:
+    """Finds for each of `images` the most similar of `references`; exact, `block` references at a time on the device.
+
+    Fields `[N]`; at a tie the lowest index.
+    """
+    vectors = feature.function(jnp.asarray(images))
+    index, value = np.zeros(len(images), np.int64), np.full(len(images), -np.inf)
+    for start in range(0, len(references), block):
+        # The last block reaches back instead of being shorter, so that all have one shape and compile once.
+        start = min(start, max(len(references) - block, 0))
+        part = feature.function(jnp.asarray(references[start : start + block]))
+        found = closest(vectors, part, remove_mean=feature.remove_mean, block=block)
+        better = found.value > value
+        index, value = np.where(better, start + found.index, index), np.where(better, found.value, value)
+    return Closest(index, value)
+
+
+def classify(patches: Closest, whole: np.ndarray, *, least: float) -> np.ndarray:
+    """Returns for each image its place in `ORIGINS`, int8 `[N]`, from its patches' origins (fields `[N, P]`).
+
+    A copy has similarity `whole [N]` >= `least` to one training image; of the others, a recombination has patches of
+    several training images, each at least that similar to its origin; what remains is new. Similarities to a set grow
+    with the set: read the fractions beside those of held-out images.
+    """
+    alike = (patches.value >= least).all(1)
+    recombined = alike & ~one_origin(patches.index)
+    return np.where(np.asarray(whole) >= least, 0, np.where(recombined, 1, 2)).astype(np.int8)
+
+
+def trajectories(
+    denoisers: Sequence[Denoiser],
+    key: jax.Array,
+    shape: tuple[int, int, int, int],
+    *,
+    every: int,
+    frames: int = 8,
+    **sampler: Any,
+) -> dict[str, np.ndarray]:
+    """Samples with several denoisers from the same noise and denoises every `every`-th iterate in one step (figure 8).
+
+    Two models that have learnt the same density end in the same image; others bifurcate at some noise level. Returns
+    `step [T]` (the iteration that each stored iterate enters), `sigma [M, N, T]` (noise level then; NaN after the end),
+    `distance [N, T]` (||a - b|| / sqrt(HWC) of the first two denoisers' images), `frames [M, F, N, H, W, C]` and
+    `frame_step [F]`, evenly spread from the first to the last iterate. `sampler` goes to `gahb.sample`.
+    """
+    runs = [sample(denoise, key, shape, store_every=every, **sampler) for denoise in denoisers]
+    steps = np.stack([np.asarray(info["steps"]) for _, info in runs])
+    slots = int(steps.max()) // every + 2
+    images, levels = [], []
+    for denoise, (samples, info), ended in zip(denoisers, runs, steps, strict=True):
+        stored = jnp.moveaxis(info["trajectory"], 1, 0)[:slots]
+        # The iterates are still noisy; once a sample has ended, its slots hold the result itself.
+        seen = [np.asarray(_apply(as_denoiser(denoise), y)) for y in stored]
+        after = np.arange(slots)[:, None] > ended // every
+        images.append(np.where(after[..., None, None, None], np.asarray(samples), np.stack(seen)))
+        position = np.minimum(np.arange(slots) * every, info["sigmas"].shape[1] - 1)
+        levels.append(np.where(after.T, np.nan, np.asarray(info["sigmas"])[:, position]))
+    chosen = np.unique(np.linspace(0, slots - 1, min(frames, slots)).round().astype(int))
+    first, second = images[0], images[min(1, len(images) - 1)]
+    return {
+        "step": np.arange(slots) * every,
+        "sigma": np.stack(levels),
+        "distance": np.stack([np.asarray(rms(a - b)) for a, b in zip(first, second, strict=True)], axis=1),
+        "frames": np.stack(images)[:, chosen],
+        "frame_step": chosen * every,
+    }
+
+
+@jax.jit
+def _apply(denoise, y):
+    return denoise(y)

@@ -1,0 +1,303 @@
+"""`python -m gahb study`: pairs of denoisers on disjoint training sets of growing size, from memory to generalisation.
+
+Each model is an ordinary run in DIR/N-00010/1 (or /2), resumed as `train` resumes; each pair is measured once both are
+there, into DIR/results/study-N-00010.json and .npz. A part that has its result file is not done again, so the command
+may be stopped anywhere, and given again.
+
+The models are trained one after the other, on all devices. On CPUs two models in one vectorised program took three
+times as long each; where several accelerators are there, `--only 10/2` trains one model, so each device may be given
+its own (one process each, made visible to it alone), and the command without it then measures what all have trained.
+"""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from common import config as configs
+from common import results, workdirs
+from common.app import App, Request, lines
+from common.errors import bad
+from common.table import text_table
+
+# Unlike a training run, a study depends on these, so that they must stay as they are.
+_MATTERS = ("evaluate.*", "sampler.*")
+MAY_CHANGE = tuple(key for key in configs.RESUME_MAY_CHANGE if key not in _MATTERS)
+
+
+class Part(NamedTuple):
+    """One pair of models: its name, the images in each training set, and the steps each model is trained for."""
+
+    name: str
+    size: int
+    steps: int
+    control: bool = False
+
+
+class Plan(NamedTuple):
+    """What a study does: its parts in order, and the settings of their measures."""
+
+    parts: tuple[Part, ...]
+    measures: Any
+    sampler: dict[str, float]
+
+
+def build(config: ConfigDict) -> Plan:
+    """Returns the plan that `config.study` describes; raises `InputError` for what cannot work."""
+    from gahb.study_measures import Settings
+
+    study, sampler, checks = config.study, config.sampler, config.evaluate
+    sizes, steps = tuple(study.sizes), tuple(study.steps)
+    if not sizes or min(sizes) < 1 or len(set(sizes)) < len(sizes):
+        raise bad("config.study.sizes", expected="different numbers above 0", got=sizes, fix="for example (1, 10, 100)")
+    if len(steps) not in (1, len(sizes)) or min(steps) < 1:
+        expected = f"one number of steps, or {len(sizes)} as there are sizes"
+        raise bad("config.study.steps", expected=expected, got=steps, fix="give one for each size")
+    for name, value, least in (
+        ("control_steps", study.control_steps, 0),
+        ("num_images", study.num_images, 1),
+        ("bootstrap", study.bootstrap, 1),
+        ("patch", study.patch, 1),
+        ("trajectories", study.trajectories, 0),
+        ("trajectory_every", study.trajectory_every, 1),
+    ):
+        if value < least:
+            raise bad(f"config.study.{name}", expected=f"at least {least}", got=value, fix=f"use {least} or more")
+    if study.patch > config.data.size:
+        expected = f"at most config.data.size={config.data.size}"
+        raise bad("config.study.patch", expected=expected, got=study.patch, fix="use smaller patches")
+    if config.data.fit == "crop":
+        fix = 'use "resize" or "none"'
+        raise bad("config.data.fit", expected="whole images, which can be counted", got='"crop"', fix=fix)
+    if config.data.flip:
+        fix = "set config.data.flip=false"
+        raise bad("config.data.flip", expected="false, or mirrored images are training images too", got=True, fix=fix)
+    for name, value in (("half", config.data.half), ("subset", config.data.subset)):
+        if value:
+            raise bad(f"config.data.{name}", expected="0, as the study chooses", got=value, fix="set it to 0")
+    each = steps * len(sizes) if len(steps) == 1 else steps
+    parts = [Part(f"N-{size:05d}", size, count) for size, count in zip(sizes, each, strict=True)]
+    if study.control_steps:
+        parts.append(Part("control", max(sizes), study.control_steps, control=True))
+    return Plan(
+        tuple(parts),
+        Settings(
+            curve_db=tuple(checks.curve_db),
+            num_images=study.num_images,
+            bootstrap=study.bootstrap,
+            patch=study.patch,
+            copy_similarity=study.copy_similarity,
+            trajectories=study.trajectories,
+            trajectory_every=study.trajectory_every,
+            batch_size=checks.batch_size,
+        ),
+        {
+            "sigma_0": sampler.sigma_0,
+            "sigma_L": sampler.sigma_L,
+            "h0": sampler.h0,
+            "beta": sampler.beta,
+            "mean": sampler.mean,
+            "max_steps": sampler.max_steps,
+        },
+    )
+
+
+def config_of(config: ConfigDict, part: Part, half: int) -> ConfigDict:
+    """Returns the config of one model, an ordinary experiment: its half and subset, its steps and a seed of its own."""
+    own = config.copy_and_resolve_references()
+    warmup = configs.steps(
+        config.optimizer.warmup,
+        batch_size=config.train.batch_size,
+        num_examples=part.size,
+        field="config.optimizer.warmup",
+        run_length=part.steps,
+    )
+    with own.unlocked():
+        own.seed = 2 * config.seed + half - 1
+        own.data.half, own.data.subset = half, part.size
+        own.train.steps = part.steps
+        # A run of a few steps, such as the control, still reaches its learning rate.
+        own.optimizer.warmup = min(warmup, part.steps // 10)
+    return own
+
+
+def run(app: App, request: Request) -> None:
+    """Trains and measures whatever of the study is missing in `--workdir`."""
+    config, workdir = workdirs.to_train(app, request)
+    plan = build(config)
+    _check_same(config, workdir, app)
+    parts, halves = _chosen(plan, request.flags.only)
+    # Only now what takes seconds to import: a typo is told at once.
+    from common.training import parallel
+
+    app.build(config_of(config, plan.parts[0], 1))
+    training, held_out, dropped = images(app, config, plan)
+    kept = f"{len(held_out)} held out ({dropped} that are training images left out)"
+    lines(f"data: training sets of up to {len(training[0])} images, {kept}")
+    if request.flags.dry_run:
+        lines(*text_table([_planned(part, workdir) for part in plan.parts]), "nothing was compiled or written")
+        return
+    parallel.enable_compilation_cache()
+    workdir.mkdir(parents=True, exist_ok=True)
+    configs.write(config, workdir)
+    for part in parts:
+        if result_path(workdir, part).exists():
+            continue
+        for half in halves:
+            if not _train(app, config, workdir, part, half):
+                lines(f"interrupted in {part.name}/{half}; the same command goes on from there")
+                return
+        if len(halves) == 2:
+            _measure(app, config, workdir, plan, part, training, held_out)
+            lines(f"wrote {result_path(workdir, part)}")
+    rows = [_row(results.read(path)[0]) for part in plan.parts if (path := result_path(workdir, part)).exists()]
+    lines(*text_table(rows), f"next: python -m {app.name} figures --workdir {workdir}")
+
+
+def result_path(workdir: Path, part: Part) -> Path:
+    """Returns the file whose presence says that a pair has been measured."""
+    return workdir / "results" / f"study-{part.name}.json"
+
+
+def images(app: App, config: ConfigDict, plan: Plan) -> tuple[list[np.ndarray], np.ndarray, int]:
+    """Returns the two largest training sets, the held-out images (all `[N, H, W, C]` in [0, 1]), and how many of the
+    test split were left out of these since they are training images; smaller sets are the beginning of the largest.
+
+    Raises `InputError` if the two halves share an image, or nothing is left to be held out.
+    """
+    from common.data.source import fetch_all
+
+    largest = max(plan.parts, key=lambda part: part.size)
+    stored = []
+    for half in (1, 2):
+        sources = app.build(config_of(config, largest, half)).sources()
+        stored.append(fetch_all(sources["train"])["image"])
+    test = fetch_all(sources["test"])["image"]
+    known = [{image.tobytes() for image in each} for each in stored]
+    if shared := len(known[0] & known[1]):
+        raise bad(
+            "config.data.source",
+            expected="disjoint halves",
+            got=f"{shared} images that are in both",
+            fix="set config.data.drop_duplicates=true, or remove the copies",
+        )
+    new = np.array([image.tobytes() not in known[0] | known[1] for image in test])
+    if not new.any():
+        raise bad("config.data.source", expected="test images that are no training images", got="none", fix="add some")
+    kept = test[new]
+    count = min(plan.measures.num_images, len(kept))
+    return [_unit(each) for each in stored], _unit(kept[np.arange(count) * len(kept) // count]), int((~new).sum())
+
+
+def _unit(stored: np.ndarray) -> np.ndarray:
+    return stored.astype(np.float32) / np.float32(255) if stored.dtype == np.uint8 else stored.astype(np.float32)
+
+
+def _check_same(config: ConfigDict, workdir: Path, app: App) -> None:
+    if not (workdir / configs.FILE_NAME).exists():
+        return
+    if changes := configs.diff(configs.read(workdir, app.base()), config, MAY_CHANGE):
+        raise bad(
+            f"workdir {workdir}",
+            expected="the study it already holds",
+            got="another: " + ", ".join(changes),
+            fix="choose a new --workdir, or keep these keys as they were",
+        )
+
+
+def _chosen(plan: Plan, only: str | None) -> tuple[tuple[Part, ...], tuple[int, ...]]:
+    if only is None:
+        return plan.parts, (1, 2)
+    known = {
+        f"{'control' if part.control else part.size}/{half}": (part, half) for part in plan.parts for half in (1, 2)
+    }
+    if only not in known:
+        raise bad("--only", expected=f"one of {', '.join(known)}", got=only, fix="name one model of the study")
+    part, half = known[only]
+    return (part,), (half,)
+
+
+def _train(app: App, config: ConfigDict, workdir: Path, part: Part, half: int) -> bool:
+    """Trains one model unless it is trained; returns whether it is now."""
+    from common.training import settings
+    from common.training.run import run as run_training
+
+    folder = workdir / part.name / str(half)
+    if (folder / "trained.json").exists():
+        return True
+    own = config_of(config, part, half)
+    method = app.build(own)
+    source = method.sources()["train"]
+    chosen = settings.build(own, num_examples=len(source))
+    lines(f"training {part.name}/{half}: {part.steps} steps of {chosen.batch_size} on {part.size} images")
+    folder.mkdir(parents=True, exist_ok=True)
+    outcome = run_training(method, source, chosen, workdir=folder, config=configs.to_dict(own))
+    if not outcome.interrupted:
+        results.write(folder, "trained", numbers={"step": int(outcome.state.step), "size": part.size}, arrays={})
+    return not outcome.interrupted
+
+
+def _measure(app, config, workdir, plan, part, training, held_out) -> None:
+    """Measures one pair and writes its result."""
+    import time
+
+    import jax
+
+    from common.checkpoint import restore_variables
+    from common.training import parallel
+    from common.training.keys import Purpose, key_for
+    from gahb.denoisers import denoiser
+    from gahb.method import build_network
+    from gahb.study_measures import Pair, measure
+
+    start = time.perf_counter()
+    root = jax.random.key(config.seed)
+    sample_key = key_for(root, Purpose.SAMPLE)
+    denoisers, drawn = [], []
+    for half in (1, 2):
+        own = config_of(config, part, half)
+        variables, step = restore_variables(workdir / part.name / str(half))
+        variables = jax.tree.map(jax.numpy.asarray, variables)
+        denoisers.append(denoiser(variables, build_network(own)))
+        # The same key for both: the same initial image and the same noise at each iteration.
+        drawn.append(app.build(own).sample(variables, sample_key))
+    pair = Pair(denoisers, [each[: part.size] for each in training], drawn)
+    key = key_for(root, Purpose.EVALUATE)
+    numbers, arrays = measure(pair, held_out, plan.measures, plan.sampler, key=key, sample_key=sample_key)
+    origin = results.provenance(
+        config_hash=configs.digest(config),
+        seed=config.seed,
+        step=step,
+        device=parallel.device_name(),
+        wall_s=time.perf_counter() - start,
+        nfe=max(each.info["nfe"] for each in drawn),
+    )
+    told = {"size": part.size, "control": part.control, "batch_size": config.train.batch_size}
+    results.write(workdir / "results", f"study-{part.name}", numbers={**origin, **told, **numbers}, arrays=arrays)
+
+
+def _planned(part: Part, workdir: Path) -> dict[str, Any]:
+    done = sum((workdir / part.name / str(half) / "trained.json").exists() for half in (1, 2))
+    measured = "yes" if result_path(workdir, part).exists() else "no"
+    return {"part": part.name, "images": part.size, "steps": part.steps, "trained": done, "measured": measured}
+
+
+def _row(numbers: dict[str, Any]) -> dict[str, Any]:
+    """Returns a line of the table printed at the end; similarities are correlations of pixels."""
+    alike, gaps = numbers["similarity"]["pixels"], numbers["gap"]["sigma"]
+
+    def mean(label):
+        return None if alike[label] is None else alike[label]["mean"]
+
+    return {
+        "set": "control" if numbers["control"] else str(numbers["size"]),
+        "steps": numbers["step"],
+        "gap (dB) 1": gaps[0]["mean"],
+        "2": gaps[1]["mean"],
+        "A~B": mean("pair"),
+        "other noise": mean("other_noise"),
+        "nearest": mean("nearest"),
+        "held-out nearest": mean("held_out"),
+        "converged": f"{numbers['converged']['both']}/{numbers['converged']['of']}",
+    }

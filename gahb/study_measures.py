@@ -1,0 +1,185 @@
+"""Everything measured of one pair of models of the generalisation study, as numbers and arrays for a result file."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from common.evaluation.similarity import closest_patches
+from common.method import Samples
+from gahb import generalisation as g
+from gahb.analysis import PsnrCurve, psnr_curve
+from gahb.denoisers import Denoiser
+
+
+class Settings(NamedTuple):
+    """What of the study concerns the measures; configs/gahb/base.py says what each means."""
+
+    curve_db: tuple[float, ...]
+    num_images: int
+    bootstrap: int
+    patch: int
+    copy_similarity: float
+    trajectories: int
+    trajectory_every: int
+    batch_size: int
+
+
+class Pair(NamedTuple):
+    """Two denoisers, what each was trained on (`[N, H, W, C]` in [0, 1]), and samples of both from the same noise."""
+
+    denoisers: Sequence[Denoiser]
+    training: Sequence[np.ndarray]
+    samples: Sequence[Samples]
+
+
+def measure(
+    pair: Pair,
+    held_out: np.ndarray,
+    settings: Settings,
+    sampler: Mapping[str, Any],
+    *,
+    key: jax.Array,
+    sample_key: jax.Array,
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Returns `(numbers, arrays)` of a pair; `held_out [M, H, W, C]` is in neither training set.
+
+    `sample_key` is the one from which the samples were drawn, so that trajectory i is the way to sample i.
+
+    Means over samples take those that reached the final noise level, in both models where two are compared; the arrays
+    hold all of them and say which did (`converged [2, N]`).
+    """
+    noise_key, bootstrap_key = jax.random.split(key)
+    images = np.stack([each.arrays["samples"] for each in pair.samples])
+    converged = np.stack([np.asarray(each.arrays["converged"], bool) for each in pair.samples])
+    arrays: dict[str, np.ndarray] = {"samples": images, "converged": converged, "held_out": held_out}
+    numbers = {
+        "num_held_out": len(held_out),
+        "converged": {
+            "models": converged.sum(1).tolist(),
+            "both": int(converged.all(0).sum()),
+            "of": int(converged.shape[1]),
+        },
+        **_denoising(pair, held_out, noise_key, bootstrap_key, settings, arrays),
+        "similarity": _likeness(pair, held_out, converged, jax.random.fold_in(bootstrap_key, 2), settings, arrays),
+        "origins": _origins(pair, held_out, converged, settings, arrays),
+    }
+    if settings.trajectories:
+        shape = (settings.trajectories, *held_out.shape[1:])
+        found = g.trajectories(pair.denoisers, sample_key, shape, every=settings.trajectory_every, **sampler)
+        arrays |= {f"trajectory.{name}": value for name, value in found.items()}
+    return numbers, arrays
+
+
+def _denoising(pair, held_out, noise_key, bootstrap_key, settings, arrays) -> dict[str, Any]:
+    """PSNR of training and held-out images, their gap, and how far the two denoisers are apart on held-out images."""
+    sigmas = 10 ** (-np.asarray(settings.curve_db, np.float64) / 20)
+    curves: dict[str, list[PsnrCurve]] = {"train": [], "test": []}
+    for m, (denoise, own) in enumerate(zip(pair.denoisers, pair.training, strict=True)):
+        # A small set is repeated, each time in other noise, so that its curve is as precise as the others.
+        shown = own[np.arange(max(min(len(own), settings.num_images), len(held_out))) % len(own)]
+        for i, (name, clean) in enumerate((("train", shown), ("test", held_out))):
+            curve_key = jax.random.fold_in(noise_key, i)
+            curve = psnr_curve(denoise, clean, sigmas, curve_key, batch_size=settings.batch_size)
+            curves[name].append(curve)
+            arrays |= {f"psnr.{name}.{m}.{field}": value for field, value in curve._asdict().items()}
+    gaps: dict[str, list[g.Interval]] = {}
+    for measure_name in ("sigma", "log"):
+        weights = g.level_weights(sigmas, measure=measure_name)
+        gaps[measure_name] = [
+            g.bootstrap(
+                jax.random.fold_in(bootstrap_key, m),
+                weights @ curves["train"][m].per_image,
+                weights @ curves["test"][m].per_image,
+                draws=settings.bootstrap,
+            )
+            for m in range(2)
+        ]
+    # The noise of the test curves, so that the errors beside it are those of the same denoised images.
+    apart = g.squared_distances(
+        *pair.denoisers, held_out, sigmas, jax.random.fold_in(noise_key, 1), batch_size=settings.batch_size
+    )
+    arrays |= {"distance.sigma": sigmas, "distance.squared": apart}
+    size = held_out[0].size
+    errors = [10 ** (-curves["test"][m].per_image / 10) * size for m in range(2)]
+    drawn = jax.random.fold_in(bootstrap_key, 3)
+    numbers: dict[str, Any] = {
+        "gap": {name: [each._asdict() for each in both] for name, both in gaps.items()},
+        "psnr": {
+            name: [
+                {"curve": curve.mean_psnr, "error": curve.mean_psnr_error, "mean": curve.mean_psnr.mean()}
+                for curve in both
+            ]
+            for name, both in curves.items()
+        },
+        "distance": {"relative": (apart.mean(1) / (errors[0] + errors[1]).mean(1)), "sigma": sigmas},
+    }
+    if len(sigmas) > 1:
+        integral = g.divergence(sigmas, apart)
+        arrays["distance.divergence"] = integral
+        numbers["distance"]["divergence_nats"] = g.bootstrap(drawn, integral, draws=settings.bootstrap)._asdict()
+        numbers["distance"]["divergence_nats_per_pixel"] = float(integral.mean() / size)
+    return numbers
+
+
+def _likeness(pair, held_out, converged, key, settings, arrays) -> dict[str, Any]:
+    """Similarity of the models' samples to each other and to training images, beside what chance would give."""
+    first, second = arrays["samples"]
+    both = converged.all(0)
+    # Sample i of one model beside sample i + 1 of the other: agreement that owes nothing to the shared noise.
+    shifted = np.roll(second, -1, axis=0)
+    shifted_both = converged[0] & np.roll(converged[1], -1)
+    numbers = {}
+    for f, (name, feature) in enumerate(g.FEATURES.items()):
+        found = {
+            "pair": g.pair_similarity(first, second, feature),
+            "other_noise": g.pair_similarity(first, shifted, feature),
+        }
+        counted = {"pair": both, "other_noise": shifted_both}
+        for label, shown, training in (
+            ("nearest", arrays["samples"], pair.training),
+            ("nearest_other_set", arrays["samples"], pair.training[::-1]),
+            ("held_out", [held_out, held_out], pair.training),
+        ):
+            matches = [g.nearest(x, t, feature) for x, t in zip(shown, training, strict=True)]
+            found[label] = np.stack([each.value for each in matches])
+            counted[label] = converged if label != "held_out" else np.ones(found[label].shape, bool)
+            if label == "nearest":
+                index = np.stack([each.index for each in matches])
+                arrays[f"similarity.{name}.nearest_index"] = index
+                if name == "pixels":
+                    arrays["nearest"] = np.stack([t[i] for t, i in zip(pair.training, index, strict=True)])
+        arrays |= {f"similarity.{name}.{label}": value for label, value in found.items()}
+        feature_key = jax.random.fold_in(key, f)
+        numbers[name] = {
+            label: _summary(value[counted[label]], feature_key, settings.bootstrap) for label, value in found.items()
+        }
+    return numbers
+
+
+def _summary(values: np.ndarray, key: jax.Array, draws: int) -> dict[str, float] | None:
+    return {**g.bootstrap(key, values, draws=draws)._asdict(), "count": len(values)} if len(values) else None
+
+
+def _origins(pair, held_out, converged, settings, arrays) -> dict[str, Any]:
+    """Fractions of copies, recombinations and new images among samples and, as a control, held-out images."""
+    found: dict[str, list[np.ndarray]] = {"samples": [], "held_out": []}
+    one: dict[str, list[np.ndarray]] = {"samples": [], "held_out": []}
+    for m, training in enumerate(pair.training):
+        for name, images in (("samples", arrays["samples"][m]), ("held_out", held_out)):
+            patches = closest_patches(images, training, size=settings.patch, stride=settings.patch)
+            label = "nearest" if name == "samples" else "held_out"
+            whole = arrays[f"similarity.pixels.{label}"][m]
+            arrays |= {f"patches.{name}.{m}.index": patches.index, f"patches.{name}.{m}.value": patches.value}
+            found[name].append(g.classify(patches, whole, least=settings.copy_similarity))
+            one[name].append(g.one_origin(patches.index))
+    numbers = {}
+    for name, classes in found.items():
+        arrays[f"origin.{name}"] = np.stack(classes)
+        counted = converged if name == "samples" else np.ones(arrays[f"origin.{name}"].shape, bool)
+        chosen = arrays[f"origin.{name}"][counted]
+        fractions = {label: float((chosen == i).mean()) for i, label in enumerate(g.ORIGINS)} if len(chosen) else None
+        alone = float(np.stack(one[name])[counted].mean()) if len(chosen) else None
+        numbers[name] = {"fractions": fractions, "one_origin": alone, "count": len(chosen)}
+    return numbers
