@@ -1,0 +1,82 @@
+"""`python -m gahb analyse`: the bases in which a trained denoiser shrinks held-out images."""
+
+from common import results, workdirs
+from common.app import App, Request, lines
+from common.errors import InputError, bad
+from common.table import text_table
+from common.verbs import trained
+from gahb.denoisers import denoiser
+from gahb.method import build_network, spread
+
+COLUMNS = ("sigma", "image", "psnr", "trace", "squares", "asymmetry", "largest", "smallest", "residual", "products")
+
+
+def run(app: App, request: Request) -> None:
+    """Writes `results/eigenbasis-step-N-seed-S.json` and `.npz`, and prints a table."""
+    flags = request.flags
+    config = _of_size(workdirs.of_trained(app, request).config, flags.size)
+    levels = parse_levels(flags.levels)
+    dimension = config.data.size**2 * config.data.channels
+    for name, most in (("images", None), ("top", dimension), ("probes", None), ("block", None)):
+        value, least = getattr(flags, name), 2 if name == "probes" else 1
+        if value < least or (most and value > most):
+            expected = f"{least} to {most}" if most else f"at least {least}"
+            raise bad(f"--{name}", expected=expected, got=value, fix=f"use {least} or more")
+    held_out = app.build(config).sources
+    model = trained.load(app, request, "EVALUATE")
+    if model is None:
+        return
+    from gahb.eigenbasis.survey import survey
+
+    images = spread(held_out()["test"], flags.images)
+    denoise = denoiser(model.variables, build_network(config))
+    (table, arrays), seconds = trained.timed(
+        lambda: survey(
+            denoise,
+            images,
+            [level / 255 for level in levels],
+            flags.top,
+            model.key,
+            num=flags.probes,
+            block=flags.block,
+        )
+    )
+    numbers = {
+        **model.provenance(seconds, None),
+        "num_images": len(images),
+        "top": flags.top,
+        "probes": flags.probes,
+        "table": table,
+    }
+    paths = results.write(model.workdir / "results", f"eigenbasis-{model.name}", numbers=numbers, arrays=arrays)
+    if any(not row["converged"] for row in table):
+        lines("note: some eigenvectors did not reach the tolerance; see the residuals")
+    lines(
+        *text_table([{name: row[name] for name in COLUMNS} | {"residual": f"{row['residual']:.1e}"} for row in table]),
+        f"wrote {', '.join(str(path) for path in paths)}",
+        f"next: python -m {app.name} figures eigenbasis --workdir {model.workdir}",
+    )
+
+
+def parse_levels(text: str) -> list[float]:
+    """Returns the positive numbers of a list such as "10,25"; raises `InputError` for anything else."""
+    try:
+        levels = [float(part) for part in text.split(",")]
+    except ValueError:
+        levels = []
+    if not levels or not all(0 < level < float("inf") for level in levels):
+        raise bad("--levels", expected="positive numbers with commas between", got=repr(text), fix="try 10,25,50")
+    return levels
+
+
+def _of_size(config, size: int):
+    """Returns the config under which held-out images have the side `size`; raises `InputError` if that cannot be."""
+    if not size:
+        return config
+    if size < 0 or config.data.fit != "crop":
+        raise InputError(f'--size: expected 0 unless data.fit is "crop" (then at least 1), got {size}; leave it out')
+    whole = config.copy_and_resolve_references()
+    with whole.unlocked():
+        whole.data.fit, whole.data.size, whole.data.square = "resize", size, size
+        whole.evaluate.panel_size = 0
+    return whole
