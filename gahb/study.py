@@ -20,6 +20,7 @@ from common import results, workdirs
 from common.app import App, Request, lines
 from common.errors import bad
 from common.table import text_table
+from configs.gahb.base import base
 
 # Unlike a training run, a study depends on these, so that they must stay as they are.
 _MATTERS = ("evaluate.*", "sampler.*")
@@ -105,7 +106,6 @@ def build(config: ConfigDict) -> Plan:
 
 def config_of(config: ConfigDict, part: Part, half: int) -> ConfigDict:
     """Returns the config of one model, an ordinary experiment: its half and subset, its steps and a seed of its own."""
-    own = config.copy_and_resolve_references()
     warmup = configs.steps(
         config.optimizer.warmup,
         batch_size=config.train.batch_size,
@@ -113,13 +113,15 @@ def config_of(config: ConfigDict, part: Part, half: int) -> ConfigDict:
         field="config.optimizer.warmup",
         run_length=part.steps,
     )
-    with own.unlocked():
-        own.seed = 2 * config.seed + half - 1
-        own.data.half, own.data.subset = half, part.size
-        own.train.steps = part.steps
+    changes = {
+        "seed": 2 * config.seed + half - 1,
+        "data.half": half,
+        "data.subset": part.size,
+        "train.steps": part.steps,
         # A run of a few steps, such as the control, still reaches its learning rate.
-        own.optimizer.warmup = min(warmup, part.steps // 10)
-    return own
+        "optimizer.warmup": min(warmup, part.steps // 10),
+    }
+    return configs.from_dict(configs.to_dict(config), base(), changes)
 
 
 def run(app: App, request: Request) -> None:

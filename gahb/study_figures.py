@@ -56,12 +56,13 @@ def psnr(workdir: Path) -> list[Path]:
 
 def gap(workdir: Path) -> list[Path]:
     """Draws the train-test gap and what the two models share against N: `figures/study-gap.png`."""
-    shown = [each for each in found(workdir) if not each.numbers["control"]]
+    everything = found(workdir)
+    shown = [each for each in everything if not each.numbers["control"]]
     if not shown:
         raise InputError(f"{workdir / 'results'}: expected results of a training set size, got only the control's")
     path = _path(workdir, "study-gap")
     sizes = [each.numbers["size"] for each in shown]
-    with plotting.figure(path, width=2 * plotting.COLUMN, height=2.8, columns=2) as (left, right):
+    with plotting.figure(path, width=2 * plotting.COLUMN, height=3.4, columns=2) as (left, right):
         for m in range(2):
             intervals = [each.numbers["gap"]["sigma"][m] for each in shown]
             middle = np.array([each["mean"] for each in intervals])
@@ -75,10 +76,16 @@ def gap(workdir: Path) -> list[Path]:
             low, high = ([np.nan if v is None else v[end] for v in values] for end in ("low", "high"))
             bounds = np.maximum([np.subtract(means, low), np.subtract(high, means)], 0)
             right.errorbar(sizes, means, yerr=bounds, label=words, capsize=2)
+        for each in everything:
+            agreement = each.numbers["similarity"]["pixels"]["pair"]
+            if each.numbers["control"] and agreement is not None:
+                words = f"two models after {each.numbers['step']} steps"
+                right.axhline(agreement["mean"], color="#777777", marker="", linestyle=":", label=words)
         right.set(xlabel="training images N", ylabel="correlation of pixels", ylim=(None, 1.02))
         for axes in (left, right):
             axes.set_xscale("log")
-            axes.legend()
+        left.legend()
+        right.figure.legend(*right.get_legend_handles_labels(), loc="outside lower center", ncols=2)
     return [path]
 
 

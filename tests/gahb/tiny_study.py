@@ -17,7 +17,7 @@ def get_config():
     config.optimizer.learning_rate = 1e-2
     config.optimizer.b2 = 0.95
     config.optimizer.schedule = "cosine"
-    config.optimizer.warmup = 5
+    config.optimizer.warmup = "6 percent"
     config.noise.freeze_after = 0.6
     config.checkpoint.every = 20
 
