@@ -47,6 +47,18 @@ def _study_arguments(parser):
     parser.add_argument("--only", metavar="N/HALF", help="train this one model and stop: 100/2, control/1, ...")
 
 
+def _restore(app, request):
+    from gahb.restore import run
+
+    run(app, request)
+
+
+def _restore_arguments(parser):
+    parser.add_argument("--dry-run", action="store_true", help="check everything that can be checked, and stop there")
+    parser.add_argument("--step", type=int, metavar="N", help="checkpoint to use (default: the newest good one)")
+    parser.add_argument("--no-ema", action="store_true", help="use the parameters themselves, not their average")
+
+
 DEMO = Verb(
     "demo",
     "train on photographs, interrupt, resume, evaluate, sample, draw",
@@ -65,6 +77,15 @@ STUDY = Verb(
     _study,
 )
 
+RESTORE = Verb(
+    "restore",
+    "solve linear inverse problems on held-out images",
+    "Measures images as config.evaluate.restore says (inpainting, super-resolution, random pixels, random basis,\n"
+    "low frequencies), samples them given the measurement, and writes DIR/results/restore-step-N-seed-S.json and .npz.",
+    _restore_arguments,
+    _restore,
+)
+
 APP = App(
     name="gahb",
     summary="Blind bias-free denoisers: train, resume, denoise and sample; their generalisation and their eigenbases.",
@@ -72,13 +93,14 @@ APP = App(
     build=_build,
     import_weights=_import_weights,
     figures=_figures,
-    extra_verbs=(DEMO, STUDY),
+    extra_verbs=(DEMO, STUDY, RESTORE),
     examples=(
         "demo --workdir runs/demo",
         "train --config configs/gahb/photographs.py --workdir runs/photographs",
         "train --config configs/gahb/photographs.py --workdir runs/short --config.train.steps=300",
         "evaluate --workdir runs/photographs",
         "sample --workdir runs/photographs --config.sampler.num=4",
+        "restore --workdir runs/photographs --config.evaluate.restore.size=64",
         "figures --workdir runs/photographs",
         "study --config configs/gahb/study_faces20.py --workdir runs/study_faces20",
         "describe --config configs/gahb/celeba80.py",

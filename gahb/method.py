@@ -64,24 +64,26 @@ def build(config) -> Method:
             h0=sampler.h0,
             beta=sampler.beta,
             mean=sampler.mean,
+            fixed_step=sampler.fixed_step,
             max_steps=sampler.max_steps,
+            divergence=sampler.divergence,
         )
 
     def measure(variables: Variables, key: jax.Array) -> Evaluation:
-        prior = fit(_spread(sources()["train"], checks.wiener_images)) if checks.wiener_images else None
+        prior = fit(spread(sources()["train"], checks.wiener_images)) if checks.wiener_images else None
         return evaluate(
             denoiser(variables, network),
             key,
-            images=_spread(sources()["test"], checks.num_images),
+            images=spread(sources()["test"], checks.num_images),
             levels=checks.levels,
             curve_db=checks.curve_db,
-            panel=_spread(panels(), checks.panel_images),
+            panel=spread(panels(), checks.panel_images),
             prior=prior,
             batch_size=checks.batch_size,
         )
 
     def preview(variables: Variables, key: jax.Array):
-        clean = _spread(panels(), 1)
+        clean = spread(panels(), 1)
         noisy, denoised = denoise_at(denoiser(variables, network), key, clean, np.array(PREVIEW_LEVELS) / 255)
         rows = [noisy[:, 0], denoised[:, 0], np.repeat(clean, len(PREVIEW_LEVELS), axis=0)]
         return {"noisy-denoised-clean": strip(rows)}
@@ -178,6 +180,9 @@ def _check_sampler(sampler) -> None:
     if not 0 < sampler.sigma_L < sampler.sigma_0:
         got = f"sigma_L={sampler.sigma_L:g}, sigma_0={sampler.sigma_0:g}"
         raise bad("config.sampler", expected="0 < sigma_L < sigma_0", got=got, fix="the paper has 0.05 and 1")
+    if sampler.divergence <= 0:
+        got = sampler.divergence
+        raise bad("config.sampler.divergence", expected="a positive number", got=got, fix="the original has 2")
 
 
 def _check_multiple(field: str, size: int, num_blocks: int) -> None:
@@ -203,7 +208,7 @@ def _panel_source(data, size: int):
         raise InputError(f"config.evaluate.panel_size={size}: {error}") from None
 
 
-def _spread(source, count: int) -> np.ndarray:
+def spread(source, count: int) -> np.ndarray:
     """Returns up to `count` images, float32 `[N, H, W, C]` in [0, 1], evenly spread over the source."""
     count = min(count, len(source))
     indices = [i * len(source) // count for i in range(count)]

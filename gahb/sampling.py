@@ -55,6 +55,7 @@ def sample(
     divergence: float = 2.0,
     operator: Operator | None = None,
     measurement: jax.Array | None = None,
+    impose: bool = False,
     initial: jax.Array | None = None,
     first: int = 0,
     noise: Noise | None = None,
@@ -68,12 +69,13 @@ def sample(
 
     sigma_0, sigma_L: noise at the start and at the end, in intensity units. beta in (0, 1]: 1 injects no noise. mean:
     intensity (or image) around which the start is drawn, on all coordinates, unless `initial [N, H, W, C]` is given.
-    operator, measurement `[N or 1, ...]`: M and m = M^T x of a linear inverse problem. A sample that is not down at
-    sigma_L after `max_steps`, or whose sigma passes `divergence` times sigma_0, is given up.
+    operator, measurement `[N or 1, ...]`: M and m = M^T x of a linear inverse problem; the last denoising moves samples
+    off m a little, and `impose` puts them back by x + M (m - M^T x), which the original does not. A sample that is not
+    down at sigma_L after `max_steps`, or whose sigma passes `divergence` times sigma_0, is given up.
 
     Sample i draws from fold_in(key, first + i), so a run may be split into batches; `noise` replaces the draws. The
-    same key gives the same noise to any denoiser. Nothing but `max_steps`, `store_every`, shapes and the function
-    behind `denoise` compiles anew.
+    same key gives the same noise to any denoiser. Nothing but `max_steps`, `store_every`, `impose`, shapes and the
+    function behind `denoise` compiles anew.
 
     Returns the samples and a dictionary of arrays: `converged [N]`, `steps [N]` (iterations), `sigma [N]` (of what the
     last denoising removed), `nfe [N]` (calls of the denoiser), `sigmas`, `means [N, max_steps + 2]` (sigma and mean
@@ -82,6 +84,8 @@ def sample(
     Raises `InputError` for impossible settings.
     """
     _check(shape, sigma_0, sigma_L, h0, beta, max_steps, divergence, store_every, operator, measurement, initial)
+    if impose and operator is None:
+        raise bad("impose", expected="false where nothing is measured", got=impose, fix="give operator and measurement")
     numbers = {"sigma_0": sigma_0, "sigma_L": sigma_L, "h0": h0, "beta": beta, "mean": mean, "divergence": divergence}
     return _run(
         as_denoiser(denoise),
@@ -97,12 +101,26 @@ def sample(
         shape=tuple(int(length) for length in shape),
         max_steps=int(max_steps),
         store_every=int(store_every),
+        impose=bool(impose),
     )
 
 
-@functools.partial(jax.jit, static_argnames=("shape", "max_steps", "store_every"))
+@functools.partial(jax.jit, static_argnames=("shape", "max_steps", "store_every", "impose"))
 def _run(
-    denoise, numbers, fixed_step, key, first, operator, measurement, initial, noise, *, shape, max_steps, store_every
+    denoise,
+    numbers,
+    fixed_step,
+    key,
+    first,
+    operator,
+    measurement,
+    initial,
+    noise,
+    *,
+    shape,
+    max_steps,
+    store_every,
+    impose,
 ):
     dtype = jnp.result_type(float) if initial is None else jnp.result_type(initial, jnp.float32)
     s = {name: value.astype(dtype) for name, value in numbers.items()}
@@ -169,6 +187,8 @@ def _run(
 
     samples, steps = state["x_hat"], state["steps"]
     sigma = rms(state["y"] - samples)
+    if impose:
+        samples = samples + operator.synthesize(measurement - operator.analyze(samples))
     end = (jnp.arange(shape[0]), steps + 1)
     info = {
         "converged": state["crossed"],

@@ -36,6 +36,16 @@ def base() -> ConfigDict:
     )
     evaluate.wiener_images = 8192  # training images from which the Wiener baseline is fitted (0 = no baseline)
 
+    evaluate.restore = restore = ConfigDict()  # of `python -m gahb restore`, which samples as config.sampler says
+    restore.problems = ("inpainting", "super_resolution", "random_pixels", "random_basis", "spectral")
+    restore.num = 3  # held-out images
+    restore.samples = 2  # samples of each, given its measurement
+    restore.size = 0  # side of the images, pixels; where training takes crops, that of a central square (0 = data.size)
+    restore.hole = 0.25  # inpainting: side of the square to fill, as a share of the image's
+    restore.scale = 4  # super_resolution: means of squares of so many pixels a side are known
+    restore.fraction = 0.1  # share of pixels, basis vectors or frequencies that are known
+    restore.impose = False  # put the measurement back into the result, which the original does not
+
     config.sampler = sampler = ConfigDict()
     sampler.num = 16  # samples
     sampler.batch_size = 64  # of them at once
@@ -44,7 +54,9 @@ def base() -> ConfigDict:
     sampler.h0 = 0.01  # first step size
     sampler.beta = 0.1  # in (0, 1]; 1 = no injected noise
     sampler.mean = 0.5  # intensity of the initial image
+    sampler.fixed_step = False  # steps of size h0 throughout, instead of growing ones
     sampler.max_steps = 2000  # iterations after which a sample is given up as not converged
+    sampler.divergence = 2.0  # times sigma_0: a sample whose noise grows beyond is given up too
 
     config.study = study = ConfigDict()  # of `python -m gahb study`: pairs of models on disjoint training sets
     study.sizes = (1, 10, 100, 1000)  # images in each of the two training sets

@@ -1,0 +1,64 @@
+"""Figures of the inverse problems, from the result file of `restore` alone."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from common import plotting, results
+from common.errors import InputError
+from common.report import Block, Paragraph, Picture, Table
+from gahb.inverse import PROBLEMS
+
+
+def restoration(workdir: Path) -> list[Path]:
+    """Shows measurement, minimum-norm image, reconstruction and original: `figures/restore-PROBLEM.png`."""
+    numbers, arrays = read(workdir)
+    folder = workdir / "figures"
+    folder.mkdir(exist_ok=True)
+    original = arrays["original"]
+    paths = []
+    for row in numbers["table"]:
+        name = row["problem"]
+        rows = {
+            "measured": arrays[f"{name}.measured"],
+            "min. norm": arrays[f"{name}.minimum_norm"],
+            "restored": arrays[f"{name}.restored"][:, 0],
+            "original": original,
+        }
+        notes = {
+            "min. norm": [f"{each:.1f} dB" for each in arrays[f"{name}.minimum_norm_psnr"]],
+            "restored": [
+                f"{psnr:.1f} dB" + ("" if converged else ", not converged")
+                for psnr, converged in zip(arrays[f"{name}.psnr"][:, 0], arrays[f"{name}.converged"][:, 0], strict=True)
+            ],
+        }
+        paths.append(folder / f"restore-{name}.png")
+        columns = [f"image {i + 1}" for i in range(len(original))]
+        plotting.panels(paths[-1], {label: np.asarray(x) for label, x in rows.items()}, columns=columns, notes=notes)
+    return paths
+
+
+def section(workdir: Path) -> list[Block]:
+    """Returns table and pictures of the inverse problems for the page of a run; empty if there is no result."""
+    if results.newest(workdir / "results", "restore") is None:
+        return []
+    numbers, _ = read(workdir)
+    table = numbers["table"]
+    words = Paragraph(
+        f"Mean PSNR in dB over {numbers['num_images']} held-out images. The minimum-norm image is the one nearest to "
+        "uniform gray that agrees with the measurement; a restored image is a sample given the measurement, and the "
+        "average of samples is nearer to the original than one of them. Mismatch: rms difference of measured parts."
+    )
+    pictures = zip([row["problem"] for row in table], restoration(workdir), strict=True)
+    captions = [Picture(path, name.replace("_", " ").capitalize() + ".") for name, path in pictures]
+    return [words, Table(list(table[0]), [list(row.values()) for row in table]), *captions]
+
+
+def read(workdir: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Returns numbers and arrays of the newest result of `restore`; raises `InputError` if there is none."""
+    path = results.newest(workdir / "results", "restore")
+    if path is None:
+        fix = f"run restore first ({', '.join(PROBLEMS)})"
+        raise InputError(f"{workdir / 'results'}: expected the result of restore, got none; {fix}")
+    return results.read(path)
