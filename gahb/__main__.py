@@ -59,6 +59,33 @@ def _restore_arguments(parser):
     parser.add_argument("--no-ema", action="store_true", help="use the parameters themselves, not their average")
 
 
+def _analyse(app, request):
+    from gahb.analyse import run
+
+    run(app, request)
+
+
+def _analyse_arguments(parser):
+    parser.add_argument("--levels", default="10,25,50", metavar="A,B", help="noise standard deviations, in 1/255")
+    parser.add_argument("--images", type=int, default=2, metavar="N", help="held-out images (default: 2)")
+    parser.add_argument("--size", type=int, default=0, metavar="N", help="their side, pixels (default: as in training)")
+    parser.add_argument("--top", type=int, default=20, metavar="K", help="eigenvectors of each (default: 20)")
+    parser.add_argument("--probes", type=int, default=64, metavar="N", help="random probes of each trace (default: 64)")
+    parser.add_argument("--block", type=int, default=2, metavar="N", help="vectors at a time; more on an accelerator")
+    parser.add_argument("--dry-run", action="store_true", help="check everything that can be checked, and stop there")
+    parser.add_argument("--step", type=int, metavar="N", help="checkpoint to use (default: the newest good one)")
+    parser.add_argument("--no-ema", action="store_true", help="use the parameters themselves, not their average")
+
+
+ANALYSE = Verb(
+    "analyse",
+    "find the bases in which a trained denoiser shrinks held-out images",
+    "Writes the leading eigenvectors of its Jacobian, traces and risk to DIR/results/eigenbasis-step-N-seed-S.json\n"
+    "and .npz.",
+    _analyse_arguments,
+    _analyse,
+)
+
 DEMO = Verb(
     "demo",
     "train on photographs, interrupt, resume, evaluate, sample, draw",
@@ -93,13 +120,14 @@ APP = App(
     build=_build,
     import_weights=_import_weights,
     figures=_figures,
-    extra_verbs=(DEMO, STUDY, RESTORE),
+    extra_verbs=(DEMO, ANALYSE, STUDY, RESTORE),
     examples=(
         "demo --workdir runs/demo",
         "train --config configs/gahb/photographs.py --workdir runs/photographs",
         "train --config configs/gahb/photographs.py --workdir runs/short --config.train.steps=300",
         "evaluate --workdir runs/photographs",
         "sample --workdir runs/photographs --config.sampler.num=4",
+        "analyse --workdir runs/photographs --levels 25,50 --top 50",
         "restore --workdir runs/photographs --config.evaluate.restore.size=64",
         "figures --workdir runs/photographs",
         "study --config configs/gahb/study_faces20.py --workdir runs/study_faces20",

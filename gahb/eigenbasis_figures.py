@@ -24,8 +24,8 @@ def eigenbasis(workdir: Path) -> list[Path]:
     # Signs of eigenvectors mean nothing.
     sizes = np.abs(arrays["clean_coefficients"])
     for path, values, label in (
-        (factors, arrays["values"], "shrinkage factor λ"),
-        (coefficients, sizes, "size of coefficient |⟨x, e⟩|"),
+        (factors, arrays["values"], "factor λ"),
+        (coefficients, sizes, "|⟨x, e⟩|"),
     ):
         with plotting.figure(path) as axes:
             lines = {name: values[s].mean(0) for s, name in enumerate(names)}
