@@ -47,6 +47,16 @@ def _study_arguments(parser):
     parser.add_argument("--only", metavar="N/HALF", help="train this one model and stop: 100/2, control/1, ...")
 
 
+def _generate(app, request):
+    from gahb.generate import run
+
+    run(app, request)
+
+
+def _generate_arguments(parser):
+    parser.add_argument("--type", default="float32", metavar="T", help='"float32" in [0, 1] (default) or "uint8"')
+
+
 def _restore(app, request):
     from gahb.restore import run
 
@@ -104,6 +114,15 @@ STUDY = Verb(
     _study,
 )
 
+GENERATE = Verb(
+    "generate",
+    "write the images of an experiment to one file",
+    "Writes DIR/images.npz (arrays train and test), a sheet of some of them, images.png, and images.json.\n"
+    "The file serves as --config.data.source=npz:DIR/images.npz.",
+    _generate_arguments,
+    _generate,
+)
+
 RESTORE = Verb(
     "restore",
     "solve linear inverse problems on held-out images",
@@ -120,7 +139,7 @@ APP = App(
     build=_build,
     import_weights=_import_weights,
     figures=_figures,
-    extra_verbs=(DEMO, ANALYSE, STUDY, RESTORE),
+    extra_verbs=(DEMO, ANALYSE, STUDY, RESTORE, GENERATE),
     examples=(
         "demo --workdir runs/demo",
         "train --config configs/gahb/photographs.py --workdir runs/photographs",
@@ -131,6 +150,7 @@ APP = App(
         "restore --workdir runs/photographs --config.evaluate.restore.size=64",
         "figures --workdir runs/photographs",
         "study --config configs/gahb/study_faces20.py --workdir runs/study_faces20",
+        "generate --config configs/gahb/calpha.py --workdir runs/calpha-set --config.synthetic.num_train=500",
         "describe --config configs/gahb/celeba80.py",
         "import-weights model.pt --workdir runs/authors",
     ),

@@ -133,7 +133,7 @@ def render(
 
     The contour has exponent `alpha`, the backgrounds `beta`; `blur` pixels (rows, columns) of the mask are averaged,
     and the mask alone. `antialias` a times the image, drawn from N x N numbers, is halved by a low-pass filter of gain
-    1 and clipped to [0, 1], each image by itself; N / 2^a pixels remain, whose blur and contour keep their size.
+    1, each image by itself, and clipped; N / 2^a pixels remain, whose blur and contour keep their size.
     """
     levels = 2**antialias
     size = draws.contour.shape[0]
@@ -145,4 +145,5 @@ def render(
     for _ in range(antialias):
         # Columns continue on the other side, as contour and backgrounds do; rows do not.
         image = low_pass(image, extension=("symmetric", "periodic"))
-    return jnp.clip(image, 0.0, 1.0) if antialias else image
+    # Rounding passes 1 by a hair, the filter by its overshoot.
+    return jnp.clip(image, 0.0, 1.0)

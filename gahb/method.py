@@ -19,7 +19,7 @@ from common.method import Evaluation, Method, Samples, Variables
 from common.pictures import strip
 from common.training.parallel import AXIS
 from configs.gahb.base import base
-from gahb import objective
+from gahb import objective, synthetic
 from gahb.denoisers import denoiser
 from gahb.evaluation import denoise_at, evaluate
 from gahb.network import BFCNN, BFCNNRF, RECEPTIVE_FIELDS, UNet
@@ -37,8 +37,9 @@ def build(config) -> Method:
     data, noise, checks, sampler = config.data, config.noise, config.evaluate, config.sampler
     network = build_network(config)
     trained_network = build_network(config, axis_name=AXIS if config.parallel == "pmap" else None)
-    sources = functools.cache(lambda: build_sources(data))
-    panels = functools.cache(lambda: _panel_source(data, checks.panel_size) or sources()["test"])
+    sources = functools.cache(lambda: synthetic.build(config, build_sources))
+    as_made = data.source in synthetic.KINDS or config.synthetic.shuffle  # then there are no larger pictures to show
+    panels = functools.cache(lambda: (None if as_made else _panel_source(data, checks.panel_size)) or sources()["test"])
     shape = (data.size, data.size, data.channels)
 
     def loss(variables, key, batch):
@@ -135,6 +136,7 @@ def _check(config) -> None:
     choice("config.model.network", model.network, ("unet", "bf_cnn", "bf_cnn_rf"))
     choice("config.model.gain_init", model.gain_init, ("released", "unit"))
     choice("config.noise.rule", noise.rule, objective.RULES)
+    synthetic.check(config)
     for field, value, least in (
         ("model.num_kernels", model.num_kernels, 1),
         ("model.num_blocks", model.num_blocks, 1),

@@ -25,6 +25,24 @@ def base() -> ConfigDict:
     noise.rule = "quadratic"  # "quadratic": uniform in the square root of the level | "linear": uniform
     noise.freeze_after = 1.0  # fraction of the run after which the normalisation uses its frozen running deviations
 
+    config.synthetic = synthetic = ConfigDict()  # images made here: data.source = "calpha", "disks", "cone" or "ray"
+    synthetic.seed = 0  # of the images; the test images have another one
+    synthetic.num_train = 100_000  # different training images (made when needed, so their number costs nothing)
+    synthetic.num_test = 1000
+    synthetic.alpha = 2.0  # calpha: regularity of the contour, above 0
+    synthetic.beta = -1.0  # calpha: regularity of the two backgrounds (negative = that of the contour)
+    synthetic.blur = (2, 2)  # calpha: rows and columns of the box that blurs the contour, pixels ((1, 1) = none)
+    synthetic.background = "isotropic"  # calpha: "isotropic" | "separable" | "constant"
+    synthetic.wrap = False  # calpha: rows above the image count from its end, as originally; hard disks: cross borders
+    synthetic.antialias = 0  # calpha, hard disks: times a larger picture is halved by a low-pass filter
+    synthetic.disk = "smooth"  # disks: "smooth" (anti-aliased, differentiable) | "hard" (the original's)
+    synthetic.integer = False  # hard disks: centre and radius are integers
+    synthetic.frequency = (1, 0)  # cone: cycles a picture, downwards and across
+    synthetic.image = "photographs"  # ray: the data.source whose training image is multiplied by s ~ U(0, 1)
+    synthetic.image_index = 0  # ray: number of that image
+    synthetic.shuffle = False  # any data.source: one permutation of the pixels for all images
+    synthetic.shuffle_seed = 0
+
     config.evaluate = evaluate = ConfigDict()
     evaluate.levels = (10.0, 25.0, 50.0, 100.0)  # noise standard deviations of the table, in 1/255
     evaluate.curve_db = tuple(float(db) for db in range(42, -1, -3))  # PSNRs of the noisy images of the curve, dB

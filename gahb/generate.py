@@ -1,0 +1,164 @@
+"""`python -m gahb generate`: the images of an experiment, written once as arrays that any program can read."""
+
+import json
+import os
+import shutil
+import tempfile
+import time
+import zipfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from common import config as configs
+from common import results, workdirs
+from common.app import App, Request, lines
+from common.data.source import Source, fetch
+from common.errors import RunError, bad, choice
+from common.files import write_atomically
+from common.pictures import png_bytes, strip
+
+NAME = "images"
+TYPES = ("float32", "uint8")
+
+_CHUNK = 512  # images in memory at once
+_SHOWN = 12  # images of each split on the contact sheet
+
+
+def run(app: App, request: Request) -> None:
+    """Writes `DIR/images.npz` (arrays `train` and `test`), `.png` and `.json`, unless they are already there.
+
+    Raises:
+      InputError: the directory holds other images.
+      RunError: there is not enough room.
+    """
+    workdir = workdirs.required(request, "workdir")
+    kind = choice("--type", request.flags.type, TYPES)
+    config = workdirs.to_describe(app, request)
+    workdirs.check_writable(workdir)
+    from common.training import parallel
+
+    sources = app.build(config).sources()
+    content = {
+        "type": kind,
+        "sources": {split: {"num": len(each), "fingerprint": each.fingerprint} for split, each in sources.items()},
+    }
+    path = workdir / f"{NAME}.npz"
+    advice = f"--config.data.source=npz:{path} --config.data.fit=none"
+    if _is_there(workdir, content):
+        lines(f"already there: {path}", f"use: {advice}")
+        return
+    shape, itemsize = sources["train"][0]["image"].shape, np.dtype(kind).itemsize
+    workdir.mkdir(parents=True, exist_ok=True)
+    _check_room(workdir, sum(map(len, sources.values())) * int(np.prod(shape)) * itemsize)
+    start = time.perf_counter()
+    statistics = write_arrays(path, sources, kind)
+    rows = [
+        _converted(fetch(each, range(min(_SHOWN, *map(len, sources.values())))), "float32") for each in sources.values()
+    ]
+    write_atomically(workdir / f"{NAME}.png", png_bytes(strip(rows, scale=2 if shape[0] < 64 else 1)))
+    described = configs.to_dict(config)
+    numbers = {
+        **results.provenance(
+            config_hash=configs.digest(config),
+            seed=config.seed,
+            step=0,
+            device=parallel.device_name(),
+            wall_s=time.perf_counter() - start,
+            nfe=None,
+        ),
+        **content,
+        "shape": list(shape),
+        "statistics": statistics,
+        "data": described["data"],
+        "synthetic": described["synthetic"],
+    }
+    written = write_atomically(workdir / f"{NAME}.json", (json.dumps(results.plain(numbers), indent=2) + "\n").encode())
+    counts = " and ".join(f"{len(each)} {split}" for split, each in sources.items())
+    lines(
+        f"wrote {path}, {NAME}.png and {written.name}: {counts} images of {'x'.join(map(str, shape))}", f"use: {advice}"
+    )
+
+
+def write_arrays(path: Path, sources: Mapping[str, Source], kind: str) -> dict[str, dict[str, float]]:
+    """Writes the images of each source as one array `[N, H, W, C]` of an `.npz`, in one atomic step.
+
+    `kind` is "float32" (in [0, 1]) or "uint8". Only a few images are in memory at once, and the same images give the
+    same bytes. Returns least, greatest and mean intensity of each array.
+    """
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
+    try:
+        statistics = {}
+        with os.fdopen(handle, "wb") as file, zipfile.ZipFile(file, "w", allowZip64=True) as archive:
+            for name, source in sources.items():
+                # Without a date: a ZipInfo made by hand has the same one each time.
+                with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True) as member:
+                    statistics[name] = _write_array(member, source, kind)
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+    return statistics
+
+
+def _write_array(member: Any, source: Source, kind: str) -> dict[str, float]:
+    header = {"descr": np.dtype(kind).str, "fortran_order": False}
+    header["shape"] = (len(source), *source[0]["image"].shape)
+    np.lib.format.write_array_header_1_0(member, header)
+    least, greatest, total = np.inf, -np.inf, 0.0
+    for images in _chunks(source, kind):
+        member.write(np.ascontiguousarray(images).tobytes())
+        unit = images / (255 if kind == "uint8" else 1)
+        least, greatest = min(least, float(unit.min())), max(greatest, float(unit.max()))
+        total += float(unit.sum(dtype=np.float64)) / unit[0].size
+    return {"min": least, "max": greatest, "mean": total / len(source)}
+
+
+def _chunks(source: Source, kind: str) -> Iterator[np.ndarray]:
+    for start in range(0, len(source), _CHUNK):
+        yield _converted(fetch(source, range(start, min(start + _CHUNK, len(source)))), kind)
+
+
+def _converted(examples: Mapping[str, np.ndarray], kind: str) -> np.ndarray:
+    images = examples["image"]
+    if images.dtype == np.dtype(kind):
+        return images
+    if kind == "float32":
+        return images.astype(np.float32) / np.float32(255 if images.dtype == np.uint8 else 1)
+    return np.round(np.clip(images, 0, 1) * 255).astype(np.uint8)
+
+
+def _is_there(workdir: Path, content: Mapping[str, Any]) -> bool:
+    """Tells whether the directory holds these very images; raises `InputError` if it holds others."""
+    arrays, numbers = (workdir / f"{NAME}.{ending}" for ending in ("npz", "json"))
+    if not numbers.exists():
+        if arrays.exists():
+            raise bad(
+                f"workdir {workdir}",
+                expected=f"{arrays.name} with its {numbers.name}, or neither",
+                got="only the arrays",
+                fix="remove the file, or choose another --workdir",
+            )
+        return False
+    try:
+        stored = json.loads(numbers.read_text())
+        held = {name: stored[name] for name in content}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise bad(str(numbers), expected="the description of images", got=error, fix="remove the file") from None
+    if held != content:
+        raise bad(
+            f"workdir {workdir}",
+            expected=f"no images, or those of this experiment ({json.dumps(content)})",
+            got=f"other ones ({json.dumps(held)})",
+            fix="choose another --workdir",
+        )
+    return arrays.exists()
+
+
+def _check_room(workdir: Path, needed: int) -> None:
+    free = shutil.disk_usage(workdir).free
+    if needed > free:
+        raise RunError(f"{workdir}: {needed} bytes needed for the images, {free} free; use fewer, or --type uint8")

@@ -1,0 +1,287 @@
+"""Sources of images that are generated instead of read, and a fixed shuffling of the pixels of any source.
+
+Element i is a function of fold_in(key(seed), i) alone. A resident source holds no image: the jitted training step
+generates its batch. On CPUs a compiled step and the host make the same bits.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from common.data import pipeline, splits
+from common.data.order import MAX_LENGTH, epoch_key, permuted
+from common.data.source import Element, Resident, Source, digest, nbytes, resident
+from common.data.wrappers import Mapped
+from common.errors import bad, choice, nearest
+from gahb import calpha, manifolds
+
+KINDS = ("calpha", "disks", "cone", "ray")
+
+_BLOCK = 64  # images made at once on request of the host
+_USE = 301  # keeps the order of pixels apart from other orders made of the same seed
+
+Generate = Callable[[Mapping[str, Any], jax.Array], jax.Array]
+
+
+class Generated:
+    """`length` images `generate(arrays, key of element i) -> [H, W, C]`, clipped to [0, 1]; none of them is stored.
+
+    `arrays` are what the images are made of, an argument of the compiled program. `label` names class and settings and
+    enters the fingerprint with `seed`, `length` and `arrays`. `chosen` takes the elements with these numbers only.
+    """
+
+    def __init__(
+        self,
+        generate: Generate,
+        *,
+        shape: tuple[int, int, int],
+        seed: int,
+        length: int,
+        label: str,
+        arrays: Mapping[str, np.ndarray] | None = None,
+        chosen: Sequence[int] | None = None,
+    ):
+        self._generate = generate
+        self._shape = shape
+        self._label = f"{label}, {'x'.join(map(str, shape))}, seed={seed}"
+        # An explicit kind of key: another default generator must not make other images.
+        key = jax.random.key_data(jax.random.key(seed, impl="threefry2x32"))
+        self._arrays = {"key": np.asarray(key), "of": {name: np.asarray(each) for name, each in (arrays or {}).items()}}
+        self._length = length
+        parts = [part for name, array in sorted(self._arrays["of"].items()) for part in (name, array)]
+        if chosen is not None:
+            self._arrays["chosen"] = np.asarray(chosen, np.int32)
+            self._length = len(self._arrays["chosen"])
+            parts += ["chosen", self._arrays["chosen"]]
+        self.fingerprint = digest("generated", self._label, length, *parts)
+
+    def __repr__(self) -> str:
+        return f"Generated({self._label}, {len(self)}, {self.fingerprint})"
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __getitem__(self, index: int) -> Element:
+        if not 0 <= index < len(self):
+            raise IndexError(f"{self!r}: index {index} is outside [0, {len(self)})")
+        return self.read([index])[0]
+
+    def read(self, indices: Sequence[int]) -> list[Element]:
+        indices = np.asarray(indices, np.int32).reshape(-1)
+        block = 1 if len(indices) == 1 else _BLOCK  # two shapes, hence two compilations, whatever is asked for
+        images = []
+        for start in range(0, len(indices), block):
+            part = indices[start : start + block]
+            made = _compiled(self._generate, self._arrays, np.pad(part, (0, block - len(part)), mode="edge"))
+            images.extend(np.asarray(made)[: len(part)])
+        return [{"image": image} for image in images]
+
+    def name(self, index: int) -> str:
+        return f"{self!r}[{index}]"
+
+    def shapes(self) -> np.ndarray:
+        return np.broadcast_to(np.asarray(self._shape, np.int64), (len(self), 3))
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of what the images are made of."""
+        return sum(array.nbytes for array in jax.tree.leaves(self._arrays))
+
+    def resident(self) -> Resident:
+        def take(arrays: Any, indices: Any) -> dict[str, Any]:
+            return {"image": _images(self._generate, arrays, indices)}
+
+        return Resident(self._arrays, take, self.nbytes)
+
+
+def _images(generate: Generate, arrays: Mapping[str, Any], indices: Any) -> jax.Array:
+    if "chosen" in arrays:
+        indices = jnp.asarray(arrays["chosen"]).at[indices].get(mode="promise_in_bounds")
+    key = jax.random.wrap_key_data(jnp.asarray(arrays["key"]), impl="threefry2x32")
+    keys = jax.vmap(lambda index: jax.random.fold_in(key, index))(jnp.asarray(indices).astype(jnp.uint32))
+    images = jnp.clip(jax.vmap(lambda key: generate(arrays["of"], key))(keys), 0.0, 1.0)
+    # Fused with what follows, the last operations could be rounded in another way than on their own.
+    return jax.lax.optimization_barrier(images)
+
+
+_compiled = jax.jit(_images, static_argnums=0)
+
+
+def pixel_order(height: int, width: int, *, seed: int) -> np.ndarray:
+    """Returns a seeded permutation of the pixels of a picture, int64 `[height * width]`, equal on every machine."""
+    count = height * width
+    return permuted(np.arange(count), n=count, key=epoch_key(seed, _USE)).astype(np.int64)
+
+
+def shuffle_pixels(image: Any, order: Any) -> Any:
+    """Returns `[..., H, W, C]` whose pixel p (row by row, all channels together) is the pixel `order[p]` of `image`."""
+    flat = image.reshape(*image.shape[:-3], -1, image.shape[-1])
+    return flat[..., order, :].reshape(image.shape)
+
+
+def unshuffle_pixels(image: Any, order: np.ndarray) -> Any:
+    """Undoes `shuffle_pixels`; for pictures of what was computed on shuffled pixels."""
+    return shuffle_pixels(image, np.argsort(order))
+
+
+class Shuffled(Mapped):
+    """Another source with one permutation of the pixels applied to all its images (Kadkhodaie et al., figure 21)."""
+
+    def __init__(self, source: Source, *, seed: int):
+        first = source[0]["image"]
+        self.order = pixel_order(*first.shape[:2], seed=seed)
+        super().__init__(
+            source,
+            lambda element: {**element, "image": shuffle_pixels(element["image"], self.order)},
+            label=f"shuffled(seed={seed})",
+            shape=first.shape,
+        )
+
+    @property
+    def nbytes(self) -> int | None:
+        return nbytes(self._source)
+
+    def resident(self) -> Resident:
+        inner = resident(self._source)
+
+        def take(arrays: Any, indices: Any) -> dict[str, Any]:
+            element = inner.take(arrays["of"], indices)
+            return {**element, "image": shuffle_pixels(element["image"], jnp.asarray(arrays["order"]))}
+
+        order = self.order.astype(np.int32)
+        return Resident({"of": inner.arrays, "order": order}, take, inner.nbytes + order.nbytes)
+
+
+def build(config, read: Callable[[Any], Mapping[str, Source]] = pipeline.build) -> dict[str, Source]:
+    """Returns {"train": Source, "test": Source} for a config: generated, or those that exist; shuffled if asked.
+
+    `read(config.data)` opens what exists. Raises `InputError` for values that cannot work.
+    """
+    data, made = config.data, config.synthetic
+    check(config)
+    if data.source in KINDS:
+        generate, arrays, label = _GENERATORS[data.source](config, read)
+        chosen = None
+        if data.half or data.subset:
+            chosen = splits.choose(made.num_train, half=data.half, subset=data.subset, seed=data.split_seed)
+        sources = {
+            split: Generated(
+                generate,
+                shape=(data.size, data.size, data.channels),
+                seed=2 * made.seed + number,  # the splits come from one rule, each with its own seed
+                length=length,
+                label=f"{data.source}: {label}",
+                arrays=arrays,
+                chosen=chosen if split == "train" else None,
+            )
+            for number, (split, length) in enumerate((("train", made.num_train), ("test", made.num_test)))
+        }
+    else:
+        sources = read(data)
+    if made.shuffle:
+        sources = {split: Shuffled(source, seed=made.shuffle_seed) for split, source in sources.items()}
+    return sources
+
+
+def _calpha(config, _) -> tuple[Generate, dict[str, np.ndarray], str]:
+    size, made = config.data.size, config.synthetic
+    settings = {
+        "alpha": made.alpha,
+        "beta": made.alpha if made.beta < 0 else made.beta,
+        "blur": tuple(made.blur),
+        "background": made.background,
+        "wrap": made.wrap,
+        "antialias": made.antialias,
+    }
+    canvas = size * 2**made.antialias
+    return lambda _, key: calpha.render(calpha.draw(key, canvas), **settings), {}, str(settings)
+
+
+def _disks(config, _) -> tuple[Generate, dict[str, np.ndarray], str]:
+    size, made = config.data.size, config.synthetic
+    if made.disk == "smooth":
+        return lambda _, key: manifolds.render_disk(manifolds.draw_disk(key, size), size), {}, "smooth"
+    levels, canvas = made.antialias, size * 2**made.antialias
+    rule = {"wrap": made.wrap, "integer": made.integer}
+
+    def hard(_, key):
+        parameters = manifolds.draw_hard_disk(key, canvas, **rule)
+        return manifolds.hard_disk(parameters, size, antialias=levels)
+
+    return hard, {}, f"hard, {rule}, antialias={levels}"
+
+
+def _cone(config, _) -> tuple[Generate, dict[str, np.ndarray], str]:
+    size, frequency = config.data.size, tuple(config.synthetic.frequency)
+
+    def sinusoid(_, key):
+        return manifolds.render_sinusoid(manifolds.draw_sinusoid(key), size, frequency=frequency)
+
+    return sinusoid, {}, f"frequency={frequency}"
+
+
+def _ray(config, read) -> tuple[Generate, dict[str, np.ndarray], str]:
+    with_image = config.data.copy_and_resolve_references()
+    with with_image.unlocked():
+        with_image.source, with_image.half, with_image.subset = config.synthetic.image, 0, 0
+    source, index = read(with_image)["train"], config.synthetic.image_index
+    if not 0 <= index < len(source):
+        expected = f"0 to {len(source) - 1}, a training image of {config.synthetic.image}"
+        raise bad("config.synthetic.image_index", expected=expected, got=index, fix="use 0")
+    image = source[index]["image"]
+    image = image.astype(np.float32) / np.float32(255 if image.dtype == np.uint8 else 1)
+    return lambda arrays, key: arrays["image"] * jax.random.uniform(key), {"image": image}, "U(0, 1)"
+
+
+_GENERATORS = {"calpha": _calpha, "disks": _disks, "cone": _cone, "ray": _ray}
+
+
+def check(config) -> None:
+    """Raises `InputError` for what can be known of the generated classes without making an image."""
+    data, made = config.data, config.synthetic
+    if data.source not in KINDS:
+        close = None if ":" in data.source else nearest(data.source, (*KINDS, "photographs"))
+        if close in KINDS:
+            raise bad("config.data.source", expected="a known source", got=data.source, fix=f'did you mean "{close}"?')
+    else:
+        _check_class(data, made)
+    if made.shuffle and data.flip:
+        expected = "False with synthetic.shuffle, since a mirrored image has another permutation"
+        raise bad("config.data.flip", expected=expected, got=True, fix="set config.data.flip=False")
+
+
+def _check_class(data, made) -> None:
+    choice("config.synthetic.background", made.background, calpha.BACKGROUNDS)
+    choice("config.synthetic.disk", made.disk, ("smooth", "hard"))
+    if data.channels != 1 and data.source != "ray":
+        fix = "set config.data.channels=1"
+        raise bad("config.data.channels", expected=f"1 for {data.source}", got=data.channels, fix=fix)
+    if data.drop_duplicates:
+        fix = "set config.data.drop_duplicates=False"
+        raise bad("config.data.drop_duplicates", expected=f"False for {data.source}", got=True, fix=fix)
+    smallest = manifolds.SMALLEST_DISK if data.source == "disks" else 2
+    for field, value, least, most in (
+        ("data.size", data.size, smallest, 4096),
+        ("synthetic.num_train", made.num_train, 1, MAX_LENGTH),
+        ("synthetic.num_test", made.num_test, 1, MAX_LENGTH),
+        ("synthetic.seed", made.seed, 0, 2**30),
+        ("synthetic.alpha", made.alpha, 0, 100),
+        ("synthetic.antialias", made.antialias, 0, 4),
+        *((f"synthetic.blur[{axis}]", count, 1, data.size) for axis, count in enumerate(made.blur)),
+    ):
+        if not least <= value <= most:
+            raise bad(f"config.{field}", expected=f"{least} to {most}", got=value, fix=f"use {least} or more")
+    for field, value in (("blur", made.blur), ("frequency", made.frequency)):
+        if len(value) != 2:
+            raise bad(f"config.synthetic.{field}", expected="(rows, columns)", got=tuple(value), fix="give two numbers")
+    if data.source == "cone" and not 0 < max(map(abs, made.frequency)) <= data.size // 2:
+        expected = f"cycles a picture, at most {data.size // 2} and not both 0"
+        raise bad("config.synthetic.frequency", expected=expected, got=tuple(made.frequency), fix="use (1, 0)")
+    if data.source == "disks" and made.disk == "smooth":
+        for field, value in (("wrap", made.wrap), ("integer", made.integer), ("antialias", made.antialias)):
+            if value:
+                fix = 'set it to 0, or synthetic.disk to "hard"'
+                raise bad(f"config.synthetic.{field}", expected="0 for smooth disks", got=value, fix=fix)
