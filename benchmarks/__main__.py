@@ -9,7 +9,7 @@ from pathlib import Path
 from common.errors import InputError, RunError, choice
 
 # In the order in which they run; each is a module with `FULL`, `QUICK` and `run(settings) -> Report`.
-NAMES = ("overheads", "start", "unet")
+NAMES = ("overheads", "start", "unet", "eigenbasis")
 DESCRIPTION = "Measures overheads and throughput, prints tables and keeps records. The machine should do nothing else."
 
 

@@ -1,0 +1,146 @@
+"""Leading eigenvectors of the Jacobian of the paper's UNet, against the Jacobian row by row.
+
+Top-50 at 80x80 (64 kernels, 3 blocks, float32, sigma 0.15) by `gahb.eigenbasis.top_k`, beside a plain loop of
+vector-Jacobian products, of which a sample of rows is timed and the time of all d rows extrapolated: nobody has to wait
+for it. Then one image of 256x256x3, whose Jacobian would have 4e10 entries. The networks are trained for a short while
+first, untimed, on crops of the bundled photographs: the spectrum of random weights is another one, and a harder one.
+Times are those of warm programs; "first call" includes compiling.
+"""
+
+import time
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.tree_util import Partial
+
+from benchmarks import harness
+from benchmarks.harness import Goal, Report
+from benchmarks.workload import batches_for, make_steps, workload
+from common import config as configs
+from common.method import Variables
+from configs.gahb.photographs import get_config
+from gahb.denoisers import denoiser
+from gahb.eigenbasis import Eigenbasis, linearise, pull, symmetric, top_k
+from gahb.eigenbasis.krylov import basis_size
+from gahb.eigenbasis.linear import unit_images
+from gahb.method import build, build_network
+
+
+class Settings(NamedTuple):
+    """Sizes of the network, of its training, and of the two analyses."""
+
+    num_kernels: int = 64
+    num_blocks: int = 3
+    train_steps: int = 300
+    train_size: int = 40
+    batch_size: int = 8
+    size: int = 80
+    k: int = 50
+    large_size: int = 256
+    large_k: int = 10
+    sigma: float = 0.15
+    tolerance: float = 1e-3
+    block: int = 2
+    rows: int = 32
+    rounds: int = 3
+
+
+FULL = Settings()
+QUICK = Settings(2, 1, 2, 8, 2, size=24, k=3, large_size=32, large_k=2, rows=3, rounds=1)
+
+
+def run(settings: Settings) -> Report:
+    """Measures both analyses; the goals are the ratio to the loop over rows and the residuals."""
+    config = config_for(settings, channels=1)
+    denoise = train(config, settings)
+    y = noisy(config, size=settings.size, sigma=settings.sigma)
+    linear = linearise(denoise, y)
+    small: list[Eigenbasis] = []
+    start = time.perf_counter()
+    top(denoise, y, settings.k, settings)
+    first_call = time.perf_counter() - start
+    pixels = np.linspace(0, linear.size - 1, settings.rows).astype(int)
+    one = [unit_images(linear, int(pixel), 1) for pixel in pixels]
+    pair = np.zeros((settings.block, *linear.y.shape), np.float32)
+    jax.block_until_ready((pull(linear, one[0]), symmetric(linear, pair)))
+    samples = harness.alternate(
+        {
+            "one row": harness.timed(lambda: [jax.block_until_ready(pull(linear, e)) for e in one], per=settings.rows),
+            "one vector of a symmetric product": harness.timed(lambda: symmetric(linear, pair), per=settings.block),
+            "top-k": harness.timed(lambda: small.append(top(denoise, y, settings.k, settings))),
+        },
+        rounds=settings.rounds,
+        warmup=0,
+    )
+    whole = [each._replace(wall=each.wall * linear.size, cpu=each.cpu * linear.size) for each in samples["one row"]]
+    ratio = harness.compare("all rows (extrapolated) / top-k", whole, samples["top-k"])
+    rows = [row(small[-1], y, settings, harness.median(samples["top-k"]).wall, first_call)]
+
+    colour = config_for(settings, channels=3)
+    large = noisy(colour, size=settings.large_size, sigma=settings.sigma)
+    start = time.perf_counter()
+    found = top(train(colour, settings), large, settings.large_k, settings)
+    rows.append(row(found, large, settings, None, time.perf_counter() - start))
+    goals = [
+        Goal("all rows (extrapolated) / top-k", ratio["wall"], 10, at_least=True),
+        Goal("the same, aim", ratio["wall"], 20, at_least=True),
+        *(Goal(f"largest residual, {each['image']}", each["largest residual"], 1e-3) for each in rows),
+    ]
+    tables = {"eigenbases": rows, "ratios": [ratio]}
+    return Report({**configs.to_dict(config), **settings._asdict()}, config.seed, samples, tables, goals)
+
+
+def top(denoise: Partial, y: np.ndarray, k: int, settings: Settings) -> Eigenbasis:
+    """Runs the matrix-free solver."""
+    return top_k(denoise, y, k, method="krylov", tolerance=settings.tolerance, block=settings.block)
+
+
+def row(found: Eigenbasis, y: np.ndarray, settings: Settings, wall: float | None, first_call: float) -> dict[str, Any]:
+    """Returns the numbers of one eigenbasis."""
+    k = len(found.values)
+    kept = basis_size(y.size, k, block=settings.block)
+    return {
+        "image": "x".join(map(str, y.shape)),
+        "k": k,
+        "wall s": wall,
+        "first call s": first_call,
+        "products": found.products,
+        "largest residual": float(found.residuals.max()),
+        "converged": str(found.converged),
+        "largest factor": float(found.values[0]),
+        "smallest factor": float(found.values[-1]),
+        "basis MiB": kept * y.nbytes / 2**20,
+        "Jacobian MiB": y.size * y.nbytes / 2**20,
+    }
+
+
+def config_for(settings: Settings, *, channels: int):
+    """Returns the paper's network on crops of photographs."""
+    config = get_config()
+    config.model.num_kernels, config.model.num_blocks = settings.num_kernels, settings.num_blocks
+    config.data.size, config.data.channels = settings.train_size, channels
+    config.train.steps, config.train.batch_size = settings.train_steps, settings.batch_size
+    config.optimizer.learning_rate = 1e-3
+    return config.lock()
+
+
+def train(config, settings: Settings) -> Partial:
+    """Returns the denoiser after a short training."""
+    work = workload(config)
+    batches = batches_for(work, "device")
+    steps = make_steps(work, batches)
+    jax.block_until_ready(steps.take(settings.train_steps))
+    state = jax.device_get(steps.state)
+    batches.close()
+    return denoiser(Variables(state.params, state.stats), build_network(config))
+
+
+def noisy(config, *, size: int, sigma: float) -> np.ndarray:
+    """Returns a held-out photograph `[size, size, C]` with noise."""
+    with (config := config.copy_and_resolve_references()).unlocked():
+        config.data.size = config.evaluate.panel_size = size
+    image = np.asarray(build(config).sources()["test"][0]["image"])
+    clean = image.astype(np.float32) / 255 if image.dtype == np.uint8 else image
+    z = np.random.default_rng(config.seed).normal(size=clean.shape)
+    return (clean + sigma * z).astype(np.float32)
