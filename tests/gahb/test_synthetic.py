@@ -59,9 +59,8 @@ def test_same_bits_however_an_element_is_made(pair):
         out = jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
         return x, jnp.square(out).sum(), jnp.where(weight > 1, x[:, :, ::-1], x * weight)
 
-    for count in (1, 7):
-        got, _, _ = step(held.arrays, jnp.asarray(indices[:count], jnp.int32), 0.3)
-        np.testing.assert_array_equal(got, images[:count])
+    got, _, _ = step(held.arrays, jnp.asarray(indices, jnp.int32), 0.3)
+    np.testing.assert_array_equal(got, images)
 
 
 def test_splits_differ(pair):

@@ -82,9 +82,7 @@ def test_contours_that_leave_the_image(golden, wrap):
     np.testing.assert_allclose(contour, arrays["contour"], rtol=0, atol=1e-6)
     rows = jax.vmap(calpha.contour_rows)(contour)
     np.testing.assert_array_equal(rows, arrays["contour_row"])
-    np.testing.assert_array_equal(
-        jax.vmap(lambda each: calpha.mask(each, wrap=wrap))(rows), arrays[f"mask_{name}"]
-    )
+    np.testing.assert_array_equal(jax.vmap(lambda each: calpha.mask(each, wrap=wrap))(rows), arrays[f"mask_{name}"])
     if wrap:
         split = {"white_bg1": arrays["white_bg"][:, 0], "white_bg2": arrays["white_bg"][:, 1], **arrays}
         for number in range(len(rows)):
