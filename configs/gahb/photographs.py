@@ -6,10 +6,12 @@
     python -m gahb figures  --workdir runs/photographs
 
 Data: random 32x32 crops of nine photographs; three other photographs are held out (common/data/photographs.py).
-Network: UNet with 16 kernels and 2 blocks. Hardware: any; meant for two CPU cores.
-What to expect: a higher PSNR than the stationary Wiener filter in the DCT domain at sigma = 25, 50 and 100 (of 255).
-Strong noise is the hard part: many small steps at a high learning rate, and frozen running deviations for the last part
-of the run (noise.freeze_after), are what it takes.
+Network: UNet with 16 kernels and 2 blocks. Hardware: any; meant for two CPU cores, where training takes about 90 s.
+Expected, seed 0, mean PSNR in dB over 256 held-out crops at sigma = 10, 25, 50, 100 (of 255): 32.6, 30.0, 28.0, 25.1;
+the stationary Wiener filter in the DCT domain, which is told sigma: 31.6, 27.8, 25.5, 23.6. Below sigma = 6 the network
+is the worse of the two: a short run learns little about weak noise.
+Strong noise is the hard part of a short run: many small steps at a high learning rate, a short memory of squared
+gradients (b2), a clipped norm, and frozen running deviations for the last part (noise.freeze_after) are what it takes.
 """
 
 from configs.gahb.base import base
