@@ -69,6 +69,20 @@ def _restore_arguments(parser):
     parser.add_argument("--no-ema", action="store_true", help="use the parameters themselves, not their average")
 
 
+def _export(app, request):
+    from gahb.export import run
+
+    run(app, request)
+
+
+EXPORT = Verb(
+    "export",
+    "write a trained denoiser as one program file",
+    "Writes DIR/export/denoiser-SIZE.jax with jax.export, weights inside, for any batch size, on CPU, GPU and TPU.",
+    lambda parser: parser.add_argument("--step", type=int, metavar="N", help="checkpoint (default: the newest good)"),
+    _export,
+)
+
 def _analyse(app, request):
     from gahb.analyse import run
 
@@ -139,7 +153,7 @@ APP = App(
     build=_build,
     import_weights=_import_weights,
     figures=_figures,
-    extra_verbs=(DEMO, ANALYSE, STUDY, RESTORE, GENERATE),
+    extra_verbs=(DEMO, ANALYSE, STUDY, GENERATE, RESTORE, EXPORT),
     examples=(
         "demo --workdir runs/demo",
         "train --config configs/gahb/photographs.py --workdir runs/photographs",
