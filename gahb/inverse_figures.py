@@ -8,7 +8,6 @@ import numpy as np
 from common import plotting, results
 from common.errors import InputError
 from common.report import Block, Paragraph, Picture, Table
-from gahb.inverse import PROBLEMS
 
 
 def restoration(workdir: Path) -> list[Path]:
@@ -59,6 +58,5 @@ def read(workdir: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Returns numbers and arrays of the newest result of `restore`; raises `InputError` if there is none."""
     path = results.newest(workdir / "results", "restore")
     if path is None:
-        fix = f"run restore first ({', '.join(PROBLEMS)})"
-        raise InputError(f"{workdir / 'results'}: expected the result of restore, got none; {fix}")
+        raise InputError(f"{workdir / 'results'}: expected the result of restore, got none; run restore first")
     return results.read(path)
