@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import gahb
+import gahb.eigenbasis
 from common.errors import InputError
 from gahb.analysis import psnr_curve
 from gahb.reference import dominant, empirical, jacobian, jacobian_product, weights
@@ -130,6 +130,14 @@ def test_sampling_with_it_returns_the_set():
     distance = np.abs(np.asarray(samples)[:, None] - x).max((2, 3, 4))
     assert distance.min(1).max() < 0.01
     assert len(set(distance.argmin(1).tolist())) >= 4
+
+
+def test_its_eigenbasis_is_that_of_the_covariance():
+    x, y = images(30).astype(np.float32), jnp.asarray(noisy(0.9)[:1], jnp.float32)
+    posterior = empirical(x, 0.9, block=8)
+    found = gahb.eigenbasis.top_k(posterior, y, 4)
+    exact = np.linalg.eigvalsh(np.asarray(jacobian(posterior, y))[0])[::-1][:4]
+    np.testing.assert_allclose(np.ravel(found.values), exact, rtol=1e-3)
 
 
 def test_small_differences_between_images_survive_float32():
