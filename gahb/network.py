@@ -17,13 +17,9 @@ from jax import lax
 
 from common.errors import bad
 from common.method import Variables
+from common.networks.convolution import convolve
 
 RECEPTIVE_FIELDS = (5, 9, 13, 23, 43)  # of BFCNNRF, pixels
-
-
-def convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """Correlates `x [B, H, W, I]` with an odd `kernel [k, k, I, O]`, zeros outside the image; gives `[B, H, W, O]`."""
-    return lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
 
 
 def halve(x: jax.Array) -> jax.Array:

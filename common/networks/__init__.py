@@ -1,0 +1,1 @@
+"""Layers for every method whose plain form is slow somewhere."""
