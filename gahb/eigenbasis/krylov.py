@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from common.errors import bad
+from common.errors import RunError, bad
 
 
 class Ritz(NamedTuple):
@@ -45,7 +45,8 @@ def largest(
 
     An eigenvalue that occurs more than `block` times may be found fewer times than that. Memory is that of
     `max_basis + k` vectors (twice that at a restart). Stops after `max_products` with what there is.
-    Raises `InputError` if `max_basis` has no room for k + 3 blocks or exceeds `size`.
+    Raises `InputError` if `max_basis` has no room for k + 3 blocks or exceeds `size`, `RunError` if a product is not
+    finite.
     """
     if not k + 3 * block <= max_basis <= size:
         got = f"k={k}, block={block}, max_basis={max_basis}, d={size}"
@@ -54,13 +55,16 @@ def largest(
     basis, matrix = jnp.zeros((max_basis, size), dtype), np.zeros((max_basis, max_basis))
     newest = _replace(basis, jnp.zeros((block, size), dtype), np.ones(block, bool), jax.random.fold_in(key, 0))
     basis = _place(basis, newest, 0)
-    filled, products, scale, checked = block, 0, 0.0, 0
+    filled, products, scale = block, 0, 0.0
+    due_at, checked, worst = k, 0, np.inf
     cycle, settled, before = 0, 0, np.full(k, np.inf)
     while True:
         image = product(newest)
         products += block
         new, *small = _expand(basis, image)
         coefficients, lengths, coupling = (np.asarray(each, np.float64) for each in small)
+        if not np.isfinite(coefficients).all():
+            raise RunError("product: expected finite numbers, got others; look at the image and at the weights")
         rows = slice(filled - block, filled)
         matrix[:filled, rows] = coefficients[:, :filled].T
         matrix[rows, :filled] = coefficients[:, :filled]
@@ -71,9 +75,7 @@ def largest(
         if lost.any() and not cycle:
             cycle = max(products, 4 * block)
         full = filled + block > max_basis
-        due = filled >= k and (filled - checked >= max(block, filled // 32) or full or products >= max_products)
-        if due:
-            checked = filled
+        if filled >= k and (products >= due_at or full or products >= max_products):
             values, mixes = np.linalg.eigh(matrix[:filled, :filled])
             values, mixes = values[::-1], mixes[:, ::-1]
             scale = max(scale, float(np.abs(values).max()))
@@ -87,6 +89,8 @@ def largest(
                 mix = np.zeros((k, max_basis))
                 mix[:, :filled] = mixes[:, :k].T
                 return Ritz(values[:k], _combine(basis, mix.astype(dtype)), residuals, products, converged)
+            due_at = products + _wait(worst, residuals.max(), products - checked, tolerance, block, filled)
+            checked, worst = products, residuals.max()
         if lost.any():
             new = _replace(basis, new, lost, jax.random.fold_in(key, products))
         if full:
@@ -96,9 +100,19 @@ def largest(
             basis = _combine(basis, mix.astype(dtype))
             matrix[:] = 0
             matrix[range(kept), range(kept)] = values[:kept]
-            filled = checked = kept
+            filled = kept
         basis = _place(basis, new, filled)
         newest, filled = new, filled + block
+
+
+def _wait(before: float, now: float, passed: int, tolerance: float, block: int, filled: int) -> int:
+    """Returns how many products to take before looking again: half as many as it would need at the present rate.
+
+    A look is an eigenvalue problem on the host, which for hundreds of vectors takes as long as several products.
+    """
+    rate = np.log(before / now) / passed if now > 0 and 0 < before < np.inf else 0.0
+    left = np.log(now / tolerance) / rate if rate > 0 and now > tolerance else np.inf
+    return int(np.clip(left / 2, max(block, filled // 64), max(block, filled // 8)))
 
 
 def _dot(a, b):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import gahb
-from common.errors import InputError
+from common.errors import InputError, RunError
 from gahb import eigenbasis
 from gahb.eigenbasis import krylov
 from gahb.network import BFCNN, init
@@ -208,6 +208,11 @@ def test_mistakes(change, message):
     call = {"denoise": lambda y: y, "y": matrices.image(), "k": 4, "method": "krylov", **change}
     with pytest.raises(InputError, match=message):
         eigenbasis.top_k(**call)
+
+
+def test_numbers_that_are_none_are_told():
+    with pytest.raises(RunError, match="product: expected finite numbers"):
+        eigenbasis.top_k(lambda y: y * jnp.nan, matrices.image(), 3, method="krylov")
 
 
 def test_a_jacobian_too_large_is_refused():
