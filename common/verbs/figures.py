@@ -19,11 +19,12 @@ def run(app: App, request: Request) -> None:
     for name in names or available:
         try:
             written += available[name](workdir)
-        except InputError as error:
+        except InputError:
             if names:
                 raise
-            missing.append(f"note: no figure {name}: {error}")
+            missing.append(name)
     if not written:
         raise InputError(f"workdir {workdir}: expected result files, got none; run evaluate or sample first")
-    print(*missing, sep="\n", end="\n" * bool(missing), file=sys.stderr)
+    if missing:
+        print(f"note: no results yet for {', '.join(missing)}; name one to see what it needs", file=sys.stderr)
     lines(*(f"wrote {path}" for path in written))
