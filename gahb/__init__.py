@@ -16,4 +16,6 @@ def __getattr__(name: str):
     # Imported when first used, so that the command line's --help does not wait for JAX.
     if name in _WHERE:
         return getattr(importlib.import_module(_WHERE[name]), name)
+    if name == "eigenbasis":
+        return importlib.import_module("gahb.eigenbasis")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 ROOT = Path(__file__).parents[1]
@@ -22,12 +23,19 @@ def test_the_library_example_runs_on_a_run_of_ours(tmp_path):
         [sys.executable, "-m", "gahb", *train, tmp_path],
         cwd=ROOT, check=True, capture_output=True,
     )  # fmt: skip
-    (example,) = blocks("python")
+    example = blocks("python")[0]
     assert len([line for line in example.splitlines() if line.strip()]) <= 10
     scope = {}
     exec(compile(example.replace("runs/demo/gahb", str(tmp_path)), "README.md", "exec"), scope)
     assert scope["restored"].shape == (1, 512, 512, 1)
     assert scope["samples"].shape == (4, 32, 32, 1)
+
+
+def test_the_eigenbasis_example_runs():
+    scope = {}
+    exec(compile(blocks("python")[1], "README.md", "exec"), scope)
+    np.testing.assert_allclose(scope["basis"].values, 1, atol=1e-5)
+    assert scope["basis"].vectors.shape == (10, 32, 24, 1)
 
 
 def commands():
