@@ -83,6 +83,7 @@ EXPORT = Verb(
     _export,
 )
 
+
 def _analyse(app, request):
     from gahb.analyse import run
 
