@@ -4,6 +4,7 @@ import logging
 import pathlib
 import shutil
 import sys
+import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -54,7 +55,7 @@ def write(
     try:
         manager.save(step, args=args, force=True)
     except BaseException:
-        remove_temporary(manager.directory)
+        _remove_failed(manager.directory)
         raise
 
 
@@ -103,6 +104,14 @@ def remove_temporary(directory: pathlib.Path) -> None:
     """Removes what interrupted writes left behind."""
     for path in pathlib.Path(directory).glob(_TEMPORARY):
         shutil.rmtree(path)
+
+
+def _remove_failed(directory: pathlib.Path) -> None:
+    """Removes what a failed write left; its other parts may be writing for a moment longer and make it anew."""
+    for _ in range(20):
+        for path in pathlib.Path(directory).glob(_TEMPORARY):
+            shutil.rmtree(path, ignore_errors=True)
+        time.sleep(0.05)
 
 
 class _Manager(ocp.CheckpointManager):
