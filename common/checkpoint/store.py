@@ -29,7 +29,7 @@ def open_manager(directory: pathlib.Path, *, keep: int) -> ocp.CheckpointManager
     registry.add(None, ocp.args.PyTreeSave, _arrays(options))
     registry.add(None, ocp.args.JsonSave, ocp.JsonCheckpointHandler(_MANIFEST_FILE, multiprocessing_options=options))
     return _Manager(
-        directory,
+        directory.absolute(),  # Orbax takes no other
         options=ocp.CheckpointManagerOptions(
             # Checkpoints has its own thread, which computes the checksums too.
             enable_async_checkpointing=False,
@@ -125,7 +125,7 @@ def _read_field(path: pathlib.Path) -> dict[str, np.ndarray]:
     options = _this_process_alone()
     try:
         with ocp.Checkpointer(_arrays(options), multiprocessing_options=options) as checkpointer:
-            tree = checkpointer.restore(path, args=ocp.args.PyTreeRestore())
+            tree = checkpointer.restore(path.absolute(), args=ocp.args.PyTreeRestore())
         return {name: np.asarray(leaf) for name, leaf in manifests.named_leaves(tree).items()}
     except Exception as error:  # a damaged file surfaces as an error of almost any kind, far inside the reader
         raise DamagedError(f"{path.name}: {manifests.reason(error)}") from error

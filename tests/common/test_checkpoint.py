@@ -353,3 +353,14 @@ def test_host_memory_is_flat_over_many_saves(tmp_path):
             checkpoints.wait()
             sizes.append(process.memory_info().rss)
     assert np.mean(sizes[100:]) < 1.05 * np.mean(sizes[10:30])
+
+
+def test_a_work_directory_may_be_named_from_where_one_stands(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    variables = {"w": np.arange(6.0, dtype=np.float32)}
+    state = TrainState(np.int32(1), variables, {}, (), ())
+    with Checkpoints("runs/x", config={}, keep=2) as checkpoints:
+        checkpoints.save(1, state, {})
+        checkpoints.wait()
+        np.testing.assert_array_equal(checkpoints.restore_latest(state).state.params["w"], variables["w"])
+    np.testing.assert_array_equal(restore_params("runs/x").params["w"], variables["w"])
