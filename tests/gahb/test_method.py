@@ -81,8 +81,10 @@ def test_impossible_configs(changes, message):
     assert message in str(error.value)
 
 
-def test_cnn_takes_any_size():
-    methods.build(tiny(model__network="bf_cnn", data__size=7))
+def test_cnn_takes_a_size_that_the_unet_refuses():
+    with pytest.raises(InputError, match="config.data.size"):
+        methods.build(tiny(data__size=7))
+    assert methods.build(tiny(model__network="bf_cnn", data__size=7)).name == "gahb"
 
 
 def test_networks_of_configs():

@@ -270,3 +270,42 @@ def test_mistakes_are_named(network, shape, message):
 def test_nine_pixels_are_the_released_eight():
     assert kernel_sizes(9) == kernel_sizes(8)
     assert [layer for layer, size in enumerate(kernel_sizes(9)) if size == 3] == [0, 8, 16, 20]
+
+
+def gradients(network, variables, y):
+    """Returns loss, gradients and updated statistics of a training pass, compiled."""
+
+    def loss(params):
+        residual, stats = apply(network, Variables(params, variables.stats), y, train=True)
+        return jnp.square(residual).sum(), stats
+
+    return jax.jit(jax.value_and_grad(loss, has_aux=True))(variables.params)
+
+
+@two_networks
+def test_recomputing_activations_changes_no_value(network):
+    variables, y = setting(network)
+    (loss, stats), grads = gradients(network, variables, y)
+    (loss_r, stats_r), grads_r = gradients(network.clone(remat=True), variables, y)
+    assert float(loss_r) == pytest.approx(float(loss), rel=1e-5)
+    for got, want in zip(jax.tree.leaves((grads_r, stats_r)), jax.tree.leaves((grads, stats)), strict=True):
+        assert rel(got, want) < 1e-4
+    recomputed = jax.make_jaxpr(lambda v: gradients(network.clone(remat=True), v, y))(variables)
+    assert "remat" in str(recomputed) or "checkpoint" in str(recomputed)
+
+
+@two_networks
+def test_half_the_bits_come_close_with_parameters_and_statistics_in_float32(network):
+    variables, y = setting(network)
+    half = network.clone(dtype=jnp.bfloat16)
+    full, coarse = run(network, variables, y)[0], run(half, variables, y)[0]
+    # bfloat16 has 8 bits of mantissa: an error of some 2^-8 per layer, and one that is really there.
+    assert 1e-5 < rel(coarse, full) < 0.03
+    assert coarse.dtype == jnp.float32
+    (_, stats), grads = gradients(half, variables, y)
+    (_, _), grads_full = gradients(network, variables, y)
+    assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves((grads, stats, init(half, jax.random.key(0), y))))
+    # Single entries of so small a network move by tenths where rectifiers flip; a step takes the whole direction.
+    got, want = (jnp.concatenate([leaf.ravel() for leaf in jax.tree.leaves(each)]) for each in (grads, grads_full))
+    assert 0.99 < jnp.vdot(got, want) / (jnp.linalg.norm(got) * jnp.linalg.norm(want)) < 1 - 1e-7
+    assert float(jnp.linalg.norm(got)) == pytest.approx(float(jnp.linalg.norm(want)), rel=0.05)
