@@ -148,6 +148,13 @@ def _trained(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--no-ema", action="store_true", help="use the parameters themselves, not their average")
 
 
+def _sample(parser: argparse.ArgumentParser) -> None:
+    _trained(parser)
+    many = parser.add_argument_group("many samples (resumed when the same command is given again)")
+    many.add_argument("--num", type=int, metavar="N", help="draw samples 0 ... N - 1, in chunks")
+    many.add_argument("--type", metavar="T", help='how images are kept: "uint8" (default) or "float32"')
+
+
 def _figures(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("names", nargs="*", metavar="NAME", help="which figures (default: all that can be made)")
 
@@ -171,8 +178,9 @@ VERBS = (
         "sample",
         "draw samples from a trained model",
         "Writes DIR/samples/step-N-seed-S.npz, .png and .json. Without --config the run's own is used;\n"
-        "--config.seed=1 gives other samples.",
-        _trained,
+        "--config.seed=1 gives other samples. With --num N they go to a directory DIR/samples/many-... in\n"
+        "chunks; sample i is the same whatever N, the batch size, the number of devices and interruptions.",
+        _sample,
         _run("sample"),
     ),
     Verb(

@@ -35,6 +35,23 @@ class Samples(NamedTuple):
     info: Mapping[str, Any]
 
 
+class Sampler(NamedTuple):
+    """How a method draws samples one by one, so that any number of them can be drawn, split up and resumed.
+
+    `draw(variables, keys [B], index [B]) -> {"samples": [B, ...], ...}` is traced; row i may depend on the variables,
+    `keys[i]` and the sample's number `index[i]` alone (a class label is a function of these too). `to_unit` maps
+    samples to images in [0, 1], None where they are none. `settings` (plain JSON values, at least `nfe`, None where it
+    differs between samples) name all that decides the values besides weights and key. `num` and `batch_size` are the
+    config's; every device draws `batch_size` at once.
+    """
+
+    draw: Callable[[Variables, jax.Array, jax.Array], Mapping[str, jax.Array]]
+    settings: Mapping[str, Any]
+    num: int
+    batch_size: int
+    to_unit: Callable[[jax.Array], jax.Array] | None = None
+
+
 class Evaluation(NamedTuple):
     """Results of an evaluation: `numbers` (plain JSON values) and `arrays` for one `.npz`."""
 
@@ -49,6 +66,7 @@ class Method(NamedTuple):
     `position` int32 `[B]` (the example's place in the global batch; random draws are keyed by it, so they do not
     depend on the number of devices) and `progress` float32 `[]` in [0, 1) (step divided by the number of steps).
     `example` gives shapes and dtypes of the method's own arrays for one example, where they are known without data.
+    `sampler`, where there is one, serves `sample --num N`, which draws any number of samples and resumes.
     """
 
     name: str
@@ -60,3 +78,4 @@ class Method(NamedTuple):
     evaluate: Callable[[Variables, jax.Array], Evaluation]  # (variables, key)
     preview: Callable[[Variables, jax.Array], Mapping[str, np.ndarray]]  # -> {name: [H, W, C] in [0, 1]}
     example: Callable[[], Mapping[str, jax.ShapeDtypeStruct]] | None = None
+    sampler: Sampler | None = None

@@ -5,6 +5,7 @@ batch is sharded, and a statistic over the batch is the statistic of the whole b
 with the axis name `batch`; the step averages gradients over it.
 """
 
+import functools
 import os
 import pathlib
 import sys
@@ -43,6 +44,43 @@ class Backend(NamedTuple):
     place_resident: Callable[[PyTree], PyTree]
     place_fetched: Callable[[Mapping[str, Any]], Mapping[str, Any]]
     local: Callable[[PyTree], PyTree]  # one copy on this host's first device, without a transfer
+
+
+class Rows(NamedTuple):
+    """How a function whose result rows each depend on one row of its input runs on this process's devices.
+
+    Each device computes its part of the rows with the same program and without the others, so the number of devices
+    changes no bit of a row. `compile` takes `function(whole, rows) -> rows` on trees of arrays.
+    """
+
+    num_devices: int
+    run_ahead: int
+    place: Callable[[PyTree], PyTree]  # one copy -> on every device
+    place_rows: Callable[[PyTree], PyTree]  # [num_devices * b, ...] -> b on each device
+    compile: Callable[[Callable], Callable]
+
+
+def rows(num_devices: int | None = None) -> Rows:
+    """Returns `Rows` over this process's first `num_devices` devices (default: all)."""
+    devices = jax.local_devices()[:num_devices]
+    # On the host platform, several programs in flight wait for the same few threads.
+    run_ahead = 0 if devices[0].platform == "cpu" else 1
+    if len(devices) == 1:
+        place = functools.partial(jax.device_put, device=devices[0])
+        return Rows(1, run_ahead, place, place, jax.jit)
+    mesh = jax.make_mesh((len(devices),), (AXIS,), axis_types=(AxisType.Auto,), devices=devices)
+
+    def compile_rows(function):
+        # Not left to the partitioner: it may choose other programs, and collectives, for other numbers of devices.
+        return jax.jit(jax.shard_map(function, mesh=mesh, in_specs=(P(), P(AXIS)), out_specs=P(AXIS), check_vma=False))
+
+    return Rows(
+        num_devices=len(devices),
+        run_ahead=run_ahead,
+        place=functools.partial(jax.device_put, device=NamedSharding(mesh, P())),
+        place_rows=functools.partial(jax.device_put, device=NamedSharding(mesh, P(AXIS))),
+        compile=compile_rows,
+    )
 
 
 def initialize(coordinator: str, num_processes: int, process_id: int) -> None:

@@ -19,6 +19,8 @@ class Trained(NamedTuple):
     key: Any
     workdir: Path
     name: str
+    step: int
+    seed: int
     provenance: Callable[..., dict[str, Any]]
 
 
@@ -63,7 +65,8 @@ def load(app: App, request: Request, purpose: str) -> Trained | None:
         )
 
     key = key_for(jax.random.key(config.seed), Purpose[purpose])
-    return Trained(method, variables, key, workdir, f"step-{step}-seed-{config.seed}", provenance)
+    name = f"step-{step}-seed-{config.seed}"
+    return Trained(method, variables, key, workdir, name, step, config.seed, provenance)
 
 
 def timed(function: Callable, *args) -> tuple[Any, float]:
