@@ -1,0 +1,212 @@
+"""Points of the plane to learn from, made where they are needed, each set with the exact distance to its support.
+
+Element i is a function of fold_in(key(seed), i) alone, so a stream never repeats a point, needs no memory, and is the
+same on any number of devices. The jitted training step makes its own batch. Points are of order 1: spiral and mixture
+as the published code draws them, checkerboard and moons in the square of side 3 about the origin.
+"""
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from common.data.order import MAX_LENGTH
+from common.data.source import Element, Resident, digest
+from common.errors import bad, choice
+
+_BLOCK = 4096  # points made at once on request of the host
+
+# Spiral: five Swiss rolls, radius _TURN theta, theta from _INNER to _OUTER.
+_TURN, _INNER, _OUTER, _ROLL_NOISE = 0.05, 1.5 * np.pi, 4.5 * np.pi, 0.015
+_ROLLS = np.array([(0, 0), (1.2, 1.2), (1.2, -1.2), (-1.2, -1.2), (-1.2, 1.2)])
+
+# Mixture: a square lattice turned by 45 degrees.
+_CELLS = np.array([(x, y) for x in (-0.5, 0.0, 0.5) for y in (-0.5, 0.0, 0.5)])
+_CENTRES = _CELLS @ (np.array([(1, -1), (1, 1)]) / np.sqrt(2))
+_MODE = 0.04
+
+# Checkerboard: the eight squares (i, j) of a 4x4 board with i + j even.
+_SIDE = 0.75
+_SQUARES = np.array([(i, j) for i in range(4) for j in range(4) if (i + j) % 2 == 0]) * _SIDE - 1.5
+
+# Moons: two half circles of radius _RADIUS.
+_RADIUS, _MOON_NOISE = 0.95, 0.05
+_MOONS = np.array([(-0.475, -0.2375), (0.475, 0.2375)])
+
+
+class Toy(NamedTuple):
+    """A set of points: `draw(key) -> [2]`, `distance([N, 2]) -> [N]` to its support, and numbers that describe it.
+
+    The support is the curve, the centres or the squares that noise is added to. Data lies within `radius` of it but for
+    a share of at most 4e-4; all of it lies within `extent` of the origin in each coordinate, but for the noise's tail.
+    `std` is the standard deviation of a coordinate, over both; `centres` are the modes, where there are any.
+    """
+
+    name: str
+    draw: Callable[[jax.Array], jax.Array]
+    distance: Callable[[np.ndarray], np.ndarray]
+    radius: float
+    extent: float
+    std: float
+    centres: np.ndarray | None = None
+
+
+def _draw_spiral(key):
+    roll, place, noise = jax.random.split(key, 3)
+    theta = jax.random.uniform(place, minval=_INNER, maxval=_OUTER)
+    point = _TURN * theta * jnp.stack([jnp.cos(theta), jnp.sin(theta)])
+    centre = jnp.asarray(_ROLLS, jnp.float32)[jax.random.randint(roll, (), 0, len(_ROLLS))]
+    return centre + point + _ROLL_NOISE * jax.random.normal(noise, (2,))
+
+
+def _spiral_distance(points):
+    return np.min([_roll_distance(points - centre) for centre in _ROLLS], axis=0)
+
+
+def _roll_distance(points):
+    """Returns the distance to one roll: Newton steps from the places at the point's own angle, and from both ends."""
+    angle, place = np.arctan2(points[:, 1], points[:, 0]), np.array([_INNER, _OUTER])
+    starts = angle + 2 * np.pi * np.arange(4)[:, None]
+    theta = np.clip(np.concatenate([np.broadcast_to(place[:, None], (2, len(points))), starts]), _INNER, _OUTER)
+
+    def squared(theta):
+        x, y = points[:, 0] - _TURN * theta * np.cos(theta), points[:, 1] - _TURN * theta * np.sin(theta)
+        return x**2 + y**2
+
+    least = squared(theta).min(0)
+    for _ in range(8):
+        cos, sin = np.cos(theta), np.sin(theta)
+        across, along = points[:, 0] * cos + points[:, 1] * sin, points[:, 1] * cos - points[:, 0] * sin
+        # Half of d/dtheta |p - c theta e(theta)|^2 over c, and its derivative, kept positive so that steps go down.
+        slope = _TURN * theta - across - theta * along
+        curvature = _TURN - 2 * along + theta * across
+        theta = np.clip(theta - slope / np.maximum(curvature, 0.5 * _TURN), _INNER, _OUTER)
+        least = np.minimum(least, squared(theta).min(0))
+    return np.sqrt(least)
+
+
+def _draw_mixture(key):
+    which, noise = jax.random.split(key)
+    centre = jnp.asarray(_CENTRES, jnp.float32)[jax.random.randint(which, (), 0, len(_CENTRES))]
+    return centre + _MODE * jax.random.normal(noise, (2,))
+
+
+def _mixture_distance(points):
+    return np.linalg.norm(points[:, None] - _CENTRES, axis=-1).min(1)
+
+
+def _draw_checkerboard(key):
+    which, place = jax.random.split(key)
+    corner = jnp.asarray(_SQUARES, jnp.float32)[jax.random.randint(which, (), 0, len(_SQUARES))]
+    return corner + _SIDE * jax.random.uniform(place, (2,))
+
+
+def _checkerboard_distance(points):
+    middle = _SQUARES + _SIDE / 2
+    beyond = np.maximum(np.abs(points[:, None] - middle) - _SIDE / 2, 0)
+    return np.linalg.norm(beyond, axis=-1).min(1)
+
+
+def _draw_moons(key):
+    which, place, noise = jax.random.split(key, 3)
+    lower = jax.random.bernoulli(which)
+    angle = jnp.pi * (jax.random.uniform(place) + lower)
+    centre = jnp.asarray(_MOONS, jnp.float32)[lower.astype(int)]
+    point = centre + _RADIUS * jnp.stack([jnp.cos(angle), jnp.sin(angle)])
+    return point + _MOON_NOISE * jax.random.normal(noise, (2,))
+
+
+def _moons_distance(points):
+    found = []
+    for centre, sign in zip(_MOONS, (1, -1), strict=True):
+        x, y = (points - centre).T * np.array([[1], [sign]])
+        on_the_side = np.abs(np.hypot(x, y) - _RADIUS)
+        found.append(np.where(y >= 0, on_the_side, np.hypot(np.abs(x) - _RADIUS, y)))
+    return np.min(found, axis=0)
+
+
+_SETS = (
+    Toy("spiral", _draw_spiral, _spiral_distance, 0.06, 1.95, 1.1253),
+    Toy("mixture", _draw_mixture, _mixture_distance, 0.16, 0.87, 0.4103, _CENTRES),
+    Toy("checkerboard", _draw_checkerboard, _checkerboard_distance, 0.02, 1.5, 0.8660),
+    Toy("moons", _draw_moons, _moons_distance, 0.2, 1.7, 0.6719),
+)
+NAMES = tuple(each.name for each in _SETS)
+
+
+def toy(name: str, field: str = "toy") -> Toy:
+    """Returns the set of that name; raises `InputError` naming `field` if there is none."""
+    found = {each.name: each for each in _SETS}[choice(field, name, NAMES)]
+    return found._replace(distance=lambda points: found.distance(np.asarray(points, np.float64).reshape(-1, 2)))
+
+
+class Points:
+    """`length` points of a toy set as a `common.data.source.Source` of elements `{"point": float32 [2]}`."""
+
+    def __init__(self, name: str, *, seed: int, length: int = MAX_LENGTH):
+        if not 1 <= length <= MAX_LENGTH:
+            raise bad("length", expected=f"1 to {MAX_LENGTH}", got=length, fix="leave it out for fresh points")
+        self._draw = toy(name).draw
+        self._length = length
+        # An explicit kind of key: another default generator must not make other points.
+        self._key = np.asarray(jax.random.key_data(jax.random.key(seed, impl="threefry2x32")))
+        self._label = f"{name}, seed={seed}"
+        self.fingerprint = digest("points", self._label, length, draw(name, seed=seed, count=8))
+
+    def __repr__(self) -> str:
+        return f"Points({self._label}, {len(self)}, {self.fingerprint})"
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __getitem__(self, index: int) -> Element:
+        if not 0 <= index < len(self):
+            raise IndexError(f"{self!r}: index {index} is outside [0, {len(self)})")
+        return self.read([index])[0]
+
+    def read(self, indices: Sequence[int]) -> list[Element]:
+        return [{"point": point} for point in _made(self._draw, self._key, indices)]
+
+    def name(self, index: int) -> str:
+        return f"{self!r}[{index}]"
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the key, all that is stored."""
+        return self._key.nbytes
+
+    def resident(self) -> Resident:
+        def take(arrays: Any, indices: Any) -> Mapping[str, Any]:
+            return {"point": _points(self._draw, arrays["key"], indices)}
+
+        return Resident({"key": self._key}, take, self.nbytes)
+
+
+def draw(name: str, *, seed: int, count: int, first: int = 0) -> np.ndarray:
+    """Returns points `first` to `first + count` of the stream of `seed`, float32 `[count, 2]`."""
+    key = np.asarray(jax.random.key_data(jax.random.key(seed, impl="threefry2x32")))
+    return _made(toy(name).draw, key, np.arange(first, first + count))
+
+
+def _made(rule, key: np.ndarray, indices: Sequence[int]) -> np.ndarray:
+    indices = np.asarray(indices, np.int64).reshape(-1)
+    block = 1 if len(indices) == 1 else _BLOCK  # two shapes, hence two compilations, whatever is asked for
+    parts = []
+    for start in range(0, len(indices), block):
+        part = indices[start : start + block]
+        made = _compiled(rule, key, np.pad(part, (0, block - len(part)), mode="edge").astype(np.uint32))
+        parts.append(np.asarray(made)[: len(part)])
+    return np.concatenate(parts) if parts else np.empty((0, 2), np.float32)
+
+
+def _points(rule, key: Any, indices: Any) -> jax.Array:
+    key = jax.random.wrap_key_data(jnp.asarray(key), impl="threefry2x32")
+    keys = jax.vmap(lambda index: jax.random.fold_in(key, index))(jnp.asarray(indices).astype(jnp.uint32))
+    # Fused with what follows, the last operations could be rounded in another way than on their own.
+    return jax.lax.optimization_barrier(jax.vmap(rule)(keys))
+
+
+_compiled = functools.partial(jax.jit, static_argnums=0)(_points)
