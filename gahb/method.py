@@ -8,6 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.tree_util import Partial
 
 from common import config as configs
 from common.checkpoint import restore_params
@@ -15,7 +16,7 @@ from common.data import augment
 from common.data.pipeline import build as build_sources
 from common.data.source import fetch
 from common.errors import InputError, bad, choice
-from common.method import Evaluation, Method, Samples, Variables
+from common.method import Evaluation, Method, Sampler, Samples, Variables
 from common.pictures import strip
 from common.training.parallel import AXIS
 from configs.gahb.base import base
@@ -25,7 +26,7 @@ from gahb.evaluation import denoise_at, evaluate
 from gahb.network import BFCNN, BFCNNRF, RECEPTIVE_FIELDS, UNet
 from gahb.network import init as init_network
 from gahb.reference import fit
-from gahb.sampling import sample
+from gahb.sampling import gaussian_noise, sample
 
 NAME = "gahb"
 PREVIEW_LEVELS = (25.0, 50.0, 100.0)  # in 1/255
@@ -54,21 +55,25 @@ def build(config) -> Method:
             freeze_after=noise.freeze_after,
         )
 
+    how = {
+        "sigma_0": sampler.sigma_0,
+        "sigma_L": sampler.sigma_L,
+        "h0": sampler.h0,
+        "beta": sampler.beta,
+        "mean": sampler.mean,
+        "fixed_step": sampler.fixed_step,
+        "max_steps": sampler.max_steps,
+        "divergence": sampler.divergence,
+    }
+
     def draw(variables: Variables, key: jax.Array) -> Samples:
-        return _draw(
-            denoiser(variables, network),
-            key,
-            (sampler.num, *shape),
-            batch_size=min(sampler.num, sampler.batch_size),
-            sigma_0=sampler.sigma_0,
-            sigma_L=sampler.sigma_L,
-            h0=sampler.h0,
-            beta=sampler.beta,
-            mean=sampler.mean,
-            fixed_step=sampler.fixed_step,
-            max_steps=sampler.max_steps,
-            divergence=sampler.divergence,
-        )
+        batch_size = min(sampler.num, sampler.batch_size)
+        return _draw(denoiser(variables, network), key, (sampler.num, *shape), batch_size=batch_size, **how)
+
+    def draw_rows(variables: Variables, keys: jax.Array, index: jax.Array) -> dict[str, jax.Array]:
+        noise = Partial(_noise_of, keys)
+        samples, info = sample(denoiser(variables, network), keys[0], (len(keys), *shape), noise=noise, **how)
+        return {"samples": samples, **{name: info[name] for name in ("converged", "steps", "sigma", "nfe")}}
 
     def measure(variables: Variables, key: jax.Array) -> Evaluation:
         prior = fit(spread(sources()["train"], checks.wiener_images)) if checks.wiener_images else None
@@ -99,7 +104,19 @@ def build(config) -> Method:
         evaluate=measure,
         preview=preview,
         example=lambda: {"image": jax.ShapeDtypeStruct(shape, jnp.float32)},
+        sampler=Sampler(
+            draw=draw_rows,
+            # The number of calls of the denoiser differs between samples.
+            settings={"nfe": None, "size": data.size, "compute_dtype": config.compute_dtype, **how},
+            num=sampler.num,
+            batch_size=sampler.batch_size,
+            to_unit=lambda samples: samples,
+        ),
     )
+
+
+def _noise_of(own_keys, keys, t, like):
+    return gaussian_noise(own_keys, t, like)
 
 
 def build_network(config, *, axis_name: str | None = None) -> nn.Module:

@@ -9,13 +9,14 @@ import pytest
 from PIL import Image
 
 import gahb
+from common import chunks, results
 from common import config as configs
-from common import results
 from common.checkpoint import restore_params
 from common.checkpoint.lock import only_writer
 from common.cli import main
 from common.errors import InputError
 from common.record import read_metrics
+from common.sampling import Drawn
 from gahb import figures, method
 from gahb.__main__ import APP
 
@@ -268,3 +269,53 @@ def test_describe(trained, capsys):
     assert total.split()[1] == f"{count:,}"
     for each in ("arithmetic per example: forward", "training step", "moving average", "optimizer", "MiB"):
         assert each in text, each
+
+
+def test_many_samples_are_the_few_and_more(copy, capsys):
+    few = results.read(copy / "samples" / "step-4-seed-0.json")[1]
+    command("sample", "--workdir", copy, "--num", "5", "--type", "float32")
+    (directory,) = (path for path in (copy / "samples").glob("many-step-4-seed-0-*") if path.is_dir())
+    store = chunks.open_store(directory)
+    found = store.load("samples", 5)
+    np.testing.assert_allclose(found[:3], few["samples"], rtol=1e-4, atol=1e-5)
+    np.testing.assert_array_equal(store.load("nfe", 5)[:3], few["nfe"])
+    numbers, _ = results.read(directory.with_suffix(".json"))
+    assert numbers["num_samples"] == 5 and numbers["step"] == 4 and numbers["chunks"] == directory.name
+    assert numbers["sampler"]["max_steps"] == 5 and numbers["config_changes"] == []
+    before = (directory / "chunk-000000.npz").read_bytes()
+    command("sample", "--workdir", copy, "--num", "4", "--type", "float32")
+    assert (directory / "chunk-000000.npz").read_bytes() == before
+    capsys.readouterr()
+    # As images, and with another sampler, they go elsewhere.
+    command("sample", "--workdir", copy, "--num", "5")
+    command("sample", "--workdir", copy, "--num", "5", "--config.sampler.h0=0.02")
+    kinds = sorted(path for path in (copy / "samples").glob("many-*") if path.is_dir())
+    assert len(kinds) == 3
+    (images,) = (Drawn(each, num=5) for each in kinds if _kind(each) == "uint8" and not _changes(each))
+    np.testing.assert_array_equal(images[2]["image"], np.round(np.clip(found[2], 0, 1) * 255).astype(np.uint8))
+
+
+def _changes(directory):
+    return results.read(directory.with_suffix(".json"))[0]["config_changes"]
+
+
+def _kind(directory):
+    return chunks.read_index(directory)["identity"]["type"]
+
+
+def test_many_samples_go_on_after_a_kill(trained, copy, capsys):
+    command("sample", "--workdir", copy, "--num", "6")
+    (directory,) = (path for path in (copy / "samples").glob("many-*") if path.is_dir())
+    whole = (directory / "chunk-000000.npz").read_bytes()
+    (directory / "chunk-000000.npz").unlink()
+    (directory / ".chunk-000000.npz-left").write_bytes(whole[:99])
+    command("sample", "--workdir", copy, "--num", "6")
+    assert (directory / "chunk-000000.npz").read_bytes() == whole
+    assert "wrote 6 samples to" in capsys.readouterr().out
+    for argv, message in (
+        (["--num", "0"], "--num: expected at least 1, got 0"),
+        (["--type", "uint8"], "--type: expected --num with it, got none"),
+        (["--num", "2", "--type", "png"], '--type: expected one of "uint8", "float32", got "png"'),
+    ):
+        command("sample", "--workdir", copy, *argv, code=2)
+        assert message in capsys.readouterr().err
