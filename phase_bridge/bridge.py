@@ -1,6 +1,6 @@
 """The phase-space bridge of AGM (Chen et al., ICLR 2024): Gaussian paths of position x and velocity v that end in x1.
 
-Time runs from the prior at t = 0 to data at t = 1; s = 1 - t. A state m = [x, v] has both on the last axis, `[..., 2C]`.
+Time runs from the prior at t = 0 to data at t = 1; s = 1 - t. A state m = [x, v] has both on its last axis `[..., 2C]`.
 Under dx = v dt, dv = a dt + g dW with the control a = (4/s) ((x1 - x)/s - v), and (x, v) at t = 0 from the prior, the
 state at t given x1 is Gaussian, alike in every coordinate: mean (c_x, c_v) x1, covariance Sigma_t. `correlation` is
 that of x and v at t = 0 with its own sign: the published models have -0.2 (their code stores +0.2 and subtracts).
@@ -63,12 +63,20 @@ class _Parts(NamedTuple):
     shared: object  # (L_xx / s + L_xv) sqrt(xx) / w
 
 
-def _sinh_minus(h, xp):
-    """Returns sinh(h) - h without cancellation."""
+def _sinh_minus(h):
+    """Returns sinh(h) - h without cancellation, for h up to 1."""
     series = 1.0
     for n in range(8, 0, -1):
-        series = 1 + xp.minimum(h, 1) ** 2 / ((2 * n + 2) * (2 * n + 3)) * series
-    return xp.where(h < 1, xp.minimum(h, 1) ** 3 / 6 * series, xp.sinh(h) - h)
+        series = 1 + h**2 / ((2 * n + 2) * (2 * n + 3)) * series
+    return h**3 / 6 * series
+
+
+def _brackets(h, w, xp):
+    """Returns 1 - w^2 - 2 w h and (1 - w)^2 - w h^2 for w = exp(-h): of third and fourth order in h."""
+    half = xp.minimum(h, 1) / 2
+    third = xp.where(h < 1, 2 * w * _sinh_minus(xp.minimum(h, 1)), 1 - w**2 - 2 * w * h)
+    fourth = xp.where(h < 1, 4 * w * _sinh_minus(half) * (xp.sinh(half) + half), xp.expm1(-h) ** 2 - w * h**2)
+    return third, fourth
 
 
 def _parts(b, t) -> _Parts:
@@ -78,11 +86,7 @@ def _parts(b, t) -> _Parts:
     s = 1 - t
     h = -3 * xp.log1p(-t)
     w, gone = xp.exp(-h), -xp.expm1(-h)
-    # 1 - w^2 - 2 w h and (1 - w)^2 - w h^2, both of high order in h.
-    third = xp.where(h < 1, 2 * w * _sinh_minus(h, xp), 1 - w**2 - 2 * w * h)
-    half = xp.minimum(h, 1) / 2
-    fourth = xp.where(h < 1, 4 * w * _sinh_minus(half, xp) * (xp.sinh(half) + half), gone**2 - w * h**2)
-
+    third, fourth = _brackets(h, w, xp)
     rest = n * (1 - b.correlation) * (1 + b.correlation)
     along = (4 - w) * math.sqrt(m) + gone * (b.correlation * math.sqrt(n))
     xx = (along**2 + rest * gone**2) / 9 + p2 / 27 * third
@@ -229,6 +233,32 @@ def data_estimate(b: Bridge, m, f, t, *, kind: str):
     x, v = split(m)
     e_f, e_x, e_v = _like(x, *estimate_coefficients(b, _beside(t, x), kind=kind))
     return e_f * f + e_x * x + e_v * v
+
+
+def flow(b: Bridge, t, until):
+    """Returns how x1 - x and v go from t to `until` under the control alone, `[..., 2, 2]`; float64, on the host."""
+    s, u = 1 - np.asarray(t, np.float64), 1 - np.asarray(until, np.float64)
+    w = (u / s) ** 3
+    rows = [[u / s * (4 - w) / 3, u * (w - 1) / 3], [4 * (1 - w) / (3 * s), (4 * w - 1) / 3]]
+    return np.stack([np.stack(np.broadcast_arrays(*row), -1) for row in rows], -2)
+
+
+def noise_cholesky(b: Bridge, t, until):
+    """Returns the factor `[..., 2, 2]` of the covariance that noise from t to `until` gives (x, v) under the control.
+
+    float64, on the host; zero where the times are equal.
+    """
+    s, u = 1 - np.asarray(t, np.float64), 1 - np.asarray(until, np.float64)
+    h = -3 * np.log1p((u - s) / s)
+    w = np.exp(-h)
+    third, fourth = _brackets(h, w, np)
+    scale = b.p * np.sqrt(s**3 / 27)
+    root = np.sqrt(third)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        cross = np.where(h > 0, -(-np.expm1(-h) * (1 + 4 * w) - 5 * w * h) / root, 0.0)
+        rest = np.where(h > 0, np.sqrt(9 * w * fourth) / root, 0.0)
+    zero = np.zeros_like(rest)
+    return np.stack([np.stack([u * root, zero], -1), np.stack([cross, rest], -1)], -2) * scale[..., None, None]
 
 
 def force_from_data(b: Bridge, m, x1, t, *, kind: str):

@@ -1,0 +1,182 @@
+"""The samplers of the phase-space bridge as tables of numbers for `common.solvers.linear`, float64 on the host.
+
+`t [N]` and `end [N]` are where steps begin, each with an evaluation, and where they end; time runs to the data at 1. A
+field gives F = force / z, on the network's scale. `estimate` of every table is the data estimate ("sampling hop") of
+`bridge.data_estimate`.
+"""
+
+import numpy as np
+
+from common.errors import bad
+from common.solvers.linear import Steps, check
+from common.solvers.quadrature import gauss_legendre, lagrange, past
+from phase_bridge import bridge as bridges
+from phase_bridge.bridge import Bridge
+
+# With 32 nodes in sqrt(1 - t) weights are exact to 1e-13 of their size even for one step from 0.4 to 0.999.
+NODES = 64
+
+
+def euler(b: Bridge, t: np.ndarray, end: np.ndarray, *, kind: str, convention: str) -> Steps:
+    """Euler for kind "ode", Euler-Maruyama for kind "sde": of order 1, also strongly since the noise is additive."""
+    dt = end - t
+    z, look = _look(b, t, kind, convention)
+    nothing = np.zeros_like(t)
+    noise = None
+    if kind == "sde":
+        noise = np.stack([nothing, bridges.diffusion(b, t) * np.sqrt(dt)], -1)[:, :, None]
+    weights = np.stack([nothing, z * dt], -1)[:, None]
+    return check(Steps(t, _output(t), look, _free_flight(dt), weights, noise))
+
+
+def splitting(
+    b: Bridge, t: np.ndarray, end: np.ndarray, *, kind: str, convention: str, released: bool = False
+) -> Steps:
+    """Half a step of free flight with its exact noise, a kick by the force, half a step of free flight; "sde" only.
+
+    After Dockhorn, Vahdat, Kreis, ICLR 2022 (SSCS). The force is asked for at the middle of the step, where the state
+    is. Weak and strong order 1: the force depends on the velocity that it kicks. `released`: the original's noise
+    (of the process with g = p (1 - t)(1 - u), too large), times (the step's first, for both halves and the force),
+    estimate (of the kicked velocity) and end ([x + v dt, v] after the last kick).
+    """
+    _only("splitting", kind, "sde")
+    dt = end - t
+    h = dt / 2
+    middle = t if released else t + h
+    z, look = _look(b, middle, kind, convention)
+    nothing, one = np.zeros_like(t), np.ones_like(t)
+    flight, kick = _free_flight(h), z * dt
+    first = _flight_noise(b, t, h, released)
+    second = first if released else _flight_noise(b, t + h, h, released)
+    weights = np.stack([h * kick, kick], -1)[:, None]
+    if released:
+        look = np.stack([look[:, 0] + look[:, 2] * kick, look[:, 1], look[:, 2]], -1)
+        flight_after, second = flight.copy(), second.copy()
+        flight_after[-1, 0, 1], second[-1] = dt[-1], 0
+        weights[-1, 0, 0] = dt[-1] * kick[-1]
+    else:
+        flight_after = flight
+    output = np.stack([one, nothing, nothing], -1)
+    return check(Steps(middle, output, look, flight_after, weights, second, flight, first))
+
+
+def exponential(b: Bridge, t: np.ndarray, end: np.ndarray, *, order: int, kind: str, convention: str) -> Steps:
+    """The published image sampler (gDDIM): free flight is exact, F is extrapolated through `order` + 1 evaluations.
+
+    With q = min(n, order), F is replaced in step n by the polynomial through its last q + 1 values:
+    x' = x + dt v + sum_j X_j F_(n-j), v' = v + sum_j V_j F_(n-j), with V_j the integral of z l_j and X_j that of
+    (t' - tau) z l_j; kind "ode" only, of order `order` + 1.
+    """
+    _only("exponential", kind, "ode")
+    _, look = _look(b, t, kind, convention)
+    # z grows like s^(-1/2): as a function of sqrt(s), z dt is smooth.
+    roots, shares = gauss_legendre(np.sqrt(1 - t), np.sqrt(1 - end), NODES)
+    tau = 1 - roots**2
+    z = bridges.normaliser(b, tau, kind=kind, convention=convention) * -2 * roots * shares
+    kernel = np.stack([(end[:, None] - tau) * z, z], -1)
+    return check(Steps(t, _output(t), look, _free_flight(end - t), _weights(t, tau, kernel, order)))
+
+
+def data(b: Bridge, t: np.ndarray, end: np.ndarray, *, order: int, kind: str, convention: str) -> Steps:
+    """Extrapolates the data estimate through `order` + 1 evaluations; everything else of a step is exact.
+
+    Of order `order` + 1 for kind "ode". For kind "sde" order 0 freezes the estimate and draws from the exact
+    transition of the bridge to it: the recommended stochastic sampler (weak and strong order 1).
+    """
+    z, look = _look(b, t, kind, convention)
+    # Sources grow like powers of 1/s: as functions of log s they are smooth.
+    logs, shares = gauss_legendre(np.log(1 - t), np.log(1 - end), NODES)
+    s = np.exp(logs)
+    tau, shares = 1 - s, -s * shares
+    if kind == "sde":
+        flow = bridges.flow(b, t, end)
+        transition = flow * [[1, -1], [-1, 1]]
+        later = bridges.flow(b, tau, end[:, None])
+        kernel = np.stack([-later[..., 0, 1], later[..., 1, 1]], -1) * (4 / s**2 * shares)[..., None]
+        noise = bridges.noise_cholesky(b, t, end)
+    else:
+        transition = flow_ode(b, t, end)
+        _, _, per_force = _inverse_estimate(b, tau, kind)
+        kernel = flow_ode(b, tau, end[:, None])[..., 1] * (per_force * shares)[..., None]
+        noise = None
+    return check(Steps(t, look, look, transition, _weights(t, tau, kernel, order), noise))
+
+
+def flow_ode(b: Bridge, t, until) -> np.ndarray:
+    """Returns how (x, v) go from t to `until` by the probability flow of the bridge to x1 = 0, `[..., 2, 2]`.
+
+    The flow carries the Gaussian at t into that at `until`, so it is L(until) R(theta) L(t)^-1 with the Cholesky
+    factors L and a rotation, whose angle grows at the rate L_vv / L_xx.
+    """
+    t, until = np.broadcast_arrays(np.asarray(t, np.float64), np.asarray(until, np.float64))
+    roots, shares = gauss_legendre(np.sqrt(1 - t), np.sqrt(1 - until), NODES)
+    inner_xx, _, inner_vv = bridges.cholesky(b, 1 - roots**2)
+    angle = np.sum(inner_vv / inner_xx * -2 * roots * shares, -1)
+    xx, xv, vv = bridges.cholesky(b, t)
+    to_xx, to_xv, to_vv = bridges.cholesky(b, until)
+    cos, sin = np.cos(angle), np.sin(angle)
+    # R L^-1, row by row.
+    top = (cos / xx - sin * xv / (xx * vv), sin / vv)
+    bottom = (-sin / xx - cos * xv / (xx * vv), cos / vv)
+    rows = [[to_xx * top[i] for i in (0, 1)], [to_xv * top[i] + to_vv * bottom[i] for i in (0, 1)]]
+    return np.stack([np.stack(row, -1) for row in rows], -2)
+
+
+def _look(b, t, kind, convention):
+    """Returns z and the coefficients of F, x and v in the data estimate."""
+    z = bridges.normaliser(b, t, kind=kind, convention=convention)
+    e_f, e_x, e_v = bridges.estimate_coefficients(b, t, kind=kind)
+    return z, np.stack([e_f * z, e_x, e_v], -1)
+
+
+def _inverse_estimate(b, t, kind):
+    """Returns the coefficients of x, v and the data in the force."""
+    e_f, e_x, e_v = bridges.estimate_coefficients(b, t, kind=kind)
+    return -e_x / e_f, -e_v / e_f, 1 / e_f
+
+
+def _output(t):
+    return np.broadcast_to([1.0, 0.0, 0.0], (len(t), 3))
+
+
+def _free_flight(dt):
+    one, nothing = np.ones_like(dt), np.zeros_like(dt)
+    return np.stack([np.stack([one, dt], -1), np.stack([nothing, one], -1)], -2)
+
+
+def flight_covariance(b: Bridge, t, h, *, released: bool = False):
+    """Returns (xx, xv, vv) of what noise adds to (x, v) in free flight from t for a time h.
+
+    released: as the original, with g(u) = p (1 - t)(1 - u) where it is p (1 - t - u).
+    """
+    # With g(u) = p (top - rate u) at the time u after t.
+    top, rate = (1 - t, 1 - t) if released else (1 - t, 1.0)
+    xx = h**3 * (top**2 / 3 - top * rate * h / 6 + rate**2 * h**2 / 30)
+    xv = h**2 * (top**2 / 2 - top * rate * h / 3 + rate**2 * h**2 / 12)
+    vv = h * (top**2 - top * rate * h + rate**2 * h**2 / 3)
+    return b.p**2 * xx, b.p**2 * xv, b.p**2 * vv
+
+
+def _flight_noise(b, t, h, released):
+    xx, xv, vv = flight_covariance(b, t, h, released=released)
+    moving = h > 0
+    first = np.sqrt(xx)
+    cross = np.divide(xv, first, out=np.zeros_like(xv), where=moving)
+    rest = np.sqrt(np.maximum(vv - cross**2, 0))
+    return np.stack([np.stack([first, np.zeros_like(t)], -1), np.stack([cross, rest], -1)], -2)
+
+
+def _weights(t, tau, kernel, order):
+    """Integrates `kernel [N, Q, 2]` at `tau [N, Q]` against the polynomials through the last evaluations."""
+    if order < 0 or order != int(order):
+        raise bad("order", expected="a whole number, 0 or more", got=order, fix="the published samplers use 2")
+    weights = np.zeros((len(t), int(order) + 1, 2))
+    for n in range(len(t)):
+        basis = lagrange(past(t, n, int(order)), tau[n])
+        weights[n, : len(basis)] = basis @ kernel[n]
+    return weights
+
+
+def _only(rule, kind, allowed):
+    if kind != allowed:
+        raise bad("rule", expected=f'one for kind "{kind}"', got=f'"{rule}"', fix=f'it solves kind "{allowed}" only')
