@@ -30,7 +30,10 @@ class ResidualMLP(nn.Module):
     dtype: jnp.dtype | None = None
 
     @nn.compact
-    def __call__(self, x: jax.Array, time: jax.Array, labels: jax.Array | None = None) -> jax.Array:
+    def __call__(
+        self, x: jax.Array, time: jax.Array, labels: jax.Array | None = None, keys: jax.Array | None = None
+    ) -> jax.Array:
+        del keys  # there is no dropout to switch on
         e = embed(time, kind=self.embedding, num_frequencies=self.num_frequencies, highest=self.highest)
         e = jnp.broadcast_to(e, (x.shape[0], e.shape[-1]))
         if labels is not None:
