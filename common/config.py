@@ -48,7 +48,7 @@ CHOICES = {
     "data.placement": ("auto", "device", "stream"),
     "train.tracking": ("", "wandb"),
     "optimizer.name": ("adam", "adamw"),
-    "optimizer.schedule": ("constant", "halving", "cosine"),
+    "optimizer.schedule": ("constant", "halving", "cosine", "warmup_cosine"),
 }
 
 _UNITS = ("step", "example", "epoch", "percent")

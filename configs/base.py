@@ -69,14 +69,14 @@ def base() -> ConfigDict:
     optimizer.eps = 1e-8
     optimizer.weight_decay = 0.0  # adamw only
     optimizer.clip_norm = 0.0  # largest global gradient norm (0 = no clipping)
-    optimizer.schedule = "constant"  # "constant" | "halving" | "cosine"
+    optimizer.schedule = "constant"  # "constant" | "halving" | "cosine" | "warmup_cosine" (their product)
     optimizer.warmup = duration(0)  # linear rise from zero
     optimizer.halve_every = duration(0)  # "halving": period, and the last halving comes before the run's end
     optimizer.final_fraction = 0.0  # "cosine": learning rate at the end, as a fraction of the top
 
     config.ema = ema = ConfigDict()
     ema.decay = 0.0  # of an average of the parameters over steps (0 = none)
-    ema.warmup = True  # decay grows as (1 + step) / (10 + step) up to `decay`
+    ema.warmup = True  # decay grows as (1 + n) / (10 + n) in update n = 1, 2, ... up to `decay`
 
     config.checkpoint = checkpoint = ConfigDict()
     checkpoint.every = duration(1000)

@@ -1,5 +1,6 @@
 """Learning-rate schedules and optimizers, composed from optax."""
 
+import jax.numpy as jnp
 import optax
 
 
@@ -12,11 +13,12 @@ def make_schedule(
     halve_every: int = 0,
     final_fraction: float = 0.0,
 ) -> optax.Schedule:
-    """Returns `step -> learning rate` for "constant", "halving" or "cosine" over `steps` steps.
+    """Returns `step -> learning rate` for "constant", "halving", "cosine" or "warmup_cosine" over `steps` steps.
 
-    Each may rise linearly from zero over the first `warmup` steps. "halving" multiplies by 1/2 after every
+    The first three may rise linearly from zero over the first `warmup` steps. "halving" multiplies by 1/2 after every
     `halve_every` steps, counted from the first step (warm-up included); "cosine" ends at
-    `final_fraction * learning_rate`.
+    `final_fraction * learning_rate`. "warmup_cosine" is the product of a cosine over the whole run and of
+    min(1, (step + 1) / warmup), which never is zero at first.
 
     Raises:
       ValueError: unknown name, or a period that does not fit the run.
@@ -30,10 +32,13 @@ def make_schedule(
             raise ValueError(f"halve_every: expected a positive number of steps, got {halve_every}")
         decay = optax.exponential_decay(learning_rate, halve_every, 0.5, staircase=True)
         after = lambda count: decay(count + warmup)  # noqa: E731
+    elif name == "warmup_cosine":
+        cosine = optax.cosine_decay_schedule(learning_rate, steps, alpha=final_fraction)
+        return lambda count: cosine(count) * jnp.minimum(1.0, (count + 1) / max(warmup, 1))
     elif name == "cosine":
         after = optax.cosine_decay_schedule(learning_rate, max(steps - warmup, 1), alpha=final_fraction)
     else:
-        raise ValueError(f'schedule: expected "constant", "halving" or "cosine", got {name!r}')
+        raise ValueError(f'schedule: expected "constant", "halving", "cosine" or "warmup_cosine", got {name!r}')
     if warmup == 0:
         return after
     return optax.join_schedules([optax.linear_schedule(0.0, learning_rate, warmup), after], [warmup])

@@ -34,7 +34,10 @@ def create(variables: Variables, optimizer: optax.GradientTransformation, *, ema
     )
 
 
-def update_ema(ema_params: PyTree, params: PyTree, step: jax.Array, *, decay: float, warmup: bool) -> PyTree:
-    """Returns `d ema + (1 - d) params`, `d = min(decay, (1 + step) / (10 + step))`; without warm-up `d = decay`."""
-    d = jnp.minimum(decay, (1.0 + step) / (10.0 + step)) if warmup else decay
+def update_ema(ema_params: PyTree, params: PyTree, update: jax.Array, *, decay: float, warmup: bool) -> PyTree:
+    """Returns `d ema + (1 - d) params`, `d = min(decay, (1 + n) / (10 + n))` in update n = 1, 2, ...
+
+    Without warm-up `d = decay`.
+    """
+    d = jnp.minimum(decay, (1.0 + update) / (10.0 + update)) if warmup else decay
     return jax.tree.map(lambda e, p: (d * e + (1.0 - d) * p).astype(e.dtype), ema_params, params)

@@ -84,7 +84,7 @@ def make_step(
         params = optax.apply_updates(state.params, updates)
         ema_params = state.ema_params
         if ema_decay > 0:
-            ema_params = update_ema(ema_params, params, state.step, decay=ema_decay, warmup=ema_warmup)
+            ema_params = update_ema(ema_params, params, state.step + 1, decay=ema_decay, warmup=ema_warmup)
         new = TrainState(state.step + 1, params, stats, ema_params, opt_state)
         new = jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, state)._replace(step=state.step + 1)
         # The optimizer counts its own updates: after skipped steps it is that many steps behind this value.

@@ -19,6 +19,15 @@ def test_cosine_rises_linearly_then_falls_to_its_floor():
     np.testing.assert_allclose(values(schedule, steps), expected, rtol=1e-6)
 
 
+def test_product_of_warmup_and_cosine():
+    """lr(i) = peak (1 + cos(pi i / N)) / 2 min(1, (i + 1) / W)."""
+    schedule = make_schedule("warmup_cosine", learning_rate=2.0, steps=100, warmup=20)
+    i = np.arange(100)
+    want = 2.0 * 0.5 * (1 + np.cos(np.pi * i / 100)) * np.minimum(1, (i + 1) / 20)
+    np.testing.assert_allclose([schedule(each) for each in i], want, rtol=1e-5)
+    assert make_schedule("warmup_cosine", learning_rate=2.0, steps=100)(0) == 2.0
+
+
 def test_halving_counts_from_the_first_step_also_with_warmup():
     schedule = make_schedule("halving", learning_rate=1.0, steps=40, warmup=4, halve_every=10)
     np.testing.assert_allclose(values(schedule, [2, 4, 9, 10, 19, 20, 39]), [0.5, 1, 1, 0.5, 0.5, 0.25, 0.125])
@@ -27,7 +36,7 @@ def test_halving_counts_from_the_first_step_also_with_warmup():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"name": "step"}, 'expected "constant", "halving" or "cosine", got \'step\''),
+        ({"name": "step"}, 'expected "constant", "halving", "cosine" or "warmup_cosine", got \'step\''),
         ({"name": "halving"}, "halve_every: expected a positive number of steps, got 0"),
         ({"name": "cosine", "warmup": 10}, "expected 0 <= warmup < steps=10, got 10"),
     ],

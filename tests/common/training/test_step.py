@@ -88,7 +88,7 @@ def test_average_follows_its_recursion(make_toy_step, toy_variables, warmup):
     average = np.asarray(state.params["w"], np.float64)
     for i in range(10):
         state, _ = compiled(state, resident, fetched(i))
-        d = min(0.6, (1 + i) / (10 + i)) if warmup else 0.6
+        d = min(0.6, (2 + i) / (11 + i)) if warmup else 0.6
         average = d * average + (1 - d) * np.asarray(state.params["w"], np.float64)
     np.testing.assert_allclose(state.ema_params["w"], average, rtol=1e-5)
     assert np.max(np.abs(average - state.params["w"])) > 1e-3
