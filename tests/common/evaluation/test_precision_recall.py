@@ -50,7 +50,7 @@ def test_limits(dimensions):
     x = cloud(60, dimensions)
     same = precision_recall(x, x)
     assert (same.precision, same.recall, same.coverage) == (1, 1, 1)
-    # A point lies in its own ball and, on the mean, in those of k others; these at their very edge, where rounding tells.
+    # A point lies in its own ball and, on the mean, at the very edge of those of k others, where rounding tells.
     assert same.density == pytest.approx(4 / 3, rel=1e-9 if dimensions == 2 else 0.1)
     assert precision_recall(x + 1000, x) == (0, 0, 0, 0)
     # Copies of few data are precise and reach little.
