@@ -118,6 +118,9 @@ def other_formats() -> None:
     save_arrays("protocol4", tensors)
     torch.save(torch.arange(4.0), DATA / "bare.pt")
     torch.save(tensors, DATA / "legacy.pt", _use_new_zipfile_serialization=False)
+    base = torch.arange(24.0).reshape(4, 6)
+    views = {"turned": base.T, "part": base[1:3, ::2], "one": torch.ones(2).bfloat16(), "none": torch.zeros(0, 3)}
+    torch.save(views, DATA / "legacy_views.pt", _use_new_zipfile_serialization=False)
     torch.save(nn.Linear(2, 1), DATA / "module.pt")
     torch.save({"table": torch.eye(3).to_sparse()}, DATA / "sparse.pt")
     torch.save({"kernel": torch.quantize_per_tensor(torch.ones(2), 0.5, 0, torch.qint8)}, DATA / "quantised.pt")
