@@ -1,0 +1,118 @@
+"""Convolution, linear layer, group norm and dropout as the U-Nets use them."""
+
+import zlib
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from common.networks import initial, resample
+from common.networks.convolution import convolve
+
+_RULES = {"xavier": initial.xavier, "fan_in": initial.fan_in, "normal": initial.normal}
+
+
+def wide(dtype: Any) -> Any:
+    """Returns float32, or `dtype` where that is wider; None stays None."""
+    return None if dtype is None else jnp.promote_types(dtype, jnp.float32)
+
+
+def _weights(module, shape: tuple[int, ...], bias: bool):
+    """Makes kernel and bias of a layer; the biases are zero under Glorot's rule, and like the kernel otherwise."""
+    how = _RULES[module.rule](shape, module.gain)
+    kernel = module.param("kernel", how, shape)
+    if not bias:
+        return kernel, None
+    return kernel, module.param("bias", initial.constant(0.0) if module.rule == "xavier" else how, shape[-1:])
+
+
+class Dense(nn.Module):
+    """`x [..., I] -> [..., features]`, computed in `dtype` (None: that of the operands)."""
+
+    features: int
+    rule: str = "fan_in"
+    gain: float = 1.0
+    use_bias: bool = True
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        kernel, bias = _weights(self, (x.shape[-1], self.features), self.use_bias)
+        dtype = jnp.result_type(x, kernel) if self.dtype is None else self.dtype
+        out = x.astype(dtype) @ kernel.astype(dtype)
+        return out if bias is None else out + bias.astype(dtype)
+
+
+class Conv(nn.Module):
+    """A 1x1 or 3x3 convolution of `x [B, H, W, I]`, zeros outside, computed in `dtype` (None: that of the operands).
+
+    With `down`, taps of a filter, the result is filtered and every second pixel kept before the bias is added; the
+    convolution is then taken on a margin as well, wide enough for the filter. `stride=2` keeps every second pixel of
+    the plain convolution.
+    """
+
+    features: int
+    size: int = 3
+    rule: str = "fan_in"
+    gain: float = 1.0
+    down: tuple[float, ...] | None = None
+    stride: int = 1
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        kernel, bias = _weights(self, (self.size, self.size, x.shape[-1], self.features), True)
+        dtype = jnp.result_type(x, kernel) if self.dtype is None else self.dtype
+        x, kernel = x.astype(dtype), kernel.astype(dtype)
+        if self.down is not None:
+            margin = resample.margin(self.down)
+            x = convolve(jnp.pad(x, ((0, 0), (margin, margin), (margin, margin), (0, 0))), kernel)
+            x = resample.down(x, self.down, margin=0)
+        elif self.stride > 1:
+            pad = self.size // 2
+            numbers, layout = (self.stride, self.stride), ("NHWC", "HWIO", "NHWC")
+            x = lax.conv_general_dilated(x, kernel, numbers, [(pad, pad), (pad, pad)], dimension_numbers=layout)
+        elif self.size == 1:
+            x = x @ kernel[0, 0]
+        else:
+            x = convolve(x, kernel)
+        return x + bias.astype(dtype)
+
+
+class GroupNorm(nn.Module):
+    """Group normalisation of `x [B, ..., C]` in float32 or better, which is also the type of the result.
+
+    There are min(32, C / min_group) groups; the biased variance is that of each example alone.
+    """
+
+    eps: float
+    min_group: int = 4
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        channels = x.shape[-1]
+        scale = self.param("scale", initial.constant(1.0), (channels,))
+        bias = self.param("bias", initial.constant(0.0), (channels,))
+        groups = min(32, channels // self.min_group)
+        x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+        grouped = x.reshape(x.shape[0], -1, groups, channels // groups)
+        mean = grouped.mean((1, 3), keepdims=True)
+        variance = jnp.square(grouped - mean).mean((1, 3), keepdims=True)
+        normal = (grouped - mean) * lax.rsqrt(variance + self.eps)
+        return normal.reshape(x.shape) * scale + bias
+
+
+def dropout(x: jax.Array, rate: float, keys: jax.Array | None, path: tuple[str, ...]) -> jax.Array:
+    """Zeroes each number of `x [B, ...]` with probability `rate` (in steps of 2^-16) and scales up the rest.
+
+    `keys [B]` are the examples' own, so what is dropped does not depend on how a batch is spread over devices; None
+    drops nothing. `path` tells the layers of a network apart.
+    """
+    dropped = round(rate * 2**16)
+    if keys is None or dropped == 0:
+        return x
+    salt = zlib.crc32("/".join(path).encode())
+    bits = jax.vmap(lambda key: jax.random.bits(jax.random.fold_in(key, salt), x.shape[1:], jnp.uint16))(keys)
+    return jnp.where(bits >= dropped, x * jnp.asarray(2**16 / (2**16 - dropped), x.dtype), 0)

@@ -1,0 +1,148 @@
+"""The U-Net of score-based models (Song et al. 2021), in the variants DDPM++ and NCSN++ of Karras et al. (2022)."""
+
+import math
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from common.errors import bad, choice
+from common.networks import resample
+from common.networks.blocks import BlockStyle, ResidualBlock
+from common.networks.embeddings import NoiseEmbedding, one_hot
+from common.networks.layers import Conv, Dense, GroupNorm, wide
+
+ENCODERS = ("standard", "skip", "residual")
+_LAST_GAIN = 1e-5
+
+
+class SongUNet(nn.Module):
+    """NCSN++ as it stands; DDPM++ is another choice of its fields.
+
+    That is `embedding="positional"`, `noise_multiplier=1`, `filter=(1, 1)`, `encoder="standard"`.
+
+    `x [B, H, W, C], time [B] or [] -> [B, H, W, out_channels]`, height and width divisible by 2^(levels - 1), else
+    `InputError`. Level l has `channels * multipliers[l]` channels and `num_blocks` blocks (one more on the way up);
+    levels in `attention` attend after every block down and after the last one up. `encoder` "residual" and "skip" feed
+    a shrunk copy of the input in at every level, `decoder` "skip" and "residual" carry the output along instead of
+    making it at the end. `labels` are class numbers `[B]` or one-hot `[B, num_classes]`. `keys [B]` switch dropout on.
+    Blocks compute in `dtype`; norms, softmax, the embedding, the first and the last convolution in float32 at least.
+    `remat` recomputes the blocks' activations in the backward pass.
+    """
+
+    out_channels: int
+    channels: int = 128
+    multipliers: tuple[int, ...] = (2, 2, 2)
+    num_blocks: int = 4
+    attention: tuple[int, ...] = (1,)
+    heads: int = 1
+    embedding: str = "fourier"  # "fourier" | "positional"
+    noise_multiplier: int = 2  # features of the embedded time, times `channels`
+    embedding_multiplier: int = 4  # width of the embedding that blocks see, times `channels`
+    num_classes: int = 0
+    encoder: str = "residual"
+    decoder: str = "standard"
+    filter: tuple[float, ...] = (1, 3, 3, 1)
+    adaptive: bool = False
+    dropout: float = 0.0
+    dtype: Any = None
+    fused_attention: bool = True
+    remat: bool = False
+
+    @nn.compact
+    def __call__(
+        self, x: jax.Array, time: jax.Array, labels: jax.Array | None = None, keys: jax.Array | None = None
+    ) -> jax.Array:
+        choice("encoder", self.encoder, ENCODERS)
+        choice("decoder", self.decoder, ENCODERS)
+        check_size(x, len(self.multipliers))
+        edge, result = wide(self.dtype), jnp.promote_types(x.dtype, jnp.float32)
+        block_type = nn.remat(ResidualBlock) if self.remat else ResidualBlock
+        style = BlockStyle(
+            adaptive=self.adaptive,
+            skip_scale=math.sqrt(0.5),
+            eps=1e-6,
+            filter=self.filter,
+            project_resampled=True,
+            rule="xavier",
+            last_gain=_LAST_GAIN,
+            qkv_gain=math.sqrt(0.2),
+            dropout=self.dropout,
+            fused_attention=self.fused_attention,
+            dtype=self.dtype,
+        )
+        embedded = self._embed(jnp.broadcast_to(time, x.shape[:1]), labels)
+
+        def block(name, x, features, how="none", attends=False):
+            heads = self.heads if attends else 0
+            return block_type(features, style, how, heads, name=name)(x, embedded, keys)
+
+        def conv(name, x, features, size=3, gain=1.0, dtype=self.dtype, **how):
+            return Conv(features, size, "xavier", gain, dtype=dtype, name=name, **how)(x)
+
+        def out(name, x, features, gain=_LAST_GAIN):
+            h = nn.silu(GroupNorm(style.eps, name=f"out_norm{name}")(x))
+            return conv(f"out_conv{name}", h, features, gain=gain, dtype=edge)
+
+        aux = x
+        x = conv("stem", x, self.channels, dtype=edge)
+        skips = [x]
+        for level, multiplier in enumerate(self.multipliers):
+            if level:
+                width = x.shape[-1]
+                x = block(f"encoder_{level}_down", x, width, "down")
+                if self.encoder == "skip":
+                    aux = resample.down(aux, self.filter)
+                    x = x + conv(f"encoder_{level}_aux", aux, width, size=1)
+                elif self.encoder == "residual":
+                    aux = conv(f"encoder_{level}_aux", aux, width, down=self.filter)
+                    x = aux = (x + aux) * style.skip_scale
+                skips.append(x)
+            for i in range(self.num_blocks):
+                x = block(f"encoder_{level}_{i}", x, self.channels * multiplier, attends=level in self.attention)
+                skips.append(x)
+
+        aux = None
+        for level, multiplier in reversed(tuple(enumerate(self.multipliers))):
+            if level == len(self.multipliers) - 1:
+                x = block("middle_0", x, x.shape[-1], attends=True)
+                x = block("middle_1", x, x.shape[-1])
+            else:
+                x = block(f"decoder_{level}_up", x, x.shape[-1], "up")
+            for i in range(self.num_blocks + 1):
+                skip = skips.pop()
+                attends = level in self.attention and i == self.num_blocks
+                x = jnp.concatenate([x, skip.astype(x.dtype)], axis=-1)
+                x = block(f"decoder_{level}_{i}", x, self.channels * multiplier, attends=attends)
+            if self.decoder == "skip":
+                made = out(f"_{level}", x, self.out_channels)
+                aux = made if aux is None else resample.up(aux, self.filter) + made
+            elif self.decoder == "residual" and aux is None:
+                aux = out(f"_{level}", x, x.shape[-1], gain=1.0).astype(x.dtype)
+            elif self.decoder == "residual":
+                aux = conv(f"decoder_{level}_aux", resample.up(aux, self.filter), x.shape[-1])
+                x = aux = (x + aux) * style.skip_scale
+        return (aux if self.decoder == "skip" else out("", x, self.out_channels)).astype(result)
+
+    def _embed(self, time, labels):
+        features = self.channels * self.noise_multiplier
+        e = NoiseEmbedding(features, self.embedding, endpoint=True, name="map_noise")(time)
+        e = jnp.roll(e, features // 2, axis=-1)  # the authors' order: sines first
+        classes = one_hot(labels, self.num_classes, e.dtype)
+        if classes is not None:
+            e = e + Dense(features, "xavier", name="map_label")(classes * math.sqrt(self.num_classes))
+        for i in range(2):
+            e = nn.silu(Dense(self.channels * self.embedding_multiplier, "xavier", name=f"map_{i}")(e))
+        return e
+
+
+def check_size(x: jax.Array, levels: int) -> None:
+    """Raises `InputError` unless `x` is `[B, H, W, C]` with H and W that can be halved at every level but the first."""
+    if x.ndim != 4:
+        raise bad("x", expected="[B, H, W, C]", got=list(x.shape), fix="add the missing axis")
+    multiple = 2 ** (levels - 1)
+    if x.shape[1] % multiple or x.shape[2] % multiple:
+        got = f"{x.shape[1]}x{x.shape[2]}"
+        fix = "crop the image or use a network with fewer levels"
+        raise bad("x", expected=f"height and width divisible by {multiple}", got=got, fix=fix)

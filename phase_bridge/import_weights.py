@@ -1,0 +1,103 @@
+"""The authors' released models as checkpoints of ours."""
+
+import hashlib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from common import config as configs
+from common import imports
+from common.errors import bad
+from common.networks.mlp import ResidualMLP
+from common.networks.song_unet import SongUNet
+from phase_bridge.authors import Imported, convert
+
+
+def import_weights(
+    path: str | os.PathLike, *, workdir: str | os.PathLike, config: ConfigDict, dry_run: bool = False
+) -> list[str]:
+    """Writes the model in the file at `path` into `workdir` as an ordinary run at step 0; returns what it did.
+
+    The file decides `config.model`, `config.data.size` and `config.data.channels`; heads and dropout are taken from
+    `config`, since the file does not tell them. The average, which samples are drawn with, becomes the run's. Raises
+    `InputError`; then nothing was written.
+    """
+    config, imported = build(config, imports.load(path), field=str(path))
+    count = sum(leaf.size for leaf in imports.flatten(imported.variables.params).values())
+    from phase_bridge import method  # it imports the data sources, which `convert` does not need
+
+    method.build(config)
+    told = [f"{path}: {_described(imported)}, {count:,} parameters"]
+    if imported.average is None:
+        told.append("no running average of the parameters in the file: its parameters themselves are used")
+    else:
+        told.append("samples use the running average of the parameters; --no-ema the parameters themselves")
+    if not dry_run:
+        _write(Path(workdir), config, imported, hashlib.sha256(Path(path).read_bytes()).hexdigest())
+        told.append(f"written: {workdir} (checkpoint of step 0)")
+    return told
+
+
+def build(config: ConfigDict, tensors: Mapping[str, np.ndarray], *, field: str) -> tuple[ConfigDict, Imported]:
+    """Returns `config` with the model that the tensors belong to, and that model."""
+    model = config.model
+    heads = model.heads or 1
+    imported = convert(tensors, heads=heads, channels_per_head=model.channels_per_head, field=field)
+    network = imported.network
+    if isinstance(network, ResidualMLP):
+        settings = {"network": "mlp", "width": network.width, "depth": network.depth, "time": "log"}
+        data = {}
+    else:
+        song = isinstance(network, SongUNet)
+        settings = {
+            "network": "song_unet" if song else "adm_unet",
+            "channels": network.channels,
+            "multipliers": network.multipliers,
+            "num_blocks": network.num_blocks,
+            "attention": tuple(imported.size >> level for level in network.attention),
+            "heads": network.heads,
+            "channels_per_head": network.channels_per_head if not song else model.channels_per_head,
+            "embedding": network.embedding,
+            "num_classes": network.num_classes,
+            "filter": tuple(float(tap) for tap in network.filter),
+        }
+        if song:
+            settings |= {
+                "noise_multiplier": network.noise_multiplier,
+                "encoder": network.encoder,
+                "decoder": network.decoder,
+            }
+        data = {"data.size": imported.size, "data.channels": network.out_channels}
+    settings = {f"model.{name}": value for name, value in settings.items()} | data
+    return configs.from_dict(configs.to_dict(config), config, settings), imported
+
+
+def _write(workdir: Path, config: ConfigDict, imported: Imported, sha256: str) -> None:
+    # Orbax takes seconds to import: mistakes are told before that.
+    from common.checkpoint import Checkpoints
+    from common.training.state import TrainState
+
+    with Checkpoints(workdir, config=configs.to_dict(config), keep=1) as checkpoints:
+        if steps := checkpoints.steps():
+            raise bad(
+                f"workdir {workdir}", expected="no checkpoints", got=f"step {steps[-1]}", fix="choose another --workdir"
+            )
+        average = () if imported.average is None else imported.average
+        step = np.zeros((), np.int32)
+        state = TrainState(step, *imported.variables, ema_params=average, opt_state=())
+        checkpoints.save(0, state, {"imported_sha256": sha256})
+        checkpoints.wait()
+        configs.write(config, workdir)
+
+
+def _described(imported: Imported) -> str:
+    network = imported.network
+    if isinstance(network, ResidualMLP):
+        return f"residual perceptron of {network.depth} layers of {network.width}"
+    kind = "SongUNet" if isinstance(network, SongUNet) else "ADM U-Net"
+    levels = "-".join(str(network.channels * each) for each in network.multipliers)
+    classes = f", {network.num_classes} classes" if network.num_classes else ""
+    return f"{kind} for {imported.size}x{imported.size} pixels, {levels} channels{classes}"

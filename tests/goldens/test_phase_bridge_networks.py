@@ -1,0 +1,133 @@
+"""The U-Nets against outputs and inner activations of the original ones, in float32 and float64."""
+
+import functools
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from common.method import Variables
+from common.networks.adm_unet import ADMUNet
+from common.networks.song_unet import SongUNet
+from phase_bridge.authors import convert, export
+from phase_bridge.network import predict
+
+NAMES = ("songunet_0", "songunet_1", "dhariwal_0", "dhariwal_1")
+DATA = Path(__file__).parent / "data"
+KEPT = ("songunet_0", "songunet_1")
+# The original's softmax is in float32 in all precisions (with its own weights, 4e-15 remain of what is 2e-7 here).
+TOLERANCE = {"float32": 1e-4, "float64": 2e-6}
+
+
+def tensors(arrays):
+    return {name.removeprefix("param/"): array for name, array in arrays.items() if name.startswith("param/")}
+
+
+def nhwc(array, dtype):
+    return jnp.asarray(array.transpose(0, 2, 3, 1), dtype)
+
+
+def load(golden, name):
+    """Returns the arrays and what `convert` makes of the parameters, which has to agree with the configuration."""
+    arrays = golden("phase_bridge", name)
+    sizes = {"channels_per_head": int(arrays["cfg_channels_per_head"])} if "cfg_channels_per_head" in arrays else {}
+    imported = convert(tensors(arrays), **sizes)
+    return arrays, imported
+
+
+def labels(arrays, dtype):
+    return jnp.asarray(arrays["class_labels"], dtype) if "class_labels" in arrays else None
+
+
+@pytest.fixture(params=NAMES)
+def case(golden, request):
+    if request.param not in KEPT and Path(request.config.getoption("--goldens")) == DATA:
+        pytest.skip("the file is too large to be kept here; --goldens DIR reads it")
+    return load(golden, request.param)
+
+
+def test_the_configuration_is_read_off_the_parameters(case):
+    arrays, (network, variables, average, size) = case
+    song = "cfg_channel_mult_noise" in arrays
+    assert type(network) is (SongUNet if song else ADMUNet)
+    assert size == arrays["cfg_image_size"]
+    assert network.channels == arrays["cfg_model_channels"]
+    assert list(network.multipliers) == list(arrays["cfg_channel_mult"])
+    assert network.embedding_multiplier == arrays["cfg_channel_mult_emb"]
+    assert network.num_blocks == arrays["cfg_num_blocks"]
+    assert network.num_classes == arrays["cfg_cond_dim"]
+    sides = [size >> level for level in range(len(network.multipliers))]
+    assert [sides[level] for level in network.attention] == [
+        side for side in sides if side in arrays["cfg_attn_resolutions"]
+    ]
+    assert network.filter == ((1, 3, 3, 1) if song else (1, 1))
+    assert network.embedding == "fourier"
+    if song:
+        assert network.noise_multiplier == arrays["cfg_channel_mult_noise"]
+        assert (network.encoder, network.decoder, network.heads) == ("residual", "standard", 1)
+    assert average is None
+    assert sum(leaf.size for leaf in jax.tree.leaves(variables.params)) == arrays["n_params"]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_outputs(case, dtype):
+    arrays, (network, variables, _, _) = case
+    with jax.enable_x64(dtype == "float64"):
+        variables = jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), variables)
+        x, time, classes = nhwc(arrays["x"], dtype), jnp.asarray(arrays["noise_labels"], dtype), labels(arrays, dtype)
+        out = jax.jit(functools.partial(run, network))(variables, x, time, classes)
+        assert out.dtype == dtype
+        want = arrays["out_float64" if dtype == "float64" else "out"]
+        np.testing.assert_allclose(out, nhwc(want, dtype), rtol=0, atol=TOLERANCE[dtype])
+        wrapped = jax.jit(functools.partial(predict, network))(variables, x, time, classes)
+        tolerance = 1e-4 if dtype == "float32" else 5e-5
+        np.testing.assert_allclose(wrapped, nhwc(arrays["wrapper_out_precond"], dtype), rtol=0, atol=tolerance)
+        if classes is not None:
+            numbers = jnp.argmax(classes, axis=-1)
+            np.testing.assert_array_equal(jax.nn.one_hot(numbers, classes.shape[-1]), classes)
+            again = jax.jit(functools.partial(run, network))(variables, x, time, numbers)
+            np.testing.assert_allclose(again, out, rtol=0, atol=TOLERANCE[dtype])
+
+
+def run(network, variables, x, time, classes):
+    return network.apply(variables._asdict(), x, time, classes)
+
+
+def test_activations(case):
+    """Every module of the original has its counterpart here, with the same output."""
+    arrays, (network, variables, _, size) = case
+    with jax.enable_x64(True):
+        variables = jax.tree.map(lambda leaf: jnp.asarray(leaf, "float64"), variables)
+        inputs = nhwc(arrays["x"], "float64"), jnp.asarray(arrays["noise_labels"], "float64")
+        _, state = network.apply(
+            variables._asdict(),
+            *inputs,
+            labels(arrays, "float64"),
+            capture_intermediates=True,
+            mutable=["intermediates"],
+        )
+        made = {name: each["__call__"][0] for name, each in state["intermediates"].items() if name != "__call__"}
+    names = {"map_noise": "map_noise", "map_1": "map_layer1"}
+    for name in made:
+        if name not in ("map_noise", "map_0", "map_1", "map_label"):
+            exported = export(network, Variables({name: variables.params[name]}, {}), size=size)
+            outer = next(iter(exported)).split(".")
+            names[name] = ".".join(outer[:2]) if outer[0] in ("enc", "dec") else outer[0]
+    wanted = {name.removeprefix("act/") for name in arrays if name.startswith("act/")}
+    assert wanted <= set(names.values())
+    read = {theirs: made[ours] for ours, theirs in names.items()}
+    for name in wanted:
+        want = arrays[f"act/{name}"]
+        got = read[name] if want.ndim == 2 else jnp.moveaxis(read[name][:1], -1, 1)
+        np.testing.assert_allclose(got, want, rtol=0, atol=5e-5, err_msg=name)
+
+
+def test_export_undoes_convert(case):
+    arrays, (network, variables, _, size) = case
+    back = export(network, variables, size=size)
+    originals = {name: each for name, each in tensors(arrays).items() if not name.endswith("resample_filter")}
+    assert set(back) == set(originals)
+    for name, each in originals.items():
+        np.testing.assert_array_equal(back[name], each, err_msg=name)
