@@ -2,6 +2,9 @@
 
 import sys
 import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
 
 from common import results
 from common.app import App, Request, lines
@@ -11,11 +14,23 @@ from common.verbs import trained
 _SHOWN = 64  # samples on the picture beside many
 
 
+class Many(NamedTuple):
+    """Samples in chunks: their `store`, whether all are there, what they are, and how fast they were drawn.
+
+    `rate`: samples a second without compilation, None if none or one batch was drawn.
+    """
+
+    store: Any
+    whole: bool
+    identity: dict[str, Any]
+    rate: float | None
+
+
 def run(app: App, request: Request) -> None:
     """Writes `samples/step-N-seed-S.npz`, `.png` and `.json`; with `--num`, a directory `samples/many-...`."""
     num = request.flags.num
-    if num is not None and num < 1:
-        raise bad("--num", expected="at least 1", got=num, fix="leave it out for config.sampler.num samples")
+    if num is not None:
+        check_num(num, fix="leave it out for config.sampler.num samples")
     if num is None and request.flags.type is not None:
         raise bad("--type", expected="--num with it", got="none", fix="add --num N")
     model = trained.load(app, request, "SAMPLE")
@@ -38,22 +53,31 @@ def run(app: App, request: Request) -> None:
     )
 
 
-def _many(app: App, request: Request, model: trained.Trained, num: int) -> None:
-    """Draws the samples below `num` that are not there yet."""
+def check_num(num: int, *, fix: str) -> None:
+    """Raises `InputError` unless `num` is at least 1."""
+    if num < 1:
+        raise bad("--num", expected="at least 1", got=num, fix=fix)
+
+
+def draw_many(
+    model: trained.Trained, num: int, *, kind: str, should_stop: Callable[[], bool], flag: str = "--num"
+) -> Many:
+    """Draws the samples below `num` that are not in `samples/many-...` yet, and shows how far it is.
+
+    Raises `InputError` for a method that cannot draw samples one by one.
+    """
     from common import sampling
     from common.config import digest
     from common.progress import Progress
-    from common.training.preemption import StopSignal
 
     sampler = model.method.sampler
     if sampler is None:
-        raise bad("--num", expected="a model that draws samples one by one", got=app.name, fix="leave out --num")
-    kind = choice("--type", request.flags.type or sampling.TYPES[0], sampling.TYPES)
-    if sampler.to_unit is None:
-        kind = "float32"
+        got = model.method.name
+        raise bad(flag, expected="a model that draws samples one by one", got=got, fix="use sample without it")
+    kind = kind if sampler.to_unit is not None else "float32"
     identity = sampling.identify(sampler, model.variables, seed=model.seed, step=model.step)
-    name = f"many-{model.name}-{digest({**identity, 'type': kind})[:8]}"
-    directory, bars, start = model.workdir / "samples" / name, [], time.perf_counter()
+    directory = model.workdir / "samples" / f"many-{model.name}-{digest({**identity, 'type': kind})[:8]}"
+    bars: list[Progress] = []
 
     def progress(done: int):
         bars.append(Progress(num, done=done, unit="img" if sampler.to_unit else "samples"))
@@ -61,33 +85,47 @@ def _many(app: App, request: Request, model: trained.Trained, num: int) -> None:
             lines(f"{done} of {num} are in {directory} already")
         return bars[-1].add
 
-    with StopSignal() as signal:
-        store, whole = sampling.draw_to(
-            directory,
-            sampler,
-            model.variables,
-            model.key,
-            num=num,
-            identity=identity,
-            kind=kind,
-            should_stop=lambda: signal.should_stop(0),
-            progress=progress,
-        )
+    store, whole = sampling.draw_to(
+        directory,
+        sampler,
+        model.variables,
+        model.key,
+        num=num,
+        identity=identity,
+        kind=kind,
+        should_stop=should_stop,
+        progress=progress,
+    )
     for bar in bars:
         bar.close()
-    if not whole:
-        print("note: stopped; what is in whole chunks stays", file=sys.stderr)
-        lines(f"next: python -m {app.name} sample --workdir {model.workdir} --num {num}, with the same flags, goes on")
+    return Many(store, whole, {**identity, "type": kind}, bars[0].rate if bars else None)
+
+
+def stopped(app: App, verb: str, workdir: Path) -> None:
+    """Says that a stopped command may be given again."""
+    print("note: stopped; what is in whole chunks stays", file=sys.stderr)
+    lines(f"next: python -m {app.name} {verb} --workdir {workdir}, with the same flags, goes on")
+
+
+def _many(app: App, request: Request, model: trained.Trained, num: int) -> None:
+    from common import sampling
+    from common.training.preemption import StopSignal
+
+    kind, start = choice("--type", request.flags.type or sampling.TYPES[0], sampling.TYPES), time.perf_counter()
+    with StopSignal() as signal:
+        many = draw_many(model, num, kind=kind, should_stop=lambda: signal.should_stop(0))
+    if not many.whole:
+        stopped(app, "sample", model.workdir)
         return
-    rate = bars[0].rate if bars else None
+    directory, sampler = many.store.directory, model.method.sampler
     numbers = {
         **model.provenance(time.perf_counter() - start, sampler.settings["nfe"]),
-        **identity,
+        **many.identity,
         "num_samples": num,
-        "samples_per_s": rate,
+        "samples_per_s": many.rate,
         "batch_size": sampler.batch_size,
-        "chunks": name,
+        "chunks": directory.name,
     }
-    images = store.read(0)["images"][:_SHOWN] / 255 if kind == "uint8" else None
-    paths = results.write(model.workdir / "samples", name, numbers=numbers, arrays={}, images=images)
+    images = many.store.read(0)["images"][:_SHOWN] / 255 if many.identity["type"] == "uint8" else None
+    paths = results.write(directory.parent, directory.name, numbers=numbers, arrays={}, images=images)
     lines(f"wrote {num} samples to {directory}; {', '.join(str(path) for path in paths)}")
