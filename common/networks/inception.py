@@ -36,6 +36,7 @@ PUBLISHED = {
 
 _EPSILON = 1e-3
 _CLASSIFIER = ("fc.weight", "fc.bias")
+_SCRIPT_PARTS = {"bias": "beta", "running_mean": "mean", "running_var": "var"}
 _LEGACY_START = bytes.fromhex("80028a0a6cfc9c46f9206aa85019")
 
 
@@ -335,18 +336,19 @@ def _from_script(tensors: Mapping[str, np.ndarray], field: str) -> dict[str, np.
     """Reads the names of the TorchScript translation, `layers.mixed_9.tower.mixed.conv.weight` and so on.
 
     Its normalisation has no gamma. How a module is divided into others plays no role: "." and "_" count as the same.
+    What is not below `layers` (the classifier, constants of the code) is not needed.
     """
-    own = {name.removeprefix("layers.").replace(".", "_"): each for name, each in tensors.items()}
-    if len(own) < len(tensors):
-        fix = "name the published file"
-        raise bad(field, expected="names that differ beyond . and _", got="the same one twice", fix=fix)
+    own = {}
+    for name, array in tensors.items():
+        if name.startswith("layers."):
+            module, _, part = name.removeprefix("layers.").rpartition(".")
+            own[f"{module}.{_SCRIPT_PARTS.get(part, part)}".replace(".", "_")] = array
     slots, gammas = {}, {}
     for conv, inner in convolutions():
         slots[f"{conv.name}/kernel"] = Slot(f"{conv.script}_weight", (conv.out, inner, *conv.kernel), _hwio)
         gammas[f"{conv.name}/gamma"] = np.ones(conv.out, np.float32)
         for part in ("beta", "mean", "var"):
             slots[f"{conv.name}/{part}"] = Slot(f"{conv.script}_{part}", (conv.out,), np.asarray)
-    own = {name: each for name, each in own.items() if not name.startswith("output_")}
     return assign(own, slots, field=field) | gammas
 
 

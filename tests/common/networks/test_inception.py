@@ -139,13 +139,15 @@ def script_name(name):
     return f"{here}.{first[kind]}.conv" + f"_{int(index) - 1}" * (int(index) > 1)
 
 
-def test_names_of_the_torchscript_file(tensors, tmp_path):
-    renamed, plain = {"output.weight": tensors["fc.weight"], "output.bias": tensors["fc.bias"]}, dict(tensors)
+@pytest.mark.parametrize("parts", [("beta", "mean", "var"), ("bias", "running_mean", "running_var")])
+def test_names_of_the_torchscript_file(tensors, tmp_path, parts):
+    renamed = {"output.weight": tensors["fc.weight"], "CONSTANTS.c0": np.ones(1, np.float32)}
+    plain = dict(tensors)
     for name, outputs, *_ in inception_weights.layers():
         plain[f"{name}.bn.weight"] = np.ones(outputs, np.float32)
         there = f"layers.{script_name(name)}"
         renamed[f"{there}.weight"] = tensors[f"{name}.conv.weight"]
-        for theirs, ours in (("beta", "bias"), ("mean", "running_mean"), ("var", "running_var")):
+        for theirs, ours in zip(parts, ("bias", "running_mean", "running_var"), strict=True):
             renamed[f"{there}.{theirs}"] = tensors[f"{name}.bn.{ours}"]
     found, want = (
         inception.load(tmp_path / name, sha256=[write(tmp_path / name, each)])
