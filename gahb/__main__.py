@@ -47,6 +47,12 @@ def _study_arguments(parser):
     parser.add_argument("--only", metavar="N/HALF", help="train this one model and stop: 100/2, control/1, ...")
 
 
+def _classes(app, request):
+    from gahb.classes import run
+
+    run(app, request)
+
+
 def _generate(app, request):
     from gahb.generate import run
 
@@ -129,6 +135,18 @@ STUDY = Verb(
     _study,
 )
 
+CLASSES = Verb(
+    "classes",
+    "train a denoiser for each of several classes and compare it with the best possible",
+    "Trains one model for each class in config.classes.names (C^alpha images, disks, cone, ray, the images of\n"
+    "data.source and their shuffled pixels), measures its slope, error and eigenvectors, and writes\n"
+    "DIR/results/classes-NAME.json and .npz. The same command goes on where it was stopped.",
+    lambda parser: parser.add_argument(
+        "--dry-run", action="store_true", help="check everything, list the classes, and stop there"
+    ),
+    _classes,
+)
+
 GENERATE = Verb(
     "generate",
     "write the images of an experiment to one file",
@@ -154,7 +172,7 @@ APP = App(
     build=_build,
     import_weights=_import_weights,
     figures=_figures,
-    extra_verbs=(DEMO, ANALYSE, STUDY, GENERATE, RESTORE, EXPORT),
+    extra_verbs=(DEMO, ANALYSE, STUDY, CLASSES, GENERATE, RESTORE, EXPORT),
     examples=(
         "demo --workdir runs/demo",
         "train --config configs/gahb/photographs.py --workdir runs/photographs",
@@ -165,6 +183,7 @@ APP = App(
         "restore --workdir runs/photographs --config.evaluate.restore.size=64",
         "figures --workdir runs/photographs",
         "study --config configs/gahb/study_faces20.py --workdir runs/study_faces20",
+        "classes --config configs/gahb/classes32.py --workdir runs/classes32",
         "generate --config configs/gahb/calpha.py --workdir runs/calpha-set --config.synthetic.num_train=500",
         "describe --config configs/gahb/celeba80.py",
         "import-weights model.pt --workdir runs/authors",

@@ -11,7 +11,7 @@ from common.errors import InputError
 from common.pictures import grid, save_png
 from common.record import read_metrics
 from common.report import Block, Code, Paragraph, Picture, Row, Table, write_report
-from gahb import eigenbasis_figures, inverse_figures, study_figures
+from gahb import class_figures, eigenbasis_figures, inverse_figures, study_figures
 
 
 def training(workdir: Path) -> list[Path]:
@@ -108,6 +108,9 @@ def sections(workdir: Path) -> dict[str, Sequence[Block]]:
     if any((workdir / "results").glob("study-*.json")):
         found["From memory to generalisation"] = study_figures.section(workdir)
         origins += [each.numbers for each in study_figures.found(workdir)]
+    if any((workdir / "results").glob("classes-*.json")):
+        found["Classes whose best denoiser is known"] = class_figures.section(workdir)
+        origins += [each.numbers for each in class_figures.found(workdir)]
     if results.newest(workdir / "results", "eigenbasis"):
         found["The bases it shrinks in"] = eigenbasis_figures.section(workdir)
         origins.append(eigenbasis_figures.read(workdir)[0])
@@ -129,6 +132,7 @@ NAMES: Mapping[str, Callable[[Path], Sequence[Path]]] = {
     "denoising": denoising,
     "samples": samples,
     **study_figures.NAMES,
+    **class_figures.NAMES,
     "eigenbasis": eigenbasis_figures.eigenbasis,
     "restore": inverse_figures.restoration,
     "index": index,

@@ -229,10 +229,14 @@ def _panel_source(data, size: int):
 
 def spread(source, count: int) -> np.ndarray:
     """Returns up to `count` images, float32 `[N, H, W, C]` in [0, 1], evenly spread over the source."""
-    count = min(count, len(source))
-    indices = [i * len(source) // count for i in range(count)]
-    images = fetch(source, indices)["image"]
+    images = fetch(source, spread_indices(source, count))["image"]
     return images.astype(np.float32) / np.float32(255) if images.dtype == np.uint8 else images.astype(np.float32)
+
+
+def spread_indices(source, count: int) -> list[int]:
+    """Returns the numbers of the images that `spread` takes."""
+    count = min(count, len(source))
+    return [i * len(source) // count for i in range(count)]
 
 
 def _draw(denoise, key: jax.Array, shape: tuple[int, ...], *, batch_size: int, **settings: Any) -> Samples:

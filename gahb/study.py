@@ -21,10 +21,7 @@ from common.app import App, Request, lines
 from common.errors import bad
 from common.table import text_table
 from configs.gahb.base import base
-
-# Unlike a training run, a study depends on these, so that they must stay as they are.
-_MATTERS = ("evaluate.*", "sampler.*")
-MAY_CHANGE = tuple(key for key in configs.RESUME_MAY_CHANGE if key not in _MATTERS)
+from gahb import parts
 
 
 class Part(NamedTuple):
@@ -78,11 +75,11 @@ def build(config: ConfigDict) -> Plan:
         if value:
             raise bad(f"config.data.{name}", expected="0, as the study chooses", got=value, fix="set it to 0")
     each = steps * len(sizes) if len(steps) == 1 else steps
-    parts = [Part(f"N-{size:05d}", size, count) for size, count in zip(sizes, each, strict=True)]
+    pairs = [Part(f"N-{size:05d}", size, count) for size, count in zip(sizes, each, strict=True)]
     if study.control_steps:
-        parts.append(Part("control", max(sizes), study.control_steps, control=True))
+        pairs.append(Part("control", max(sizes), study.control_steps, control=True))
     return Plan(
-        tuple(parts),
+        tuple(pairs),
         Settings(
             curve_db=tuple(checks.curve_db),
             num_images=study.num_images,
@@ -128,8 +125,8 @@ def run(app: App, request: Request) -> None:
     """Trains and measures whatever of the study is missing in `--workdir`."""
     config, workdir = workdirs.to_train(app, request)
     plan = build(config)
-    _check_same(config, workdir, app)
-    parts, halves = _chosen(plan, request.flags.only)
+    parts.check_same(app, config, workdir, what="study")
+    chosen, halves = _chosen(plan, request.flags.only)
     # Only now what takes seconds to import: a typo is told at once.
     from common.training import parallel
 
@@ -143,11 +140,12 @@ def run(app: App, request: Request) -> None:
     parallel.enable_compilation_cache()
     workdir.mkdir(parents=True, exist_ok=True)
     configs.write(config, workdir)
-    for part in parts:
+    for part in chosen:
         if result_path(workdir, part).exists():
             continue
         for half in halves:
-            if not _train(app, config, workdir, part, half):
+            folder, title = workdir / part.name / str(half), f"{part.name}/{half}"
+            if not parts.train(app, config_of(config, part, half), folder, title=title, size=part.size):
                 lines(f"interrupted in {part.name}/{half}; the same command goes on from there")
                 return
         if len(halves) == 2:
@@ -196,18 +194,6 @@ def _unit(stored: np.ndarray) -> np.ndarray:
     return stored.astype(np.float32) / np.float32(255) if stored.dtype == np.uint8 else stored.astype(np.float32)
 
 
-def _check_same(config: ConfigDict, workdir: Path, app: App) -> None:
-    if not (workdir / configs.FILE_NAME).exists():
-        return
-    if changes := configs.diff(configs.read(workdir, app.base()), config, MAY_CHANGE):
-        raise bad(
-            f"workdir {workdir}",
-            expected="the study it already holds",
-            got="another: " + ", ".join(changes),
-            fix="choose a new --workdir, or keep these keys as they were",
-        )
-
-
 def _chosen(plan: Plan, only: str | None) -> tuple[tuple[Part, ...], tuple[int, ...]]:
     if only is None:
         return plan.parts, (1, 2)
@@ -218,26 +204,6 @@ def _chosen(plan: Plan, only: str | None) -> tuple[tuple[Part, ...], tuple[int, 
         raise bad("--only", expected=f"one of {', '.join(known)}", got=only, fix="name one model of the study")
     part, half = known[only]
     return (part,), (half,)
-
-
-def _train(app: App, config: ConfigDict, workdir: Path, part: Part, half: int) -> bool:
-    """Trains one model unless it is trained; returns whether it is now."""
-    from common.training import settings
-    from common.training.run import run as run_training
-
-    folder = workdir / part.name / str(half)
-    if (folder / "trained.json").exists():
-        return True
-    own = config_of(config, part, half)
-    method = app.build(own)
-    source = method.sources()["train"]
-    chosen = settings.build(own, num_examples=len(source))
-    lines(f"training {part.name}/{half}: {part.steps} steps of {chosen.batch_size} on {part.size} images")
-    folder.mkdir(parents=True, exist_ok=True)
-    outcome = run_training(method, source, chosen, workdir=folder, config=configs.to_dict(own))
-    if not outcome.interrupted:
-        results.write(folder, "trained", numbers={"step": int(outcome.state.step), "size": part.size}, arrays={})
-    return not outcome.interrupted
 
 
 def _measure(app, config, workdir, plan, part, training, held_out) -> None:
@@ -280,7 +246,7 @@ def _measure(app, config, workdir, plan, part, training, held_out) -> None:
 
 
 def _planned(part: Part, workdir: Path) -> dict[str, Any]:
-    done = sum((workdir / part.name / str(half) / "trained.json").exists() for half in (1, 2))
+    done = sum(parts.is_trained(workdir / part.name / str(half)) for half in (1, 2))
     measured = "yes" if result_path(workdir, part).exists() else "no"
     return {"part": part.name, "images": part.size, "steps": part.steps, "trained": done, "measured": measured}
 

@@ -4,8 +4,9 @@ Element i is a function of fold_in(key(seed), i) alone. A resident source holds 
 generates its batch. On CPUs a compiled step and the host make the same bits.
 """
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -26,11 +27,24 @@ _USE = 301  # keeps the order of pixels apart from other orders made of the same
 Generate = Callable[[Mapping[str, Any], jax.Array], jax.Array]
 
 
+class Rule(NamedTuple):
+    """How the images of a class are made: `generate(arrays, key)`, what it is made of, and a label of its settings.
+
+    `tangent(arrays, key)` is an orthonormal basis `[D, H, W, C]` of the directions in which that image can change.
+    """
+
+    generate: Generate
+    arrays: Mapping[str, np.ndarray]
+    label: str
+    tangent: Generate | None = None
+
+
 class Generated:
     """`length` images `generate(arrays, key of element i) -> [H, W, C]`, clipped to [0, 1]; none of them is stored.
 
     `arrays` are what the images are made of, an argument of the compiled program. `label` names class and settings and
     enters the fingerprint with `seed`, `length` and `arrays`. `chosen` takes the elements with these numbers only.
+    `tangent`: see `Rule`.
     """
 
     def __init__(
@@ -43,8 +57,10 @@ class Generated:
         label: str,
         arrays: Mapping[str, np.ndarray] | None = None,
         chosen: Sequence[int] | None = None,
+        tangent: Generate | None = None,
     ):
         self._generate = generate
+        self._tangent = tangent
         self._shape = shape
         self._label = f"{label}, {'x'.join(map(str, shape))}, seed={seed}"
         # An explicit kind of key: another default generator must not make other images.
@@ -79,6 +95,17 @@ class Generated:
             images.extend(np.asarray(made)[: len(part)])
         return [{"image": image} for image in images]
 
+    def tangents(self, indices: Sequence[int]) -> np.ndarray | None:
+        """Returns a basis of the tangent space at each image, `[N, D, H, W, C]`; None for a class that is no manifold.
+
+        The images are those of the class, before their intensities are clipped to [0, 1].
+        """
+        if self._tangent is None:
+            return None
+        return np.stack(
+            [np.asarray(_keyed(self._tangent, self._arrays, np.asarray([i], np.int32))[0]) for i in indices]
+        )
+
     def name(self, index: int) -> str:
         return f"{self!r}[{index}]"
 
@@ -97,17 +124,22 @@ class Generated:
         return Resident(self._arrays, take, self.nbytes)
 
 
-def _images(generate: Generate, arrays: Mapping[str, Any], indices: Any) -> jax.Array:
+def _of_keys(generate: Generate, arrays: Mapping[str, Any], indices: Any) -> jax.Array:
     if "chosen" in arrays:
         indices = jnp.asarray(arrays["chosen"]).at[indices].get(mode="promise_in_bounds")
     key = jax.random.wrap_key_data(jnp.asarray(arrays["key"]), impl="threefry2x32")
     keys = jax.vmap(lambda index: jax.random.fold_in(key, index))(jnp.asarray(indices).astype(jnp.uint32))
-    images = jnp.clip(jax.vmap(lambda key: generate(arrays["of"], key))(keys), 0.0, 1.0)
+    return jax.vmap(lambda key: generate(arrays["of"], key))(keys)
+
+
+def _images(generate: Generate, arrays: Mapping[str, Any], indices: Any) -> jax.Array:
+    images = jnp.clip(_of_keys(generate, arrays, indices), 0.0, 1.0)
     # Fused with what follows, the last operations could be rounded in another way than on their own.
     return jax.lax.optimization_barrier(images)
 
 
 _compiled = jax.jit(_images, static_argnums=0)
+_keyed = jax.jit(_of_keys, static_argnums=0)
 
 
 def pixel_order(height: int, width: int, *, seed: int) -> np.ndarray:
@@ -163,19 +195,20 @@ def build(config, read: Callable[[Any], Mapping[str, Source]] = pipeline.build) 
     data, made = config.data, config.synthetic
     check(config)
     if data.source in KINDS:
-        generate, arrays, label = _GENERATORS[data.source](config, read)
+        rule = _RULES[data.source](config, read)
         chosen = None
         if data.half or data.subset:
             chosen = splits.choose(made.num_train, half=data.half, subset=data.subset, seed=data.split_seed)
         sources = {
             split: Generated(
-                generate,
+                rule.generate,
                 shape=(data.size, data.size, data.channels),
                 seed=2 * made.seed + number,  # the splits come from one rule, each with its own seed
                 length=length,
-                label=f"{data.source}: {label}",
-                arrays=arrays,
+                label=f"{data.source}: {rule.label}",
+                arrays=rule.arrays,
                 chosen=chosen if split == "train" else None,
+                tangent=rule.tangent,
             )
             for number, (split, length) in enumerate((("train", made.num_train), ("test", made.num_test)))
         }
@@ -186,7 +219,7 @@ def build(config, read: Callable[[Any], Mapping[str, Source]] = pipeline.build) 
     return sources
 
 
-def _calpha(config, _) -> tuple[Generate, dict[str, np.ndarray], str]:
+def _calpha(config, _) -> Rule:
     size, made = config.data.size, config.synthetic
     settings = {
         "alpha": made.alpha,
@@ -197,13 +230,13 @@ def _calpha(config, _) -> tuple[Generate, dict[str, np.ndarray], str]:
         "antialias": made.antialias,
     }
     canvas = size * 2**made.antialias
-    return lambda _, key: calpha.render(calpha.draw(key, canvas), **settings), {}, str(settings)
+    return Rule(lambda _, key: calpha.render(calpha.draw(key, canvas), **settings), {}, str(settings))
 
 
-def _disks(config, _) -> tuple[Generate, dict[str, np.ndarray], str]:
+def _disks(config, _) -> Rule:
     size, made = config.data.size, config.synthetic
     if made.disk == "smooth":
-        return lambda _, key: manifolds.render_disk(manifolds.draw_disk(key, size), size), {}, "smooth"
+        return _manifold(functools.partial(manifolds.render_disk, size=size), manifolds.draw_disk, size, label="smooth")
     levels, canvas = made.antialias, size * 2**made.antialias
     rule = {"wrap": made.wrap, "integer": made.integer}
 
@@ -211,19 +244,26 @@ def _disks(config, _) -> tuple[Generate, dict[str, np.ndarray], str]:
         parameters = manifolds.draw_hard_disk(key, canvas, **rule)
         return manifolds.hard_disk(parameters, size, antialias=levels)
 
-    return hard, {}, f"hard, {rule}, antialias={levels}"
+    return Rule(hard, {}, f"hard, {rule}, antialias={levels}")
 
 
-def _cone(config, _) -> tuple[Generate, dict[str, np.ndarray], str]:
+def _cone(config, _) -> Rule:
     size, frequency = config.data.size, tuple(config.synthetic.frequency)
-
-    def sinusoid(_, key):
-        return manifolds.render_sinusoid(manifolds.draw_sinusoid(key), size, frequency=frequency)
-
-    return sinusoid, {}, f"frequency={frequency}"
+    render = functools.partial(manifolds.render_sinusoid, size=size, frequency=frequency)
+    return _manifold(render, lambda key, _: manifolds.draw_sinusoid(key), size, label=f"frequency={frequency}")
 
 
-def _ray(config, read) -> tuple[Generate, dict[str, np.ndarray], str]:
+def _manifold(render, draw, size: int, *, label: str) -> Rule:
+    """Returns the class of the pictures `render(draw(key, size))`."""
+    return Rule(
+        lambda _, key: render(draw(key, size)),
+        {},
+        label,
+        lambda _, key: manifolds.tangent_space(render, draw(key, size)),
+    )
+
+
+def _ray(config, read) -> Rule:
     with_image = config.data.copy_and_resolve_references()
     with with_image.unlocked():
         with_image.source, with_image.half, with_image.subset = config.synthetic.image, 0, 0
@@ -233,10 +273,15 @@ def _ray(config, read) -> tuple[Generate, dict[str, np.ndarray], str]:
         raise bad("config.synthetic.image_index", expected=expected, got=index, fix="use 0")
     image = source[index]["image"]
     image = image.astype(np.float32) / np.float32(255 if image.dtype == np.uint8 else 1)
-    return lambda arrays, key: arrays["image"] * jax.random.uniform(key), {"image": image}, "U(0, 1)"
+    return Rule(
+        lambda arrays, key: arrays["image"] * jax.random.uniform(key),
+        {"image": image},
+        "U(0, 1)",
+        lambda arrays, key: (arrays["image"] / jnp.linalg.norm(arrays["image"].ravel()))[None],
+    )
 
 
-_GENERATORS = {"calpha": _calpha, "disks": _disks, "cone": _cone, "ray": _ray}
+_RULES = {"calpha": _calpha, "disks": _disks, "cone": _cone, "ray": _ray}
 
 
 def check(config) -> None:

@@ -26,7 +26,9 @@ def _tangent(primals, tangents):
     out = convolve(x, kernel)
     terms = []
     if not isinstance(dx, SymbolicZero):
-        terms.append(_linear(lambda u: convolve(u, kernel), lambda g: _input_gradient(g, kernel), dx, out))
+        # Made here and not within: products with a Jacobian that is kept then find it made.
+        turned = kernel[::-1, ::-1].swapaxes(2, 3)
+        terms.append(_linear(lambda u: convolve(u, kernel), lambda g: convolve(g, turned), dx, out))
     if not isinstance(dkernel, SymbolicZero):
         terms.append(_linear(lambda u: convolve(x, u), lambda g: _kernel_gradient(x, g, kernel), dkernel, out))
     return out, sum(terms[1:], terms[0]) if terms else jnp.zeros_like(out)
@@ -57,10 +59,6 @@ def _linear(forward: Callable, transposed: Callable, u: jax.Array, like: jax.Arr
         lambda _, pair: (pair[0] + transposed(pair[1]), pair[1]),
     )
     return out + zeros(same, like)
-
-
-def _input_gradient(g: jax.Array, kernel: jax.Array) -> jax.Array:
-    return convolve(g, kernel[::-1, ::-1].swapaxes(2, 3))
 
 
 def _kernel_gradient(x: jax.Array, g: jax.Array, kernel: jax.Array) -> jax.Array:

@@ -87,4 +87,15 @@ def base() -> ConfigDict:
     study.trajectories = 3  # samples of each pair whose way from noise to image is kept
     study.trajectory_every = 5  # iterations between kept iterates
 
+    config.classes = classes = ConfigDict()  # of `python -m gahb classes`: one model for each class of images
+    # "calpha-A" (A a number), "disks", "cone", "ray", "images" (those of data.source) and "shuffled" (their pixels)
+    classes.names = ("calpha-1", "calpha-2", "calpha-3", "calpha-5", "disks", "cone", "ray", "images", "shuffled")
+    classes.steps = (2000,)  # training steps, one number for each class or one for all
+    classes.levels = (51.0, 51.0, 51.0, 51.0, 10.2, 20.4, 10.2, 76.5, 76.5)  # noise of the bases, in 1/255; likewise
+    classes.num_images = 256  # held-out images of each PSNR curve
+    classes.basis_images = 4  # held-out images whose eigenvectors are looked for
+    classes.top = 20  # eigenvectors of each
+    classes.probes = 64  # random probes of each trace
+    classes.bootstrap = 1000  # resamplings behind each standard error of a slope
+
     return config

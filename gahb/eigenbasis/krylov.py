@@ -10,6 +10,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import scipy.linalg
 
 from common.errors import RunError, bad
 
@@ -76,7 +77,8 @@ def largest(
             cycle = max(products, 4 * block)
         full = filled + block > max_basis
         if filled >= k and (products >= due_at or full or products >= max_products):
-            values, mixes = np.linalg.eigh(matrix[:filled, :filled])
+            kept = min(k + (filled - k) // 2, max_basis - 2 * block) if full else k
+            values, mixes = scipy.linalg.eigh(matrix[:filled, :filled], subset_by_index=[filled - kept, filled - 1])
             values, mixes = values[::-1], mixes[:, ::-1]
             scale = max(scale, float(np.abs(values).max()))
             residuals = np.linalg.norm(mixes[rows, :k].T @ coupling, axis=1) / (scale or 1.0)
@@ -94,12 +96,11 @@ def largest(
         if lost.any():
             new = _replace(basis, new, lost, jax.random.fold_in(key, products))
         if full:
-            kept = min(k + (filled - k) // 2, max_basis - 2 * block)
             mix = np.zeros((max_basis, max_basis))
-            mix[:kept, :filled] = mixes[:, :kept].T
+            mix[:kept, :filled] = mixes.T
             basis = _combine(basis, mix.astype(dtype))
             matrix[:] = 0
-            matrix[range(kept), range(kept)] = values[:kept]
+            matrix[range(kept), range(kept)] = values
             filled = kept
         basis = _place(basis, new, filled)
         newest, filled = new, filled + block
@@ -108,13 +109,15 @@ def largest(
 def _wait(before: float, now: float, passed: int, tolerance: float, block: int, filled: int) -> int:
     """Returns how many products to take before looking again: half as many as it would need at the present rate.
 
-    A look is an eigenvalue problem on the host, which for hundreds of vectors takes as long as several products.
+    A look is an eigenvalue problem on the host, which for hundreds of vectors takes as long as a product, and for more
+    as several.
     """
     rate = np.log(before / now) / passed if now > 0 and 0 < before < np.inf else 0.0
     left = np.log(now / tolerance) / rate if rate > 0 and now > tolerance else np.inf
-    return int(np.clip(left / 2, max(block, filled // 64), max(block, filled // 8)))
+    return int(np.clip(left / 2, max(block, filled // 64), max(block, filled // (32 if filled < 512 else 8))))
 
 
+# One row times a transposed matrix is slow on CPUs, the matrix times a column is not.
 def _dot(a, b):
     return jnp.matmul(a, b, precision="highest")
 
@@ -122,9 +125,9 @@ def _dot(a, b):
 @jax.jit
 def _expand(basis, image):
     """Splits `image [b, d]`: new orthonormal rows, its coefficients on the basis, and its coupling to the new rows."""
-    coefficients = _dot(image, basis.T)
+    coefficients = _dot(basis, image.T).T
     rest = image - _dot(coefficients, basis)
-    again = _dot(rest, basis.T)
+    again = _dot(basis, rest.T).T
     rest = rest - _dot(again, basis)
     q, r = jnp.linalg.qr(rest.T)
     left, lengths, right = jnp.linalg.svd(r.T)
@@ -137,7 +140,7 @@ def _replace(basis, rows, lost, key):
     kept = jnp.where(lost[:, None], 0, rows)
     fresh = jax.random.normal(key, rows.shape, rows.dtype)
     for _ in range(3):
-        fresh = fresh - _dot(_dot(fresh, basis.T), basis)
+        fresh = fresh - _dot(_dot(basis, fresh.T).T, basis)
         fresh = fresh - _dot(_dot(fresh, kept.T), kept)
         fresh = jnp.linalg.qr(fresh.T)[0].T
     return jnp.where(lost[:, None], fresh, rows)

@@ -1,0 +1,217 @@
+"""`python -m gahb classes`: a denoiser for each of several classes of images, beside the best that is possible there.
+
+Each model is an ordinary run in DIR/NAME, resumed as `train` resumes; each is measured once it is trained, into
+DIR/results/classes-NAME.json and .npz. What has its result file is not done again, so the command may be stopped
+anywhere, and given again.
+"""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ml_collections import ConfigDict
+
+from common import config as configs
+from common import results, workdirs
+from common.app import App, Request, lines
+from common.errors import bad
+from common.table import text_table
+from configs.gahb.base import base
+from gahb import parts
+
+GENERATED = ("disks", "cone", "ray")
+GIVEN = ("images", "shuffled")
+
+
+class Member(NamedTuple):
+    """One class: its name, the steps of its model, the noise of its bases (1/255), alpha of a C^alpha class."""
+
+    name: str
+    steps: int
+    level: float
+    alpha: float | None = None
+
+
+class Plan(NamedTuple):
+    """What the command does: its classes in order, and the settings of their measures."""
+
+    members: tuple[Member, ...]
+    num_images: int
+    basis_images: int
+    measures: Any
+
+
+def build(config: ConfigDict) -> Plan:
+    """Returns the plan that `config.classes` describes; raises `InputError` for what cannot work."""
+    from gahb.class_measures import Settings
+
+    classes, checks = config.classes, config.evaluate
+    names = tuple(classes.names)
+    if not names or len(set(names)) < len(names):
+        fix = 'for example ("calpha-2", "disks")'
+        raise bad("config.classes.names", expected="different names, at least one", got=names, fix=fix)
+    alphas = [_alpha(name) for name in names]
+    each = {
+        "steps": _for_each("steps", classes.steps, names, least=1),
+        "levels": _for_each("levels", classes.levels, names, least=1e-6),
+    }
+    dimension = config.data.size**2 * config.data.channels
+    for name, value, least, most in (
+        ("num_images", classes.num_images, 1, None),
+        ("basis_images", classes.basis_images, 1, None),
+        ("top", classes.top, 5, dimension),
+        ("probes", classes.probes, 2, None),
+        ("bootstrap", classes.bootstrap, 2, None),
+    ):
+        if value < least or (most and value > most):
+            expected = f"{least} to {most}" if most else f"at least {least}"
+            raise bad(f"config.classes.{name}", expected=expected, got=value, fix=f"use {least} or more")
+    return Plan(
+        tuple(Member(*each) for each in zip(names, each["steps"], each["levels"], alphas, strict=True)),
+        classes.num_images,
+        classes.basis_images,
+        Settings(
+            curve_db=tuple(checks.curve_db),
+            batch_size=checks.batch_size,
+            top=classes.top,
+            probes=classes.probes,
+            bootstrap=classes.bootstrap,
+        ),
+    )
+
+
+def config_of(config: ConfigDict, member: Member) -> ConfigDict:
+    """Returns the config of the model of one class, an ordinary experiment."""
+    changes: dict[str, Any] = {"train.steps": member.steps}
+    if member.alpha is not None:
+        changes |= {"data.source": "calpha", "synthetic.alpha": member.alpha}
+    elif member.name == "ray":
+        changes |= {"data.source": "ray", "synthetic.image": config.data.source}
+    elif member.name in GENERATED:
+        changes["data.source"] = member.name
+    elif member.name == "shuffled":
+        changes["synthetic.shuffle"] = True
+    return configs.from_dict(configs.to_dict(config), base(), changes)
+
+
+def run(app: App, request: Request) -> None:
+    """Trains and measures whichever classes are missing in `--workdir`."""
+    config, workdir = workdirs.to_train(app, request)
+    plan = build(config)
+    parts.check_same(app, config, workdir, what="comparison of classes")
+    for member in plan.members:
+        app.build(config_of(config, member))
+    if request.flags.dry_run:
+        lines(*text_table([_planned(member, workdir) for member in plan.members]), "nothing was compiled or written")
+        return
+    from common.training import parallel
+
+    parallel.enable_compilation_cache()
+    workdir.mkdir(parents=True, exist_ok=True)
+    configs.write(config, workdir)
+    for member in plan.members:
+        if result_path(workdir, member).exists():
+            continue
+        if not parts.train(app, config_of(config, member), workdir / member.name, title=member.name):
+            lines(f"interrupted in {member.name}; the same command goes on from there")
+            return
+        _measure(app, config, workdir, plan, member)
+        lines(f"wrote {result_path(workdir, member)}")
+    rows = [row(results.read(result_path(workdir, member))[0]) for member in plan.members]
+    lines(*text_table(rows), f"next: python -m {app.name} figures --workdir {workdir}")
+
+
+def result_path(workdir: Path, member: Member) -> Path:
+    """Returns the file whose presence says that the model of a class has been measured."""
+    return workdir / "results" / f"classes-{member.name}.json"
+
+
+def row(numbers: dict[str, Any]) -> dict[str, Any]:
+    """Returns a line of the table; slopes in dB per dB, the shortfall in dB below the best possible PSNR."""
+    tangent = numbers["tangent"]
+    return {
+        "class": numbers["class"],
+        "steps": numbers["step"],
+        "slope": numbers["slope"]["value"],
+        "error": numbers["slope"]["standard_error"],
+        "best": numbers["slope"]["best"],
+        "shortfall": numbers["shortfall"],
+        "trace": numbers["trace"],
+        "tangent cos2": None if tangent is None else tangent["mean_square_cosine"],
+    }
+
+
+def _measure(app: App, config: ConfigDict, workdir: Path, plan: Plan, member: Member) -> None:
+    import time
+
+    import jax
+
+    from common.checkpoint import restore_variables
+    from common.training import parallel
+    from common.training.keys import Purpose, key_for
+    from gahb.class_measures import measure
+    from gahb.denoisers import denoiser
+    from gahb.method import build_network, spread, spread_indices
+    from gahb.synthetic import Shuffled
+
+    start = time.perf_counter()
+    own = config_of(config, member)
+    variables, step = restore_variables(workdir / member.name)
+    denoise = denoiser(jax.tree.map(jax.numpy.asarray, variables), build_network(own))
+    held_out = app.build(own).sources()["test"]
+    tangents = None
+    if member.name in GENERATED:
+        tangents = held_out.tangents(spread_indices(held_out, plan.basis_images))
+    numbers, arrays = measure(
+        denoise,
+        spread(held_out, plan.num_images),
+        spread(held_out, plan.basis_images),
+        plan.measures,
+        key_for(jax.random.key(config.seed), Purpose.EVALUATE),
+        sigma=member.level / 255,
+        alpha=member.alpha,
+        tangents=tangents,
+    )
+    origin = results.provenance(
+        config_hash=configs.digest(config),
+        seed=config.seed,
+        step=step,
+        device=parallel.device_name(),
+        wall_s=time.perf_counter() - start,
+        nfe=1,
+    )
+    if isinstance(held_out, Shuffled):
+        arrays["order"] = held_out.order
+    told = {"class": member.name, "batch_size": config.train.batch_size}
+    results.write(workdir / "results", f"classes-{member.name}", numbers={**origin, **told, **numbers}, arrays=arrays)
+
+
+def _alpha(name: str) -> float | None:
+    """Returns alpha of "calpha-A", None for the other known classes; raises `InputError` for unknown ones."""
+    if name in (*GENERATED, *GIVEN):
+        return None
+    kind, _, number = name.partition("-")
+    try:
+        alpha = float(number) if kind == "calpha" else 0.0
+    except ValueError:
+        alpha = 0.0
+    if not 0 < alpha <= 100:
+        expected = f'"calpha-A" with a number A above 0, or one of {", ".join((*GENERATED, *GIVEN))}'
+        raise bad("config.classes.names", expected=expected, got=repr(name), fix='for example "calpha-2"')
+    return alpha
+
+
+def _for_each(field: str, values, names: tuple[str, ...], *, least: float) -> tuple:
+    values = tuple(values)
+    if len(values) not in (1, len(names)) or min(values) < least:
+        expected = f"one positive number, or {len(names)} as there are classes"
+        raise bad(f"config.classes.{field}", expected=expected, got=values, fix="give one for each class")
+    return values * len(names) if len(values) == 1 else values
+
+
+def _planned(member: Member, workdir: Path) -> dict[str, Any]:
+    return {
+        "class": member.name,
+        "steps": member.steps,
+        "trained": "yes" if parts.is_trained(workdir / member.name) else "no",
+        "measured": "yes" if result_path(workdir, member).exists() else "no",
+    }
