@@ -22,9 +22,11 @@ def import_weights(
     """Writes the model in the file at `path` into `workdir` as an ordinary run at step 0; returns what it did.
 
     The file decides `config.model`, `config.data.size` and `config.data.channels`; heads and dropout are taken from
-    `config`, since the file does not tell them. The average, which samples are drawn with, becomes the run's. Raises
-    `InputError`; then nothing was written.
+    `config`, since the file does not tell them, and so is the data. Without data of its own kind in `config`, a model
+    of images gets the photographs that come with the package. The average, which samples are drawn with, becomes the
+    run's. Raises `InputError`; then nothing was written.
     """
+    given = config.data.source
     config, imported = build(config, imports.load(path), field=str(path))
     count = sum(leaf.size for leaf in imports.flatten(imported.variables.params).values())
     from phase_bridge import method  # it imports the data sources, which `convert` does not need
@@ -35,6 +37,8 @@ def import_weights(
         told.append("no running average of the parameters in the file: its parameters themselves are used")
     else:
         told.append("samples use the running average of the parameters; --no-ema the parameters themselves")
+    if config.data.source != given:
+        told.append(f"data.source={config.data.source} in place of {given}; --config FILE names the model's own")
     if not dry_run:
         _write(Path(workdir), config, imported, hashlib.sha256(Path(path).read_bytes()).hexdigest())
         told.append(f"written: {workdir} (checkpoint of step 0)")
@@ -49,7 +53,7 @@ def build(config: ConfigDict, tensors: Mapping[str, np.ndarray], *, field: str) 
     network = imported.network
     if isinstance(network, ResidualMLP):
         settings = {"network": "mlp", "width": network.width, "depth": network.depth, "time": "log"}
-        data = {}
+        others = {"objective.output": "force"}
     else:
         song = isinstance(network, SongUNet)
         settings = {
@@ -70,8 +74,14 @@ def build(config: ConfigDict, tensors: Mapping[str, np.ndarray], *, field: str) 
                 "encoder": network.encoder,
                 "decoder": network.decoder,
             }
-        data = {"data.size": imported.size, "data.channels": network.out_channels}
-    settings = {f"model.{name}": value for name, value in settings.items()} | data
+        others = {"objective.output": "preconditioned", "data.size": imported.size}
+        others |= {"data.channels": network.out_channels}
+        if config.data.source.startswith("toy:"):
+            others |= {"data.source": "photographs", "data.fit": "crop"}
+    # As all of them were trained.
+    others |= {f"objective.{name}": "" for name in ("inputs", "label", "weight", "times")}
+    others |= {"objective.process": "bridge", "objective.normaliser": "released", "objective.recipe": "released"}
+    settings = {f"model.{name}": value for name, value in settings.items()} | others
     return configs.from_dict(configs.to_dict(config), config, settings), imported
 
 
