@@ -21,7 +21,7 @@ class Objective(NamedTuple):
     `inputs(state, t) -> [B, ..., C']` is what the network sees, beside `label(t)`, as a time; `target(x1, noise, t)`
     is what its output should be and `weight(t)` that of the squared error; `read(output, state, t)` turns its output
     into what the samplers of this objective expect. `couple(x1, noise) -> x1`, if there is one, pairs the data and the
-    noise of a batch anew.
+    noise of a batch anew; `of_kind(kind)` is the same for samplers of another kind.
     """
 
     name: str
@@ -34,6 +34,7 @@ class Objective(NamedTuple):
     weight: Callable[[jax.Array], jax.Array]
     read: Callable[..., jax.Array]
     couple: Callable[[jax.Array, jax.Array], jax.Array] | None = None
+    of_kind: Callable[[str], "Objective"] | None = None
 
 
 def beside(t: jax.Array, like: jax.Array) -> jax.Array:
@@ -53,7 +54,7 @@ def loss(
     """Returns mean(weight (network - target)^2) over the batch's examples and their numbers.
 
     `batch` has `data [B, ..., C]`, `position [B]` (keys the draws of time, noise and dropout) and, for models of
-    classes, one-hot `label [B, K]`.
+    classes, `label [B]`.
     """
     x1 = batch["data"]
     shape = (*x1.shape[1:-1], objective.parts * x1.shape[-1])
@@ -67,7 +68,7 @@ def loss(
         x1 = objective.couple(x1, noise)
     state = objective.perturb(x1, noise, t)
     output = network.apply(
-        {"params": variables.params},
+        {"params": variables.params, "stats": variables.stats},
         objective.inputs(state, t),
         objective.label(t),
         batch.get("label"),
@@ -81,9 +82,9 @@ def loss(
 def field(network: nn.Module, objective: Objective, variables: Variables, labels: jax.Array | None = None):
     """Returns the trained function `(state [B, ..., parts C], t [] or [B]) -> [B, ..., C]` that samplers take.
 
-    A pytree whose leaves are the weights (and `labels [B, K]`), so a jitted sampler serves every checkpoint.
+    A pytree whose leaves are the weights (and `labels [B]`), so a jitted sampler serves every checkpoint.
     """
-    return jax.tree_util.Partial(_Field(network, objective), variables.params, labels)
+    return jax.tree_util.Partial(_Field(network, objective), variables, labels)
 
 
 class _Field:
@@ -92,10 +93,11 @@ class _Field:
     def __init__(self, network: nn.Module, objective: Objective):
         self._parts = (network, objective)
 
-    def __call__(self, params, labels, state, t):
+    def __call__(self, variables, labels, state, t):
         network, objective = self._parts
         t = jnp.asarray(t, state.dtype)
-        output = network.apply({"params": params}, objective.inputs(state, t), objective.label(t), labels)
+        tree = {"params": variables.params, "stats": variables.stats}
+        output = network.apply(tree, objective.inputs(state, t), objective.label(t), labels)
         return objective.read(output, state, t)
 
     def __eq__(self, other):

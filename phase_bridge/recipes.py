@@ -9,6 +9,7 @@ logarithm of its noise level, and lets it predict what the best linear estimate 
 (Karras et al., 2022, for ordinary diffusion). The estimate is then turned into the force that samplers expect.
 """
 
+import functools
 import math
 from collections.abc import Callable
 from typing import NamedTuple
@@ -80,6 +81,8 @@ def objective(
     sigma_data: standard deviation of the data's coordinates. first, last: ends of the times. mean, std: of
     "log_normal". least, most: of "log_uniform". Raises `InputError` for choices and numbers that make no objective.
     """
+    numbers = {"sigma_data": sigma_data, "first": first, "last": last, "mean": mean, "std": std}
+    again = functools.partial(objective, b, recipe, convention=convention, least=least, most=most, **numbers)
     check(recipe)
     choice("kind", kind, bridges.KINDS)
     choice("convention", convention, bridges.CONVENTIONS)
@@ -150,6 +153,7 @@ def objective(
         target=target,
         weight=weight,
         read=read,
+        of_kind=lambda kind: again(kind=kind),
     )
 
 

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from common.errors import bad
+from common.solvers import grids
 from phase_bridge import bridge as bridges
 from phase_bridge.bridge import Bridge
 
@@ -83,6 +84,35 @@ def time_at_noise_level(b: Bridge, sigma):
 
 def _time(logit):
     return 1 / (1 + np.exp(-logit))
+
+
+def times_at_levels(
+    b: Bridge,
+    nfe: int,
+    *,
+    largest: float,
+    smallest: float,
+    power: float = 7.0,
+    first: float = 1e-5,
+    end: float = 0.9999,
+) -> np.ndarray:
+    """Returns `nfe` + 1 times for a sampler: `nfe` evaluations spread over noise levels as in ordinary diffusion.
+
+    The first evaluation is at `first`, where the prior is; those after it are where a grid of levels from `largest` to
+    `smallest`, equally spaced in their roots of order `power`, has its second, third, ... level. The last step, to
+    `end`, matters only to those who want the state there.
+    """
+    if nfe < 1 or nfe != int(nfe):
+        raise bad("nfe", expected="a whole number, at least 1", got=nfe, fix="use 10 or so")
+    if not 0 < smallest < largest:
+        got = f"{largest:g} to {smallest:g}"
+        raise bad("levels", expected="0 < smallest < largest", got=got, fix="for example 80 to 0.002")
+    times = np.array([first])
+    if nfe > 1:
+        times = np.append(times, time_at_noise_level(b, grids.power(largest, smallest, nfe - 1, order=power)[1:]))
+    if not (np.diff(np.append(times, end)) > 0).all():
+        raise bad("levels", expected=f"levels of times from {first:g} to {end:g}", got=times, fix="raise smallest")
+    return np.append(times, end)
 
 
 def time_table(b: Bridge, *, first: float, last: float):

@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 
 from common.errors import bad, choice
+from common.networks.initial import Scaled
 
 EMBEDDINGS = ("log", "raw", "sinusoidal")
 
@@ -74,15 +75,8 @@ class _Joined(nn.Module):
     @nn.compact
     def __call__(self, h: jax.Array, e: jax.Array) -> jax.Array:
         fan_in = h.shape[-1] + e.shape[-1]
-        kernel_init = bias_init = nn.initializers.zeros if self.zero else _uniform(fan_in**-0.5)
-        kernel = self.param("kernel", kernel_init, (fan_in, self.features))
-        bias = self.param("bias", bias_init, (self.features,))
+        draw = Scaled(0.0 if self.zero else fan_in**-0.5)
+        kernel = self.param("kernel", draw, (fan_in, self.features))
+        bias = self.param("bias", draw, (self.features,))
         h, e, kernel, bias = nn.dtypes.promote_dtype(h, e, kernel, bias, dtype=self.dtype)
         return h @ kernel[: h.shape[-1]] + e @ kernel[h.shape[-1] :] + bias
-
-
-def _uniform(bound: float):
-    def draw(key, shape, dtype=jnp.float32):
-        return jax.random.uniform(key, shape, dtype, -bound, bound)
-
-    return draw

@@ -1,0 +1,91 @@
+"""`python -m phase_bridge VERB ...`; nothing heavy is imported until a verb needs it."""
+
+import sys
+
+from common.app import App, Verb
+from common.cli import main
+from common.verbs.fidelity import FIDELITY
+
+
+def _base():
+    from configs.phase_bridge.base import base
+
+    return base()
+
+
+def _build(config):
+    from phase_bridge.method import build
+
+    return build(config)
+
+
+def _import_weights(path, **how):
+    from phase_bridge.import_weights import import_weights
+
+    return import_weights(path, **how)
+
+
+def _figures():
+    from phase_bridge.figures import NAMES
+
+    return NAMES
+
+
+def _demo(app, request):
+    from phase_bridge.demo import run
+
+    run(app, request)
+
+
+def _compare(app, request):
+    from phase_bridge.compare import run
+
+    run(app, request)
+
+
+def _compare_arguments(parser):
+    parser.add_argument("--dry-run", action="store_true", help="check everything, list the models, and stop there")
+    parser.add_argument("--only", metavar="MODEL/SEED", help="train this one model and stop: edm/0, ...")
+
+
+DEMO = Verb(
+    "demo",
+    "learn a spiral, interrupt, resume, measure, compare, draw",
+    "Runs every verb as its own command on configs/phase_bridge/demo.py in DIR/phase_bridge, trains what bridges\n"
+    "are compared with, and writes DIR/index.html and DIR/results.json.",
+    lambda parser: None,
+    _demo,
+)
+
+COMPARE = Verb(
+    "compare",
+    "train and measure bridges, flow matching and diffusion on the same data and network",
+    "Trains every model of config.compare.models with config.compare.seeds seeds, measures each sampler at each\n"
+    "number of evaluations, and writes DIR/results/compare.json, DIR/compare.md and figures. The same command goes\n"
+    "on where it was stopped.",
+    _compare_arguments,
+    _compare,
+)
+
+APP = App(
+    name="phase_bridge",
+    summary="Phase-space stochastic bridges: train, resume, sample in few evaluations; what they are compared with.",
+    base=_base,
+    build=_build,
+    import_weights=_import_weights,
+    figures=_figures,
+    extra_verbs=(DEMO, COMPARE, FIDELITY),
+    examples=(
+        "demo --workdir runs/demo",
+        "train --config configs/phase_bridge/spiral.py --workdir runs/spiral",
+        "evaluate --workdir runs/spiral --config.evaluate.nfe='(3, 5)'",
+        "sample --workdir runs/spiral --config.sampler.nfe=5",
+        "figures --workdir runs/spiral",
+        "compare --config configs/phase_bridge/spiral.py --workdir runs/spiral-compare",
+        "describe --config configs/phase_bridge/cifar10.py",
+        "import-weights model.pt --workdir runs/authors",
+    ),
+)
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:], APP))

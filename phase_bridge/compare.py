@@ -1,0 +1,332 @@
+"""`python -m phase_bridge compare`: the same data, network, steps, batch and seeds for all models; quality against NFE.
+
+Each model is an ordinary run in DIR/models/MODEL/SEED, resumed as `train` resumes. Settings of samplers are chosen on
+the first seed's model with draws of their own (DIR/results/settings-MODEL.json), then every seed's model is measured
+(DIR/results/measured-MODEL-SEED.json). What has its file is not done again, so the command may be stopped anywhere, and
+given again; it ends with DIR/results/compare.json, DIR/compare.md and figures.
+"""
+
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ml_collections import ConfigDict
+
+from common import config as configs
+from common import results, workdirs
+from common.app import App, Request, lines
+from common.errors import bad, choice
+from common.files import write_atomically
+from configs.phase_bridge.base import base
+from phase_bridge.entrants import ENTRANTS, GROUPS, how_of
+
+MEASURES = ("w2", "distance", "beyond")
+
+# Unlike a training run, a comparison depends on what is measured and how; it may grow by models and seeds.
+_MATTERS = ("evaluate.*",)
+MAY_CHANGE = (
+    *(key for key in configs.RESUME_MAY_CHANGE if key not in _MATTERS), "compare.models", "compare.seeds",
+)  # fmt: skip
+_TUNED_ON = 4000  # samples by which settings are chosen
+
+
+class Plan(NamedTuple):
+    """What a comparison does."""
+
+    models: tuple[str, ...]
+    seeds: int
+    nfe: tuple[int, ...]
+    tune: bool
+    num: int
+    sigma_data: float
+
+
+def build(config: ConfigDict) -> Plan:
+    """Returns the plan of `config.compare`; raises `InputError` for what cannot work."""
+    from phase_bridge.method import is_toy
+
+    compare = config.compare
+    for name in compare.models:
+        choice("config.compare.models", name, (*GROUPS, *ENTRANTS))
+    chosen = tuple(dict.fromkeys(each for name in compare.models for each in GROUPS.get(name, (name,))))
+    if not chosen:
+        raise bad("config.compare.models", expected="names of models", got="none", fix='use ("main",)')
+    if compare.seeds < 1:
+        raise bad("config.compare.seeds", expected="at least 1", got=compare.seeds, fix="use 3")
+    if not compare.nfe or min(compare.nfe) < 1:
+        raise bad("config.compare.nfe", expected="numbers above 0", got=compare.nfe, fix="for example (3, 5, 10)")
+    if not is_toy(config):
+        got, fix = config.data.source, "use toy:spiral"
+        raise bad("config.data.source", expected="points of the plane", got=got, fix=fix)
+    return Plan(
+        chosen, compare.seeds, tuple(compare.nfe), compare.tune, config.evaluate.num, config.objective.sigma_data
+    )
+
+
+def config_of(config: ConfigDict, model: str, seed: int) -> ConfigDict:
+    """Returns the config of one model, an ordinary experiment."""
+    changes = {**ENTRANTS[model].changes, "seed": config.seed + seed}
+    return configs.from_dict(configs.to_dict(config), base(), changes)
+
+
+def run(app: App, request: Request) -> None:
+    """Trains and measures whatever of the comparison is missing in `--workdir`."""
+    workdir = workdirs.required(request, "workdir")
+    config = workdirs.to_describe(app, request)
+    workdirs.check_writable(workdir)
+    plan = build(config)
+    _check_same(config, workdir, app)
+    only = _only(plan, request.flags.only)
+    for model in plan.models:
+        app.build(config_of(config, model, 0))
+    if request.flags.dry_run:
+        lines(*(f"{name}/{seed}: {ENTRANTS[name].title}" for name in plan.models for seed in range(plan.seeds)))
+        lines("nothing was compiled or written")
+        return
+    from common.training import parallel
+
+    parallel.enable_compilation_cache()
+    workdir.mkdir(parents=True, exist_ok=True)
+    configs.write(config, workdir)
+    # Seeds outermost: what is there after a while is a whole comparison.
+    for seed in range(plan.seeds):
+        for model in plan.models:
+            if only not in (None, (model, seed)) or measured_path(workdir, model, seed).exists():
+                continue
+            if not _train(app, config, workdir, model, seed):
+                lines(f"interrupted in {model}/{seed}; the same command goes on from there")
+                return
+            if only is None:
+                _measure(config, workdir, plan, model, seed)
+    if only is None:
+        finish(config, workdir, plan, app)
+
+
+def measured_path(workdir: Path, model: str, seed: int) -> Path:
+    """Returns the file whose presence says that a model has been measured."""
+    return workdir / "results" / f"measured-{model}-{seed}.json"
+
+
+def model_path(workdir: Path, model: str, seed: int) -> Path:
+    """Returns the directory of one model's run."""
+    return workdir / "models" / model / str(seed)
+
+
+def _check_same(config, workdir, app) -> None:
+    if not (workdir / configs.FILE_NAME).exists():
+        return
+    if changes := configs.diff(configs.read(workdir, app.base()), config, MAY_CHANGE):
+        got, fix = "another: " + ", ".join(changes), "choose a new --workdir, or keep these keys as they were"
+        raise bad(f"workdir {workdir}", expected="the comparison it already holds", got=got, fix=fix)
+
+
+def _only(plan: Plan, text: str | None) -> tuple[str, int] | None:
+    if text is None:
+        return None
+    known = {f"{model}/{seed}": (model, seed) for model in plan.models for seed in range(plan.seeds)}
+    return known[choice("--only", text, known)]
+
+
+def _train(app: App, config: ConfigDict, workdir: Path, model: str, seed: int) -> bool:
+    """Trains one model unless it is trained; returns whether it is now."""
+    from common.training import settings
+    from common.training.run import run as run_training
+
+    folder = model_path(workdir, model, seed)
+    if (folder / "trained.json").exists():
+        return True
+    own = config_of(config, model, seed)
+    method = app.build(own)
+    source = method.sources()["train"]
+    chosen = settings.build(own, num_examples=len(source))
+    lines(f"training {model}/{seed}: {chosen.steps} steps of {chosen.batch_size}")
+    folder.mkdir(parents=True, exist_ok=True)
+    start, busy = time.perf_counter(), time.process_time()
+    outcome = run_training(method, source, chosen, workdir=folder, config=configs.to_dict(own))
+    if not outcome.interrupted:
+        numbers = {
+            "step": int(outcome.state.step),
+            "wall_s": time.perf_counter() - start,
+            "cpu_s": time.process_time() - busy,
+        }
+        results.write(folder, "trained", numbers=numbers, arrays={})
+    return not outcome.interrupted
+
+
+def _measure(config: ConfigDict, workdir: Path, plan: Plan, model: str, seed: int) -> None:
+    """Measures one model at every number of evaluations and writes its result."""
+    import jax
+
+    from common.training import parallel
+    from common.training.keys import Purpose, key_for
+    from phase_bridge.method import load
+
+    start = time.perf_counter()
+    trained, variables = load(model_path(workdir, model, seed))
+    variables = jax.tree.map(jax.numpy.asarray, variables)
+    subject = Subject(config, trained, variables, plan.sigma_data)
+    root = jax.random.key(config.seed)
+    chosen = _settings(workdir, plan, model, subject, key_for(root, Purpose.PREVIEW))
+    key = key_for(root, Purpose.EVALUATE, seed)
+    rows, samples = [], {}
+    for sampler, by_nfe in chosen.items():
+        for nfe, settings in by_nfe.items():
+            drawn, used = subject.draw(key, settings, nfe=int(nfe), num=plan.num)
+            found = subject.quality(drawn, index=0)
+            rows.append({"sampler": sampler, "nfe": int(nfe), "used": used, "settings": settings, **found})
+            samples[f"{sampler}.{nfe}"] = drawn[:2048]
+    best = {nfe: _best(rows, nfe) for nfe in plan.nfe}
+    arrays = {f"samples.{nfe}": samples[f"{row['sampler']}.{nfe}"] for nfe, row in best.items() if row}
+    origin = results.provenance(
+        config_hash=configs.digest(config),
+        seed=config.seed + seed,
+        step=results.read_step(model_path(workdir, model, seed) / "trained.json"),
+        device=parallel.device_name(),
+        wall_s=time.perf_counter() - start,
+        nfe=None,
+    )
+    numbers = {**origin, "model": model, "title": ENTRANTS[model].title, "rows": rows}
+    path = measured_path(workdir, model, seed)
+    results.write(path.parent, path.stem, numbers=numbers, arrays=arrays)
+    lines(f"measured {model}/{seed}: " + ", ".join(f"{row['w2']:.3f} @{nfe}" for nfe, row in best.items() if row))
+
+
+def _best(rows: Sequence[Mapping[str, Any]], nfe: int) -> Mapping[str, Any] | None:
+    return min((row for row in rows if row["nfe"] == nfe), key=lambda row: row["w2"], default=None)
+
+
+def _settings(workdir: Path, plan: Plan, model: str, subject: "Subject", key) -> dict[str, dict[str, Any]]:
+    """Returns the settings of each sampler and number of evaluations, chosen now or before."""
+    path = workdir / "results" / f"settings-{model}.json"
+    if path.exists():
+        return results.read(path)[0]["settings"]
+    chosen: dict[str, dict[str, Any]] = {}
+    tried = []
+    for candidate in ENTRANTS[model].samplers:
+        chosen[candidate.name] = {}
+        for nfe in plan.nfe:
+            if nfe < candidate.least:
+                continue
+            options = list(candidate.settings) if plan.tune else list(candidate.settings)[:1]
+            found = []
+            for settings in options if len(options) > 1 else ():
+                drawn, _ = subject.draw(key, settings, nfe=nfe, num=_TUNED_ON)
+                found.append(subject.quality(drawn, index=1)["w2"])
+                tried.append({"sampler": candidate.name, "nfe": nfe, **settings, "w2": found[-1]})
+            best = min(range(len(found)), key=found.__getitem__) if found else 0
+            chosen[candidate.name][str(nfe)] = dict(options[best])
+    results.write(path.parent, path.stem, numbers={"model": model, "settings": chosen, "tried": tried}, arrays={})
+    return chosen
+
+
+class Subject:
+    """A trained model, ready to be sampled and measured."""
+
+    def __init__(self, config: ConfigDict, trained, variables, sigma_data: float):
+        from phase_bridge import method
+
+        self._trained, self._variables, self._sigma_data = trained, variables, sigma_data
+        self._data = method.held_out(config, None)
+        self._points = method.toy.toy(config.data.source.removeprefix(method.TOY))
+        self._fields: dict[str, Any] = {}
+
+    def draw(self, key, settings: Mapping[str, Any], *, nfe: int, num: int):
+        """Returns samples `[num, 2]` and the number of evaluations used."""
+        import jax.numpy as jnp
+        import numpy as np
+
+        from common.sampling import sample_keys
+        from phase_bridge import drawing
+        from phase_bridge.method import as_field
+
+        how = how_of(self._trained.how, settings, nfe=nfe, sigma_data=self._sigma_data)
+        if how.kind not in self._fields:
+            self._fields[how.kind] = as_field(self._trained, self._variables, how)
+        drawn, _ = drawing.draw(self._fields[how.kind], sample_keys(key, jnp.arange(num)), (num, 2), how)
+        return np.asarray(drawn), drawing.nfe_of(how)
+
+    def quality(self, drawn, *, index: int) -> dict[str, float]:
+        """Returns the measures of samples against the `index`-th draw of held-out data of the same size."""
+        from phase_bridge.evaluation import quality
+
+        return dict(quality(drawn, self._data(index, len(drawn)), self._points)._asdict())
+
+    def floor(self, num: int, repeats: int) -> list[dict[str, float]]:
+        """Returns the measures of fresh data against the data that samples are compared with."""
+        return [self.quality_of_data(i, num) for i in range(repeats)]
+
+    def quality_of_data(self, i: int, num: int) -> dict[str, float]:
+        """Returns the measures of the (i + 2)-th draw of held-out data."""
+        return self.quality(self._data(i + 2, num), index=0)
+
+
+def finish(config: ConfigDict, workdir: Path, plan: Plan, app: App) -> None:
+    """Writes the table over all seeds, as JSON, Markdown and figures."""
+    from phase_bridge.method import load
+
+    trained, variables = load(model_path(workdir, plan.models[0], 0))
+    floors = Subject(config, trained, variables, plan.sigma_data).floor(plan.num, 5)
+    rows = []
+    for model in plan.models:
+        found = [results.read(measured_path(workdir, model, seed))[0] for seed in range(plan.seeds)]
+        for first in found[0]["rows"]:
+            same = [
+                row for each in found for row in each["rows"]
+                if (row["sampler"], row["nfe"]) == (first["sampler"], first["nfe"])
+            ]  # fmt: skip
+            shared = {name: first[name] for name in ("sampler", "nfe", "used", "settings")}
+            rows.append({"model": model, "title": ENTRANTS[model].title, **shared, **summary(same)})
+    numbers = {
+        **results.provenance(
+            config_hash=configs.digest(config), seed=config.seed, step=found[0]["step"],
+            device=found[0]["device"], wall_s=0.0, nfe=None,
+        ),
+        "toy": config.data.source, "seeds": plan.seeds, "num": plan.num, "batch_size": config.train.batch_size,
+        "floor": summary(floors), "rows": rows,
+    }  # fmt: skip
+    path = results.write(workdir / "results", "compare", numbers=numbers, arrays={})[-1]
+    write_atomically(workdir / "compare.md", markdown(numbers).encode())
+    lines(markdown(numbers), f"wrote {path} and {workdir / 'compare.md'}")
+    lines(*(f"wrote {each}" for each in app.figures()["compare"](workdir)))
+
+
+def summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Returns the mean of each measure and its standard deviation over rows (None for one row)."""
+    import numpy as np
+
+    found = {}
+    for name in MEASURES:
+        values = np.asarray([row[name] for row in rows], float)
+        found[name] = float(values.mean())
+        found[f"{name}_deviation"] = float(values.std(ddof=1)) if len(values) > 1 else None
+    return found
+
+
+def markdown(numbers: Mapping[str, Any]) -> str:
+    """Returns the comparison as Markdown: each model with its best sampler at each number of evaluations."""
+    rows = numbers["rows"]
+    counts = sorted({row["nfe"] for row in rows})
+    floor = numbers["floor"]
+    parts = [
+        f"{numbers['toy']}, {numbers['seeds']} training seeds, {numbers['step']} steps of {numbers['batch_size']}, "
+        f"{numbers['num']} samples. Mean over seeds ± standard deviation; the best sampler of each model by sliced W2."
+    ]
+    for measure, words in (("w2", "Sliced W2"), ("beyond", "Share of samples off the support")):
+        deviation = floor[f"{measure}_deviation"]
+        parts.append(f"\n{words}; data against data: {floor[measure]:.4f} ± {deviation:.4f}\n")
+        parts.append("| model | " + " | ".join(f"NFE {nfe}" for nfe in counts) + " |")
+        parts.append("|---" * (len(counts) + 1) + "|")
+        for model in dict.fromkeys(row["model"] for row in rows):
+            cells = []
+            for nfe in counts:
+                best = _best([row for row in rows if row["model"] == model], nfe)
+                cells.append("" if best is None else _cell(best, measure))
+            parts.append(f"| {ENTRANTS[model].title} | " + " | ".join(cells) + " |")
+    return "\n".join(parts) + "\n"
+
+
+def _cell(row: Mapping[str, Any], measure: str) -> str:
+    spread = row[f"{measure}_deviation"]
+    error = "" if spread is None else f" ± {spread:.3f}"
+    return f"{row[measure]:.3f}{error} ({row['sampler']})"

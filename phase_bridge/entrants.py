@@ -1,0 +1,143 @@
+"""Who takes part in a comparison: how each model is trained, and the samplers and settings that are tried on it."""
+
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from phase_bridge.drawing import How
+
+# Times of a bridge's last evaluation, and noise levels over the data's standard deviation, that are tried.
+LAST_TIMES = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+LARGEST = (3.0, 10.0, 60.0)
+SMALLEST = (0.005, 0.02, 0.08, 0.25)
+
+
+class Candidate(NamedTuple):
+    """A sampler under a name, with the settings (fields of `How`, levels over the data's deviation) to choose among.
+
+    `least` is the smallest number of evaluations it can make.
+    """
+
+    name: str
+    settings: Sequence[Mapping[str, Any]]
+    least: int = 1
+
+
+class Entrant(NamedTuple):
+    """A model: a line that describes it, the config keys that make it, and its samplers."""
+
+    title: str
+    changes: Mapping[str, Any]
+    samplers: Sequence[Candidate]
+
+
+def _options(**options: Sequence[Any]) -> list[dict[str, Any]]:
+    return [dict(zip(options, values, strict=True)) for values in itertools.product(*options.values())]
+
+
+def _until(**fixed: Any) -> list[dict[str, Any]]:
+    return [{**fixed, "grid": "reversed_power", "last_time": last} for last in LAST_TIMES]
+
+
+def _levels(**fixed: Any) -> list[dict[str, Any]]:
+    return [{**fixed, **each} for each in _options(largest=LARGEST, smallest=SMALLEST)]
+
+
+_OF_BRIDGE = {"objective.process": "bridge"}
+_RELEASED = {**_OF_BRIDGE, "objective.recipe": "released", "model.time": "log"}
+_IMPROVED = {**_OF_BRIDGE, "objective.recipe": "improved", "model.time": "raw"}
+
+_ODE = (
+    Candidate("exponential", _until(rule="exponential", order=2)),
+    Candidate("data", _until(rule="data", order=1)),
+)
+
+_MAIN: Mapping[str, Entrant] = {
+    "agm-ode": Entrant(
+        "AGM-ODE, released recipe",
+        {**_RELEASED, "objective.kind": "ode"},
+        _ODE,
+    ),
+    "agm-sde": Entrant(
+        "AGM-SDE, released recipe",
+        {**_RELEASED, "objective.kind": "sde"},
+        (
+            Candidate("euler", [{"rule": "euler", "grid": "uniform", "last_time": last} for last in LAST_TIMES]),
+            Candidate("data", _until(kind="sde", rule="data")),
+        ),
+    ),
+    "agm-improved": Entrant(
+        "AGM, improved recipe",
+        {**_IMPROVED, "objective.kind": "ode"},
+        (
+            Candidate("ode-exponential", _until(kind="ode", rule="exponential", order=2)),
+            Candidate("ode-data", _until(kind="ode", rule="data", order=1)),
+            Candidate(
+                "ode-corrected",
+                [
+                    *_until(kind="ode", rule="exponential", order=1, corrector=True),
+                    *_until(kind="ode", rule="data", order=1, corrector=True),
+                ],
+            ),
+            Candidate("ode-levels", _levels(kind="ode", rule="data", grid="levels", order=1, corrector=True)),
+            Candidate("sde-data", _until(kind="sde", rule="data")),
+            Candidate("sde-levels", _levels(kind="sde", rule="data", grid="levels")),
+        ),
+    ),
+    "flow": Entrant(
+        "flow matching",
+        {"objective.process": "flow", "model.time": "raw"},
+        tuple(
+            Candidate(rule, [{"rule": rule}], 2 if rule in ("heun", "midpoint") else 1)
+            for rule in ("euler", "ab2", "midpoint", "heun")
+        ),
+    ),
+    "flow-ot": Entrant(
+        "flow matching, optimal-transport pairs",
+        {"objective.process": "flow", "model.time": "raw", "objective.coupling": 128},
+        tuple(
+            Candidate(rule, [{"rule": rule}], 2 if rule in ("heun", "midpoint") else 1)
+            for rule in ("euler", "ab2", "midpoint", "heun")
+        ),
+    ),
+    "edm": Entrant(
+        "EDM",
+        {"objective.process": "edm", "model.time": "raw"},
+        tuple(Candidate(rule, _levels(rule=rule)) for rule in ("ddim", "heun", "dpmpp_2m", "dpmpp_3m", "ipndm")),
+    ),
+    "cld": Entrant(
+        "critically damped Langevin diffusion",
+        {"objective.process": "cld", "model.time": "raw"},
+        tuple(Candidate(rule, _levels(rule=rule)) for rule in ("euler", "multistep")),
+    ),
+}
+
+
+# From the released to the improved recipe, one step after the other; each is the one before with a further change.
+_STEPS = (
+    ("a-preconditioned", "output times 1 - t", {"objective.output": "preconditioned"}),
+    (
+        "b-scaled",
+        "inputs of unit variance, time as log noise level",
+        {"objective.inputs": "scaled", "objective.label": "noise", "model.time": "raw"},
+    ),
+    ("c-data", "output is the rest of the best linear estimate of the data", {"objective.output": "data"}),
+    ("d-statistic", "input is what the state tells about the data", {"objective.inputs": "statistic"}),
+    ("e-weight", "weight of unit-variance targets", {"objective.weight": "data"}),
+)
+_ABLATIONS: dict[str, Entrant] = {}
+_changes: dict[str, Any] = {**_RELEASED, "objective.kind": "ode"}
+for _name, _title, _change in _STEPS:
+    _changes = {**_changes, **_change}
+    _ABLATIONS[_name] = Entrant(f"AGM-ODE + {_title}", _changes, _ODE)
+
+ENTRANTS: Mapping[str, Entrant] = {**_MAIN, **_ABLATIONS}
+GROUPS: Mapping[str, tuple[str, ...]] = {"main": tuple(_MAIN), "ablation": ("agm-ode", *_ABLATIONS, "agm-improved")}
+
+
+def how_of(base: How, settings: Mapping[str, Any], *, nfe: int, sigma_data: float) -> How:
+    """Returns how samples are drawn with some settings of a candidate; noise levels become those of the data."""
+    scaled = {
+        name: value * sigma_data if name in ("largest", "smallest") else value for name, value in settings.items()
+    }
+    return base._replace(**{**scaled, "nfe": nfe})

@@ -1,0 +1,324 @@
+"""Figures and the page of a run or a comparison, from result files alone."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+
+from common import plotting, results
+from common.errors import InputError
+from common.pictures import grid, save_png
+from common.record import read_metrics
+from common.report import Block, Code, Paragraph, Picture, Row, Table, write_report
+from phase_bridge import toy
+
+_WORDS = {"w2": "sliced W2 to held-out data", "beyond": "share of samples off the support"}
+_COLUMNS = 5
+
+
+def training(workdir: Path) -> list[Path]:
+    """Draws the loss of the training batches against the step: `figures/training.png`."""
+    records = [each for each in read_metrics(workdir) if "loss" in each]
+    if not records:
+        raise InputError(f"{workdir / 'metrics.jsonl'}: expected training lines, got none; train first")
+    path = _folder(workdir) / "training.png"
+    with plotting.figure(path) as axes:
+        plotting.history(axes, [each["step"] for each in records], [each["loss"] for each in records], ylabel="loss")
+    return [path]
+
+
+def quality(workdir: Path) -> list[Path]:
+    """Draws the measures of `evaluate` against the number of evaluations: `figures/quality.png`."""
+    numbers, _ = _evaluation(workdir)
+    floor, *table = numbers["table"]
+    measures = [name for name in _WORDS if floor[name] is not None]
+    path = _folder(workdir) / "quality.png"
+    with plotting.figure(path, width=plotting.COLUMN * len(measures), columns=len(measures)) as made:
+        for axes, name in zip(made if len(measures) > 1 else [made], measures, strict=True):
+            _against_nfe(axes, {"samples": [(row["nfe"], row[name]) for row in table]}, floor[name], _WORDS[name])
+    return [path]
+
+
+def trajectories(workdir: Path) -> list[Path]:
+    """Draws how position and velocity of some samples go from the prior to the data: `figures/trajectories.png`."""
+    numbers, arrays = _bridge_samples(workdir)
+    states, times = arrays["states"][:, :-1], arrays["times"]
+    size = states.shape[-1] // 2
+    path = _folder(workdir) / "trajectories.png"
+    if states.ndim > 3:
+        few = states[:4, np.linspace(0, len(times) - 1, min(8, len(times))).round().astype(int)]
+        rows = {}
+        for i, each in enumerate(few):
+            rows[f"x, sample {i + 1}"] = _unit(each[..., :size])
+            rows[f"v, sample {i + 1}"] = _unit(each[..., size:])
+        shown = times[np.linspace(0, len(times) - 1, few.shape[1]).round().astype(int)]
+        plotting.panels(path, rows, columns=[f"t = {t:.2f}" for t in shown])
+        return [path]
+    with plotting.figure(path, width=2 * plotting.COLUMN, height=3.2, columns=2) as (left, right):
+        for axes, part, words in ((left, slice(0, size), "position"), (right, slice(size, None), "velocity")):
+            _lines(axes, states[:60, :, part], times)
+            axes.set(title=f"{words} from t = 0 (light) to {times[-1]:.2f} (dark)", aspect="equal")
+    return [path]
+
+
+def estimates(workdir: Path) -> list[Path]:
+    """Shows the data estimates along time ("sampling hop"): `figures/estimates.png`."""
+    numbers, arrays = _bridge_samples(workdir)
+    found, times = arrays["estimates"], arrays["times"]
+    chosen = np.unique(np.linspace(0, len(times) - 1, min(_COLUMNS, len(times))).round().astype(int))
+    path = _folder(workdir) / "estimates.png"
+    if found.ndim > 3:
+        rows = {f"sample {i + 1}": _unit(found[i, chosen]) for i in range(min(4, len(found)))}
+        plotting.panels(path, rows, columns=[f"t = {times[n]:.2f}" for n in chosen])
+        return [path]
+    clouds = {f"t = {times[n]:.2f}": found[:, n] for n in chosen}
+    _scatter(path, clouds, extent=_extent(arrays["samples"]))
+    return [path]
+
+
+def samples(workdir: Path) -> list[Path]:
+    """Shows the newest samples, images as a grid and points beside held-out ones: `figures/samples.png`."""
+    _, arrays = _samples(workdir)
+    drawn = arrays["samples"]
+    path = _folder(workdir) / "samples.png"
+    if drawn.ndim == 4:
+        return [save_png(path, grid(_unit(drawn[:64]), scale=max(1, 64 // drawn.shape[1])))]
+    _scatter(path, {"samples": drawn[:4096]}, extent=_extent(drawn))
+    return [path]
+
+
+def by_nfe(workdir: Path) -> list[Path]:
+    """Shows what `evaluate` drew at each number of evaluations beside held-out data: `figures/by-nfe.png`."""
+    _, arrays = _evaluation(workdir)
+    drawn = {int(name.partition(".")[2]): each for name, each in arrays.items() if name.startswith("samples.")}
+    path = _folder(workdir) / "by-nfe.png"
+    reference = arrays["reference"]
+    clouds = {**{f"NFE {nfe}": drawn[nfe] for nfe in sorted(drawn)}, "held-out data": reference}
+    if reference.ndim == 4:
+        count = min(8, *(len(each) for each in clouds.values()))
+        plotting.panels(path, {name: _unit(each[:count]) for name, each in clouds.items()}, columns=[""] * count)
+        return [path]
+    _scatter(path, clouds, extent=_extent(reference))
+    return [path]
+
+
+def compare(workdir: Path) -> list[Path]:
+    """Draws quality against NFE for all models of a comparison: `figures/compare.png` and `compare-samples.png`."""
+    numbers = _comparison(workdir)
+    folder = _folder(workdir)
+    paths = [folder / "compare.png"]
+    lines = _best_lines(numbers)
+    with plotting.figure(paths[0], width=2.2 * plotting.COLUMN, height=3.4, columns=2) as made:
+        for axes, name in zip(made, _WORDS, strict=True):
+            chosen = {model: [(nfe, row[name]) for nfe, row in found] for model, found in lines.items()}
+            _against_nfe(axes, chosen, numbers["floor"][name], _WORDS[name])
+        made[1].get_legend().remove()
+    rows = {}
+    shown = [nfe for nfe in (3, 5, 10, 20) if any(row["nfe"] == nfe for row in numbers["rows"])]
+    for model in dict.fromkeys(row["model"] for row in numbers["rows"]):
+        path = workdir / "results" / f"measured-{model}-0.json"
+        if path.exists():
+            told, arrays = results.read(path)
+            rows[told["title"]] = {
+                f"NFE {nfe}": arrays[f"samples.{nfe}"] for nfe in shown if f"samples.{nfe}" in arrays
+            }
+    if rows and shown:
+        paths.append(folder / "compare-samples.png")
+        extent = toy.toy(numbers["toy"].partition(":")[2]).extent
+        _table_of_clouds(paths[-1], rows, [f"NFE {nfe}" for nfe in shown], extent)
+    return paths
+
+
+def index(workdir: Path) -> list[Path]:
+    """Writes `index.html`, a page with what there is: curves, tables, pictures and how they were made."""
+    title = f"Bridge: {workdir.resolve().name}"
+    lead = "Made from the result files beside this page."
+    return [write_report(workdir / "index.html", title, sections(workdir), lead=lead)]
+
+
+def sections(workdir: Path) -> dict[str, Sequence[Block]]:
+    """Draws every figure there are results for; returns them with tables and words, by heading."""
+    found: dict[str, Sequence[Block]] = {}
+    origins: list[Mapping[str, Any]] = []
+    if (workdir / "results" / "compare.json").exists():
+        found["Bridges and what one would pick instead"] = comparison_blocks(workdir)
+    if results.newest(workdir / "results", "evaluate"):
+        numbers, _ = _evaluation(workdir)
+        origins.append(numbers)
+        found["Quality against evaluations"] = [
+            Paragraph(
+                f"{numbers['num']} samples against as many held-out data, {numbers['repeats']} draws; the first row is "
+                "data against fresh data, below which nothing can be told apart."
+            ),
+            Table(list(numbers["table"][0]), [list(row.values()) for row in numbers["table"]], digits=3),
+            Row(
+                [
+                    Picture(quality(workdir)[0], "The dotted line is data against fresh data."),
+                    Picture(by_nfe(workdir)[0], "Samples at each number of evaluations."),
+                ]
+            ),
+        ]
+    if results.newest(workdir / "samples", "step"):
+        numbers, arrays = _samples(workdir)
+        origins.append(numbers)
+        blocks: list[Block] = [Picture(samples(workdir)[0], f"Samples with {numbers['nfe']} evaluations.")]
+        if "states" in arrays:
+            blocks += [
+                Picture(trajectories(workdir)[0], "From the prior to the data."),
+                Picture(estimates(workdir)[0], "The data estimate along time: the early ones are samples already."),
+            ]
+        found["Samples"] = blocks
+    if any("loss" in each for each in read_metrics(workdir)):
+        found["Training"] = [Picture(training(workdir)[0], "Loss of the training batches.")]
+    if not found:
+        raise InputError(f"workdir {workdir}: expected result files, got none; run evaluate or sample first")
+    if origins:
+        rows = [
+            [each["step"], each["seed"], each["nfe"], each["wall_s"], each["device"], each["config_hash"][:12]]
+            for each in origins
+        ]
+        versions = ", ".join(f"{name} {value}" for name, value in origins[0]["versions"].items())
+        columns = ["step", "seed", "nfe", "wall time (s)", "device", "config"]
+        found["How this was made"] = [
+            Table(columns, rows, caption=versions),
+            Code("python -m phase_bridge figures --workdir DIR"),
+        ]
+    return found
+
+
+def comparison_blocks(workdir: Path) -> list[Block]:
+    """Returns tables and figures of a comparison."""
+    numbers = _comparison(workdir)
+    lines, floor = _best_lines(numbers), numbers["floor"]
+    counts = sorted({row["nfe"] for row in numbers["rows"]})
+    blocks: list[Block] = [
+        Paragraph(
+            f"{numbers['toy']}: the same network, {numbers['step']} steps of {numbers['batch_size']} fresh points, "
+            f"{numbers['seeds']} training seed(s), {numbers['num']} samples. Each model with the sampler that is best "
+            "by sliced W2 at that number of evaluations (NFE)."
+        )
+    ]
+    for measure, words in _WORDS.items():
+        rows = [
+            [model, *(dict(found)[nfe][measure] if nfe in dict(found) else None for nfe in counts)]
+            for model, found in lines.items()
+        ]
+        rows.append(["data against data", *[floor[measure]] * len(counts)])
+        blocks.append(Table(["model", *(f"NFE {nfe}" for nfe in counts)], rows, caption=words, digits=3))
+    blocks += [Picture(path, "Dotted: data against fresh data.") for path in compare(workdir)]
+    return blocks
+
+
+NAMES: Mapping[str, Callable[[Path], Sequence[Path]]] = {
+    "training": training,
+    "quality": quality,
+    "by-nfe": by_nfe,
+    "samples": samples,
+    "trajectories": trajectories,
+    "estimates": estimates,
+    "compare": compare,
+    "index": index,
+}
+
+
+def _best_lines(numbers: Mapping[str, Any]) -> dict[str, list[tuple[int, Mapping[str, Any]]]]:
+    """Returns, by model, (nfe, row of the best sampler) with rising nfe."""
+    lines: dict[str, list[tuple[int, Mapping[str, Any]]]] = {}
+    for title in dict.fromkeys(row["title"] for row in numbers["rows"]):
+        rows = [row for row in numbers["rows"] if row["title"] == title]
+        counts = sorted({row["nfe"] for row in rows})
+        lines[title] = [
+            (nfe, min((row for row in rows if row["nfe"] == nfe), key=lambda row: row["w2"])) for nfe in counts
+        ]
+    return lines
+
+
+def _against_nfe(axes, lines: Mapping[str, Sequence[tuple[int, float]]], floor: float, words: str) -> None:
+    for name, points in lines.items():
+        axes.plot([nfe for nfe, _ in points], [value for _, value in points], label=name)
+    axes.axhline(floor, color="#777777", linestyle=":", marker="", label="data")
+    axes.set(xscale="log", yscale="log", xlabel="network evaluations (NFE)", ylabel=words)
+    ticks = sorted({nfe for points in lines.values() for nfe, _ in points})
+    axes.set_xticks(ticks, [str(nfe) for nfe in ticks])
+    axes.xaxis.minorticks_off()
+    axes.legend(fontsize=6)
+
+
+def _lines(axes, paths: np.ndarray, times: np.ndarray) -> None:
+    colours = matplotlib.colormaps["Blues"](0.25 + 0.75 * (times / times[-1]))
+    for n in range(len(times) - 1):
+        axes.plot(paths[:, n : n + 2, 0].T, paths[:, n : n + 2, 1].T, color=colours[n + 1], linewidth=0.6, marker="",
+                  linestyle="-")  # fmt: skip
+    axes.plot(paths[:, -1, 0], paths[:, -1, 1], color="#D55E00", marker=".", markersize=3, linestyle="")
+
+
+def _scatter(path: Path, clouds: Mapping[str, np.ndarray], *, extent: float) -> None:
+    count = len(clouds)
+    with plotting.figure(path, width=1.6 * max(count, 2), height=1.9, columns=count) as made:
+        for axes, (name, points) in zip(made if count > 1 else [made], clouds.items(), strict=True):
+            _cloud(axes, points, extent)
+            axes.set_title(name)
+
+
+def _cloud(axes, points: np.ndarray, extent: float) -> None:
+    axes.plot(points[:, 0], points[:, 1], color="#0072B2", marker=",", linestyle="", rasterized=True)
+    axes.set(xlim=(-extent, extent), ylim=(-extent, extent), aspect="equal", xticks=[], yticks=[])
+    axes.grid(False)
+
+
+def _table_of_clouds(path: Path, rows, columns: Sequence[str], extent: float) -> None:
+    """Writes point clouds as small pictures in labelled rows and columns."""
+    side, half = 160, 1.1 * extent
+    shown = {}
+    for name, clouds in rows.items():
+        images = []
+        for column in columns:
+            points = clouds.get(column, np.empty((0, 2)))
+            counts, _, _ = np.histogram2d(points[:, 1], points[:, 0], bins=side, range=[[-half, half]] * 2)
+            images.append((1 - np.minimum(1, counts))[::-1, :, None])
+        shown[name.replace(", ", ",\n")] = np.stack(images)
+    plotting.panels(path, shown, columns=columns)
+
+
+def _extent(points: np.ndarray) -> float:
+    return 1.05 * float(np.quantile(np.abs(points), 0.999))
+
+
+def _unit(images: np.ndarray) -> np.ndarray:
+    return np.clip((images + 1) / 2, 0, 1)
+
+
+def _comparison(workdir: Path) -> dict[str, Any]:
+    path = workdir / "results" / "compare.json"
+    if not path.exists():
+        raise InputError(f"{path}: expected the result of compare, got none; run compare first")
+    return results.read(path)[0]
+
+
+def _evaluation(workdir: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    path = results.newest(workdir / "results", "evaluate")
+    if path is None:
+        raise InputError(f"{workdir / 'results'}: expected the result of evaluate, got none; run evaluate first")
+    return results.read(path)
+
+
+def _samples(workdir: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    path = results.newest(workdir / "samples", "step")
+    if path is None:
+        raise InputError(f"{workdir / 'samples'}: expected samples, got none; run sample first")
+    return results.read(path)
+
+
+def _bridge_samples(workdir: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    numbers, arrays = _samples(workdir)
+    if "states" not in arrays:
+        raise InputError(f"{workdir / 'samples'}: expected samples of a bridge, got {numbers['process']}; use a bridge")
+    return numbers, arrays
+
+
+def _folder(workdir: Path) -> Path:
+    folder = workdir / "figures"
+    folder.mkdir(exist_ok=True)
+    return folder
