@@ -41,7 +41,7 @@ class Settings(NamedTuple):
     large_k: int = 10
     sigma: float = 0.15
     tolerance: float = 1e-3
-    block: int = 2
+    block: int = 1
     rows: int = 32
     rounds: int = 3
 

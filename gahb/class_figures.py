@@ -135,8 +135,8 @@ def section(workdir: Path) -> list[Block]:
         Paragraph(
             "One denoiser for each class of images. slope: dB of PSNR after denoising per dB before, with its standard "
             "error, beside the best possible one; shortfall: dB below the projection on the tangent space, averaged "
-            "over the points of the slope; trace: of the Jacobian; tangent cos2: mean squared cosine of the angles between "
-            "tangent space and leading eigenvectors, 1 if they span the same."
+            "over the points of the slope; trace: of the Jacobian; tangent cos2: mean squared cosine of the angles "
+            "between tangent space and leading eigenvectors, 1 if they span the same."
         ),
         Table(list(row(shown[0].numbers)), [list(row(each.numbers).values()) for each in shown]),
     ]

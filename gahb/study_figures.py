@@ -39,7 +39,7 @@ def psnr(workdir: Path) -> list[Path]:
     """Draws PSNR against noise level on training and held-out images for each N: `figures/study-psnr.png`."""
     shown = found(workdir)
     path = _path(workdir, "study-psnr")
-    with plotting.figure(path, width=2 * plotting.COLUMN, height=3.2, columns=2) as panels:
+    with plotting.figure(path, width=2 * plotting.COLUMN, height=3.5, columns=2) as panels:
         for axes, split, title in zip(panels, ("train", "test"), ("training images", "held-out images"), strict=True):
             for result in shown:
                 curves = [f"psnr.{split}.{m}" for m in range(2)]
@@ -50,7 +50,7 @@ def psnr(workdir: Path) -> list[Path]:
                 axes.errorbar(x, mean, yerr=1.96 * error, label=result.label, elinewidth=0.8)
             plotting.identity(axes, x)
             axes.set(xlabel="PSNR of noisy images (dB)", ylabel="PSNR of denoised images (dB)", title=title)
-        panels[0].legend()
+        panels[0].figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
     return [path]
 
 
@@ -162,12 +162,12 @@ def trajectories(workdir: Path) -> list[Path]:
     if not with_ways:
         raise InputError(f"{workdir / 'results'}: expected trajectories, got none; set config.study.trajectories=3")
     paths = [_path(workdir, "study-bifurcation")]
-    with plotting.figure(paths[0], width=1.4 * plotting.COLUMN, height=2.8) as axes:
+    with plotting.figure(paths[0], width=1.4 * plotting.COLUMN, height=3.2) as axes:
         for result in with_ways:
             distance = result.arrays["trajectory.distance"].mean(0)
             axes.plot(result.arrays["trajectory.step"], distance, label=result.label, marker="")
         axes.set(xlabel="iteration", ylabel="distance of the two models' images")
-        axes.legend()
+        axes.figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=3)
     for result in with_ways:
         frames = result.arrays["trajectory.frames"]
         columns = [f"t = {step}" for step in result.arrays["trajectory.frame_step"]]

@@ -57,7 +57,7 @@ def largest(
     newest = _replace(basis, jnp.zeros((block, size), dtype), np.ones(block, bool), jax.random.fold_in(key, 0))
     basis = _place(basis, newest, 0)
     filled, products, scale = block, 0, 0.0
-    due_at, checked, worst = k, 0, np.inf
+    due_at = k
     cycle, settled, before = 0, 0, np.full(k, np.inf)
     while True:
         image = product(newest)
@@ -91,8 +91,7 @@ def largest(
                 mix = np.zeros((k, max_basis))
                 mix[:, :filled] = mixes[:, :k].T
                 return Ritz(values[:k], _combine(basis, mix.astype(dtype)), residuals, products, converged)
-            due_at = products + _wait(worst, residuals.max(), products - checked, tolerance, block, filled)
-            checked, worst = products, residuals.max()
+            due_at = products + _wait(residuals.max(), tolerance, block, filled)
         if lost.any():
             new = _replace(basis, new, lost, jax.random.fold_in(key, products))
         if full:
@@ -106,15 +105,12 @@ def largest(
         newest, filled = new, filled + block
 
 
-def _wait(before: float, now: float, passed: int, tolerance: float, block: int, filled: int) -> int:
-    """Returns how many products to take before looking again: half as many as it would need at the present rate.
+def _wait(worst: float, tolerance: float, block: int, filled: int) -> int:
+    """Returns how many products to take before looking again: residuals stay large for long and then fall at once.
 
-    A look is an eigenvalue problem on the host, which for hundreds of vectors takes as long as a product, and for more
-    as several.
+    A look is an eigenvalue problem on the host, which for hundreds of vectors takes as long as a product.
     """
-    rate = np.log(before / now) / passed if now > 0 and 0 < before < np.inf else 0.0
-    left = np.log(now / tolerance) / rate if rate > 0 and now > tolerance else np.inf
-    return int(np.clip(left / 2, max(block, filled // 64), max(block, filled // (32 if filled < 512 else 8))))
+    return max(block, filled // (16 if worst > 8 * tolerance else 96))
 
 
 # One row times a transposed matrix is slow on CPUs, the matrix times a column is not.
