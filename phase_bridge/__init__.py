@@ -1,1 +1,21 @@
-"""AGM (Chen et al., ICLR 2024): generative modelling in phase space. Not in this release yet."""
+"""AGM (Chen et al., ICLR 2024): generative modelling in phase space, by bridges of position and velocity."""
+
+import importlib
+
+_WHERE = {
+    "Bridge": "phase_bridge.bridge",
+    "inpainting": "phase_bridge.conditional",
+    "make_steps": "phase_bridge.sampling",
+    "sample": "phase_bridge.sampling",
+    "stroke": "phase_bridge.conditional",
+    "time_grid": "phase_bridge.sampling",
+}
+
+__all__ = ["Bridge", "inpainting", "make_steps", "sample", "stroke", "time_grid"]
+
+
+def __getattr__(name: str):
+    # Imported when first used, so that the command line's --help does not wait for JAX.
+    if name in _WHERE:
+        return getattr(importlib.import_module(_WHERE[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

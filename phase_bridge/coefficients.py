@@ -9,12 +9,14 @@ import numpy as np
 
 from common.errors import bad
 from common.solvers.linear import Steps, check
-from common.solvers.quadrature import gauss_legendre, lagrange, past
+from common.solvers.multistep import weights
+from common.solvers.quadrature import gauss_legendre
 from phase_bridge import bridge as bridges
 from phase_bridge.bridge import Bridge
 
 # With 32 nodes in sqrt(1 - t) weights are exact to 1e-13 of their size even for one step from 0.4 to 0.999.
 NODES = 64
+ANGLE_NODES = 32
 
 
 def euler(b: Bridge, t: np.ndarray, end: np.ndarray, *, kind: str, convention: str) -> Steps:
@@ -25,8 +27,8 @@ def euler(b: Bridge, t: np.ndarray, end: np.ndarray, *, kind: str, convention: s
     noise = None
     if kind == "sde":
         noise = np.stack([nothing, bridges.diffusion(b, t) * np.sqrt(dt)], -1)[:, :, None]
-    weights = np.stack([nothing, z * dt], -1)[:, None]
-    return check(Steps(t, _output(t), look, _free_flight(dt), weights, noise))
+    kick = np.stack([nothing, z * dt], -1)[:, None]
+    return check(Steps(t, _output(t), look, _free_flight(dt), kick, noise))
 
 
 def splitting(
@@ -48,24 +50,26 @@ def splitting(
     flight, kick = _free_flight(h), z * dt
     first = _flight_noise(b, t, h, released)
     second = first if released else _flight_noise(b, t + h, h, released)
-    weights = np.stack([h * kick, kick], -1)[:, None]
+    kicks = np.stack([h * kick, kick], -1)[:, None]
     if released:
         look = np.stack([look[:, 0] + look[:, 2] * kick, look[:, 1], look[:, 2]], -1)
         flight_after, second = flight.copy(), second.copy()
         flight_after[-1, 0, 1], second[-1] = dt[-1], 0
-        weights[-1, 0, 0] = dt[-1] * kick[-1]
+        kicks[-1, 0, 0] = dt[-1] * kick[-1]
     else:
         flight_after = flight
     output = np.stack([one, nothing, nothing], -1)
-    return check(Steps(middle, output, look, flight_after, weights, second, flight, first))
+    return check(Steps(middle, output, look, flight_after, kicks, second, flight, first))
 
 
-def exponential(b: Bridge, t: np.ndarray, end: np.ndarray, *, order: int, kind: str, convention: str) -> Steps:
+def exponential(
+    b: Bridge, t: np.ndarray, end: np.ndarray, *, order: int, kind: str, convention: str, corrector: bool = False
+) -> Steps:
     """The published image sampler (gDDIM): free flight is exact, F is extrapolated through `order` + 1 evaluations.
 
     With q = min(n, order), F is replaced in step n by the polynomial through its last q + 1 values:
     x' = x + dt v + sum_j X_j F_(n-j), v' = v + sum_j V_j F_(n-j), with V_j the integral of z l_j and X_j that of
-    (t' - tau) z l_j; kind "ode" only, of order `order` + 1.
+    (t' - tau) z l_j. Kind "ode" only; of order `order` + 1, and one more with the corrector (which is not published).
     """
     _only("exponential", kind, "ode")
     _, look = _look(b, t, kind, convention)
@@ -74,14 +78,19 @@ def exponential(b: Bridge, t: np.ndarray, end: np.ndarray, *, order: int, kind: 
     tau = 1 - roots**2
     z = bridges.normaliser(b, tau, kind=kind, convention=convention) * -2 * roots * shares
     kernel = np.stack([(end[:, None] - tau) * z, z], -1)
-    return check(Steps(t, _output(t), look, _free_flight(end - t), _weights(t, tau, kernel, order)))
+    flight = _free_flight(end - t)
+    shares = weights(t, tau, kernel, order=order, corrector=corrector, transition=flight)
+    return check(Steps(t, _output(t), look, flight, shares))
 
 
-def data(b: Bridge, t: np.ndarray, end: np.ndarray, *, order: int, kind: str, convention: str) -> Steps:
+def data(
+    b: Bridge, t: np.ndarray, end: np.ndarray, *, order: int, kind: str, convention: str, corrector: bool = False
+) -> Steps:
     """Extrapolates the data estimate through `order` + 1 evaluations; everything else of a step is exact.
 
-    Of order `order` + 1 for kind "ode". For kind "sde" order 0 freezes the estimate and draws from the exact
-    transition of the bridge to it: the recommended stochastic sampler (weak and strong order 1).
+    Kind "ode": of order `order` + 1, and one more with the corrector. Kind "sde": order 0 freezes the estimate and
+    draws from the exact transition of the bridge to it. Of order 1 (also strongly) whatever the polynomial's order, but
+    the corrector sees what the noise of a step did to the estimate, which makes the error several times smaller.
     """
     z, look = _look(b, t, kind, convention)
     # Sources grow like powers of 1/s: as functions of log s they are smooth.
@@ -99,7 +108,8 @@ def data(b: Bridge, t: np.ndarray, end: np.ndarray, *, order: int, kind: str, co
         _, _, per_force = _inverse_estimate(b, tau, kind)
         kernel = flow_ode(b, tau, end[:, None])[..., 1] * (per_force * shares)[..., None]
         noise = None
-    return check(Steps(t, look, look, transition, _weights(t, tau, kernel, order), noise))
+    shares = weights(t, tau, kernel, order=order, corrector=corrector, transition=transition)
+    return check(Steps(t, look, look, transition, shares, noise))
 
 
 def flow_ode(b: Bridge, t, until) -> np.ndarray:
@@ -109,7 +119,7 @@ def flow_ode(b: Bridge, t, until) -> np.ndarray:
     factors L and a rotation, whose angle grows at the rate L_vv / L_xx.
     """
     t, until = np.broadcast_arrays(np.asarray(t, np.float64), np.asarray(until, np.float64))
-    roots, shares = gauss_legendre(np.sqrt(1 - t), np.sqrt(1 - until), NODES)
+    roots, shares = gauss_legendre(np.sqrt(1 - t), np.sqrt(1 - until), ANGLE_NODES)
     inner_xx, _, inner_vv = bridges.cholesky(b, 1 - roots**2)
     angle = np.sum(inner_vv / inner_xx * -2 * roots * shares, -1)
     xx, xv, vv = bridges.cholesky(b, t)
@@ -164,17 +174,6 @@ def _flight_noise(b, t, h, released):
     cross = np.divide(xv, first, out=np.zeros_like(xv), where=moving)
     rest = np.sqrt(np.maximum(vv - cross**2, 0))
     return np.stack([np.stack([first, np.zeros_like(t)], -1), np.stack([cross, rest], -1)], -2)
-
-
-def _weights(t, tau, kernel, order):
-    """Integrates `kernel [N, Q, 2]` at `tau [N, Q]` against the polynomials through the last evaluations."""
-    if order < 0 or order != int(order):
-        raise bad("order", expected="a whole number, 0 or more", got=order, fix="the published samplers use 2")
-    weights = np.zeros((len(t), int(order) + 1, 2))
-    for n in range(len(t)):
-        basis = lagrange(past(t, n, int(order)), tau[n])
-        weights[n, : len(basis)] = basis @ kernel[n]
-    return weights
 
 
 def _only(rule, kind, allowed):

@@ -24,16 +24,21 @@ from phase_bridge.conditional import Guide
 Field = Callable[[jax.Array, jax.Array], jax.Array]
 
 RULES = {"ode": ("exponential", "data", "euler"), "sde": ("data", "splitting", "euler")}
-GRIDS = ("reversed_power", "power", "uniform", "quadratic")
+GRIDS = ("reversed_power", "remaining", "power", "uniform", "quadratic")
+USUAL_GRID = {"ode": "reversed_power", "sde": "remaining"}
 OUTPUTS = ("estimate", "state")
 FIRST, END = 1e-5, 0.999
-# Number of evaluations and time of the last one, as published for CIFAR-10 and for evaluation during training.
-PUBLISHED_LAST = ((5, 0.4), (10, 0.7), (20, 0.9), (100, 0.999))
+# Number of evaluations and time of the last one: as published for CIFAR-10 and for evaluation during training, and our
+# own for the SDE (see benchmarks/phase_bridge_solvers.py).
+USUAL_LAST = {
+    "ode": ((5, 0.4), (10, 0.7), (20, 0.9), (100, 0.999)),
+    "sde": ((5, 0.9), (10, 0.95), (20, 0.97), (50, 0.99), (200, 0.999)),
+}
 
 
-def published_last(nfe: int) -> float:
-    """Returns the time of the last evaluation: the published ones, between them by interpolation in log(nfe)."""
-    counts, times = zip(*PUBLISHED_LAST, strict=True)
+def usual_last(nfe: int, *, kind: str) -> float:
+    """Returns the time of the last evaluation for that many, in between by interpolation in log(nfe)."""
+    counts, times = zip(*USUAL_LAST[kind], strict=True)
     return float(np.interp(np.log(nfe), np.log(counts), times))
 
 
@@ -44,7 +49,8 @@ def time_grid(
 
     "uniform", "quadratic" and "power": `nfe` steps from `first` to `last`. "reversed_power", the published one for
     images: an evaluation at each of `nfe` points, of which `last` is one, and then a step to `end`, which matters only
-    to those who want the state there. The quadratic grid begins with one long step: do not use it for this model.
+    to those who want the state there. "remaining": the same with the `power`-th roots of 1 - t equally spaced, dense
+    near the data. The quadratic grid begins with one long step: do not use it for this model.
     Raises `InputError` for numbers that are not in order.
     """
     choice("grid", grid, GRIDS)
@@ -52,10 +58,15 @@ def time_grid(
         raise bad("nfe", expected="a whole number, at least 1", got=nfe, fix="published are 5, 10 and 20")
     if not 0 <= first < last < 1:
         raise bad("last", expected=f"a time after first = {first} and before 1", got=last, fix="0.9 goes with 20 NFE")
-    if grid == "reversed_power":
+    if grid in ("reversed_power", "remaining"):
         if not last <= end < 1:
             raise bad("end", expected=f"a time from last = {last} to 1", got=end, fix="the published end is 0.999")
-        points = grids.power(first, last, nfe - 1, order=power) if nfe > 1 else np.array([first])
+        if nfe == 1:
+            points = np.array([first])
+        elif grid == "reversed_power":
+            points = grids.power(first, last, nfe - 1, order=power)
+        else:
+            points = 1 - grids.power(1 - first, 1 - last, nfe - 1, order=power)
         return np.append(points, end)
     if grid == "power":
         return grids.power(first, last, nfe, order=power)
@@ -69,14 +80,16 @@ def make_steps(
     kind: str,
     rule: str | None = None,
     order: int | None = None,
+    corrector: bool | None = None,
     normaliser: str = "released",
     compat: str | None = None,
 ) -> Steps:
     """Returns the table of a sampler for evaluations at `times[:-1]` and steps that end at `times[1:]`.
 
-    rule: None is the recommended one. kind "ode": "exponential" (published; F is extrapolated; order 2 unless given),
-    "data" (the data estimate is extrapolated; 1) or "euler". kind "sde": "data" (exact transition with a frozen data
-    estimate; 0, or extrapolated as for "ode"), "splitting" or "euler" (Euler-Maruyama). order: of extrapolation.
+    rule: None is the first named. kind "ode": "exponential" (published; F is extrapolated; order 2 unless given),
+    "data" (the data estimate is extrapolated; 1) or "euler". kind "sde": "data" (exact transition given the data
+    estimate, which order 0 freezes; 1), "splitting" or "euler" (Euler-Maruyama). corrector: mends each step with the next
+    evaluation (`common.solvers.multistep`); unless given, for kind "sde" with rule "data" and no order given.
     Raises `InputError` for what does not fit together.
     """
     choice("kind", kind, bridges.KINDS)
@@ -92,14 +105,17 @@ def make_steps(
         raise bad("times", expected="times in [0, 1), ascending", got=(grid[0], grid[-1]), fix="data are at 1")
     span = {"t": grid[:-1], "end": grid[1:], "kind": kind, "convention": normaliser}
     if rule in ("euler", "splitting"):
-        if order not in (None, 0):
-            raise bad("order", expected=f'None with rule "{rule}"', got=order, fix="it does not extrapolate")
+        for name, value in (("order", order), ("corrector", corrector)):
+            if value:
+                raise bad(name, expected=f'None with rule "{rule}"', got=value, fix="it does not extrapolate")
         if rule == "euler":
             return coefficients.euler(bridge, **span)
         return coefficients.splitting(bridge, **span, released=compat is not None)
+    if corrector is None:
+        corrector = kind == "sde" and order is None
     if order is None:
-        order = {"exponential": 2, "data": 1 if kind == "ode" else 0}[rule]
-    return getattr(coefficients, rule)(bridge, **span, order=order)
+        order = {"exponential": 2, "data": 1}[rule]
+    return getattr(coefficients, rule)(bridge, **span, order=order, corrector=bool(corrector))
 
 
 def sample(
@@ -111,9 +127,10 @@ def sample(
     kind: str = "ode",
     rule: str | None = None,
     order: int | None = None,
+    corrector: bool | None = None,
     normaliser: str = "released",
     nfe: int = 20,
-    grid: str = "reversed_power",
+    grid: str | None = None,
     power: float = 2.0,
     first_time: float = FIRST,
     last_time: float | None = None,
@@ -132,9 +149,10 @@ def sample(
 ) -> tuple[jax.Array, dict[str, Any]]:
     """Draws samples of `shape [B, ..., C]` with `nfe` evaluations of `field`.
 
-    kind: "ode" or "sde", as the network was trained, and `normaliser` likewise. rule, order: see `make_steps`. The grid
-    is `time_grid(grid, nfe, first_time, last_time, end_time, power)`, with the published `last_time` for that `nfe`
-    unless given; or `times [N + 1]`; or a table of `steps`. output: "estimate", the data estimate of the last
+    kind: "ode" or "sde", as the network was trained, and `normaliser` likewise. rule, order, corrector: `make_steps`.
+    The grid is `time_grid(grid, nfe, first_time, last_time, end_time, power)`, by default the published one with the
+    published `last_time` for that `nfe` (for "sde": "remaining", and `USUAL_LAST`); or `times [N + 1]`; or a table of
+    `steps`. output: "estimate", the data estimate of the last
     evaluation (which ends the run there), or "state", the position at the last time. guide: see
     `phase_bridge.conditional`. start `[B, ..., 2C]` replaces the draw from the prior, `noise` the draws of the steps.
 
@@ -153,9 +171,12 @@ def sample(
         raise bad("field", expected="a function F(m, t)", got=type(field).__name__, fix="see phase_bridge.sampling")
     if steps is None:
         if times is None:
-            last_time = published_last(nfe) if last_time is None else last_time
+            choice("kind", kind, bridges.KINDS)
+            last_time = usual_last(nfe, kind=kind) if last_time is None else last_time
+            grid = USUAL_GRID[kind] if grid is None else grid
             times = time_grid(grid, nfe, first=first_time, last=last_time, end=end_time, power=power)
-        steps = make_steps(bridge, times, kind=kind, rule=rule, order=order, normaliser=normaliser, compat=compat)
+        options = {"rule": rule, "order": order, "corrector": corrector, "normaliser": normaliser, "compat": compat}
+        steps = make_steps(bridge, times, kind=kind, **options)
     if start is not None and jnp.shape(start) != (*shape[:-1], 2 * shape[-1]):
         expected = f"[x, v] of shape {(*shape[:-1], 2 * shape[-1])}"
         raise bad("start", expected=expected, got=jnp.shape(start), fix="both on the last axis")

@@ -1,4 +1,4 @@
-"""Integrals for the coefficients of multistep rules, in float64 on the host."""
+"""Quadrature and interpolation for the coefficients of multistep rules, in float64 on the host."""
 
 import functools
 
@@ -24,8 +24,3 @@ def lagrange(points: np.ndarray, at: np.ndarray) -> np.ndarray:
         for other in np.delete(points, j):
             basis[j] *= (at - other) / (point - other)
     return basis
-
-
-def past(times: np.ndarray, n: int, order: int) -> np.ndarray:
-    """Returns the times of evaluations n, n - 1, ..., n - min(n, order), the newest first."""
-    return times[n - min(n, order) : n + 1][::-1]
