@@ -12,9 +12,7 @@ def points(count, dimensions, seed=0):
     return np.random.default_rng(seed).normal(size=(count, dimensions)) + 5.0
 
 
-@pytest.mark.parametrize("dimensions", [2, 16, 17, 40])
-@pytest.mark.parametrize("block", [3, 7, 100])
-@pytest.mark.parametrize("k", [1, 4])
+@pytest.mark.parametrize(("dimensions", "block", "k"), [(2, 7, 1), (16, 7, 4), (17, 100, 1), (17, 7, 4), (40, 3, 4)])
 def test_against_the_whole_matrix(dimensions, block, k):
     a, b = points(20, dimensions), points(31, dimensions, 1)
     whole = cdist(a, b)

@@ -30,7 +30,10 @@ def test_by_hand():
 
 @settings(max_examples=15, deadline=None)
 @given(
-    seed=st.integers(0, 99), dimensions=st.sampled_from([2, 16, 17, 40]), k=st.integers(1, 4), block=st.integers(1, 60)
+    seed=st.integers(0, 99),
+    dimensions=st.sampled_from([2, 16, 17]),
+    k=st.integers(1, 4),
+    block=st.sampled_from([7, 60]),
 )
 def test_against_whole_matrices(seed, dimensions, k, block):
     x, y = cloud(25, dimensions, seed) + 7, 1.2 * cloud(31, dimensions, seed + 100) + 7
