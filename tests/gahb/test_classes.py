@@ -25,7 +25,7 @@ from gahb.method import build as build_method
 from gahb.method import spread, spread_indices
 
 CONFIG = pathlib.Path(__file__).with_name("tiny_classes.py")
-SETTINGS = Settings(curve_db=(40.0, 36.0, 30.0, 26.0, 20.0), top=6, probes=4, bootstrap=20)
+SETTINGS = Settings(curve_db=(40.0, 36.0, 30.0, 26.0, 20.0), top=6, probes=256, bootstrap=20)
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +87,7 @@ def test_projecting_on_a_ray_is_the_best(data):
     # One squared normal number an image: its mean over 64 images is within 40 % of 1.
     assert abs(numbers["shortfall"]) < 10 * np.log10(1.4)
     assert abs(numbers["slope"]["value"] - 1) < 0.15 and numbers["slope"]["best"] == 1
-    np.testing.assert_allclose(numbers["trace"], 1, atol=1e-4)
+    assert abs(numbers["trace"] - 1) < 0.3  # from random probes
     np.testing.assert_allclose(numbers["tangent"]["mean_square_cosine"], 1, atol=1e-5)
     np.testing.assert_allclose(arrays["angles"], 0, atol=2e-3)
     np.testing.assert_allclose(arrays["basis.values"][:, 0], 1, atol=1e-5)
@@ -104,7 +104,7 @@ def test_three_directions_for_a_class_of_two_cost_their_ratio(data):
         projection(space), images, few, SETTINGS, jax.random.key(0), sigma=0.04, tangents=tangents
     )
     assert abs(numbers["shortfall"] - 10 * np.log10(3 / 2)) < 0.7
-    np.testing.assert_allclose(numbers["trace"], 3, atol=1e-4)
+    assert abs(numbers["trace"] - 3) < 0.6  # from random probes
     np.testing.assert_allclose(arrays["basis.values"][0, :4], [1, 1, 1, 0], atol=1e-4)
 
 
@@ -176,7 +176,7 @@ def test_what_is_done_is_not_done_again(data, compared, capsys):
 
 
 def test_another_comparison_is_refused(data, compared, capsys):
-    assert main(arguments(data, compared, "--config.classes.top=7"), APP) == 2
+    assert main(arguments(data, compared, "--config.evaluate.batch_size=5"), APP) == 2
     assert "expected the comparison of classes it already holds" in capsys.readouterr().err
 
 
