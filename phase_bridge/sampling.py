@@ -88,8 +88,8 @@ def make_steps(
 
     rule: None is the first named. kind "ode": "exponential" (published; F is extrapolated; order 2 unless given),
     "data" (the data estimate is extrapolated; 1) or "euler". kind "sde": "data" (exact transition given the data
-    estimate, which order 0 freezes; 1), "splitting" or "euler" (Euler-Maruyama). corrector: mends each step with the next
-    evaluation (`common.solvers.multistep`); unless given, for kind "sde" with rule "data" and no order given.
+    estimate, which order 0 freezes; 1), "splitting" or "euler" (Euler-Maruyama). corrector: mends each step with the
+    next evaluation (`common.solvers.multistep`); unless given, for kind "sde" with rule "data" and no order given.
     Raises `InputError` for what does not fit together.
     """
     choice("kind", kind, bridges.KINDS)
@@ -156,8 +156,8 @@ def sample(
     evaluation (which ends the run there), or "state", the position at the last time. guide: see
     `phase_bridge.conditional`. start `[B, ..., 2C]` replaces the draw from the prior, `noise` the draws of the steps.
 
-    Sample i draws from fold_in(key, first + i), so a run may be split into batches. compat = "released" reproduces the
-    original code where it differs from what its paper describes and still gives numbers.
+    Sample i draws from fold_in(key, first + i), so a run may be split into batches, or from key[i] if there is one a
+    sample. compat = "released" reproduces the original code where it does not do what is written and still gives numbers.
 
     Returns the samples and a dictionary: `nfe`, `times [N]` (of the evaluations), `state [B, ..., 2C]` (the last), and
     if asked for `estimates [B, N, ..., C]` and `states [B, N + 1, ..., 2C]` (the start and after every step).
@@ -165,6 +165,8 @@ def sample(
     """
     choice("output", output, OUTPUTS)
     shape = tuple(int(length) for length in shape)
+    if jnp.shape(key) not in ((), shape[:1]):
+        raise bad("key", expected=f"one key or {shape[0]}", got=jnp.shape(key), fix="one a sample")
     if len(shape) < 2:
         raise bad("shape", expected="[B, ..., C]", got=shape, fix="give the number of samples and the shape of one")
     if not callable(field):
@@ -213,7 +215,9 @@ def sample(
 
 @functools.partial(jax.jit, static_argnames=("shape", "dtype", "store_estimates", "store_states"))
 def _run(field, key, first, steps, spread, start, guide, rows, noise, *, shape, dtype, store_estimates, store_states):
-    keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(first + jnp.arange(shape[0], dtype=jnp.uint32))
+    keys = key
+    if key.ndim == 0:
+        keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(first + jnp.arange(shape[0], dtype=jnp.uint32))
     apart = jax.vmap(jax.random.split)(keys)
     if start is None:
         whole = (*shape[1:-1], 2 * shape[-1])

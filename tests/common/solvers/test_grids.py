@@ -28,8 +28,9 @@ def test_special_grids():
     np.testing.assert_allclose(grids.uniform(0, 1, 4), [0, 0.25, 0.5, 0.75, 1])
     np.testing.assert_allclose(grids.quadratic(0, 1, 4), np.sqrt([0, 0.25, 0.5, 0.75, 1]))
     # EDM's levels of noise: (80^(1/7) + i/3 (0.002^(1/7) - 80^(1/7)))^7.
-    want = [80.0, 9.72325, 0.469958, 0.002]
-    np.testing.assert_allclose(grids.power(80, 0.002, 3, order=7), want, rtol=1e-5)
+    high, low = 80 ** (1 / 7), 0.002 ** (1 / 7)
+    want = [(high + i / 3 * (low - high)) ** 7 for i in range(4)]
+    np.testing.assert_allclose(grids.power(80, 0.002, 3, order=7), want, rtol=1e-12)
     np.testing.assert_array_equal(grids.given([3, 2, 2, 0.5]), [3, 2, 2, 0.5])
 
 

@@ -1,0 +1,94 @@
+"""Tables of the samplers: exact for data that are one point, and semigroups of the bridge's own moments."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.integrate import solve_ivp
+
+from common.errors import InputError
+from phase_bridge import bridge as bridges
+from phase_bridge import coefficients
+from phase_bridge.bridge import Bridge
+
+BRIDGES = st.builds(
+    Bridge, p=st.floats(1, 5), correlation=st.floats(-0.8, 0.8), varx=st.floats(0.5, 3), varv=st.floats(0.5, 5)
+)
+TIMES = st.lists(st.floats(0, 0.999), min_size=2, max_size=7, unique=True).map(sorted)
+
+
+def spread_out(times):
+    """Keeps times that are 1e-4 apart in 1 - t, relatively: nobody takes steps of nothing."""
+    kept = [times[0]]
+    for t in times[1:]:
+        if (1 - t) < (1 - kept[-1]) * (1 - 1e-4):
+            kept.append(t)
+    return np.array(kept if len(kept) > 1 else [times[0], (1 + times[0]) / 2])
+
+
+def sigma(b, t):
+    xx, xv, vv = bridges.covariance(b, t)
+    return np.array([[xx, xv], [xv, vv]])
+
+
+@settings(max_examples=25, deadline=None)
+@given(b=BRIDGES, times=TIMES, kind=st.sampled_from(bridges.KINDS), order=st.integers(0, 3), corrector=st.booleans())
+def test_data_rule_is_exact_where_the_data_are_one_point(b, times, kind, order, corrector):
+    times = spread_out(times)
+    steps = coefficients.data(
+        b, times[:-1], times[1:], order=order, kind=kind, convention="released", corrector=corrector
+    )
+    mean = np.stack(bridges.mean_coefficients(b, times), -1)
+    want = mean[1:] - np.einsum("nij,nj->ni", steps.transition, mean[:-1])
+    size = 1 + np.abs(steps.weights).sum(1)
+    np.testing.assert_allclose(steps.weights.sum(1) / size, want / size, atol=1e-11)
+    for n, transition in enumerate(steps.transition):
+        after = transition @ sigma(b, times[n]) @ transition.T
+        if kind == "sde":
+            after += steps.noise[n] @ steps.noise[n].T
+        want = sigma(b, times[n + 1])
+        unit = np.sqrt(np.outer(np.diag(want), np.diag(want)))
+        np.testing.assert_allclose(after / unit, want / unit, atol=1e-10)
+
+
+@pytest.mark.parametrize("span", [(0, 0.3), (0.3, 0.9), (0.4, 0.999), (0.99, 0.992), (0.5, 0.5)])
+def test_flow_of_the_ode_equals_its_integration(span):
+    b = Bridge(2.0, 0.4, 1.5, 3.0)
+
+    def slope(t, columns):
+        e_f, e_x, e_v = bridges.estimate_coefficients(b, t, kind="ode")
+        return (np.array([[0, 1], [-e_x / e_f, -e_v / e_f]]) @ columns.reshape(2, 2)).ravel()
+
+    want = solve_ivp(slope, span, np.eye(2).ravel(), "DOP853", rtol=1e-12, atol=1e-13).y[:, -1].reshape(2, 2)
+    np.testing.assert_allclose(coefficients.flow_ode(b, *span), want, rtol=0, atol=1e-10 * np.abs(want).max())
+
+
+@pytest.mark.parametrize("released", [False, True])
+def test_noise_of_free_flight_equals_its_integrals(released):
+    b, t, h = Bridge(p=2.5), np.array([0.0, 0.4, 0.9]), np.array([0.1, 0.02, 0.08])
+    shares = (np.arange(20_000) + 0.5) / 20_000
+    for i, moments in enumerate(zip(*coefficients.flight_covariance(b, t, h, released=released), strict=True)):
+        u = shares * h[i]
+        g2 = (b.p * ((1 - t[i]) * (1 - u) if released else 1 - t[i] - u)) ** 2
+        want = [np.mean((h[i] - u) ** power * g2) * h[i] for power in (2, 1, 0)]
+        np.testing.assert_allclose(moments, want, rtol=1e-7)
+
+
+def test_a_step_of_nothing_does_nothing():
+    t = np.array([0.2, 0.999])
+    for make in (coefficients.euler, coefficients.splitting):
+        steps = make(Bridge(), t, t, kind="sde", convention="released")
+        np.testing.assert_array_equal(steps.transition, np.broadcast_to(np.eye(2), (2, 2, 2)))
+        np.testing.assert_array_equal(steps.weights, 0)
+        np.testing.assert_array_equal(steps.noise, 0)
+    steps = coefficients.data(Bridge(), t, t, order=0, kind="sde", convention="released")
+    np.testing.assert_allclose(steps.transition, np.broadcast_to(np.eye(2), (2, 2, 2)), atol=1e-15)
+    np.testing.assert_array_equal(steps.noise, 0)
+
+
+def test_rules_know_what_they_solve():
+    t = np.array([0.2])
+    with pytest.raises(InputError, match='rule: expected one for kind "ode", got "splitting"'):
+        coefficients.splitting(Bridge(), t, t + 0.1, kind="ode", convention="released")
+    with pytest.raises(InputError, match='rule: expected one for kind "sde", got "exponential"'):
+        coefficients.exponential(Bridge(), t, t + 0.1, order=1, kind="sde", convention="released")
