@@ -19,7 +19,7 @@ from common.app import App, Request, lines
 from common.errors import bad, choice
 from common.files import write_atomically
 from configs.phase_bridge.base import base
-from phase_bridge.entrants import ENTRANTS, GROUPS, how_of
+from phase_bridge.entrants import ENTRANTS, GROUPS, how_of, usual
 
 MEASURES = ("w2", "distance", "beyond")
 
@@ -169,12 +169,15 @@ def _measure(config: ConfigDict, workdir: Path, plan: Plan, model: str, seed: in
     root = jax.random.key(config.seed)
     chosen = _settings(workdir, plan, model, subject, key_for(root, Purpose.PREVIEW))
     key = key_for(root, Purpose.EVALUATE, seed)
+    titles = {each.name: each.title for each in ENTRANTS[model].samplers}
     rows, samples = [], {}
     for sampler, by_nfe in chosen.items():
         for nfe, settings in by_nfe.items():
             drawn, used = subject.draw(key, settings, nfe=int(nfe), num=plan.num)
             found = subject.quality(drawn, index=0)
-            rows.append({"sampler": sampler, "nfe": int(nfe), "used": used, "settings": settings, **found})
+            title = titles[sampler] or ENTRANTS[model].title
+            told = {"sampler": sampler, "title": title, "nfe": int(nfe), "used": used, "settings": settings}
+            rows.append({**told, **found})
             samples[f"{sampler}.{nfe}"] = drawn[:2048]
     best = {nfe: _best(rows, nfe) for nfe in plan.nfe}
     arrays = {f"samples.{nfe}": samples[f"{row['sampler']}.{nfe}"] for nfe, row in best.items() if row}
@@ -208,7 +211,7 @@ def _settings(workdir: Path, plan: Plan, model: str, subject: "Subject", key) ->
         for nfe in plan.nfe:
             if nfe < candidate.least:
                 continue
-            options = list(candidate.settings) if plan.tune else list(candidate.settings)[:1]
+            options = list(candidate.settings) if plan.tune else [usual(candidate, nfe)]
             found = []
             for settings in options if len(options) > 1 else ():
                 drawn, _ = subject.draw(key, settings, nfe=nfe, num=_TUNED_ON)
@@ -275,8 +278,8 @@ def finish(config: ConfigDict, workdir: Path, plan: Plan, app: App) -> None:
                 row for each in found for row in each["rows"]
                 if (row["sampler"], row["nfe"]) == (first["sampler"], first["nfe"])
             ]  # fmt: skip
-            shared = {name: first[name] for name in ("sampler", "nfe", "used", "settings")}
-            rows.append({"model": model, "title": ENTRANTS[model].title, **shared, **summary(same)})
+            shared = {name: first[name] for name in ("sampler", "title", "nfe", "used", "settings")}
+            rows.append({"model": model, **shared, **summary(same)})
     numbers = {
         **results.provenance(
             config_hash=configs.digest(config), seed=config.seed, step=found[0]["step"],
@@ -317,12 +320,12 @@ def markdown(numbers: Mapping[str, Any]) -> str:
         parts.append(f"\n{words}; data against data: {floor[measure]:.4f} ± {deviation:.4f}\n")
         parts.append("| model | " + " | ".join(f"NFE {nfe}" for nfe in counts) + " |")
         parts.append("|---" * (len(counts) + 1) + "|")
-        for model in dict.fromkeys(row["model"] for row in rows):
+        for title in dict.fromkeys(row["title"] for row in rows):
             cells = []
             for nfe in counts:
-                best = _best([row for row in rows if row["model"] == model], nfe)
+                best = _best([row for row in rows if row["title"] == title], nfe)
                 cells.append("" if best is None else _cell(best, measure))
-            parts.append(f"| {ENTRANTS[model].title} | " + " | ".join(cells) + " |")
+            parts.append(f"| {title} | " + " | ".join(cells) + " |")
     return "\n".join(parts) + "\n"
 
 

@@ -4,10 +4,18 @@ import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from phase_bridge.drawing import How
 
 # Times of a bridge's last evaluation, and noise levels over the data's standard deviation, that are tried.
 LAST_TIMES = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+# With few evaluations they are better spent before the last details: last times, and ln of the smallest levels, by NFE.
+_USUAL = (
+    ((2, 3, 5, 10, 20, 50), (0.3, 0.4, 0.45, 0.65, 0.8, 0.9)),
+    ((3, 5, 10, 20), tuple(np.log([0.25, 0.08, 0.02, 0.005]))),
+)
+_USUAL_LARGEST = 10.0
 LARGEST = (3.0, 10.0, 60.0)
 SMALLEST = (0.005, 0.02, 0.08, 0.25)
 
@@ -15,12 +23,13 @@ SMALLEST = (0.005, 0.02, 0.08, 0.25)
 class Candidate(NamedTuple):
     """A sampler under a name, with the settings (fields of `How`, levels over the data's deviation) to choose among.
 
-    `least` is the smallest number of evaluations it can make.
+    `least` is the smallest number of evaluations it can make. `title` replaces that of its model in tables.
     """
 
     name: str
     settings: Sequence[Mapping[str, Any]]
     least: int = 1
+    title: str = ""
 
 
 class Entrant(NamedTuple):
@@ -47,6 +56,8 @@ _OF_BRIDGE = {"objective.process": "bridge"}
 _RELEASED = {**_OF_BRIDGE, "objective.recipe": "released", "model.time": "log"}
 _IMPROVED = {**_OF_BRIDGE, "objective.recipe": "improved", "model.time": "raw"}
 
+_IMPROVED_ODE, _IMPROVED_SDE = "AGM-ODE, improved recipe", "AGM-SDE, improved recipe"
+
 _ODE = (
     Candidate("exponential", _until(rule="exponential", order=2)),
     Candidate("data", _until(rule="data", order=1)),
@@ -70,18 +81,23 @@ _MAIN: Mapping[str, Entrant] = {
         "AGM, improved recipe",
         {**_IMPROVED, "objective.kind": "ode"},
         (
-            Candidate("ode-exponential", _until(kind="ode", rule="exponential", order=2)),
-            Candidate("ode-data", _until(kind="ode", rule="data", order=1)),
+            Candidate("ode-exponential", _until(kind="ode", rule="exponential", order=2), title=_IMPROVED_ODE),
+            Candidate("ode-data", _until(kind="ode", rule="data", order=1), title=_IMPROVED_ODE),
             Candidate(
                 "ode-corrected",
                 [
                     *_until(kind="ode", rule="exponential", order=1, corrector=True),
                     *_until(kind="ode", rule="data", order=1, corrector=True),
                 ],
+                title=_IMPROVED_ODE,
             ),
-            Candidate("ode-levels", _levels(kind="ode", rule="data", grid="levels", order=1, corrector=True)),
-            Candidate("sde-data", _until(kind="sde", rule="data")),
-            Candidate("sde-levels", _levels(kind="sde", rule="data", grid="levels")),
+            Candidate(
+                "ode-levels",
+                _levels(kind="ode", rule="data", grid="levels", order=1, corrector=True),
+                title=_IMPROVED_ODE,
+            ),
+            Candidate("sde-data", _until(kind="sde", rule="data"), title=_IMPROVED_SDE),
+            Candidate("sde-levels", _levels(kind="sde", rule="data", grid="levels"), title=_IMPROVED_SDE),
         ),
     ),
     "flow": Entrant(
@@ -133,6 +149,18 @@ for _name, _title, _change in _STEPS:
 
 ENTRANTS: Mapping[str, Entrant] = {**_MAIN, **_ABLATIONS}
 GROUPS: Mapping[str, tuple[str, ...]] = {"main": tuple(_MAIN), "ablation": ("agm-ode", *_ABLATIONS, "agm-improved")}
+
+
+def usual(candidate: Candidate, nfe: int) -> Mapping[str, Any]:
+    """Returns the settings of a candidate that are taken where none are chosen: those nearest to a rule of thumb."""
+    last, smallest = (float(np.interp(np.log(nfe), np.log(counts), values)) for counts, values in _USUAL)
+
+    def apart(settings):
+        level = abs(np.log(settings["smallest"]) - smallest) + abs(np.log(settings["largest"] / _USUAL_LARGEST)) \
+            if "smallest" in settings else 0  # fmt: skip
+        return level + abs(settings["last_time"] - last if "last_time" in settings else 0)
+
+    return min(candidate.settings, key=apart)
 
 
 def how_of(base: How, settings: Mapping[str, Any], *, nfe: int, sigma_data: float) -> How:

@@ -109,7 +109,7 @@ def compare(workdir: Path) -> list[Path]:
     numbers = _comparison(workdir)
     folder = _folder(workdir)
     paths = [folder / "compare.png"]
-    lines = _best_lines(numbers)
+    lines = best_lines(numbers)
     with plotting.figure(paths[0], width=2.2 * plotting.COLUMN, height=3.4, columns=2) as made:
         for axes, name in zip(made, _WORDS, strict=True):
             chosen = {model: [(nfe, row[name]) for nfe, row in found] for model, found in lines.items()}
@@ -191,7 +191,7 @@ def sections(workdir: Path) -> dict[str, Sequence[Block]]:
 def comparison_blocks(workdir: Path) -> list[Block]:
     """Returns tables and figures of a comparison."""
     numbers = _comparison(workdir)
-    lines, floor = _best_lines(numbers), numbers["floor"]
+    lines, floor = best_lines(numbers), numbers["floor"]
     counts = sorted({row["nfe"] for row in numbers["rows"]})
     blocks: list[Block] = [
         Paragraph(
@@ -223,7 +223,7 @@ NAMES: Mapping[str, Callable[[Path], Sequence[Path]]] = {
 }
 
 
-def _best_lines(numbers: Mapping[str, Any]) -> dict[str, list[tuple[int, Mapping[str, Any]]]]:
+def best_lines(numbers: Mapping[str, Any]) -> dict[str, list[tuple[int, Mapping[str, Any]]]]:
     """Returns, by model, (nfe, row of the best sampler) with rising nfe."""
     lines: dict[str, list[tuple[int, Mapping[str, Any]]]] = {}
     for title in dict.fromkeys(row["title"] for row in numbers["rows"]):
