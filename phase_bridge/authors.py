@@ -119,7 +119,7 @@ def _average(tensors: Mapping[str, np.ndarray], own: Mapping[str, np.ndarray], f
         raise bad(
             f"{field}, running average",
             expected=f"{len(trained)} tensors, one for each parameter",
-            got=f"{len(found)}",
+            got=f"{len(found)} numbered up to {max(found)}",
             fix="use a complete checkpoint",
         )
     averaged = {name: tensors[found[i]] for i, name in enumerate(trained)}
@@ -272,7 +272,7 @@ def _source(path: str, names: _Names) -> str:
             outer = f"enc.{at[0]}_conv"
         case "encoder", [level, kind]:
             theirs = {"down": "down", "aux": names.aux}
-            outer = f"enc.{at[int(level)]}_{theirs[kind] if kind in theirs else f'block{kind}'}"
+            outer = f"enc.{at[int(level)]}_{theirs.get(kind, f'block{kind}')}"
         case "middle", [number]:
             outer = f"dec.{at[-1]}_in{number}"
         case "decoder", [level, kind]:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from common.errors import bad, choice
 from common.networks.blocks import BlockStyle, ResidualBlock
 from common.networks.embeddings import NoiseEmbedding, one_hot
-from common.networks.layers import Conv, Dense, GroupNorm, wide
+from common.networks.layers import Conv, Dense, GroupNorm, dropout_seeds, wide
 from common.networks.song_unet import check_size
 
 RESAMPLING = ("block", "convolution")
@@ -67,11 +67,12 @@ class ADMUNet(nn.Module):
             fused_attention=self.fused_attention,
             dtype=self.dtype,
         )
+        seeds = dropout_seeds(keys) if self.dropout else None
         embedded = self._embed(jnp.broadcast_to(time, x.shape[:1]), labels)
 
         def block(name, x, features, how="none", attends=False):
             heads = self._heads(features) if attends else 0
-            return block_type(features, style, how, heads, name=name)(x, embedded, keys)
+            return block_type(features, style, how, heads, name=name)(x, embedded, seeds)
 
         def halve(name, x):
             if self.resampling == "block":

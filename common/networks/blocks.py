@@ -33,7 +33,7 @@ class ResidualBlock(nn.Module):
 
     h = conv_0(resample(silu(norm_0 x))); h = silu(norm_1(h) (1 + scale) + shift) or silu(norm_1(h + shift)), as the
     style says, both linear in the embedding; h = conv_1(dropout h); then (h + skip x) g, and with `heads` > 0
-    (attention + x) g after it. `keys [B]` are those of `dropout`.
+    (attention + x) g after it. `seeds [B, 2]` are those of `dropout`.
     """
 
     features: int
@@ -42,7 +42,7 @@ class ResidualBlock(nn.Module):
     heads: int = 0
 
     @nn.compact
-    def __call__(self, x: jax.Array, embedding: jax.Array, keys: jax.Array | None = None) -> jax.Array:
+    def __call__(self, x: jax.Array, embedding: jax.Array, seeds: jax.Array | None = None) -> jax.Array:
         style = self.style
         if style.dtype is not None:
             x = x.astype(style.dtype)
@@ -62,7 +62,7 @@ class ResidualBlock(nn.Module):
         else:
             h = nn.silu(norm("norm_1")(h + change))
         h = h.astype(x.dtype)
-        h = conv("conv_1", 3, style.last_gain)(dropout(h, style.dropout, keys, self.path))
+        h = conv("conv_1", 3, style.last_gain)(dropout(h, style.dropout, seeds, self.path))
 
         skip = _resampled(x, self.resample, style.filter)
         if x.shape[-1] != self.features or (self.resample != "none" and style.project_resampled):

@@ -1,13 +1,16 @@
 """Convolution, linear layer, group norm and dropout as the U-Nets use them."""
 
+import math
 import zlib
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
+from common.data.order import hashed
 from common.networks import initial, resample
 from common.networks.convolution import convolve
 
@@ -104,15 +107,22 @@ class GroupNorm(nn.Module):
         return normal.reshape(x.shape) * scale + bias
 
 
-def dropout(x: jax.Array, rate: float, keys: jax.Array | None, path: tuple[str, ...]) -> jax.Array:
-    """Zeroes each number of `x [B, ...]` with probability `rate` (in steps of 2^-16) and scales up the rest.
+def dropout_seeds(keys: jax.Array | None) -> jax.Array | None:
+    """Returns numbers `[B, 2]` for `dropout` from the examples' own keys `[B]`; None from None."""
+    return None if keys is None else jax.vmap(lambda key: jax.random.bits(key, (2,), jnp.uint32))(keys)
 
-    `keys [B]` are the examples' own, so what is dropped does not depend on how a batch is spread over devices; None
-    drops nothing. `path` tells the layers of a network apart.
+
+def dropout(x: jax.Array, rate: float, seeds: jax.Array | None, path: tuple[str, ...]) -> jax.Array:
+    """Zeroes each number of `x [B, ...]` with probability `rate` and scales up the rest; None drops nothing.
+
+    `seeds [B, 2]` belong to the examples, so what is dropped does not depend on how a batch is spread over devices;
+    `path` tells the layers of a network apart.
     """
-    dropped = round(rate * 2**16)
-    if keys is None or dropped == 0:
+    dropped = round(rate * 2**32)
+    if seeds is None or dropped == 0:
         return x
-    salt = zlib.crc32("/".join(path).encode())
-    bits = jax.vmap(lambda key: jax.random.bits(jax.random.fold_in(key, salt), x.shape[1:], jnp.uint16))(keys)
-    return jnp.where(bits >= dropped, x * jnp.asarray(2**16 / (2**16 - dropped), x.dtype), 0)
+    # A hash of the place, not a generator's stream: that would take longer to compile and to run than the layer.
+    place = jnp.arange(math.prod(x.shape[1:]), dtype=jnp.uint32).reshape(x.shape[1:])
+    words = (seeds[:, i].reshape(-1, *([1] * (x.ndim - 1))) for i in (0, 1))
+    bits = hashed(*words, np.uint32(zlib.crc32("/".join(path).encode())), place, xp=jnp)
+    return jnp.where(bits >= np.uint32(dropped), x * jnp.asarray(2**32 / (2**32 - dropped), x.dtype), 0)

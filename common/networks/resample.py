@@ -21,7 +21,8 @@ def margin(taps: tuple[float, ...]) -> int:
 
 def down(x: jax.Array, taps: tuple[float, ...], *, margin: int | None = None) -> jax.Array:
     """Filters `x [B, H, W, C]` and keeps every second pixel: `[B, H/2, W/2, C]`; `margin` zeros on each side."""
-    weights, pad = _normal(taps), _margin(taps) if margin is None else margin
+    own = _margin(taps)
+    weights, pad = _normal(taps), own if margin is None else margin
     for axis in (1, 2):
         x = _padded(x, axis, pad, pad)
         length = (x.shape[axis] - len(taps)) // 2 + 1
@@ -35,7 +36,8 @@ def up(x: jax.Array, taps: tuple[float, ...]) -> jax.Array:
 
     The transpose of `down` times 4.
     """
-    weights, pad = [2 * each for each in _normal(taps)], _margin(taps)
+    pad = _margin(taps)
+    weights = [2 * each for each in _normal(taps)]
     reach = len(taps) // 2
     for axis in (1, 2):
         length = x.shape[axis]

@@ -11,7 +11,7 @@ from common.errors import bad, choice
 from common.networks import resample
 from common.networks.blocks import BlockStyle, ResidualBlock
 from common.networks.embeddings import NoiseEmbedding, one_hot
-from common.networks.layers import Conv, Dense, GroupNorm, wide
+from common.networks.layers import Conv, Dense, GroupNorm, dropout_seeds, wide
 
 ENCODERS = ("standard", "skip", "residual")
 _LAST_GAIN = 1e-5
@@ -72,11 +72,12 @@ class SongUNet(nn.Module):
             fused_attention=self.fused_attention,
             dtype=self.dtype,
         )
+        seeds = dropout_seeds(keys) if self.dropout else None
         embedded = self._embed(jnp.broadcast_to(time, x.shape[:1]), labels)
 
         def block(name, x, features, how="none", attends=False):
             heads = self.heads if attends else 0
-            return block_type(features, style, how, heads, name=name)(x, embedded, keys)
+            return block_type(features, style, how, heads, name=name)(x, embedded, seeds)
 
         def conv(name, x, features, size=3, gain=1.0, dtype=self.dtype, **how):
             return Conv(features, size, "xavier", gain, dtype=dtype, name=name, **how)(x)
