@@ -26,6 +26,7 @@ setuptools.setup(
         ]
     ),
     install_requires=[
+        "diffrax>=0.7,<0.8",
         "flax>=0.12,<0.13",
         "grain>=0.2.16,<0.3",  # the first whose iterators can be closed
         "jax>=0.10,<0.13",

@@ -5,13 +5,15 @@ import importlib
 _WHERE = {
     "Bridge": "phase_bridge.bridge",
     "inpainting": "phase_bridge.conditional",
+    "log_density": "phase_bridge.likelihood",
+    "log_likelihood": "phase_bridge.likelihood",
     "make_steps": "phase_bridge.sampling",
     "sample": "phase_bridge.sampling",
     "stroke": "phase_bridge.conditional",
     "time_grid": "phase_bridge.sampling",
 }
 
-__all__ = ["Bridge", "inpainting", "make_steps", "sample", "stroke", "time_grid"]
+__all__ = ["Bridge", "inpainting", "log_density", "log_likelihood", "make_steps", "sample", "stroke", "time_grid"]
 
 
 def __getattr__(name: str):

@@ -157,7 +157,7 @@ def sample(
     `phase_bridge.conditional`. start `[B, ..., 2C]` replaces the draw from the prior, `noise` the draws of the steps.
 
     Sample i draws from fold_in(key, first + i), so a run may be split into batches, or from key[i] if there is one a
-    sample. compat = "released" reproduces the original code where it does not do what is written and still gives numbers.
+    sample. compat = "released" reproduces the original code where that does something else and still gives numbers.
 
     Returns the samples and a dictionary: `nfe`, `times [N]` (of the evaluations), `state [B, ..., 2C]` (the last), and
     if asked for `estimates [B, N, ..., C]` and `states [B, N + 1, ..., 2C]` (the start and after every step).
