@@ -13,9 +13,9 @@ Training: the recipe of photographs.py; small sets get as many steps as it takes
 Hardware: two CPU cores, about 30 CPU minutes in all (37 minutes beside other work). The command may be stopped and
 given again at any time.
 Measured (seed 0; docs/gahb.md has all): the gap between training and held-out PSNR falls from 15 dB (N = 1) over 5 (10)
-and .7 (100) to .1 (1000); the correlation of the two models' samples from one noise rises .07, .43, .89, .95, beside .70
-of the control, two models after 40 steps, which draw the same smooth blobs (divergence 9.6 nats per pixel, against 1.2
-for N = 1000); of samples and their nearest training image it falls from 1.00 to .71, below .75 of held-out faces.
+and .7 (100) to .1 (1000); the correlation of the two models' samples from one noise rises .07, .43, .89, .95, beside
+.70 of the control, two models after 40 steps, which draw the same smooth blobs (divergence 9.6 nats per pixel, against
+1.2 for N = 1000); of samples and their nearest training image it falls from 1.00 to .71, below .75 of held-out faces.
 """
 
 from configs.base import prepared
