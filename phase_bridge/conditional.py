@@ -45,11 +45,7 @@ def inpainting(image: jax.Array, known: jax.Array, *, released: bool = False) ->
     shapes do not fit or nothing is known.
     """
     image, known = jnp.asarray(image), jnp.asarray(known, jnp.float32)
-    try:
-        fits = np.broadcast_shapes(image.shape, known.shape)[1:] == image.shape[1:]
-    except ValueError:
-        fits = False
-    if not fits:
+    if not fits(known.shape[1:], image.shape[1:]):
         raise bad("known", expected=f"a mask for images {image.shape}", got=known.shape, fix="one entry a pixel")
     if not bool(((known == 0) | (known == 1)).all()) or not bool(known.any()):
         raise bad("known", expected="zeros and ones, not all zero", got="something else", fix="1 is a known pixel")
@@ -91,6 +87,11 @@ def begin(guide: Guide, m: jax.Array) -> jax.Array:
     """Mixes the image into the velocity of the first state, v <- (1 - share) v + share y ("init-v")."""
     x, v = bridges.split(m)
     return bridges.join(x, (1 - guide.share) * v + guide.share * guide.image.astype(v.dtype))
+
+
+def fits(part: tuple[int, ...], whole: tuple[int, ...]) -> bool:
+    """Tells whether an array of shape `part` can stand, repeated, for one of shape `whole`."""
+    return len(part) == len(whole) and all(one in (1, all_) for one, all_ in zip(part, whole, strict=True))
 
 
 def _check_shares(**shares):

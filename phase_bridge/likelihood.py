@@ -23,7 +23,7 @@ EXACT_UP_TO = 4
 
 
 class Density(NamedTuple):
-    """log p of each state `[B]`, what it came from at t = 0 `[B, ..., 2C]`, and steps tried (of six evaluations each)."""
+    """log p of each state `[B]`, what it came from at t = 0 `[B, ..., 2C]`, and steps tried, of six evaluations."""
 
     log_density: jax.Array
     origin: jax.Array

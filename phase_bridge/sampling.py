@@ -182,7 +182,7 @@ def sample(
     if start is not None and jnp.shape(start) != (*shape[:-1], 2 * shape[-1]):
         expected = f"[x, v] of shape {(*shape[:-1], 2 * shape[-1])}"
         raise bad("start", expected=expected, got=jnp.shape(start), fix="both on the last axis")
-    if guide is not None and np.broadcast_shapes(guide.image.shape, shape) != shape:
+    if guide is not None and not conditional.fits(guide.image.shape, shape):
         raise bad(
             "guide.image", expected=f"one or more of shape {shape}", got=guide.image.shape, fix="match the samples"
         )
