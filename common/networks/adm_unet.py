@@ -116,8 +116,10 @@ class ADMUNet(nn.Module):
         return nn.silu(e)
 
     def _heads(self, features: int) -> int:
-        size = features // self.heads if self.heads else self.channels_per_head
-        if features % size or (self.heads and features % self.heads):
-            got = f"{features} channels, {self.heads} heads" if self.heads else f"{features} channels, {size} a head"
-            raise bad("heads", expected="channels that heads divide", got=got, fix="set heads or channels_per_head")
-        return features // size
+        if self.heads:
+            return self.heads
+        if features % self.channels_per_head:
+            got = f"{self.channels_per_head} for {features}"
+            fix = "set channels_per_head or channels"
+            raise bad("channels_per_head", expected="a number that divides the channels", got=got, fix=fix)
+        return features // self.channels_per_head
