@@ -1,14 +1,14 @@
-"""The networks by name, and what the published models make of one: time runs backwards, and output fades with it."""
+"""The networks by name, from the section `model` of a config."""
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 
 from common.errors import bad, choice
-from common.method import Variables
+from common.networks import resample
 from common.networks.adm_unet import ADMUNet
-from common.networks.mlp import ResidualMLP
-from common.networks.song_unet import SongUNet
+from common.networks.embeddings import KINDS
+from common.networks.mlp import EMBEDDINGS, ResidualMLP
+from common.networks.song_unet import ENCODERS, SongUNet
 
 NAMES = ("mlp", "song_unet", "adm_unet")
 
@@ -20,7 +20,7 @@ def build(config, *, features: int) -> nn.Module:
     """
     model, size = config.model, config.data.size
     choice("config.model.network", model.network, NAMES)
-    _check(model)
+    _check(model, size)
     dtype = jnp.bfloat16 if config.compute_dtype == "bfloat16" else None
     if model.network == "mlp":
         return ResidualMLP(
@@ -70,29 +70,7 @@ def levels(size: int, count: int, sides: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(level for level, width in enumerate(widths) if width in sides)
 
 
-def predict(
-    network: nn.Module,
-    variables: Variables,
-    m: jax.Array,
-    t: jax.Array,
-    labels: jax.Array | None = None,
-    *,
-    precondition: bool = True,
-) -> jax.Array:
-    """Returns the force over its normaliser, F(m, t) = (1 - t) net(m, 1 - t), for states m `[B, ..., 2C]`.
-
-    That is how the published networks are trained (Chen et al. 2024); their toy network has `precondition=False`, no
-    factor. t is `[]` or `[B]`.
-    """
-    remaining = 1 - jnp.asarray(t)
-    tree = {"params": variables.params, "stats": variables.stats}
-    out = network.apply(tree, m, remaining, labels)
-    if not precondition:
-        return out
-    return out * remaining.reshape(remaining.shape + (1,) * (out.ndim - remaining.ndim if remaining.ndim else 0))
-
-
-def _check(model) -> None:
+def _check(model, size: int) -> None:
     for name, value, least in (
         ("channels", model.channels, 1),
         ("num_blocks", model.num_blocks, 1),
@@ -107,3 +85,21 @@ def _check(model) -> None:
     if not 0 <= model.dropout < 1:
         fix = "the paper has 0.13 on CIFAR-10"
         raise bad("config.model.dropout", expected="a probability below 1", got=model.dropout, fix=fix)
+    if model.network == "mlp":
+        choice("config.model.time", model.time, EMBEDDINGS)
+        return
+    choice("config.model.embedding", model.embedding, KINDS)
+    choice("config.model.encoder", model.encoder, ENCODERS)
+    choice("config.model.decoder", model.decoder, ENCODERS)
+    resample.margin(tuple(model.filter), "config.model.filter")
+    if not model.multipliers or min(model.multipliers) < 1:
+        got = tuple(model.multipliers)
+        fix = "the paper has (2, 2, 2) on CIFAR-10"
+        raise bad("config.model.multipliers", expected="numbers from 1 on", got=got, fix=fix)
+    last = len(model.multipliers) - 1  # which attends in the middle anyway
+    for level in {*levels(size, last + 1, model.attention), last}:
+        width = model.channels * model.multipliers[level]
+        divisor, name = (model.heads, "heads") if model.heads else (model.channels_per_head, "channels_per_head")
+        if width % divisor:
+            fix = "change it or channels"
+            raise bad(f"config.model.{name}", expected=f"a divisor of {width} channels", got=divisor, fix=fix)

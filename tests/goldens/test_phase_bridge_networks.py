@@ -12,14 +12,18 @@ import pytest
 from common.method import Variables
 from common.networks.adm_unet import ADMUNet
 from common.networks.song_unet import SongUNet
+from phase_bridge import recipes
 from phase_bridge.authors import convert, export
-from phase_bridge.network import predict
+from phase_bridge.bridge import Bridge
+from phase_bridge.objective import field
 
 NAMES = ("songunet_0", "songunet_1", "dhariwal_0", "dhariwal_1")
 DATA = Path(__file__).parent / "data"
 KEPT = ("songunet_0", "songunet_1")
 # The original's softmax is in float32 in all precisions (with its own weights, 4e-15 remain of what is 2e-7 here).
 TOLERANCE = {"float32": 1e-4, "float64": 2e-6}
+
+RECIPE = recipes.RECIPES["released"]._replace(output="preconditioned")  # of the published image models
 
 
 def tensors(arrays):
@@ -86,7 +90,9 @@ def test_outputs(case):
     out = apply(variables._asdict(), *inputs)
     assert out.dtype == "float32"
     np.testing.assert_allclose(out, nhwc(arrays["out"], "float32"), rtol=0, atol=TOLERANCE["float32"])
-    wrapped = predict(SimpleNamespace(apply=apply), variables, *inputs)
+    trained = recipes.objective(Bridge(), RECIPE, kind="ode")
+    x, time, classes = inputs
+    wrapped = field(SimpleNamespace(apply=apply), trained, variables, classes)(x, time)
     want = nhwc(arrays["wrapper_out_precond"], "float32")
     np.testing.assert_allclose(wrapped, want, rtol=0, atol=TOLERANCE["float32"])
 
