@@ -1,0 +1,187 @@
+"""Measures of flow against the truth, and of a confidence against the error; float64 on the host.
+
+Errors are end-point errors, Euclidean lengths in pixels of the evaluated image. A result of one image is an
+`ImageMeasures`; several are put together per image (each image counts the same), per data set (each pixel does), or per
+rate, as the tables of the field do.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from scipy.stats import rankdata
+
+from common.errors import bad
+
+THRESHOLDS = (1.0, 3.0, 5.0)
+
+
+class ImageMeasures(NamedTuple):
+    """One image: mean error `aepe`, share `fl_all` of outliers, and how many of the `valid` pixels are `correct`.
+
+    `correct[i]` counts errors of at most `thresholds[i]`. Without valid pixels the shares and means are NaN.
+    """
+
+    aepe: float
+    fl_all: float
+    correct: tuple[int, ...]
+    valid: int
+    thresholds: tuple[float, ...]
+
+    @property
+    def pck(self) -> tuple[float, ...]:
+        """The shares of valid pixels whose error is at most each threshold."""
+        return tuple(count / self.valid if self.valid else np.nan for count in self.correct)
+
+
+def endpoint_error(flow: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """Returns |flow - truth| of pixel flows `[..., 2]`, `[...]`."""
+    away = np.asarray(flow, np.float64) - np.asarray(truth, np.float64)
+    return np.sqrt((away**2).sum(-1))
+
+
+def measure(
+    flow: np.ndarray, truth: np.ndarray, mask: np.ndarray, *, thresholds: Sequence[float] = THRESHOLDS
+) -> ImageMeasures:
+    """Returns the measures of one image from pixel flows `[H, W, 2]` on the valid pixels `mask [H, W]`.
+
+    `fl_all` counts errors above 3 px and above 5 % of the true length (KITTI). Raises `InputError` if shapes differ
+    or a predicted flow that counts is not finite.
+    """
+    flow, truth, mask = np.asarray(flow), np.asarray(truth), np.asarray(mask, bool)
+    if flow.shape != truth.shape or flow.shape != (*mask.shape, 2):
+        got = f"{list(flow.shape)}, {list(truth.shape)} and {list(mask.shape)}"
+        raise bad("flow, truth, mask", expected="[H, W, 2], [H, W, 2] and [H, W]", got=got, fix="resize the flow first")
+    if not np.isfinite(flow[mask]).all():
+        count = int((~np.isfinite(flow[mask]).all(-1)).sum())
+        raise bad("flow", expected="finite numbers", got=f"{count} valid pixels without", fix="look at the model")
+    error = endpoint_error(flow[mask], truth[mask])
+    length = np.linalg.norm(truth[mask].astype(np.float64), axis=-1)
+    valid = int(mask.sum())
+    correct = tuple(int((error <= each).sum()) for each in thresholds)
+    outliers = (error > 3) & (error > 0.05 * length)
+    means = (float(error.mean()), float(outliers.mean())) if valid else (np.nan, np.nan)
+    return ImageMeasures(*means, correct, valid, tuple(map(float, thresholds)))
+
+
+def aggregate(images: Sequence[ImageMeasures]) -> dict[str, float]:
+    """Returns the table's numbers of several images; those without valid pixels do not count.
+
+    `aepe`, `fl_all` and `pck_T_per_image` are means over images, `pck_T_per_dataset` and `aepe_per_dataset` over all
+    pixels; `correct_T` and `valid` are counts. Raises `InputError` without any valid pixel.
+    """
+    images = [each for each in images if each.valid]
+    if not images:
+        raise bad("images", expected="at least one with valid pixels", got="none", fix="check the ground truth")
+    if len({each.thresholds for each in images}) > 1:
+        raise bad("images", expected="the same thresholds", got="different ones", fix="measure them alike")
+    valid = sum(each.valid for each in images)
+    found = {
+        "aepe": float(np.mean([each.aepe for each in images])),
+        "fl_all": float(np.mean([each.fl_all for each in images])),
+        "aepe_per_dataset": sum(each.aepe * each.valid for each in images) / valid,
+        "valid": valid,
+        "images": len(images),
+    }
+    for i, threshold in enumerate(images[0].thresholds):
+        correct = sum(each.correct[i] for each in images)
+        found[f"pck_{threshold:g}_per_image"] = float(np.mean([each.pck[i] for each in images]))
+        found[f"pck_{threshold:g}_per_dataset"] = correct / valid
+        found[f"correct_{threshold:g}"] = correct
+    return found
+
+
+def per_rate(sequences: Sequence[Mapping[str, float]], *, thresholds: Sequence[float] = THRESHOLDS) -> dict[str, float]:
+    """Returns the numbers of one rate (frame distance) from those of its sequences, as `aggregate` gives them.
+
+    Means of `aepe` and `pck_T_per_image` over the sequences; `pck_T_per_rate` = correct / (valid + 1e-6) over all their
+    pixels; `valid` is the sum.
+    """
+    if not sequences:
+        raise bad("sequences", expected="at least one", got="none", fix="check the data")
+    valid = sum(each["valid"] for each in sequences)
+    found = {"aepe": float(np.mean([each["aepe"] for each in sequences])), "valid": valid}
+    for threshold in thresholds:
+        name = f"{threshold:g}"
+        found[f"pck_{name}_per_image"] = float(np.mean([each[f"pck_{name}_per_image"] for each in sequences]))
+        found[f"pck_{name}_per_rate"] = sum(each[f"correct_{name}"] for each in sequences) / (valid + 1e-6)
+    return found
+
+
+def average(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Returns the plain means over rows (rates, or the scenes I to V) of every number that all of them have."""
+    if not rows:
+        raise bad("rows", expected="at least one", got="none", fix="check the data")
+    shared = [name for name in rows[0] if all(name in row for row in rows)]
+    return {name: float(np.mean([row[name] for row in rows])) for name in shared}
+
+
+class Sparsification(NamedTuple):
+    """Mean error of the pixels that remain when the least sure `removed [K]` share of them is taken away.
+
+    `error [K]` by the given uncertainty, `oracle [K]` by the error itself, both divided by the error of all pixels;
+    `area` is that under `error`, `gap` that between both (AUSE, Ilg et al., ECCV 2018): 0 is a perfect order. An order
+    by chance has area 1, and `skill` = 1 - gap / (1 - area of the oracle) is 0 for it, 1 for the perfect one.
+    """
+
+    removed: np.ndarray
+    error: np.ndarray
+    oracle: np.ndarray
+    area: float
+    gap: float
+    skill: float
+
+
+def sparsification(
+    error: np.ndarray, uncertainty: np.ndarray, mask: np.ndarray | None = None, *, points: int = 100
+) -> Sparsification:
+    """Returns the sparsification curves of errors and uncertainties of the same shape (larger is less sure).
+
+    Pixels of equal uncertainty are taken away in part, by their mean error, so no order of the array matters. The last
+    point removes (points - 1) / points. Raises `InputError` without valid pixels, for other shapes, or numbers that are
+    not finite.
+    """
+    error, uncertainty = _pixels(error, uncertainty, mask)
+    removed = np.arange(points) / points
+    if error.mean() == 0:
+        ones = np.ones(points)
+        return Sparsification(removed, ones, ones, 1.0, 0.0, 1.0)
+    curve = _remaining(error, uncertainty, removed) / error.mean()
+    oracle = _remaining(error, error, removed) / error.mean()
+    area, best = (float(np.trapezoid(each, removed) / removed[-1]) for each in (curve, oracle))
+    gap = area - best
+    return Sparsification(removed, curve, oracle, area, gap, 1 - gap / (1 - best) if best < 1 else 1.0)
+
+
+def _remaining(error: np.ndarray, uncertainty: np.ndarray, removed: np.ndarray) -> np.ndarray:
+    """Returns the mean error of the surest 1 - removed, with ties shared evenly."""
+    _, group = np.unique(uncertainty, return_inverse=True)
+    counts = np.bincount(group)
+    sums = np.append(0.0, np.cumsum(np.bincount(group, error)))
+    kept = (1 - removed) * len(error)
+    return np.interp(kept, np.append(0, np.cumsum(counts)), sums) / kept
+
+
+def rank_correlation(error: np.ndarray, uncertainty: np.ndarray, mask: np.ndarray | None = None) -> float:
+    """Returns Spearman's rank correlation of errors and uncertainties, with mean ranks of ties; NaN if one is constant.
+
+    Raises `InputError` as `sparsification` does.
+    """
+    ranks = [rankdata(each) for each in _pixels(error, uncertainty, mask)]
+    away = [each - each.mean() for each in ranks]
+    scale = np.sqrt((away[0] ** 2).sum() * (away[1] ** 2).sum())
+    return float((away[0] * away[1]).sum() / scale) if scale > 0 else float("nan")
+
+
+def _pixels(error, uncertainty, mask) -> tuple[np.ndarray, np.ndarray]:
+    error, uncertainty = (np.asarray(each, np.float64) for each in (error, uncertainty))
+    mask = np.ones(error.shape, bool) if mask is None else np.asarray(mask, bool)
+    if not error.shape == uncertainty.shape == mask.shape:
+        got = f"{list(error.shape)}, {list(uncertainty.shape)} and {list(mask.shape)}"
+        raise bad("error, uncertainty, mask", expected="one shape", got=got, fix="give one number a pixel")
+    error, uncertainty = error[mask], uncertainty[mask]
+    if not error.size:
+        raise bad("mask", expected="at least one valid pixel", got="none", fix="leave this image out")
+    if not (np.isfinite(error).all() and np.isfinite(uncertainty).all()):
+        raise bad("error, uncertainty", expected="finite numbers", got="others", fix="mask such pixels")
+    return error, uncertainty

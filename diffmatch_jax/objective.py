@@ -1,0 +1,66 @@
+"""Losses of predicted flow: per sample, on valid pixels of the full-resolution truth, squared or robust.
+
+Flow is normalised (1 is a full image), so that prediction and truth may be on different grids.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from common.errors import bad, choice
+from diffmatch_jax.resize import alignment_of, resize_normalised
+
+PENALTIES = ("squared", "charbonnier")
+
+
+class Totals(NamedTuple):
+    """A penalty's sum over the valid pixels of each sample, `total [B]`, and the weight of these, `count [B]`."""
+
+    total: jax.Array
+    count: jax.Array
+
+
+def totals(
+    prediction: jax.Array,
+    truth: jax.Array,
+    mask: jax.Array,
+    *,
+    penalty: str = "squared",
+    scale: float = 1.0,
+    epsilon: float = 0.01,
+    compat: str | None = None,
+) -> Totals:
+    """Returns the sums of penalty(|prediction - truth| / scale) over valid pixels.
+
+    prediction `[B, h, w, 2]` is brought to the grid of `truth [B, H, W, 2]` and `mask [B, H, W]` (0 to 1). "squared" is
+    r^2, "charbonnier" sqrt(r^2 + epsilon^2) - epsilon. With compat="released" the truth may be coarser than the mask
+    too and both are resized corner-aligned; elsewhere it has the mask's resolution. Invalid truth may be anything.
+    """
+    choice("penalty", penalty, PENALTIES)
+    size = mask.shape[1:3]
+    alignment = alignment_of(compat)
+    if compat is None and truth.shape[1:3] != size:
+        fix = "do not resize the truth; resize.average_flow gives a coarse one with its mask"
+        raise bad("truth", expected=f"the mask's size {list(size)}", got=list(truth.shape[1:3]), fix=fix)
+    prediction, truth = (
+        each if each.shape[1:3] == size else resize_normalised(each, size, alignment=alignment)
+        for each in (prediction, truth)
+    )
+    weight = mask.astype(prediction.dtype)
+    # Not multiplied by 0: truth that is infinite there would give no number, here or in the gradient.
+    away = jnp.where(mask[..., None] > 0, prediction - jnp.where(mask[..., None] > 0, truth, 0), 0) / scale
+    value = (away**2).sum(-1)
+    if penalty == "charbonnier":
+        value = jnp.sqrt(value + epsilon**2) - epsilon
+    return Totals((value * weight).sum((1, 2)), weight.sum((1, 2)))
+
+
+def per_sample(sums: Totals) -> jax.Array:
+    """Returns each sample's mean over its valid pixels, `[B]`; 0 without any."""
+    return jnp.where(sums.count > 0, sums.total / jnp.where(sums.count > 0, sums.count, 1), 0)
+
+
+def pooled(sums: Totals) -> jax.Array:
+    """Returns the mean over the valid pixels of the whole batch, `[]`: the released loss, heavier on larger masks."""
+    return sums.total.sum() / jnp.maximum(sums.count.sum(), 1e-12)
