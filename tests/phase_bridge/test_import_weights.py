@@ -154,7 +154,13 @@ WITHOUT = "net.net.dec.4x4_up.conv1.weight"
             lambda t: t | {"net.net.enc.4x4_block0.conv1.weight": np.ones((4, 4, 3), np.float32)},
             "running average of enc.4x4_block0.conv1.weight",
         ),
-        (lambda t: t | {"net.net.enc.4x4_conv.weight": np.ones(4)}, "expected 4 dimensions, got [4]"),
+        (
+            lambda t: (
+                {name: each for name, each in t.items() if not name.startswith("ema.")}
+                | {"net.net.enc.4x4_conv.weight": np.ones(4)}
+            ),
+            "tensor enc.4x4_conv.weight: expected 4 dimensions, got [4]",
+        ),
         (
             lambda t: t | {"net.net.dec.4x4_up.conv0.resample_filter": np.ones((1, 1, 4, 4))},
             "expected one separable filter",
