@@ -28,7 +28,7 @@ _MATTERS = ("evaluate.*",)
 MAY_CHANGE = (
     *(key for key in configs.RESUME_MAY_CHANGE if key not in _MATTERS), "compare.models", "compare.seeds",
 )  # fmt: skip
-_TUNED_ON = 4000  # samples by which settings are chosen
+_TUNED_ON = 3000  # samples by which settings are chosen
 
 
 class Plan(NamedTuple):

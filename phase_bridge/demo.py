@@ -1,4 +1,4 @@
-"""`python -m phase_bridge demo`: a spiral learned with an interruption, sampled, and compared with what else there is."""
+"""`python -m phase_bridge demo`: a spiral learned with an interruption, sampled, and compared with its rivals."""
 
 import shutil
 import time

@@ -39,6 +39,8 @@ RECOMMENDED = {"flow": "midpoint", "edm": "ipndm", "cld": "multistep"}
 
 def times_of(how: How) -> np.ndarray:
     """Returns the times of a bridge's sampler; raises `InputError` for a grid that is none."""
+    if how.nfe < 1:
+        raise bad("nfe", expected="a whole number, at least 1", got=how.nfe, fix="published are 5, 10 and 20")
     if how.grid == "levels":
         return statistic.times_at_levels(
             how.bridge, how.nfe, largest=how.largest, smallest=how.smallest, power=how.level_power

@@ -16,7 +16,7 @@ _USUAL = (
     ((3, 5, 10, 20), tuple(np.log([0.25, 0.08, 0.02, 0.005]))),
 )
 _USUAL_LARGEST = 10.0
-LARGEST = (3.0, 10.0, 60.0)
+LARGEST = (3.0, 15.0)
 SMALLEST = (0.005, 0.02, 0.08, 0.25)
 
 
@@ -82,7 +82,6 @@ _MAIN: Mapping[str, Entrant] = {
         {**_IMPROVED, "objective.kind": "ode"},
         (
             Candidate("ode-exponential", _until(kind="ode", rule="exponential", order=2), title=_IMPROVED_ODE),
-            Candidate("ode-data", _until(kind="ode", rule="data", order=1), title=_IMPROVED_ODE),
             Candidate(
                 "ode-corrected",
                 [
@@ -139,16 +138,27 @@ _STEPS = (
     ),
     ("c-data", "output is the rest of the best linear estimate of the data", {"objective.output": "data"}),
     ("d-statistic", "input is what the state tells about the data", {"objective.inputs": "statistic"}),
-    ("e-weight", "weight of unit-variance targets", {"objective.weight": "data"}),
 )
 _ABLATIONS: dict[str, Entrant] = {}
 _changes: dict[str, Any] = {**_RELEASED, "objective.kind": "ode"}
 for _name, _title, _change in _STEPS:
     _changes = {**_changes, **_change}
     _ABLATIONS[_name] = Entrant(f"AGM-ODE + {_title}", _changes, _ODE)
+# The same denoiser trained at other noise levels: the bridge's with those of EDM, and EDM's with even ones.
+_ABLATIONS["f-levels"] = Entrant(
+    "AGM, improved recipe, noise levels of EDM",
+    {**_MAIN["agm-improved"].changes, "objective.times": "log_normal"},
+    tuple(each._replace(title="") for each in _MAIN["agm-improved"].samplers),
+)
+_ABLATIONS["edm-even"] = Entrant(
+    "EDM, even noise levels", {**_MAIN["edm"].changes, "objective.times": "log_uniform"}, _MAIN["edm"].samplers
+)
 
 ENTRANTS: Mapping[str, Entrant] = {**_MAIN, **_ABLATIONS}
-GROUPS: Mapping[str, tuple[str, ...]] = {"main": tuple(_MAIN), "ablation": ("agm-ode", *_ABLATIONS, "agm-improved")}
+GROUPS: Mapping[str, tuple[str, ...]] = {
+    "main": tuple(_MAIN),
+    "ablation": ("agm-ode", *_ABLATIONS, "agm-improved", "edm"),
+}
 
 
 def usual(candidate: Candidate, nfe: int) -> Mapping[str, Any]:

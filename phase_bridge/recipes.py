@@ -6,7 +6,9 @@ an error of 2.3 in the data; and the network has to find out for every t which c
 
 "improved" shows the network that combination alone (`phase_bridge.statistic`), scaled to unit variance, with the
 logarithm of its noise level, and lets it predict what the best linear estimate of x1 leaves, scaled to unit variance
-(Karras et al., 2022, for ordinary diffusion). The estimate is then turned into the force that samplers expect.
+(Karras et al., 2022, for ordinary diffusion). The estimate is then turned into the force that samplers expect. Times
+stay uniform: they train fine structure more than the usual noise levels of diffusion do, and reach the prior, where
+every sampler begins.
 """
 
 import functools
@@ -51,7 +53,7 @@ class Recipe(NamedTuple):
 
 RECIPES = {
     "released": Recipe("state", "force", "remaining", "reciprocal", "uniform"),
-    "improved": Recipe("statistic", "data", "noise", "data", "log_normal"),
+    "improved": Recipe("statistic", "data", "noise", "data", "uniform"),
 }
 
 

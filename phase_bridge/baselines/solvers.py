@@ -62,7 +62,8 @@ def ddim(sigma: np.ndarray) -> Steps:
 def dpmpp(sigma: np.ndarray, *, order: int) -> Steps:
     """DPM-Solver++ multistep 2M or 3M in data prediction (Lu et al., 2022), lower order in the first steps.
 
-    The last step, to sigma = 0, is the data estimate.
+    The last step, to sigma = 0, is the data estimate. The second derivative of 3M is what third order needs; the
+    authors' code has half of it.
     """
     count = len(sigma) - 1
     weights = np.zeros((count, order))
@@ -82,7 +83,7 @@ def dpmpp(sigma: np.ndarray, *, order: int) -> Steps:
             if n >= 2 and order >= 3:
                 r1 = (log[n - 1] - log[n - 2]) / h
                 before = np.array([0, 1 / r1, -1 / r1])
-                second = (first - before) / (r0 + r1)
+                second = 2 * (first - before) / (r0 + r1)
                 first = first + r0 / (r0 + r1) * (first - before)
                 weights[n] += (1 - gone / h) * first + (gone / h**2 - 1 / h + 0.5) * second
             else:

@@ -1,0 +1,37 @@
+"""The demonstration from end to end at a small size."""
+
+import json
+import subprocess
+import sys
+
+SMALL = {
+    "model.width": 8,
+    "model.depth": 1,
+    "train.steps": 400,
+    "train.batch_size": 16,
+    "train.log_every": 10,
+    "checkpoint.every": 200,
+    "optimizer.warmup": 10,
+    "evaluate.num": 200,
+    "sampler.num": 64,
+    "sampler.batch_size": 64,
+    "compare.nfe": "(3,)",
+    "compare.models": "('agm-improved', 'flow')",
+}
+
+
+def test_it_is_interrupted_resumed_compared_and_drawn(tmp_path):
+    changes = [f"--config.{key}={value}" for key, value in SMALL.items()]
+    done = subprocess.run(
+        [sys.executable, "-m", "phase_bridge", "demo", "--workdir", tmp_path, *changes],
+        check=True, capture_output=True, text=True,
+    )  # fmt: skip
+    numbers = json.loads((tmp_path / "results.json").read_text())["phase_bridge"]
+    assert 200 <= numbers["interrupted_at_step"] < numbers["steps"] == 400
+    assert set(numbers["best"]) == {"AGM-ODE, improved recipe", "AGM-SDE, improved recipe", "flow matching"}
+    assert numbers["best"]["flow matching"]["3"]["w2"] > numbers["floor"]["w2"] > 0
+    page = (tmp_path / "index.html").read_text()
+    assert page.count("data:image/png;base64,") == 6  # comparison, clouds, samples, trajectories, estimates, training
+    assert "://" not in page
+    assert done.stdout.count("$ python -m phase_bridge train") == 2  # the comparison does not train it again
+    assert "training agm-improved/0" in done.stdout

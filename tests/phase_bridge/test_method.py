@@ -1,0 +1,177 @@
+"""The method from config to samples: what is trained, sampled and measured; and what is refused, in words."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from common import config as configs
+from common import sampling
+from common.cli import main
+from common.errors import InputError
+from configs.phase_bridge.spiral import get_config
+from phase_bridge import method, toy
+from phase_bridge.__main__ import APP
+from phase_bridge.statistic import noise_level
+
+SMALL = {
+    "model.width": 8, "model.depth": 1, "train.steps": 4, "train.batch_size": 16, "train.log_every": 2,
+    "optimizer.warmup": 1, "checkpoint.every": 2, "sampler.num": 32, "sampler.batch_size": 16, "sampler.nfe": 3,
+    "evaluate.num": 64, "evaluate.batch_size": 64, "evaluate.nfe": (2, 3), "evaluate.repeats": 2,
+}  # fmt: skip
+
+
+def config(**changes):
+    return configs.from_dict(get_config().to_dict(), overrides={**SMALL, **changes})
+
+
+def variables_of(made):
+    return made.init(jax.random.key(0), {"data": jnp.zeros((2, 2))})
+
+
+PROCESSES = [
+    {"objective.process": "bridge", "objective.recipe": "improved"},
+    {"objective.process": "bridge", "objective.recipe": "released", "model.time": "log"},
+    {"objective.process": "bridge", "objective.recipe": "released", "objective.kind": "sde", "model.time": "log"},
+    {"objective.process": "flow"},
+    {"objective.process": "flow", "objective.coupling": 8},
+    {"objective.process": "edm", "objective.times": "log_uniform"},
+    {"objective.process": "cld"},
+]
+
+
+@pytest.mark.parametrize("changes", PROCESSES, ids=lambda each: "-".join(map(str, each.values())))
+def test_every_process_learns_and_samples(changes):
+    made = method.build(config(**changes))
+    variables = variables_of(made)
+    points = toy.draw("spiral", seed=0, count=64)
+    batch = {"data": jnp.asarray(points), "position": jnp.arange(64), "progress": jnp.zeros(())}
+
+    @jax.jit
+    def loss(variables, key):
+        return made.loss(variables, key, batch)[0]
+
+    value, grads = jax.value_and_grad(lambda v: loss(v, jax.random.key(1)))(variables)
+    moved = jax.tree.map(lambda v, g: v - 1e-3 * g, variables, grads)
+    assert np.isfinite(value) and loss(moved, jax.random.key(1)) < value
+    drawn = made.sample(variables, jax.random.key(2))
+    assert drawn.arrays["samples"].shape == (32, 2) and np.isfinite(drawn.arrays["samples"]).all()
+    assert drawn.info["nfe"] <= 3
+    # The few are the first of the many, and do not depend on how many are drawn at once.
+    many = sampling.draw(made.sampler, variables, jax.random.key(2), num=5, batch_size=5)["samples"]
+    np.testing.assert_allclose(many, drawn.arrays["samples"][:5], rtol=1e-5, atol=1e-6)
+
+
+def test_trajectories_of_a_bridge():
+    made = method.build(config())
+    drawn = made.sample(variables_of(made), jax.random.key(0))
+    assert drawn.arrays["states"].shape == (32, 4, 4) and drawn.arrays["estimates"].shape == (32, 3, 2)
+    np.testing.assert_allclose(drawn.arrays["estimates"][:, -1], drawn.arrays["samples"], rtol=1e-4, atol=1e-5)
+
+
+def test_an_untrained_improved_model_is_the_best_linear_estimate():
+    """Its last layer begins at zero, so the first data estimate is that of Gaussian data: skip times the statistic."""
+    made = method.build_model(config())
+    variables = variables_of(method.build(config()))
+    field = method.as_field(made, variables)
+    from phase_bridge import bridge as bridges
+    from phase_bridge import statistic
+
+    b, t = made.how.bridge, 0.5
+    m = jax.random.normal(jax.random.key(0), (6, 4))
+    force = field(m, t) * bridges.normaliser(b, t, kind="ode")
+    estimate = bridges.data_estimate(b, m, force, t, kind="ode")
+    sigma, std = noise_level(b, t), 1.1253
+    copy = statistic.statistic(b, m, t) * sigma
+    np.testing.assert_allclose(estimate, std**2 / (std**2 + sigma**2) * copy, rtol=1e-3, atol=1e-4)
+
+
+def test_the_improved_model_serves_both_kinds():
+    made = method.build_model(config())
+    variables = variables_of(method.build(config()))
+    from phase_bridge import bridge as bridges
+
+    b, m, t = made.how.bridge, jax.random.normal(jax.random.key(0), (6, 4)), 0.3
+    estimates = []
+    for kind in ("ode", "sde"):
+        field = method.as_field(made, variables, made.how._replace(kind=kind))
+        force = field(m, t) * bridges.normaliser(b, t, kind=kind)
+        estimates.append(bridges.data_estimate(b, m, force, t, kind=kind))
+    np.testing.assert_allclose(*estimates, rtol=1e-3, atol=1e-4)
+    drawn = method.build(config(**{"sampler.kind": "sde"})).sample(variables, jax.random.key(0))
+    assert drawn.info["kind"] == "sde" and np.isfinite(drawn.arrays["samples"]).all()
+
+
+def test_evaluation_knows_the_data():
+    made = method.build(config())
+    found = made.evaluate(variables_of(made), jax.random.key(0))
+    assert [row["nfe"] for row in found.numbers["table"]] == ["data", 2, 3]
+    data, *drawn = found.numbers["table"]
+    assert data["beyond"] == 0 and data["w2"] < min(row["w2"] for row in drawn)
+    assert all(row["distance"] > 0.05 > data["distance"] for row in drawn)
+
+
+def test_images_are_scaled_and_mirrored(tmp_path):
+    images = np.zeros((6, 4, 4, 3), np.uint8)
+    images[:, :, 0] = 255
+    np.savez(tmp_path / "images.npz", train=images, test=images)
+    changes = {
+        "data.source": f"npz:{tmp_path}/images.npz", "data.size": 4, "data.channels": 3, "data.flip": True,
+        "model.network": "song_unet", "model.channels": 8, "model.multipliers": (1,), "model.num_blocks": 1,
+        "model.attention": (), "evaluate.num": 4, "sampler.num": 2,
+    }  # fmt: skip
+    made = method.build(config(**changes))
+    source = made.sources()["train"]
+    keys = jax.random.split(jax.random.key(0), 64)
+    data = np.stack([made.augment(key, dict(source[0]))["data"] for key in keys])
+    assert set(np.unique(data)) == {-1.0, 1.0} and data.dtype == np.float32
+    share = (data[:, 0, 0, 0] == 1).mean()
+    assert 0.25 < share < 0.75
+    np.testing.assert_array_equal(
+        data[:, :, 0] == 1, np.broadcast_to(share > 0, data[:, :, 0].shape) & (data[:, :, 0] == 1)
+    )
+    np.testing.assert_array_equal(made.sampler.to_unit(jnp.asarray([-1.0, 1.0])), [0.0, 1.0])
+    assert method.held_out(config(**changes), made.sources)(0, 3).min() == -1
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"objective.process": "bride"}, 'config.objective.process: expected one of "bridge"'),
+        ({"objective.recipe": "best"}, 'config.objective.recipe: expected one of "released", "improved"'),
+        ({"objective.inputs": "states"}, "config.objective.inputs: expected one of"),
+        ({"objective.coupling": 4}, 'config.objective.coupling: expected 0 but for "flow", got 4'),
+        ({"objective.sigma_data": 0.0}, "config.objective.sigma_data: expected a positive number"),
+        ({"data.source": "toy:spirals"}, 'config.data.source: .*did you mean "spiral"'),
+        ({"model.network": "song_unet"}, 'config.model.network: expected "mlp" for points'),
+        ({"sampler.nfe": 0}, "nfe: expected a whole number"),
+        ({"sampler.num": 0}, "config.sampler.num: expected at least 1"),
+        ({"sampler.grid": "level"}, "grid: expected one of"),
+        ({"objective.process": "edm", "sampler.rule": "euler"}, 'rule: expected one of "ddim"'),
+        (
+            {"objective.recipe": "released", "sampler.kind": "sde"},
+            'config.sampler.kind: expected "ode", as the network',
+        ),
+        ({"bridge.correlation": 1.0}, "bridge.correlation: expected a number between -1 and 1"),
+    ],
+)
+def test_mistakes_are_told_first(changes, message):
+    with pytest.raises(InputError, match=message):
+        method.build(config(**changes))
+
+
+def test_from_the_command_line(tmp_path, capsys):
+    config_file = "configs/phase_bridge/spiral.py"
+    changes = [f"--config.{key}={value}" for key, value in SMALL.items()]
+    run = ["--workdir", str(tmp_path)]
+    for command in (["train", "--config", config_file, *changes], ["sample"], ["evaluate"], ["figures"]):
+        assert main([*command, *run], APP) == 0, capsys.readouterr().err
+    numbers = json.loads((tmp_path / "samples" / "step-4-seed-0.json").read_text())
+    assert numbers["nfe"] == 3 and numbers["process"] == "bridge" and numbers["bridge"]["p"] == 3.0
+    for name in ("training", "quality", "by-nfe", "samples", "trajectories", "estimates"):
+        assert (tmp_path / "figures" / f"{name}.png").stat().st_size > 1000
+    assert "early ones are samples" in (tmp_path / "index.html").read_text()
+    model, variables = method.load(tmp_path)
+    assert model.how.nfe == 3 and variables.params["layer_0"]["kernel"].shape == (3, 8)
