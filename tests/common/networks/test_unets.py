@@ -46,6 +46,8 @@ def random_variables(network, *given, seed=0):
         (SongUNet(3), 32, 6, 56_405_891),
         (SongUNet(3, num_classes=10), 32, 6, 56_408_707),
         (SongUNet(3, multipliers=(1, 2, 2, 2), attention=(2,)), 64, 6, 62_765_699),
+        # Karras et al. have 9 x 128 weights more, for their augmentation.
+        (SongUNet(3, embedding="positional", noise_multiplier=1, filter=(1, 1), encoder="standard"), 32, 3, 55_732_739),
         (ADMUNet(3, embedding="fourier"), 64, 6, 295_136_451),
         (ADMUNet(3, embedding="fourier", num_classes=1000), 64, 6, 295_904_451),
         (
@@ -55,7 +57,7 @@ def random_variables(network, *given, seed=0):
             121_153_794,
         ),
     ],
-    ids=["cifar10", "cifar10-classes", "afhqv2", "imagenet64", "imagenet64-classes", "matching"],
+    ids=["cifar10", "cifar10-classes", "afhqv2", "ddpmpp", "imagenet64", "imagenet64-classes", "matching"],
 )
 def test_published_numbers_of_parameters(network, size, channels, count):
     given = [jax.ShapeDtypeStruct((1, size, size, channels), jnp.float32), jax.ShapeDtypeStruct((1,), jnp.float32)]
