@@ -41,13 +41,15 @@ def slopes(workdir: Path) -> list[Path]:
     with plotting.figure(path, width=2 * plotting.COLUMN, height=3.2, columns=2) as (left, right):
         for i, each in enumerate(shown):
             alpha, slope = each.name.removeprefix("calpha-"), each.numbers["slope"]
-            label = f"α = {alpha}: {slope['value']:.2f} ± {slope['standard_error']:.2f} (best {slope['best']:.2f})"
+            best, moderate = each.numbers["best_slope"], each.numbers["moderate_slope"]
+            label = f"α = {alpha}: {slope['value']:.2f}, {moderate['value']:.2f} (best {best:.2f})"
             x = each.arrays["curve.input_psnr"]
             left.plot(x, each.arrays["curve.psnr_of_mean"], label=label)
-            ends = np.array([slope["from_db"], slope["to_db"]])
-            left.plot(ends, slope["intercept"] + slope["value"] * ends, color="black", marker="", linestyle=":")
+            for line in (slope, moderate):
+                ends = np.array([line["from_db"], line["to_db"]])
+                left.plot(ends, line["intercept"] + line["value"] * ends, color="black", marker="", linestyle=":")
             right.plot(each.arrays["slope.local_input_psnr"], each.arrays["slope.local"], label=f"α = {alpha}")
-            right.axhline(slope["best"], color=plotting.COLOURS[i], linewidth=0.8, marker="", linestyle="--")
+            right.axhline(best, color=plotting.COLOURS[i], linewidth=0.8, marker="", linestyle="--")
         left.set(xlabel="PSNR of noisy images (dB)", ylabel="PSNR of denoised images (dB)")
         right.set(xlabel="PSNR of noisy images (dB)", ylabel="local slope (dashed: α / (α + 1))")
         left.legend()
@@ -133,10 +135,11 @@ def section(workdir: Path) -> list[Block]:
     shown = found(workdir)
     blocks: list[Block] = [
         Paragraph(
-            "One denoiser for each class of images. slope: dB of PSNR after denoising per dB before, with its standard "
-            "error, beside the best possible one; shortfall: dB below the projection on the tangent space, averaged "
-            "over the points of the slope; trace: of the Jacobian; tangent cos2: mean squared cosine of the angles "
-            "between tangent space and leading eigenvectors, 1 if they span the same."
+            "One denoiser for each class of images. slope: dB of PSNR after denoising per dB before, at small noise "
+            "with its standard error and at moderate noise, beside the best possible one; shortfall: dB below the "
+            "projection on the tangent space, averaged over the points of the slope; trace: of the Jacobian; tangent "
+            "cos2: mean squared cosine of the angles between tangent space and leading eigenvectors, 1 if they span "
+            "the same."
         ),
         Table(list(row(shown[0].numbers)), [list(row(each.numbers).values()) for each in shown]),
     ]

@@ -12,6 +12,8 @@ from gahb.denoisers import Denoiser
 from gahb.eigenbasis import principal_angles
 from gahb.eigenbasis.survey import survey
 
+MODERATE = (4.0, 18.0)  # PSNRs of noisy images, dB, of the second fit
+
 
 class Settings(NamedTuple):
     """Settings of `measure`."""
@@ -38,14 +40,19 @@ def measure(
 
     `tangents [M, D, H, W, C]`: the tangent spaces at the images looked at, of a class that is a manifold of dimension
     D; the D leading eigenvectors are compared with them, and the error with that of projecting on them, D sigma^2.
-    `alpha` says that the best slope is alpha / (alpha + 1). Returns numbers and arrays: `curve.*` (fields of
-    `PsnrCurve`), `curve.best` (dB, for manifolds), `slope.*`, `basis.*` (as of `survey`, without the axis of noise
-    levels), and `tangents` and `angles` (radians) for manifolds.
+    `alpha` says that the best slope is alpha / (alpha + 1). `slope` is fitted at small noise, where that is an
+    asymptote; `moderate_slope` between the PSNRs `MODERATE`, which even a short training serves well. Returns numbers
+    and arrays: `curve.*` (fields of `PsnrCurve`), `curve.best` (dB, for manifolds), `slope.*`, `basis.*` (as of
+    `survey`, without the axis of noise levels), and `tangents` and `angles` (radians) for manifolds.
     """
     curve_key, slope_key, basis_key = jax.random.split(key, 3)
     sigmas = 10 ** (-np.asarray(settings.curve_db, float) / 20)
     curve = psnr_curve(denoise, images, sigmas, curve_key, batch_size=settings.batch_size)
-    slope = slopes.fit_slope(curve.input_psnr, curve.per_image, slope_key, resamples=settings.bootstrap)
+    between = (curve.input_psnr >= MODERATE[0] - 1e-6) & (curve.input_psnr <= MODERATE[1] + 1e-6)
+    slope, moderate = (
+        slopes.fit_slope(curve.input_psnr, curve.per_image, slope_key, selected=selected, resamples=settings.bootstrap)
+        for selected in (slopes.window(curve.input_psnr), between)
+    )
     table, basis = survey(denoise, looked_at, [sigma], settings.top, basis_key, num=settings.probes)
     arrays = {f"curve.{name}": value for name, value in curve._asdict().items()}
     arrays |= {f"slope.{name}": getattr(slope, name) for name in ("local", "local_input_psnr", "selected")}
@@ -69,14 +76,9 @@ def measure(
     numbers = {
         "num_images": len(images),
         "sigma": 255 * sigma,
-        "slope": {
-            "value": slope.slope,
-            "standard_error": slope.standard_error,
-            "intercept": slope.intercept,
-            "best": best_slope,
-            "from_db": float(curve.input_psnr[slope.selected].min()),
-            "to_db": float(curve.input_psnr[slope.selected].max()),
-        },
+        "best_slope": best_slope,
+        "slope": _told(slope, curve.input_psnr),
+        "moderate_slope": _told(moderate, curve.input_psnr),
         "shortfall": shortfall,
         "tangent": tangent,
         # Over images: a class with few parameters has as few directions that are not removed.
@@ -84,3 +86,19 @@ def measure(
         "bases": table,
     }
     return numbers, arrays
+
+
+def windows(input_psnr: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns which points of a curve each of the two slopes is fitted to, bool `[S]`."""
+    between = (input_psnr >= MODERATE[0] - 1e-6) & (input_psnr <= MODERATE[1] + 1e-6)
+    return slopes.window(input_psnr), between
+
+
+def _told(slope: slopes.Slope, input_psnr: np.ndarray) -> dict[str, float]:
+    return {
+        "value": slope.slope,
+        "standard_error": slope.standard_error,
+        "intercept": slope.intercept,
+        "from_db": float(input_psnr[slope.selected].min()),
+        "to_db": float(input_psnr[slope.selected].max()),
+    }

@@ -8,6 +8,7 @@ anywhere, and given again.
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 from ml_collections import ConfigDict
 
 from common import config as configs
@@ -42,7 +43,7 @@ class Plan(NamedTuple):
 
 def build(config: ConfigDict) -> Plan:
     """Returns the plan that `config.classes` describes; raises `InputError` for what cannot work."""
-    from gahb.class_measures import Settings
+    from gahb.class_measures import Settings, windows
 
     classes, checks = config.classes, config.evaluate
     names = tuple(classes.names)
@@ -54,6 +55,12 @@ def build(config: ConfigDict) -> Plan:
         "steps": _for_each("steps", classes.steps, names, least=1),
         "levels": _for_each("levels", classes.levels, names, least=1e-6),
     }
+    fitted = windows(np.unique(np.asarray(checks.curve_db, float)))
+    if min(each.sum() for each in fitted) < 2:
+        got = " and ".join(str(each.sum()) for each in fitted)
+        expected = "two different levels at small noise (17 dB up, but for the two highest) and at 4 to 18 dB"
+        fix = "use (36.0, 34.0, ..., 0.0)"
+        raise bad("config.evaluate.curve_db", expected=expected, got=f"{got} of them", fix=fix)
     dimension = config.data.size**2 * config.data.channels
     for name, value, least, most in (
         ("num_images", classes.num_images, 1, None),
@@ -133,7 +140,8 @@ def row(numbers: dict[str, Any]) -> dict[str, Any]:
         "steps": numbers["step"],
         "slope": numbers["slope"]["value"],
         "error": numbers["slope"]["standard_error"],
-        "best": numbers["slope"]["best"],
+        "at moderate noise": numbers["moderate_slope"]["value"],
+        "best": numbers["best_slope"],
         "shortfall": numbers["shortfall"],
         "trace": numbers["trace"],
         "tangent cos2": None if tangent is None else tangent["mean_square_cosine"],

@@ -25,7 +25,7 @@ from gahb.method import build as build_method
 from gahb.method import spread, spread_indices
 
 CONFIG = pathlib.Path(__file__).with_name("tiny_classes.py")
-SETTINGS = Settings(curve_db=(40.0, 36.0, 30.0, 26.0, 20.0), top=6, probes=256, bootstrap=20)
+SETTINGS = Settings(curve_db=(40.0, 36.0, 30.0, 26.0, 20.0, 18.0, 4.0), top=6, probes=256, bootstrap=20)
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +86,7 @@ def test_projecting_on_a_ray_is_the_best(data):
     numbers, arrays = measure(denoise, images, few, SETTINGS, jax.random.key(0), sigma=0.04, tangents=tangents)
     # One squared normal number an image: its mean over 64 images is within 40 % of 1.
     assert abs(numbers["shortfall"]) < 10 * np.log10(1.4)
-    assert abs(numbers["slope"]["value"] - 1) < 0.15 and numbers["slope"]["best"] == 1
+    assert abs(numbers["slope"]["value"] - 1) < 0.15 and numbers["best_slope"] == 1
     assert abs(numbers["trace"] - 1) < 0.3  # from random probes
     np.testing.assert_allclose(numbers["tangent"]["mean_square_cosine"], 1, atol=1e-5)
     np.testing.assert_allclose(arrays["angles"], 0, atol=2e-3)
@@ -130,6 +130,7 @@ def test_the_plan_names_ordinary_experiments(data):
         ({"classes.steps": "(1, 2)"}, "config.classes.steps: expected one positive number, or 5"),
         ({"classes.levels": "(0.0,)"}, "config.classes.levels: expected one positive number"),
         ({"classes.top": "4"}, "config.classes.top: expected 5 to 256, got 4"),
+        ({"evaluate.curve_db": "(30.0, 10.0, 6.0)"}, "config.evaluate.curve_db: expected two different levels"),
         ({"classes.probes": "1"}, "config.classes.probes: expected at least 2"),
     ],
 )
@@ -155,11 +156,13 @@ def test_results_are_those_of_the_trained_models(data, compared):
         numbers, arrays = results.read(compared / "results" / f"classes-{name}.json")
         source = held_out(data, name)
         key = jax.random.split(key_for(jax.random.key(0), Purpose.EVALUATE), 3)
-        sigmas = 10 ** (-np.array((34.0, 30.0, 24.0, 20.0, 10.0)) / 20)
+        sigmas = 10 ** (-np.array((34.0, 30.0, 24.0, 20.0, 16.0, 10.0)) / 20)
         curve = psnr_curve(load_denoiser(compared / name), spread(source, 6), sigmas, key[0], batch_size=4)
         np.testing.assert_allclose(arrays["curve.per_image"], curve.per_image, rtol=1e-5)
         fit = slopes.fit_slope(curve.input_psnr, curve.per_image, key[1], resamples=20)
         assert numbers["slope"]["value"] == pytest.approx(fit.slope, rel=1e-4)
+        low, high = (curve.psnr_of_mean[np.abs(curve.input_psnr - db).argmin()] for db in (10, 16))
+        assert numbers["moderate_slope"]["value"] == pytest.approx((high - low) / 6, rel=1e-4)
         assert numbers["step"] == 4 and numbers["class"] == name
     assert numbers["tangent"]["dimension"] == 5 and arrays["tangents"].shape == (2, 5, 16, 16, 1)
     shuffled = results.read(compared / "results" / "classes-shuffled.json")[1]

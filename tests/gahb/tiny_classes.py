@@ -16,7 +16,7 @@ def get_config():
     config.train.log_every = 2
     config.checkpoint.every = 4
 
-    config.evaluate.curve_db = (34.0, 30.0, 24.0, 20.0, 10.0)
+    config.evaluate.curve_db = (34.0, 30.0, 24.0, 20.0, 16.0, 10.0)
     config.evaluate.batch_size = 4
 
     config.classes.names = ("calpha-2", "disks", "cone", "ray", "shuffled")
