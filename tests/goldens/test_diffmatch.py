@@ -12,6 +12,8 @@ import pytest
 from common.networks.adm_unet import ADMUNet
 from common.networks.embeddings import positional
 from common.trees import flatten, nest
+from diffmatch_jax.diffusion import Process, forward
+from diffmatch_jax.objective import pooled, totals
 
 DATA = Path(__file__).parent / "data"
 KEPT = ("unet_full_formula",)
@@ -113,10 +115,7 @@ def compiled(network, **options):
     return jax.jit(run, compiler_options={"xla_backend_optimization_level": 0})
 
 
-@pytest.mark.parametrize("name", ["unet_stage1", "unet_sr"])
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_small_network(arrays, name, dtype):
-    d = arrays(name)
+def small_network(d):
     tensors = {key.removeprefix("sd/"): each for key, each in d.items() if key.startswith("sd/")}
     multipliers = tuple(int(each) for each in d["cfg_channel_mult"])
     network = network_of(
@@ -127,6 +126,14 @@ def test_small_network(arrays, name, dtype):
         set(d["cfg_attention_ds"].tolist()),
         int(d["cfg_out_channels"]),
     )
+    return network, tensors
+
+
+@pytest.mark.parametrize("name", ["unet_stage1", "unet_sr"])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_small_network(arrays, name, dtype):
+    d = arrays(name)
+    network, tensors = small_network(d)
     with jax.enable_x64(dtype == "float64"):
         params = params_of(tensors, network, dtype)
         inputs = (
@@ -146,7 +153,7 @@ def test_small_network(arrays, name, dtype):
         # The original's softmax is in float32 in all precisions.
         np.testing.assert_allclose(out, nhwc(want, dtype), rtol=0, atol=1e-5 if dtype == "float32" else 2e-6)
     made = {key: each["__call__"][0] for key, each in state["intermediates"].items() if key != "__call__"}
-    last = len(multipliers) - 1
+    last = len(network.multipliers) - 1
     ours = {
         "time_embed": "map_1",
         "input_block_0": "stem",
@@ -161,6 +168,31 @@ def test_small_network(arrays, name, dtype):
         got = made[ours[key.removeprefix("act_")]]
         got = jnp.moveaxis(got, -1, 1) if got.ndim == 4 else got
         np.testing.assert_allclose(got, d[key], rtol=0, atol=1e-4, err_msg=key)
+
+
+def test_training_gradient(arrays):
+    d = arrays("unet_stage1")
+    network, tensors = small_network(d)
+    params = params_of(tensors, network, jnp.float32)
+    process, index = Process.cosine(5), jnp.asarray(d["loss_t"])
+    clean, mask = nhwc(d["loss_x_start"], jnp.float32), jnp.asarray(d["loss_mask"])
+    noisy = forward(process, clean, nhwc(d["loss_noise"], jnp.float32), index)
+    count = len(index)
+    flow, corr = (nhwc(d[name][:count], jnp.float32) for name in ("init_flow", "local_corr"))
+
+    @functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+    @jax.value_and_grad
+    def loss(params):
+        prediction = denoise(network, params, noisy, 200.0 * index, flow, corr)
+        return pooled(totals(prediction, clean, mask, compat="released"))
+
+    value, gradient = loss(params)
+    np.testing.assert_allclose(value, d["loss_value"], rtol=0, atol=1e-6)
+    found = flatten(gradient)
+    wanted = {key.removeprefix("loss_grad/"): each for key, each in d.items() if key.startswith("loss_grad/")}
+    for path, want in flatten(params_of(wanted, network, jnp.float32)).items():
+        np.testing.assert_allclose(found[path], want, rtol=0, atol=1e-4 * np.abs(want).max(), err_msg=path)
+    assert wanted
 
 
 @pytest.mark.parametrize("name", ["unet_stage1", "unet_sr"])
