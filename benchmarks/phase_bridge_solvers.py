@@ -3,8 +3,8 @@
 No network, no training: what is measured is the samplers alone. Data are four isotropic Gaussians (standard deviation
 0.08) in the plane. ODE: root mean square distance of the data estimate of the last evaluation from where the exact
 trajectory of the same start ends, once with the published time of the last evaluation and once with the best of a
-list. SDE: spread of positions about the modes at t = 0.95, relative to the true one there, and the sliced Wasserstein
-distance of the final data estimates from data, whose floor is that of fresh data.
+list. SDE: spread of positions about the modes at t = 0.95, relative to the true one there, and that of the data
+estimates at the last evaluation of the usual grid, relative to the data's.
 """
 
 from typing import Any, NamedTuple
@@ -14,7 +14,6 @@ import numpy as np
 
 from benchmarks import harness
 from benchmarks.harness import Goal, Report
-from common.evaluation.wasserstein import sliced_wasserstein
 from common.solvers import grids
 from phase_bridge import bridge as bridges
 from phase_bridge import sampling
@@ -25,7 +24,7 @@ MEANS = np.array([[0.5, 0.5], [-0.5, 0.3], [0.2, -0.6], [-0.4, -0.5]])
 WEIGHTS = np.array([0.4, 0.3, 0.2, 0.1])
 STD, BRIDGE, SEED = 0.08, Bridge(), 0
 STOP = 0.95  # where the spread of the SDE's states is looked at
-LAST = (0.4, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 0.97, 0.98, 0.99, 0.995, 0.999)
+LAST = (0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 0.98, 0.999)
 
 
 class Settings(NamedTuple):
@@ -33,22 +32,22 @@ class Settings(NamedTuple):
 
     nfe: tuple[int, ...] = (5, 10, 20, 50, 100)
     nfe_sde: tuple[int, ...] = (10, 20, 50, 200)
-    particles: int = 2000
+    particles: int = 1000
     particles_sde: int = 40_000
     orders: tuple[int, ...] = (0, 1, 2, 3)
-    orders_sde: tuple[int, ...] = (0, 1, 2)
+    orders_sde: tuple[int, ...] = (0, 1)
     reference: int = 1000
     rounds: int = 7
 
 
 FULL = Settings()
-QUICK = Settings((5,), (5,), 20, 200, (0, 1), (1,), 50, 1)
+QUICK = Settings((5,), (5,), 20, 200, (0, 1), (0,), 50, 1)
 
 
 def run(settings: Settings) -> Report:
     """Measures every rule and order; the goals are the SDE's spread at 20 steps and the cost of the loop."""
     published, best = ode_tables(settings)
-    sde, spread, floor = sde_table(settings)
+    sde, spread = sde_table(settings)
     samples, ratio = overhead(settings)
     twenty = 20 if 20 in settings.nfe_sde else settings.nfe_sde[0]
     goals = [
@@ -61,8 +60,7 @@ def run(settings: Settings) -> Report:
         tables={
             "ODE, x1000: distance from the exact end, last evaluation as published": published,
             "ODE, x1000: the same with the best last time, which is in brackets": best,
-            f"SDE: spread at t = {STOP} in percent of the true one, and sliced Wasserstein distance x1000 of the "
-            f"estimates (floor {1e3 * floor:.1f})": sde,
+            f"SDE: error of the spread in percent, of positions at t = {STOP}; of the last estimates": sde,
             "program": [ratio],
         },
         goals=goals,
@@ -115,18 +113,19 @@ def ode_tables(settings: Settings) -> tuple[list[dict[str, Any]], list[dict[str,
 def sde_rules(orders) -> dict[str, dict[str, Any]]:
     """Returns the options of every SDE sampler; the last one, without options, is the recommended one."""
     rules = {"Euler-Maruyama": {"rule": "euler"}, "splitting": {"rule": "splitting"}}
-    for order in orders:
-        rules[f"frozen estimate, r={order}"] = {"rule": "data", "order": order, "corrector": False}
-    rules["frozen estimate, r=0 + corrector"] = {"rule": "data", "order": 0, "corrector": True}
-    rules["r=1 + corrector (recommended)"] = {}
+    for corrector in (False, True):
+        for order in orders:
+            if order or not corrector:
+                name = f"data r={order}" + " (frozen)" * (order == 0) + " + corrector" * corrector
+                rules[name] = {"rule": "data", "order": order, "corrector": corrector}
+    rules["data r=0 + corrector (recommended)"] = {}
     return rules
 
 
-def sde_table(settings: Settings) -> tuple[list[dict[str, Any]], dict[int, float], float]:
-    """Returns the rows of the SDE table, the recommended sampler's relative errors by NFE, and the floor."""
+def sde_table(settings: Settings) -> tuple[list[dict[str, Any]], dict[int, float]]:
+    """Returns the rows of the SDE table, and the recommended sampler's relative errors by NFE."""
     field, key, n = mixture_field(BRIDGE, MEANS, WEIGHTS, STD, kind="sde"), jax.random.key(SEED), settings.particles_sde
     rng = np.random.default_rng(SEED)
-    data, fresh = (draw_data(rng, n) for _ in range(2))
     noise = rng.normal(size=(4 * n, 4))
     true = spread_at(bridges.sample_bridge(BRIDGE, noise, draw_data(rng, 4 * n), STOP)[0][:, :2], STOP)
     rows, errors = [], {}
@@ -138,10 +137,10 @@ def sde_table(settings: Settings) -> tuple[list[dict[str, Any]], dict[int, float
             x, _ = sampling.sample(field, key, (n, 2), times=times, output="state", **call)
             errors[nfe] = float(spread_at(np.asarray(x, float), STOP) / true - 1)
             x, _ = sampling.sample(field, key, (n, 2), nfe=nfe, **call)
-            distance = 1e3 * sliced_wasserstein(np.asarray(x, float), data)
-            row[f"{nfe} NFE"] = f"{100 * errors[nfe]:+.1f} %, {distance:.1f}"
+            last = spread_at(np.asarray(x, float), 1.0) / STD - 1
+            row[f"{nfe} NFE"] = f"{100 * errors[nfe]:+.1f}; {100 * last:+.1f}"
         rows.append(row)
-    return rows, errors, sliced_wasserstein(fresh, data)
+    return rows, errors
 
 
 def draw_data(rng: np.random.Generator, n: int) -> np.ndarray:

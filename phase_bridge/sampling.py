@@ -88,7 +88,7 @@ def make_steps(
 
     rule: None is the first named. kind "ode": "exponential" (published; F is extrapolated; order 2 unless given),
     "data" (the data estimate is extrapolated; 1) or "euler". kind "sde": "data" (exact transition given the data
-    estimate, which order 0 freezes; 1), "splitting" or "euler" (Euler-Maruyama). corrector: mends each step with the
+    estimate, which order 0 freezes; 0), "splitting" or "euler" (Euler-Maruyama). corrector: mends each step with the
     next evaluation (`common.solvers.multistep`); unless given, for kind "sde" with rule "data" and no order given.
     Raises `InputError` for what does not fit together.
     """
@@ -114,7 +114,7 @@ def make_steps(
     if corrector is None:
         corrector = kind == "sde" and order is None
     if order is None:
-        order = {"exponential": 2, "data": 1}[rule]
+        order = {"exponential": 2, "data": 1 if kind == "ode" else 0}[rule]
     return getattr(coefficients, rule)(bridge, **span, order=order, corrector=bool(corrector))
 
 
