@@ -40,11 +40,12 @@ class Plan(NamedTuple):
     tune: bool
     num: int
     sigma_data: float
+    exact: bool
 
 
 def build(config: ConfigDict) -> Plan:
     """Returns the plan of `config.compare`; raises `InputError` for what cannot work."""
-    from phase_bridge.method import is_toy
+    from phase_bridge.method import TOY, is_toy
 
     compare = config.compare
     for name in compare.models:
@@ -59,8 +60,17 @@ def build(config: ConfigDict) -> Plan:
     if not is_toy(config):
         got, fix = config.data.source, "use toy:spiral"
         raise bad("config.data.source", expected="points of the plane", got=got, fix=fix)
+    if compare.exact and config.data.source != f"{TOY}mixture":
+        fix = "use configs/phase_bridge/mixture.py"
+        raise bad("config.compare.exact", expected=f"false for {config.data.source}", got=True, fix=fix)
     return Plan(
-        chosen, compare.seeds, tuple(compare.nfe), compare.tune, config.evaluate.num, config.objective.sigma_data
+        models=chosen,
+        seeds=compare.seeds,
+        nfe=tuple(compare.nfe),
+        tune=compare.tune,
+        num=config.evaluate.num,
+        sigma_data=config.objective.sigma_data,
+        exact=compare.exact,
     )
 
 
@@ -94,7 +104,7 @@ def run(app: App, request: Request) -> None:
         for model in plan.models:
             if only not in (None, (model, seed)) or measured_path(workdir, model, seed).exists():
                 continue
-            if not _train(app, config, workdir, model, seed):
+            if not plan.exact and not _train(app, config, workdir, model, seed):
                 lines(f"interrupted in {model}/{seed}; the same command goes on from there")
                 return
             if only is None:
@@ -160,12 +170,9 @@ def _measure(config: ConfigDict, workdir: Path, plan: Plan, model: str, seed: in
 
     from common.training import parallel
     from common.training.keys import Purpose, key_for
-    from phase_bridge.method import load
 
     start = time.perf_counter()
-    trained, variables = load(model_path(workdir, model, seed))
-    variables = jax.tree.map(jax.numpy.asarray, variables)
-    subject = Subject(config, trained, variables, plan.sigma_data)
+    subject, step = _subject(config, workdir, plan, model, seed)
     root = jax.random.key(config.seed)
     chosen = _settings(workdir, plan, model, subject, key_for(root, Purpose.PREVIEW))
     key = key_for(root, Purpose.EVALUATE, seed)
@@ -184,7 +191,7 @@ def _measure(config: ConfigDict, workdir: Path, plan: Plan, model: str, seed: in
     origin = results.provenance(
         config_hash=configs.digest(config),
         seed=config.seed + seed,
-        step=results.read_step(model_path(workdir, model, seed) / "trained.json"),
+        step=step,
         device=parallel.device_name(),
         wall_s=time.perf_counter() - start,
         nfe=None,
@@ -193,6 +200,20 @@ def _measure(config: ConfigDict, workdir: Path, plan: Plan, model: str, seed: in
     path = measured_path(workdir, model, seed)
     results.write(path.parent, path.stem, numbers=numbers, arrays=arrays)
     lines(f"measured {model}/{seed}: " + ", ".join(f"{row['w2']:.3f} @{nfe}" for nfe, row in best.items() if row))
+
+
+def _subject(config: ConfigDict, workdir: Path, plan: Plan, model: str, seed: int) -> tuple["Subject", int]:
+    """Returns a model ready to be sampled, and the steps it was trained for."""
+    import jax
+
+    from phase_bridge import method
+
+    if plan.exact:
+        return Subject(config, method.build_model(config_of(config, model, seed)), None, plan.sigma_data), 0
+    folder = model_path(workdir, model, seed)
+    trained, variables = method.load(folder)
+    variables = jax.tree.map(jax.numpy.asarray, variables)
+    return Subject(config, trained, variables, plan.sigma_data), results.read_step(folder / "trained.json")
 
 
 def _best(rows: Sequence[Mapping[str, Any]], nfe: int) -> Mapping[str, Any] | None:
@@ -224,7 +245,7 @@ def _settings(workdir: Path, plan: Plan, model: str, subject: "Subject", key) ->
 
 
 class Subject:
-    """A trained model, ready to be sampled and measured."""
+    """A trained model, or (without variables) the exact one, ready to be sampled and measured."""
 
     def __init__(self, config: ConfigDict, trained, variables, sigma_data: float):
         from phase_bridge import method
@@ -240,11 +261,13 @@ class Subject:
         import numpy as np
 
         from common.sampling import sample_keys
-        from phase_bridge import drawing
+        from phase_bridge import drawing, exact
         from phase_bridge.method import as_field
 
         how = how_of(self._trained.how, settings, nfe=nfe, sigma_data=self._sigma_data)
-        if how.kind not in self._fields:
+        if how.kind not in self._fields and self._variables is None:
+            self._fields[how.kind] = exact.field(how, self._points.centres, self._points.mode)
+        elif how.kind not in self._fields:
             self._fields[how.kind] = as_field(self._trained, self._variables, how)
         drawn, _ = drawing.draw(self._fields[how.kind], sample_keys(key, jnp.arange(num)), (num, 2), how)
         return np.asarray(drawn), drawing.nfe_of(how)
@@ -266,10 +289,8 @@ class Subject:
 
 def finish(config: ConfigDict, workdir: Path, plan: Plan, app: App) -> None:
     """Writes the table over all seeds, as JSON, Markdown and figures."""
-    from phase_bridge.method import load
-
-    trained, variables = load(model_path(workdir, plan.models[0], 0))
-    floors = Subject(config, trained, variables, plan.sigma_data).floor(plan.num, 5)
+    subject, _ = _subject(config, workdir, plan, plan.models[0], 0)
+    floors = subject.floor(plan.num, 5)
     rows = []
     for model in plan.models:
         found = [results.read(measured_path(workdir, model, seed))[0] for seed in range(plan.seeds)]
@@ -311,9 +332,12 @@ def markdown(numbers: Mapping[str, Any]) -> str:
     rows = numbers["rows"]
     counts = sorted({row["nfe"] for row in rows})
     floor = numbers["floor"]
+    how = f"{numbers['seeds']} training seed(s), {numbers['step']} steps of {numbers['batch_size']}, "
+    if numbers["step"] == 0:
+        how = f"the exact denoiser, {numbers['seeds']} sampling seed(s), "
     parts = [
-        f"{numbers['toy']}, {numbers['seeds']} training seeds, {numbers['step']} steps of {numbers['batch_size']}, "
-        f"{numbers['num']} samples. Mean over seeds ± standard deviation; the best sampler of each model by sliced W2."
+        f"{numbers['toy']}, {how}{numbers['num']} samples. Mean over seeds ± standard deviation; the best sampler of "
+        "each model by sliced W2."
     ]
     for measure, words in (("w2", "Sliced W2"), ("beyond", "Share of samples off the support")):
         deviation = floor[f"{measure}_deviation"]

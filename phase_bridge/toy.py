@@ -42,7 +42,8 @@ class Toy(NamedTuple):
 
     The support is the curve, the centres or the squares that noise is added to. Data lies within `radius` of it but for
     a share of at most 4e-4; all of it lies within `extent` of the origin in each coordinate, but for the noise's tail.
-    `std` is the standard deviation of a coordinate, over both; `centres` are the modes, where there are any.
+    `std` is the standard deviation of a coordinate, over both; `centres` and `mode` are the centres of Gaussian modes
+    and their standard deviation, where there are any.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Toy(NamedTuple):
     extent: float
     std: float
     centres: np.ndarray | None = None
+    mode: float = 0.0
 
 
 def _draw_spiral(key):
@@ -130,7 +132,7 @@ def _moons_distance(points):
 
 _SETS = (
     Toy("spiral", _draw_spiral, _spiral_distance, 0.06, 1.95, 1.1253),
-    Toy("mixture", _draw_mixture, _mixture_distance, 0.16, 0.87, 0.4103, _CENTRES),
+    Toy("mixture", _draw_mixture, _mixture_distance, 0.16, 0.87, 0.4103, _CENTRES, _MODE),
     Toy("checkerboard", _draw_checkerboard, _checkerboard_distance, 0.02, 1.5, 0.8660),
     Toy("moons", _draw_moons, _moons_distance, 0.2, 1.7, 0.6719),
 )

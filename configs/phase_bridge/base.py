@@ -74,6 +74,7 @@ def base() -> ConfigDict:
     compare.models = ("main",)  # "main" | "ablation" (groups), and names, of phase_bridge/entrants.py
     compare.seeds = 3  # training seeds
     compare.nfe = (1, 2, 3, 5, 8, 10, 20, 50)
+    compare.exact = False  # toy:mixture: the exact denoiser for all instead of networks, which compares the paths alone
     compare.tune = True  # choose each sampler's settings for each nfe on the first seed's model
 
     return config
