@@ -1,0 +1,215 @@
+"""Training pairs by warping images on the device: the true flow is exact, because source and target are both drawn
+from the same image and only positions are computed.
+
+A square window of an image is the source. The target's pixel p shows what the source has at g(p), g a homography, an
+affine map or a thin-plate spline with the distributions of the released training pairs; so flow(p) = g(p) - p, known
+also where it leaves the window. Positions within the window are relative, [-1, 1]^2 from edge to edge (half-pixel).
+Every pair is a pure function of its key.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from common.data.augment import to_unit
+from common.errors import bad
+from diffmatch_jax import warps
+from diffmatch_jax.matching import flow_of, grid, pixels_of_relative, sample, within
+
+KINDS = ("homography", "affine", "thin_plate")
+
+
+@dataclass(frozen=True)
+class Warps:
+    """How strong the warps are and how often each kind comes; hashable. Lengths are in halves of the window's side.
+
+    shares: of `KINDS`; corner: each corner of a homography moves by U(-corner, corner) in x and y; rotation: degrees,
+    U(-, +); stretch: two scales U(low, high) along axes at U(-stretch_angle, +) degrees; shift: U(-, +) in x and y;
+    control: standard deviation of the spline's control points; window: share of the image's shorter side that the
+    window takes, U(low, high). The defaults are what the released list of pairs shows.
+    """
+
+    shares: tuple[float, float, float] = (0.5, 0.25, 0.25)
+    corner: float = 2 / 3
+    rotation: float = 15.0
+    stretch: tuple[float, float] = (0.75, 1.25)
+    stretch_angle: float = 30.0
+    shift: float = 0.25
+    control: float = 0.2
+    window: tuple[float, float] = (0.7, 0.8)
+
+    def __post_init__(self):
+        if len(self.shares) != len(KINDS) or min(self.shares) < 0 or not sum(self.shares) > 0:
+            got = list(self.shares)
+            raise bad("pairs.shares", expected="three shares, not all zero", got=got, fix="use (0.5, 0.25, 0.25)")
+        for name in ("stretch", "window"):
+            low, high = getattr(self, name)
+            if not 0 < low <= high or (name == "window" and high > 1):
+                most = " at most 1" if name == "window" else ""
+                fix = f"use {getattr(type(self), name)}"
+                raise bad(f"pairs.{name}", expected=f"0 < low <= high{most}", got=[low, high], fix=fix)
+        # A corner that moves further may turn the square inside out.
+        if not 0 <= self.corner < 1:
+            raise bad("pairs.corner", expected="a number from 0 to below 1", got=self.corner, fix="use 2/3")
+
+
+class Bank(NamedTuple):
+    """Images on the device: `images [N, H, W, C]`, smaller ones padded with zeros, and their `sizes [N, 2]` (h, w)."""
+
+    images: jax.Array
+    sizes: jax.Array
+
+
+class Pair(NamedTuple):
+    """A pair, or a batch of them with a first axis more.
+
+    source, target `[S, S, C]` in [0, 1]; flow `[S, S, 2]` in pixels from target to source; mask `[S, S]`, where the
+    flow ends between the source's outermost pixel centres; kind: its index in `KINDS`; image: its index in the bank.
+    """
+
+    source: jax.Array
+    target: jax.Array
+    flow: jax.Array
+    mask: jax.Array
+    kind: jax.Array
+    image: jax.Array
+
+
+def make_bank(images) -> Bank:
+    """Returns a bank from a sequence of images `[H, W, C]` of one type and number of channels, of any sizes.
+
+    Raises `InputError` if there are none, or they differ in more than size.
+    """
+    images = [np.asarray(each) for each in images]
+    kinds = sorted({(str(each.dtype), each.ndim, each.shape[-1]) for each in images})
+    if len(kinds) != 1 or kinds[0][1] != 3:
+        fix = "convert them to RGB bytes"
+        raise bad("images", expected="images [H, W, C] of one type", got=f"{len(images)} of kinds {kinds}", fix=fix)
+    sizes = np.asarray([each.shape[:2] for each in images], np.int32)
+    padded = np.zeros((len(images), *sizes.max(0), images[0].shape[-1]), images[0].dtype)
+    for place, each in zip(padded, images, strict=True):
+        place[: each.shape[0], : each.shape[1]] = each
+    return Bank(jnp.asarray(padded), jnp.asarray(sizes))
+
+
+def make_pairs(keys: jax.Array, bank: Bank, *, size: int, settings: Warps, supersample: int = 1) -> Pair:
+    """Returns one pair of `size` x `size` pixels for each key `[B]`, of an image drawn from the bank.
+
+    `supersample` averages that many positions along each side of a pixel; 2 where windows are larger than `size`.
+    """
+
+    def one(key):
+        pick, rest = jax.random.split(key)
+        index = jax.random.randint(pick, (), 0, len(bank.images))
+        return make_pair(
+            rest,
+            bank.images[index],
+            bank.sizes[index],
+            size=size,
+            settings=settings,
+            supersample=supersample,
+        )._replace(image=index)
+
+    return jax.vmap(one)(keys)
+
+
+def make_pair(
+    key: jax.Array, image: jax.Array, image_size: jax.Array, *, size: int, settings: Warps, supersample: int = 1
+) -> Pair:
+    """Returns the pair of one key and `image [H, W, C]`, of which the first rows and columns `image_size [2]` count."""
+    place, warp = jax.random.split(key)
+    middle, half = _window(place, image_size, settings)
+    kind, move = draw_warp(warp, settings)
+
+    def draw(positions):
+        """Samples the image at relative positions of the window."""
+        pixels = middle + positions * half - 0.5
+        return sample(to_unit(image), jnp.where(jnp.isfinite(pixels), pixels, -1e6))
+
+    def picture(through):
+        offsets = (np.arange(supersample) + 0.5) / supersample - 0.5
+        shifts = [np.asarray((x, y), np.float32) for y in offsets for x in offsets]
+        return sum(draw(through(_relative(grid(size, size) + shift, size))) for shift in shifts) / len(shifts)
+
+    positions = pixels_of_relative(move(_relative(grid(size, size), size)), (size, size))
+    mask = within(positions, (size, size))
+    # Behind the viewer there is no match; zero flow keeps what is computed from it finite.
+    flow = jnp.where(jnp.isfinite(positions), flow_of(positions), 0)
+    return Pair(picture(lambda p: p), picture(move), flow, mask, kind, jnp.zeros((), jnp.int32))
+
+
+def _relative(pixels, size):
+    return (2 * pixels + 1) / size - 1
+
+
+def _window(key, image_size, settings):
+    """Returns the middle of the window (x, y), from the image's corner in pixels, and half its side."""
+    of_side, of_place = jax.random.split(key)
+    extent = image_size[::-1].astype(jnp.float32)
+    low, high = settings.window
+    side = extent.min() * jax.random.uniform(of_side, minval=low, maxval=high)
+    return side / 2 + jax.random.uniform(of_place, (2,)) * (extent - side), side / 2
+
+
+def draw_warp(key: jax.Array, settings: Warps):
+    """Returns the kind of a warp (its index in `KINDS`), and the map of relative positions `[n, m, 2]` itself.
+
+    Positions behind the viewer of a homography are infinite.
+    """
+    of_kind, *of_each = jax.random.split(key, 4)
+    shares = np.asarray(settings.shares) / sum(settings.shares)
+    kind = jax.random.choice(of_kind, len(KINDS), p=jnp.asarray(shares, jnp.float32))
+    draws = (_homography, _affine, _thin_plate)
+    moves = [draw(each, settings) if share else None for draw, each, share in zip(draws, of_each, shares, strict=True)]
+
+    def move(positions):
+        # All are computed and one is chosen: under vmap a branch would do no less.
+        moved = positions
+        for index, each in enumerate(moves):
+            if each is not None:
+                moved = jnp.where(kind == index, each(positions), moved)
+        return moved
+
+    return kind, move
+
+
+def _homography(key, settings):
+    away = jax.random.uniform(key, (4, 2), minval=-settings.corner, maxval=settings.corner)
+    corners = jnp.asarray(warps.CORNERS, jnp.float32) + away
+    # The source's corners go to these places of the target; flow asks the other way.
+    back = warps.inverse(warps.homography_of_corners(corners))
+    middle = jnp.append(corners.mean(0), 1.0)
+    back = back * jnp.sign(back[2] @ middle)
+
+    def move(positions):
+        moved, third = warps.project(back, positions)
+        return jnp.where(third[..., None] > 1e-6, moved, jnp.inf)
+
+    return move
+
+
+def _affine(key, settings):
+    keys = jax.random.split(key, 4)
+    turn, axis = (
+        jnp.radians(jax.random.uniform(each, minval=-most, maxval=most))
+        for each, most in ((keys[0], settings.rotation), (keys[1], settings.stretch_angle))
+    )
+    low, high = settings.stretch
+    scales = jax.random.uniform(keys[2], (2,), minval=low, maxval=high)
+    shift = jax.random.uniform(keys[3], (2, 1), minval=-settings.shift, maxval=settings.shift)
+    linear = _rotation(turn) @ (_rotation(axis).T * scales) @ _rotation(axis)
+    return lambda positions: warps.affine(jnp.concatenate([linear, shift], -1), positions)
+
+
+def _rotation(angle):
+    cosine, sine = jnp.cos(angle), jnp.sin(angle)
+    return jnp.stack([jnp.stack([cosine, -sine]), jnp.stack([sine, cosine])])
+
+
+def _thin_plate(key, settings):
+    away = settings.control * jax.random.normal(key, (len(warps.CONTROL_POINTS), 2))
+    controls = jnp.asarray(warps.CONTROL_POINTS, jnp.float32) + away
+    return lambda positions: warps.thin_plate(controls, positions)
