@@ -53,6 +53,31 @@ def test_blocks_of_queries_are_the_whole(monkeypatch):
     np.testing.assert_array_equal(attend(q, k, v), whole)
 
 
+def test_the_platforms_kernel_is_for_what_it_can(monkeypatch):
+    asked = []
+
+    def kernel(q, k, v):
+        asked.append(q.shape)
+        return q
+
+    def compiled(*arrays, **how):
+        return jax.jit(lambda *arrays: attend(*arrays, **how))(*arrays)
+
+    monkeypatch.setattr(attention, "_fused", kernel)
+    half = tuple(inputs(dtype=jnp.bfloat16))
+    want = compiled(*half)
+    assert not asked  # no such device here
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    np.testing.assert_array_equal(compiled(*half), want)  # asked for, but run on a CPU after all
+    assert set(asked) == {(2, 12, 3, 8)}
+    asked.clear()
+    compiled(*half, fused=False)
+    compiled(*inputs())  # float32
+    compiled(*inputs(size=6, dtype=jnp.bfloat16))
+    compiled(*inputs(size=136, dtype=jnp.bfloat16))
+    assert not asked
+
+
 def test_self_attention_by_its_parts():
     x = jax.random.normal(jax.random.key(0), (2, 3, 4, 8))
     branch = SelfAttention(2, 1e-5, last_gain=1.0)

@@ -159,6 +159,10 @@ def test_recomputed_activations(name):
     plain, remade = gradient(network), gradient(again)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), plain, remade)
     assert all(np.abs(leaf).max() > 0 for leaf in jax.tree.leaves(plain[1]))
+    half = gradient(again.clone(dtype=jnp.bfloat16))[1]
+    assert {leaf.dtype for leaf in jax.tree.leaves(half)} == {jnp.dtype("float32")}
+    whole, rough = (np.concatenate([leaf.ravel() for leaf in jax.tree.leaves(tree)]) for tree in (plain[1], half))
+    assert 1e-4 < np.linalg.norm(rough - whole) / np.linalg.norm(whole) < 0.05
 
 
 VARIANTS = {
