@@ -48,6 +48,18 @@ def _compare_arguments(parser):
     parser.add_argument("--only", metavar="MODEL/SEED", help="train this one model and stop: edm/0, ...")
 
 
+def _guide(app, request):
+    from phase_bridge.guided import run
+
+    run(app, request)
+
+
+def _guide_arguments(parser):
+    from phase_bridge.guided import arguments
+
+    arguments(parser)
+
+
 DEMO = Verb(
     "demo",
     "learn a spiral, interrupt, resume, measure, compare, draw",
@@ -67,6 +79,15 @@ COMPARE = Verb(
     _compare,
 )
 
+GUIDE = Verb(
+    "guide",
+    "make images from coarse paintings and fill holes, with a model trained without either",
+    "Takes held-out images as paintings of few cells and with a hole, and writes the images made from them to\n"
+    "DIR/results/guided-step-N-seed-S.json and .npz.",
+    _guide_arguments,
+    _guide,
+)
+
 APP = App(
     name="phase_bridge",
     summary="Phase-space stochastic bridges: train, resume, sample in few evaluations; what they are compared with.",
@@ -74,7 +95,7 @@ APP = App(
     build=_build,
     import_weights=_import_weights,
     figures=_figures,
-    extra_verbs=(DEMO, COMPARE, FIDELITY),
+    extra_verbs=(DEMO, COMPARE, GUIDE, FIDELITY),
     examples=(
         "demo --workdir runs/demo",
         "train --config configs/phase_bridge/spiral.py --workdir runs/spiral",
@@ -82,6 +103,7 @@ APP = App(
         "sample --workdir runs/spiral --config.sampler.nfe=5",
         "figures --workdir runs/spiral",
         "compare --config configs/phase_bridge/spiral.py --workdir runs/spiral-compare",
+        "guide --workdir runs/cifar10 --nfe 100",
         "describe --config configs/phase_bridge/cifar10.py",
         "import-weights model.pt --workdir runs/authors",
     ),

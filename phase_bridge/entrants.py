@@ -10,12 +10,13 @@ from phase_bridge.drawing import How
 
 # Times of a bridge's last evaluation, and noise levels over the data's standard deviation, that are tried.
 LAST_TIMES = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
-# With few evaluations they are better spent before the last details: last times, and ln of the smallest levels, by NFE.
-_USUAL = (
-    ((2, 3, 5, 10, 20, 50), (0.3, 0.4, 0.45, 0.65, 0.8, 0.9)),
-    ((3, 5, 10, 20), tuple(np.log([0.25, 0.08, 0.02, 0.005]))),
-)
-_USUAL_LARGEST = 10.0
+# With few evaluations they are better spent before the last details: by NFE, last times, and ln of levels over the
+# data's deviation.
+_USUAL = {
+    "last_time": ((2, 3, 5, 8, 10, 20), (0.4, 0.4, 0.5, 0.7, 0.8, 0.9)),
+    "smallest": ((3, 5, 10, 20), tuple(np.log([0.25, 0.12, 0.02, 0.005]))),
+    "largest": ((5, 10), tuple(np.log([3.0, 15.0]))),
+}
 LARGEST = (3.0, 15.0)
 SMALLEST = (0.005, 0.02, 0.08, 0.25)
 
@@ -163,12 +164,11 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
 
 def usual(candidate: Candidate, nfe: int) -> Mapping[str, Any]:
     """Returns the settings of a candidate that are taken where none are chosen: those nearest to a rule of thumb."""
-    last, smallest = (float(np.interp(np.log(nfe), np.log(counts), values)) for counts, values in _USUAL)
+    wanted = {name: float(np.interp(np.log(nfe), np.log(counts), values)) for name, (counts, values) in _USUAL.items()}
 
     def apart(settings):
-        level = abs(np.log(settings["smallest"]) - smallest) + abs(np.log(settings["largest"] / _USUAL_LARGEST)) \
-            if "smallest" in settings else 0  # fmt: skip
-        return level + abs(settings["last_time"] - last if "last_time" in settings else 0)
+        found = {name: settings[name] for name in wanted if name in settings}
+        return sum(abs((x if name == "last_time" else np.log(x)) - wanted[name]) for name, x in found.items())
 
     return min(candidate.settings, key=apart)
 

@@ -104,6 +104,28 @@ def by_nfe(workdir: Path) -> list[Path]:
     return [path]
 
 
+def guided(workdir: Path) -> list[Path]:
+    """Shows images made from paintings and around holes: `figures/guided.png`."""
+    path = results.newest(workdir / "results", "guided")
+    if path is None:
+        raise InputError(f"{workdir / 'results'}: expected the result of guide, got none; run guide first")
+    _, arrays = results.read(path)
+    few = slice(0, 8)
+    holed = np.where(arrays["known"] > 0, arrays["original"], 1.0)
+    rows = {
+        "painting": arrays["painting"],
+        "made from it": arrays["stroke"],
+        "with a hole": holed,
+        "filled": arrays["inpainting"],
+        "held out": arrays["original"],
+        "made freely": arrays["free"],
+    }
+    shown = {name: _unit(images[few]) for name, images in rows.items()}
+    written = _folder(workdir) / "guided.png"
+    plotting.panels(written, shown, columns=[""] * len(shown["painting"]))
+    return [written]
+
+
 def compare(workdir: Path) -> list[Path]:
     """Draws quality against NFE for all models of a comparison: `figures/compare.png` and `compare-samples.png`."""
     numbers = _comparison(workdir)
@@ -170,6 +192,9 @@ def sections(workdir: Path) -> dict[str, Sequence[Block]]:
                 Picture(estimates(workdir)[0], "The data estimate along time: the early ones are samples already."),
             ]
         found["Samples"] = blocks
+    if results.newest(workdir / "results", "guided"):
+        words = "From top to bottom: paintings, images made from them, holes, holes filled, originals, free samples."
+        found["Guided by paintings and known pixels"] = [Picture(guided(workdir)[0], words, pixels=True)]
     if any("loss" in each for each in read_metrics(workdir)):
         found["Training"] = [Picture(training(workdir)[0], "Loss of the training batches.")]
     if not found:
@@ -218,6 +243,7 @@ NAMES: Mapping[str, Callable[[Path], Sequence[Path]]] = {
     "samples": samples,
     "trajectories": trajectories,
     "estimates": estimates,
+    "guided": guided,
     "compare": compare,
     "index": index,
 }
