@@ -37,6 +37,8 @@ def import_weights(
         told.append("no running average of the parameters in the file: its parameters themselves are used")
     else:
         told.append("samples use the running average of the parameters; --no-ema the parameters themselves")
+    if isinstance(imported.network, ResidualMLP):
+        told.append(f"objective.kind={config.objective.kind} is taken from the config, since the file does not tell it")
     if config.data.source != given:
         told.append(f"data.source={config.data.source} in place of {given}; --config FILE names the model's own")
     if not dry_run:
@@ -74,7 +76,11 @@ def build(config: ConfigDict, tensors: Mapping[str, np.ndarray], *, field: str) 
                 "encoder": network.encoder,
                 "decoder": network.decoder,
             }
-        others = {"objective.output": "preconditioned", "data.size": imported.size}
+        if network.embedding_multiplier != 4:
+            got = f"{network.embedding_multiplier} times"
+            fix = "use it from Python by phase_bridge.authors.convert"
+            raise bad(field, expected="an embedding 4 times as wide as the first level", got=got, fix=fix)
+        others = {"objective.output": "preconditioned", "objective.kind": "ode", "data.size": imported.size}
         others |= {"data.channels": network.out_channels}
         if config.data.source.startswith("toy:"):
             others |= {"data.source": "photographs", "data.fit": "crop"}

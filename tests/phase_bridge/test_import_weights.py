@@ -13,11 +13,13 @@ from common.checkpoint import restore_params
 from common.cli import main
 from common.errors import InputError
 from common.imports import load_torch
+from common.networks.initial import initialise
 from common.networks.mlp import ResidualMLP
 from configs.phase_bridge.base import base
 from phase_bridge import method
 from phase_bridge.__main__ import APP
 from phase_bridge.authors import convert, export
+from phase_bridge.import_weights import import_weights
 from tests.phase_bridge.small_checkpoint import NETWORK, SIZE, small
 
 FILE = Path(__file__).parent / "data" / "authors.pt"
@@ -109,7 +111,7 @@ def test_the_command_with_pytorch(authors, tmp_path, capsys):
     imported(tmp_path / "authors.pt", tmp_path / "run", arrays, capsys)
 
 
-def test_perceptrons(golden, tmp_path):
+def test_perceptrons(golden, tmp_path, capsys):
     arrays = golden("phase_bridge", "resnet_mlp")
     tensors = {name.removeprefix("param/"): each for name, each in arrays.items() if name.startswith("param/")}
     network, variables, average, size = convert(tensors)
@@ -119,6 +121,15 @@ def test_perceptrons(golden, tmp_path):
     np.testing.assert_allclose(out, arrays["out"], rtol=0, atol=2e-5)
     for name, each in export(network, variables).items():
         np.testing.assert_array_equal(each, tensors[name])
+
+    save_file(tensors, tmp_path / "toy.safetensors")
+    assert command(tmp_path / "toy.safetensors", "--workdir", tmp_path / "run", "--config.objective.kind=sde") == 0
+    told = capsys.readouterr().out
+    assert f"residual perceptron of {depth} layers of {width}" in told
+    assert "objective.kind=sde is taken from the config" in told
+    model, stored = method.load(tmp_path / "run")
+    assert model.network == network
+    equal(stored.params, variables.params)
 
 
 def tensors_of():
@@ -175,6 +186,17 @@ def test_what_does_not_fit(change, reason):
     with pytest.raises(InputError) as error:
         convert(change(tensors_of()), field="model.pt")
     assert str(error.value).startswith("model.pt") and reason in str(error.value)
+
+
+def test_an_embedding_that_no_config_describes(tmp_path):
+    network = NETWORK.clone(embedding_multiplier=2, num_classes=0)
+    inputs = jnp.zeros((1, SIZE, SIZE, 6)), jnp.zeros(1)
+    tensors = export(network, initialise(network, jax.random.key(0), *inputs), size=SIZE)
+    assert convert(tensors).network == network
+    save_file({name: np.asarray(each) for name, each in tensors.items()}, tmp_path / "narrow.safetensors")
+    with pytest.raises(InputError, match="expected an embedding 4 times as wide as the first level, got 2 times"):
+        import_weights(tmp_path / "narrow.safetensors", workdir=tmp_path / "run", config=base())
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_dry_run_writes_nothing_and_a_used_directory_is_refused(tmp_path, capsys):
