@@ -39,7 +39,7 @@ USUAL_LAST = {
 def usual_last(nfe: int, *, kind: str) -> float:
     """Returns the time of the last evaluation for that many, in between by interpolation in log(nfe)."""
     counts, times = zip(*USUAL_LAST[kind], strict=True)
-    return float(np.interp(np.log(nfe), np.log(counts), times))
+    return float(np.interp(np.log(max(nfe, 1)), np.log(counts), times))
 
 
 def time_grid(

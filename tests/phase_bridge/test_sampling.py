@@ -122,20 +122,20 @@ def _replay(draws, keys, n, which, like):
 
 @pytest.mark.parametrize(("kind", "rule"), EVERY)
 def test_every_rule_meets_the_true_distribution_at_200_steps(kind, rule):
-    n, t = 20_000, 0.99
+    n, t = 8_000, 0.99
     times = grids.uniform(0, t, 200)
     x = mixture.states(mixture.field(kind), times, n=n, dtype=jnp.float32, kind=kind, rule=rule)[:, :2]
     spread, shares = mixture.describe(x, t)
     want, _ = mixture.describe(mixture.draw(np.random.default_rng(1), 200_000, t), t)
-    # Sampling error of the spread is 0.4 %; splitting has the largest bias left.
+    # Sampling error of the spread is 0.6 %; splitting has the largest bias left.
     assert spread == pytest.approx(want, rel=0.025)
     assert np.abs(shares - mixture.WEIGHTS).max() < 0.02
 
 
 def test_the_recommended_sde_sampler_keeps_the_spread_at_20_steps():
-    t, n = 0.95, 40_000
+    t, n = 0.95, 20_000
     times = 1 - grids.power(1, 1 - t, 20, order=2)
-    want, _ = mixture.describe(mixture.draw(np.random.default_rng(1), 400_000, t), t)
+    want, _ = mixture.describe(mixture.draw(np.random.default_rng(1), 200_000, t), t)
     field = mixture.field("sde")
 
     def error(**options):
