@@ -21,19 +21,23 @@ from diffmatch_jax.matching import flow_of, grid, pixels_of_relative, sample, wi
 
 KINDS = ("homography", "affine", "thin_plate")
 
+_TRIES = 8  # one draw in four is rejected, so eight fail once in 40,000 pairs; then the warp is none
+
 
 @dataclass(frozen=True)
 class Warps:
     """How strong the warps are and how often each kind comes; hashable. Lengths are in halves of the window's side.
 
-    shares: of `KINDS`; corner: each corner of a homography moves by U(-corner, corner) in x and y; rotation: degrees,
-    U(-, +); stretch: two scales U(low, high) along axes at U(-stretch_angle, +) degrees; shift: U(-, +) in x and y;
-    control: standard deviation of the spline's control points; window: share of the image's shorter side that the
-    window takes, U(low, high). The defaults are what the released list of pairs shows.
+    shares: of `KINDS`; corner: each corner of a homography moves by U(-corner, corner) in x and y, drawn again where
+    the target would look further than `reach` (x, y) from the middle; rotation: degrees, U(-, +); stretch: two scales
+    U(low, high) along axes at U(-stretch_angle, +) degrees; shift: U(-, +) in x and y; control: standard deviation of
+    the spline's control points; window: share of the image's shorter side that the window takes, U(low, high). The
+    defaults are what the released list of pairs shows.
     """
 
     shares: tuple[float, float, float] = (0.5, 0.25, 0.25)
     corner: float = 2 / 3
+    reach: tuple[float, float] = (3.2, 2.4)
     rotation: float = 15.0
     stretch: tuple[float, float] = (0.75, 1.25)
     stretch_angle: float = 30.0
@@ -51,6 +55,9 @@ class Warps:
                 most = " at most 1" if name == "window" else ""
                 fix = f"use {getattr(type(self), name)}"
                 raise bad(f"pairs.{name}", expected=f"0 < low <= high{most}", got=[low, high], fix=fix)
+        if min(self.reach) < 1:
+            fix = "use (3.2, 2.4)"
+            raise bad("pairs.reach", expected="at least 1 in x and y", got=list(self.reach), fix=fix)
         # A corner that moves further may turn the square inside out.
         if not 0 <= self.corner < 1:
             raise bad("pairs.corner", expected="a number from 0 to below 1", got=self.corner, fix="use 2/3")
@@ -126,8 +133,7 @@ def make_pair(
 
     def draw(positions):
         """Samples the image at relative positions of the window."""
-        pixels = middle + positions * half - 0.5
-        return sample(to_unit(image), jnp.where(jnp.isfinite(pixels), pixels, -1e6))
+        return sample(to_unit(image), middle + positions * half - 0.5)
 
     def picture(through):
         offsets = (np.arange(supersample) + 0.5) / supersample - 0.5
@@ -136,9 +142,7 @@ def make_pair(
 
     positions = pixels_of_relative(move(_relative(grid(size, size), size)), (size, size))
     mask = within(positions, (size, size))
-    # Behind the viewer there is no match; zero flow keeps what is computed from it finite.
-    flow = jnp.where(jnp.isfinite(positions), flow_of(positions), 0)
-    return Pair(picture(lambda p: p), picture(move), flow, mask, kind, jnp.zeros((), jnp.int32))
+    return Pair(picture(lambda p: p), picture(move), flow_of(positions), mask, kind, jnp.zeros((), jnp.int32))
 
 
 def _relative(pixels, size):
@@ -155,10 +159,7 @@ def _window(key, image_size, settings):
 
 
 def draw_warp(key: jax.Array, settings: Warps):
-    """Returns the kind of a warp (its index in `KINDS`), and the map of relative positions `[n, m, 2]` itself.
-
-    Positions behind the viewer of a homography are infinite.
-    """
+    """Returns the kind of a warp (its index in `KINDS`), and the map of relative positions `[n, m, 2]` itself."""
     of_kind, *of_each = jax.random.split(key, 4)
     shares = np.asarray(settings.shares) / sum(settings.shares)
     kind = jax.random.choice(of_kind, len(KINDS), p=jnp.asarray(shares, jnp.float32))
@@ -177,18 +178,19 @@ def draw_warp(key: jax.Array, settings: Warps):
 
 
 def _homography(key, settings):
-    away = jax.random.uniform(key, (4, 2), minval=-settings.corner, maxval=settings.corner)
-    corners = jnp.asarray(warps.CORNERS, jnp.float32) + away
+    away = jax.random.uniform(key, (_TRIES, 4, 2), minval=-settings.corner, maxval=settings.corner)
+    square = jnp.asarray(warps.CORNERS, jnp.float32)
+    corners = square + away
     # The source's corners go to these places of the target; flow asks the other way.
     back = warps.inverse(warps.homography_of_corners(corners))
-    middle = jnp.append(corners.mean(0), 1.0)
-    back = back * jnp.sign(back[2] @ middle)
+    middle = jnp.append(corners.mean(1), jnp.ones((_TRIES, 1)), -1)
+    back = back * jnp.sign((back[:, 2] * middle).sum(-1))[:, None, None]
+    reached, third = warps.project(back, jnp.broadcast_to(square[:, None], (_TRIES, 4, 1, 2)))
+    fits = ((jnp.abs(reached) <= jnp.asarray(settings.reach)) & (third[..., None] > 0)).all((1, 2, 3))
+    back = jnp.where(fits.any(), back[fits.argmax()], jnp.eye(3))
 
-    def move(positions):
-        moved, third = warps.project(back, positions)
-        return jnp.where(third[..., None] > 1e-6, moved, jnp.inf)
-
-    return move
+    # In the square no position is behind the viewer, since no corner is.
+    return lambda positions: warps.project(back, positions)[0]
 
 
 def _affine(key, settings):
