@@ -89,6 +89,33 @@ class Process:
         return Process(tuple(betas), tuple(np.asarray(self.times)[kept]))
 
 
+@dataclass(frozen=True)
+class Variable:
+    """What is diffused: (flow - initial flow) / scale, or flow / scale if not `residual`; hashable.
+
+    Normalised flow has a standard deviation of 0.1 to 0.2 only; a scale of that size gives the unit variance which the
+    schedule expects. The released models diffuse the normalised flow itself, `Variable(1.0, residual=False)`. Raises
+    `InputError` for a scale that is not positive.
+    """
+
+    scale: float = 1.0
+    residual: bool = False
+
+    def __post_init__(self):
+        if not (math.isfinite(self.scale) and self.scale > 0):
+            raise bad(
+                "variable.scale", expected="a positive number", got=self.scale, fix="measure the flow's deviation"
+            )
+
+    def encode(self, flow: jax.Array, initial: jax.Array) -> jax.Array:
+        """Returns x_0 of a normalised flow; `initial` has the same shape or broadcasts."""
+        return (flow - initial if self.residual else flow) / self.scale
+
+    def decode(self, x0: jax.Array, initial: jax.Array) -> jax.Array:
+        """Returns the normalised flow of x_0, the inverse of `encode`."""
+        return x0 * self.scale + initial if self.residual else x0 * self.scale
+
+
 def kept_levels(steps: int, keep: str | Sequence[int]) -> np.ndarray:
     """Returns the sorted levels of 0..steps-1 to keep.
 

@@ -134,6 +134,17 @@ def test_summary():
     assert (diffusion.summary(x[:, :1]).covariance == 0).all()
 
 
+@pytest.mark.parametrize("residual", [True, False])
+def test_variable(residual):
+    flow, initial = 0.15 * noise(2, 3, 3, 2), 0.1 * noise(2, 3, 3, 2, seed=1)
+    variable = diffusion.Variable(0.15, residual=residual)
+    x0 = variable.encode(flow, initial)
+    np.testing.assert_allclose(x0, (flow - residual * initial) / 0.15, atol=1e-6)
+    np.testing.assert_allclose(variable.decode(x0, initial), flow, atol=1e-6)
+    with pytest.raises(InputError, match="variable.scale: expected a positive number, got 0"):
+        diffusion.Variable(0)
+
+
 def test_mistakes():
     start = noise(1, 1, 2, 2, 2)
     with pytest.raises(InputError, match="steps: expected at least 1, got 0"):
