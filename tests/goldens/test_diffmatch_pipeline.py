@@ -1,0 +1,97 @@
+"""The path of one image pair, stage by stage from the stored inputs; `--goldens DIR` reads the file, too large here."""
+
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from diffmatch_jax import correlation, features, matching, metrics
+from diffmatch_jax.resize import resize_normalised
+
+DATA = Path(__file__).parent / "data"
+
+
+@pytest.fixture
+def arrays(golden, request):
+    if Path(request.config.getoption("--goldens")) == DATA:
+        pytest.skip("the file is too large to be kept here; --goldens DIR reads it")
+    return golden("diffmatch", "pipeline")
+
+
+def nhwc(array):
+    return jnp.moveaxis(jnp.asarray(array, jnp.float32), -3, -1)
+
+
+def prepared(d, name):
+    images = features.prepared(jnp.moveaxis(jnp.asarray(d[f"{name}_image"]), 0, -1)[None], compat="released")
+    # One of the released evaluations gives the fine image in place of the coarse one.
+    return images._replace(coarse=images.fine) if d["hp240_variant"] else images
+
+
+@pytest.fixture
+def maps(arrays):
+    """The first stage's maps and the second's map of both images."""
+    tensors = {name.removeprefix("vgg/"): each for name, each in arrays.items() if name.startswith("vgg/")}
+    run = jax.jit(features.both_stages)
+    pyramid = features.vgg(features.convert(tensors))
+    return {name: run(pyramid, prepared(arrays, name)) for name in ("source", "target")}
+
+
+def test_images(arrays):
+    d = arrays
+    images = prepared(d, "source")
+    fine, coarse = (np.moveaxis(np.asarray(features.normalise(each)), -1, 1) for each in images)
+    np.testing.assert_allclose(fine[..., ::8, ::8], d["source_512_sub8"], rtol=0, atol=2e-6)
+    np.testing.assert_allclose(coarse[..., ::8, ::8], d["source_coarse_input_sub8"], rtol=0, atol=2e-6)
+    assert list(coarse.shape) == d["source_coarse_input_shape"].tolist()
+
+
+def test_first_stage(arrays, maps):
+    d = arrays
+    source, target = (correlation.descriptor(maps[name][0], (64, 64), compat="released") for name in maps)
+    scores = correlation.volume(source, target)
+    np.testing.assert_allclose(
+        jnp.moveaxis(scores[0, ::16, ::16], (0, 1), (2, 3)), d["raw_corr_sub"], rtol=0, atol=3e-6
+    )
+    np.testing.assert_allclose(scores[0, 31, 17], d["raw_corr_trg_row"], rtol=0, atol=3e-6)
+    np.testing.assert_allclose(np.asarray(scores, np.float64).mean(), d["raw_corr_mean"], rtol=0, atol=1e-6)
+    _, best = correlation.top_k(scores, 2)
+    margin = best[0, ..., 0] - best[0, ..., 1]
+    np.testing.assert_allclose(margin, d["argmax_margin"], rtol=0, atol=1e-5)
+
+    found = correlation.search(source, target)
+    sure = d["argmax_margin"] > 1e-5
+    assert sure.mean() > 0.5
+    np.testing.assert_array_equal(found.flow[0][sure], np.moveaxis(d["argmax_flow"][0], 0, -1)[sure])
+    np.testing.assert_array_equal(nhwc(d["argmax_flow"]) / 64, nhwc(d["init_flow_normalised"]))
+    # From the stored flow, so that a tie that was broken in another way does not matter.
+    flow = nhwc(d["lr_init_flow"])[None]
+    got = correlation.local(scores, matching.mapping_of(matching.to_pixels(flow)))
+    np.testing.assert_allclose(got, nhwc(d["lr_local_corr"])[None], rtol=0, atol=1e-5)
+    np.testing.assert_allclose(found.local[0][sure], got[0][sure], rtol=0, atol=1e-5)
+
+
+def test_second_stage(arrays, maps):
+    d = arrays
+    flow = resize_normalised(nhwc(d["lr_sample"])[None], (256, 256), alignment="corner")
+    np.testing.assert_allclose(flow[0], nhwc(d["sr_init_flow"]), rtol=0, atol=1e-5)
+    positions = matching.mapping_of(matching.to_pixels(nhwc(d["sr_init_flow"])[None]))
+    look = jax.jit(lambda *each: correlation.local_features(*each, compat="released"))
+    got = np.moveaxis(np.asarray(look(maps["source"][1], maps["target"][1], positions)[0]), -1, 0)
+    for part, name in ((got[:, ::8, ::8], "sub8"), (got[:, [0, 100, 255], ::2], "rows")):
+        reliable = d[f"sr_local_corr_reliable_{name}"]
+        assert reliable.mean() > 0.9
+        np.testing.assert_allclose(part[reliable], d[f"sr_local_corr_{name}"][reliable], rtol=0, atol=1e-3)
+    np.testing.assert_allclose(got.mean((1, 2)), d["sr_local_corr_channel_mean"], rtol=0, atol=2e-4)
+
+
+def test_result(arrays):
+    d = arrays
+    size = d["mask"].shape
+    flow = matching.to_pixels(resize_normalised(nhwc(d["sr_sample"]), size, alignment="corner"))
+    np.testing.assert_allclose(flow, nhwc(d["final_flow_pixels"]), rtol=0, atol=1e-3)
+    found = metrics.measure(np.asarray(flow), np.moveaxis(d["gt_flow"], 0, -1), d["mask"])
+    np.testing.assert_allclose(found.aepe, d["final_aepe"], rtol=0, atol=1e-2)
+    np.testing.assert_allclose(found.pck[2], d["final_pck5"], rtol=0, atol=1e-2)
