@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +12,8 @@ import pytest
 from common.errors import InputError
 from diffmatch_jax import features
 from diffmatch_jax.features import CONVS, MEAN, STD
+
+LEGACY = Path(__file__).parent / "data" / "vgg_legacy.pth"
 
 
 def state_dict(width=2, beyond=True):
@@ -99,6 +102,17 @@ def test_weights_from_a_file(tmp_path):
         features.load(path)
     with pytest.raises(InputError, match="got nothing there"):
         features.load(tmp_path / "vgg.pth")
+
+
+def test_weights_in_the_published_format():
+    """PyTorch's format before 1.6, with the whole trunk and a classifier (see make_vgg.py)."""
+    params = features.load(LEGACY, sha256=None)
+    assert list(params) == list(CONVS)
+    for name, number in CONVS.items():
+        inputs = 3 if number == 0 else 1
+        want = np.arange(9.0 * inputs).reshape(inputs, 3, 3, 1).transpose(1, 2, 0, 3) + number
+        np.testing.assert_array_equal(params[name]["kernel"], want)
+        assert params[name]["bias"] == [-number]
 
 
 def test_wrong_weights():
