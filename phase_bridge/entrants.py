@@ -13,7 +13,7 @@ LAST_TIMES = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 # With few evaluations they are better spent before the last details: by NFE, last times, and ln of levels over the
 # data's deviation.
 _USUAL = {
-    "last_time": ((2, 3, 5, 8, 10, 20), (0.4, 0.4, 0.5, 0.7, 0.8, 0.9)),
+    "last_time": ((2, 3, 5, 10, 20, 50), (0.4, 0.4, 0.45, 0.65, 0.8, 0.9)),
     "smallest": ((3, 5, 10, 20), tuple(np.log([0.25, 0.12, 0.02, 0.005]))),
     "largest": ((5, 10), tuple(np.log([3.0, 15.0]))),
 }
@@ -57,6 +57,7 @@ _OF_BRIDGE = {"objective.process": "bridge"}
 _RELEASED = {**_OF_BRIDGE, "objective.recipe": "released", "model.time": "log"}
 _IMPROVED = {**_OF_BRIDGE, "objective.recipe": "improved", "model.time": "raw"}
 
+_CORRECTED = {"rule": "data", "order": 1, "corrector": True}
 _IMPROVED_ODE, _IMPROVED_SDE = "AGM-ODE, improved recipe", "AGM-SDE, improved recipe"
 
 _ODE = (
@@ -75,7 +76,7 @@ _MAIN: Mapping[str, Entrant] = {
         {**_RELEASED, "objective.kind": "sde"},
         (
             Candidate("euler", [{"rule": "euler", "grid": "uniform", "last_time": last} for last in LAST_TIMES]),
-            Candidate("data", _until(kind="sde", rule="data")),
+            Candidate("data", _until(kind="sde", **_CORRECTED)),
         ),
     ),
     "agm-improved": Entrant(
@@ -83,21 +84,10 @@ _MAIN: Mapping[str, Entrant] = {
         {**_IMPROVED, "objective.kind": "ode"},
         (
             Candidate("ode-exponential", _until(kind="ode", rule="exponential", order=2), title=_IMPROVED_ODE),
-            Candidate(
-                "ode-corrected",
-                [
-                    *_until(kind="ode", rule="exponential", order=1, corrector=True),
-                    *_until(kind="ode", rule="data", order=1, corrector=True),
-                ],
-                title=_IMPROVED_ODE,
-            ),
-            Candidate(
-                "ode-levels",
-                _levels(kind="ode", rule="data", grid="levels", order=1, corrector=True),
-                title=_IMPROVED_ODE,
-            ),
-            Candidate("sde-data", _until(kind="sde", rule="data"), title=_IMPROVED_SDE),
-            Candidate("sde-levels", _levels(kind="sde", rule="data", grid="levels"), title=_IMPROVED_SDE),
+            Candidate("ode-data", _until(kind="ode", **_CORRECTED), title=_IMPROVED_ODE),
+            Candidate("ode-levels", _levels(kind="ode", grid="levels", **_CORRECTED), title=_IMPROVED_ODE),
+            Candidate("sde-data", _until(kind="sde", **_CORRECTED), title=_IMPROVED_SDE),
+            Candidate("sde-levels", _levels(kind="sde", grid="levels", **_CORRECTED), title=_IMPROVED_SDE),
         ),
     ),
     "flow": Entrant(
