@@ -38,18 +38,28 @@ def test_the_eigenbasis_example_runs():
     assert scope["basis"].vectors.shape == (10, 32, 24, 1)
 
 
+def test_the_bridge_example_has_both_modes_in_their_proportion():
+    scope = {}
+    exec(compile("import jax\n" + blocks("python")[2], "README.md", "exec"), scope)
+    points = np.asarray(scope["points"])
+    assert abs((points[:, 0] > 0).mean() - 0.7) < 0.06
+    distance = np.minimum(*(np.linalg.norm(points - [x, 0], axis=1) for x in (-0.5, 0.5)))
+    np.testing.assert_allclose(np.sqrt(np.square(distance).mean() / 2), 0.1, rtol=0.15)
+    assert scope["info"]["nfe"] == 20
+
+
 def commands():
     lines = "".join(blocks("sh")).splitlines()
-    return [line.split("#")[0].strip() for line in lines if line.startswith("python -m gahb")]
+    return [line.split("#")[0].strip() for line in lines if re.match("python -m (gahb|phase_bridge)", line)]
 
 
 @pytest.mark.parametrize("command", commands())
 def test_every_command_names_a_verb_and_flags_that_exist(command):
-    _, _, _, verb, *words = shlex.split(command)
+    _, _, method, verb, *words = shlex.split(command)
     if verb == "--help":
         return
     shown = subprocess.run(
-        [sys.executable, "-m", "gahb", verb, "--help"], cwd=ROOT, check=True, capture_output=True, text=True
+        [sys.executable, "-m", method, verb, "--help"], cwd=ROOT, check=True, capture_output=True, text=True
     ).stdout
     for word in words:
         if word.startswith("--") and not word.startswith("--config."):
