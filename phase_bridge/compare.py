@@ -76,8 +76,11 @@ def build(config: ConfigDict) -> Plan:
 
 def config_of(config: ConfigDict, model: str, seed: int) -> ConfigDict:
     """Returns the config of one model, an ordinary experiment."""
-    changes = {**ENTRANTS[model].changes, "seed": config.seed + seed}
-    return configs.from_dict(configs.to_dict(config), base(), changes)
+    values, changes = configs.to_dict(config), dict(ENTRANTS[model].changes)
+    if configs.diff(values, configs.from_dict(values, base(), changes)):
+        # What the config says of sampling is meant for its own model.
+        changes |= {"sampler.rule": "", "sampler.order": -1, "sampler.corrector": "", "sampler.grid": ""}
+    return configs.from_dict(values, base(), {**changes, "seed": config.seed + seed})
 
 
 def run(app: App, request: Request) -> None:

@@ -17,6 +17,11 @@ _USUAL = {
     "smallest": ((3, 5, 10, 20), tuple(np.log([0.25, 0.12, 0.02, 0.005]))),
     "largest": ((5, 10), tuple(np.log([3.0, 15.0]))),
 }
+# Those of a bridge: its prior is reached in one step, whatever the largest level.
+_USUAL_OF_BRIDGE = {
+    "smallest": ((3, 5, 8, 10, 20), tuple(np.log([0.25, 0.25, 0.08, 0.05, 0.01]))),
+    "largest": ((1,), (np.log(3.0),)),
+}
 LARGEST = (3.0, 15.0)
 SMALLEST = (0.005, 0.02, 0.08, 0.25)
 
@@ -154,11 +159,14 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
 
 def usual(candidate: Candidate, nfe: int) -> Mapping[str, Any]:
     """Returns the settings of a candidate that are taken where none are chosen: those nearest to a rule of thumb."""
-    wanted = {name: float(np.interp(np.log(nfe), np.log(counts), values)) for name, (counts, values) in _USUAL.items()}
 
     def apart(settings):
-        found = {name: settings[name] for name in wanted if name in settings}
-        return sum(abs((x if name == "last_time" else np.log(x)) - wanted[name]) for name, x in found.items())
+        rules = {**_USUAL, **(_USUAL_OF_BRIDGE if "grid" in settings else {})}
+        total = 0.0
+        for name in rules.keys() & settings.keys():
+            value = settings[name] if name == "last_time" else np.log(settings[name])
+            total += abs(value - np.interp(np.log(nfe), np.log(rules[name][0]), rules[name][1]))
+        return total
 
     return min(candidate.settings, key=apart)
 
@@ -168,4 +176,6 @@ def how_of(base: How, settings: Mapping[str, Any], *, nfe: int, sigma_data: floa
     scaled = {
         name: value * sigma_data if name in ("largest", "smallest") else value for name, value in settings.items()
     }
-    return base._replace(**{**scaled, "nfe": nfe})
+    # What the config says of sampling is for its own model alone.
+    plain = {name: How._field_defaults[name] for name in ("rule", "order", "corrector", "grid", "power", "last_time")}
+    return base._replace(**{**plain, **scaled, "nfe": nfe})

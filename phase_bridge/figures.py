@@ -265,7 +265,13 @@ def _against_nfe(axes, lines: Mapping[str, Sequence[tuple[int, float]]], floor: 
     for name, points in lines.items():
         axes.plot([nfe for nfe, _ in points], [value for _, value in points], label=name)
     axes.axhline(floor, color="#777777", linestyle=":", marker="", label="data")
-    axes.set(xscale="log", yscale="log", xlabel="network evaluations (NFE)", ylabel=words)
+    axes.set(xscale="log", xlabel="network evaluations (NFE)", ylabel=words)
+    if words == _WORDS["w2"]:
+        axes.set_yscale("log")
+        axes.yaxis.set_major_formatter("{x:.3g}")
+        axes.yaxis.set_minor_formatter("{x:.3g}")
+    else:
+        axes.set_ylim(0, 1)
     ticks = sorted({nfe for points in lines.values() for nfe, _ in points})
     axes.set_xticks(ticks, [str(nfe) for nfe in ticks])
     axes.xaxis.minorticks_off()

@@ -8,7 +8,7 @@
 
 Data: fresh points in every step (phase_bridge/toy.py); nothing to download.
 Network: residual perceptron, 7 layers of 128. Hardware: any; about 10 ms of one CPU core a step.
-The published recipe: add --config.objective.recipe=released --config.model.time=log.
+The published recipe: spiral_released.py, or add --config.objective.recipe=released --config.model.time=log.
 """
 
 from configs.phase_bridge.base import base
@@ -36,6 +36,9 @@ def get_config():
     config.ema.decay = 0.999
     config.checkpoint.every = 1500
 
+    config.sampler.rule = "data"
+    config.sampler.order = 1
+    config.sampler.corrector = "on"
     config.sampler.num = 10000
     config.sampler.batch_size = 10000
     return config

@@ -104,6 +104,8 @@ def test_usual_settings_follow_the_evaluations():
     levels = ENTRANTS["edm"].samplers[0]
     assert [usual(levels, nfe)["smallest"] for nfe in (2, 5, 20)] == [0.25, 0.08, 0.005]
     assert [usual(levels, nfe)["largest"] for nfe in (2, 50)] == [3.0, 15.0]
+    of_bridge = ENTRANTS["agm-improved"].samplers[2]
+    assert of_bridge.name == "ode-levels" and usual(of_bridge, 50)["largest"] == 3.0
     assert usual(ENTRANTS["flow"].samplers[0], 5) == {"rule": "euler"}
 
 
