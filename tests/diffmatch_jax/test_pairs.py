@@ -34,6 +34,11 @@ def batch(bank, make):
     return make(jax.random.split(jax.random.key(0), 96), bank, size=SIZE, settings=Warps())
 
 
+def moves(keys, settings, positions):
+    """Returns where the warp of each key takes the positions."""
+    return jax.jit(jax.vmap(lambda key: pairs.draw_warp(key, settings)[1](positions)))(keys)
+
+
 def test_target_is_the_warped_source(batch):
     assert batch.source.shape == (96, SIZE, SIZE, 3) and batch.flow.shape == (96, SIZE, SIZE, 2)
     warped = matching.warp(batch.source, batch.flow)
@@ -66,7 +71,7 @@ def test_warps_are_as_strong_as_the_released_ones(bank, make):
     np.testing.assert_allclose(np.median(length[of_kind[1]].mean((1, 2))), 29, rtol=0.12)
     controls = jnp.asarray(warps.CONTROL_POINTS, jnp.float32)[:, None]
     splines = Warps(shares=(0, 0, 1))
-    moved = jax.vmap(lambda key: pairs.draw_warp(key, splines)[1](controls))(keys[:200]) - controls
+    moved = moves(keys[:200], splines, controls) - controls
     np.testing.assert_allclose([moved.mean(), moved.std()], [0, 0.2], atol=0.01)
 
 
@@ -74,7 +79,7 @@ def test_homographies_look_no_further_than_they_may(bank):
     """All are seen from the front, and corners of the target stay within reach of the source's middle."""
     settings = Warps(shares=(1, 0, 0), reach=(1.5, 1.3))
     corners = jnp.asarray(warps.CORNERS, jnp.float32)[:, None]
-    reached = jax.vmap(lambda key: pairs.draw_warp(key, settings)[1](corners))(jax.random.split(jax.random.key(4), 200))
+    reached = moves(jax.random.split(jax.random.key(4), 200), settings, corners)
     assert (jnp.abs(reached) <= jnp.asarray(settings.reach) + 1e-4).all()
     assert jnp.abs(reached).max(0).min() > 1.25
 
