@@ -106,19 +106,19 @@ def bases(workdir: Path) -> list[Path]:
         vectors = arrays["basis.vectors"][0, :count]
         rows = {
             "images": np.stack([arrays[f"basis.{name}"][0] for name in ("clean", "noisy", "denoised")]),
-            "eigenvectors": pictures(vectors),
+            "basis": pictures(vectors),
         }
         notes = {
             "images": ["clean", "noisy", "denoised"],
-            "eigenvectors": [f"{factor:.2f}" for factor in arrays["basis.values"][0]],
+            "basis": [f"{factor:.2f}" for factor in arrays["basis.values"][0]],
         }
         if "order" in arrays:
-            rows["pixels in order"] = pictures(unshuffle_pixels(vectors, arrays["order"]))
+            rows["in order"] = pictures(unshuffle_pixels(vectors, arrays["order"]))
         if "tangents" in arrays:
             tangent = arrays["tangents"][0]
             cosines = np.einsum("khwc,dhwc->kd", vectors[: len(tangent)], tangent)
-            rows["in tangent space"] = pictures(np.einsum("kd,dhwc->khwc", cosines, tangent))
-            notes["in tangent space"] = [f"{length:.2f}" for length in np.linalg.norm(cosines, axis=1)]
+            rows["tangent"] = pictures(np.einsum("kd,dhwc->khwc", cosines, tangent))
+            notes["tangent"] = [f"{length:.2f}" for length in np.linalg.norm(cosines, axis=1)]
         paths.append(_path(workdir, f"classes-basis-{each.name}"))
         blank = np.ones_like(vectors)
         plotting.panels(

@@ -1,0 +1,22 @@
+"""Denoisers of geometric C^alpha images (alpha = 1, 2, 3, 5) under weak noise, 32x32, gray: the slopes of their PSNR.
+
+    python -m gahb classes --config configs/gahb/calpha32.py --workdir runs/calpha32
+    python -m gahb figures --workdir runs/calpha32
+
+Kadkhodaie, Guth, Simoncelli, Mallat, ICLR 2024, section 4.1, figures 4 and 16. As classes32.py, but trained with noise
+up to 60/255 instead of 255/255: strong noise makes nearly all of the loss, and a short training under it never learns to
+keep what weak noise leaves.
+"""
+
+from configs.gahb import classes32
+
+
+def get_config():
+    config = classes32.get_config()
+
+    config.noise.high = 60.0
+
+    config.classes.names = ("calpha-1", "calpha-2", "calpha-3", "calpha-5")
+    config.classes.steps = (4000,)
+    config.classes.levels = (51.0,)
+    return config
