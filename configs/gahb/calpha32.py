@@ -4,8 +4,8 @@
     python -m gahb figures --workdir runs/calpha32
 
 Kadkhodaie, Guth, Simoncelli, Mallat, ICLR 2024, section 4.1, figures 4 and 16. As classes32.py, but trained with noise
-up to 60/255 instead of 255/255: strong noise makes nearly all of the loss, and a short training under it never learns to
-keep what weak noise leaves.
+up to 60/255 instead of 255/255: strong noise makes nearly all of the loss, and a short training under it never learns
+to keep what weak noise leaves.
 """
 
 from configs.gahb import classes32
