@@ -12,13 +12,12 @@ from gahb.denoisers import Denoiser
 from gahb.eigenbasis import principal_angles
 from gahb.eigenbasis.survey import survey
 
-MODERATE = (4.0, 18.0)  # PSNRs of noisy images, dB, of the second fit
-
 
 class Settings(NamedTuple):
     """Settings of `measure`."""
 
     curve_db: Sequence[float]  # PSNRs of the noisy images, dB
+    moderate_db: tuple[float, float] = (4.0, 18.0)  # PSNRs of noisy images of the second slope, dB
     batch_size: int = 64
     top: int = 20  # eigenvectors of each
     probes: int = 64  # of each trace
@@ -41,17 +40,16 @@ def measure(
     `tangents [M, D, H, W, C]`: the tangent spaces at the images looked at, of a class that is a manifold of dimension
     D; the D leading eigenvectors are compared with them, and the error with that of projecting on them, D sigma^2.
     `alpha` says that the best slope is alpha / (alpha + 1). `slope` is fitted at small noise, where that is an
-    asymptote; `moderate_slope` between the PSNRs `MODERATE`, which even a short training serves well. Returns numbers
+    asymptote; `moderate_slope` within `moderate_db`, which even a short training serves well. Returns numbers
     and arrays: `curve.*` (fields of `PsnrCurve`), `curve.best` (dB, for manifolds), `slope.*`, `basis.*` (as of
     `survey`, without the axis of noise levels), and `tangents` and `angles` (radians) for manifolds.
     """
     curve_key, slope_key, basis_key = jax.random.split(key, 3)
     sigmas = 10 ** (-np.asarray(settings.curve_db, float) / 20)
     curve = psnr_curve(denoise, images, sigmas, curve_key, batch_size=settings.batch_size)
-    between = (curve.input_psnr >= MODERATE[0] - 1e-6) & (curve.input_psnr <= MODERATE[1] + 1e-6)
     slope, moderate = (
         slopes.fit_slope(curve.input_psnr, curve.per_image, slope_key, selected=selected, resamples=settings.bootstrap)
-        for selected in (slopes.window(curve.input_psnr), between)
+        for selected in windows(curve.input_psnr, settings.moderate_db)
     )
     table, basis = survey(denoise, looked_at, [sigma], settings.top, basis_key, num=settings.probes)
     arrays = {f"curve.{name}": value for name, value in curve._asdict().items()}
@@ -88,9 +86,9 @@ def measure(
     return numbers, arrays
 
 
-def windows(input_psnr: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def windows(input_psnr: np.ndarray, moderate_db: tuple[float, float]) -> tuple[np.ndarray, np.ndarray]:
     """Returns which points of a curve each of the two slopes is fitted to, bool `[S]`."""
-    between = (input_psnr >= MODERATE[0] - 1e-6) & (input_psnr <= MODERATE[1] + 1e-6)
+    between = (input_psnr >= moderate_db[0] - 1e-6) & (input_psnr <= moderate_db[1] + 1e-6)
     return slopes.window(input_psnr), between
 
 

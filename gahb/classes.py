@@ -55,10 +55,17 @@ def build(config: ConfigDict) -> Plan:
         "steps": _for_each("steps", classes.steps, names, least=1),
         "levels": _for_each("levels", classes.levels, names, least=1e-6),
     }
-    fitted = windows(np.unique(np.asarray(checks.curve_db, float)))
+    moderate = tuple(classes.moderate_db)
+    if len(moderate) != 2 or not moderate[0] < moderate[1]:
+        fix = "for example (4.0, 18.0)"
+        raise bad("config.classes.moderate_db", expected="(low, high) in dB", got=moderate, fix=fix)
+    fitted = windows(np.unique(np.asarray(checks.curve_db, float)), moderate)
     if min(each.sum() for each in fitted) < 2:
         got = " and ".join(str(each.sum()) for each in fitted)
-        expected = "two different levels at small noise (17 dB up, but for the two highest) and at 4 to 18 dB"
+        expected = (
+            "two different levels at small noise (17 dB up, but for the two highest) and at "
+            f"{moderate[0]:g} to {moderate[1]:g} dB"
+        )
         fix = "use (36.0, 34.0, ..., 0.0)"
         raise bad("config.evaluate.curve_db", expected=expected, got=f"{got} of them", fix=fix)
     dimension = config.data.size**2 * config.data.channels
@@ -78,6 +85,7 @@ def build(config: ConfigDict) -> Plan:
         classes.basis_images,
         Settings(
             curve_db=tuple(checks.curve_db),
+            moderate_db=moderate,
             batch_size=checks.batch_size,
             top=classes.top,
             probes=classes.probes,

@@ -92,6 +92,7 @@ def base() -> ConfigDict:
     classes.names = ("calpha-1", "calpha-2", "calpha-3", "calpha-5", "disks", "cone", "ray", "images", "shuffled")
     classes.steps = (2000,)  # training steps, one number for each class or one for all
     classes.levels = (51.0, 51.0, 51.0, 51.0, 10.2, 20.4, 10.2, 76.5, 76.5)  # noise of the bases, in 1/255; likewise
+    classes.moderate_db = (4.0, 18.0)  # PSNRs of noisy images, dB, to which a second slope is fitted
     classes.num_images = 256  # held-out images of each PSNR curve
     classes.basis_images = 4  # held-out images whose eigenvectors are looked for
     classes.top = 20  # eigenvectors of each

@@ -131,6 +131,7 @@ def test_the_plan_names_ordinary_experiments(data):
         ({"classes.levels": "(0.0,)"}, "config.classes.levels: expected one positive number"),
         ({"classes.top": "4"}, "config.classes.top: expected 5 to 256, got 4"),
         ({"evaluate.curve_db": "(30.0, 10.0, 6.0)"}, "config.evaluate.curve_db: expected two different levels"),
+        ({"classes.moderate_db": "(18.0, 4.0)"}, "config.classes.moderate_db: expected (low, high)"),
         ({"classes.probes": "1"}, "config.classes.probes: expected at least 2"),
     ],
 )
