@@ -52,8 +52,7 @@ def slopes(workdir: Path) -> list[Path]:
             right.axhline(best, color=plotting.COLOURS[i], linewidth=0.8, marker="", linestyle="--")
         left.set(xlabel="PSNR of noisy images (dB)", ylabel="PSNR of denoised images (dB)")
         right.set(xlabel="PSNR of noisy images (dB)", ylabel="local slope (dashed: α / (α + 1))")
-        left.legend()
-        right.legend()
+        left.legend(loc="upper left")
     return [path]
 
 
