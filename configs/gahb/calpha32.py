@@ -3,10 +3,14 @@
     python -m gahb classes --config configs/gahb/calpha32.py --workdir runs/calpha32
     python -m gahb figures --workdir runs/calpha32
 
+Each of its models is an ordinary run: `python -m gahb train --config configs/gahb/calpha32.py --workdir DIR` trains the
+one of faces under the same noise alone, and with data.source and synthetic.alpha set one of another class.
+
 Kadkhodaie, Guth, Simoncelli, Mallat, ICLR 2024, section 4.1, figures 4 and 16. As classes32.py, but trained with noise
 up to 60/255 instead of 255/255: strong noise makes nearly all of the loss, and a short training under it never learns
 to keep what weak noise leaves.
-Data: made in the training step; nothing to download. Hardware: two CPU cores, about 12 CPU minutes.
+Network: UNet with 32 kernels and 2 blocks. Data: made in the training step; nothing to download.
+Hardware: two CPU cores, about 12 CPU minutes.
 Measured (seed 0): slopes .50, .64, .74, .80 at 12 to 20 dB, the best being .50, .67, .75, .83; see docs/gahb.md.
 """
 

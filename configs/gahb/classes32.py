@@ -3,6 +3,9 @@
     python -m gahb classes --config configs/gahb/classes32.py --workdir runs/classes32
     python -m gahb figures --workdir runs/classes32
 
+Each of its models is an ordinary run: `python -m gahb train --config configs/gahb/classes32.py --workdir DIR` trains
+the one of faces alone, and with data.source and synthetic.alpha set one of another class.
+
 Kadkhodaie, Guth, Simoncelli, Mallat, ICLR 2024, sections 4.1 and 4.2, figures 4, 5, 16, 19, 20 and 21: geometric
 C^alpha images (alpha = 1, 2, 3, 5), disks, sinusoids, the ray of one face, faces, and faces with shuffled pixels.
 
