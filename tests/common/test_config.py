@@ -92,7 +92,7 @@ def test_values_from_python(write_file):
         ("seed", "-1", "config.seed: expected 0 to 2**32 - 1, got -1; use a smaller one"),
         ("seed", "4294967296", "config.seed: expected 0 to 2**32 - 1, got 4294967296"),
         ("parallel", "pmpa", 'config.parallel: expected one of "jit", "pmap", got "pmpa"; did you mean "pmap"?'),
-        ("optimizer.schedule", "?", 'one of "constant", "halving", "cosine", got "?"; choose one of these'),
+        ("optimizer.schedule", "?", '"cosine", "warmup_cosine", got "?"; choose one of these'),
         ("evaluate.levels", "(1, 'a')", "config.evaluate.levels[1]: expected a finite number (float), got 'a' (str)"),
         ("evaluate.levels", "x", "config.evaluate.levels: expected values in brackets (tuple)"),
     ],

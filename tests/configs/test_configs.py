@@ -48,7 +48,7 @@ SMALLER = {
     "phase_bridge": {
         "data.channels": "1",
         "model.channels": "8",
-        "model.multipliers": "(1, 1)",
+        "model.multipliers": "(1,)",
         "model.num_blocks": "1",
         "model.attention": "()",
         "model.heads": "1",

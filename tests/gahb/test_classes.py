@@ -41,9 +41,8 @@ def config(data, **changes):
 
 
 def held_out(data, name):
-    whole = config(data)
-    member = next(each for each in build(whole).members if each.name == name)
-    return build_method(config_of(whole, member)).sources()["test"]
+    whole = config(data, **{"classes.names": f'("{name}",)'})
+    return build_method(config_of(whole, build(whole).members[0])).sources()["test"]
 
 
 def projection(space):
@@ -127,7 +126,7 @@ def test_the_plan_names_ordinary_experiments(data):
         ({"classes.names": '("disks", "disks")'}, "config.classes.names: expected different names"),
         ({"classes.names": '("discs",)'}, 'config.classes.names: expected "calpha-A"'),
         ({"classes.names": '("calpha-0",)'}, 'config.classes.names: expected "calpha-A"'),
-        ({"classes.steps": "(1, 2)"}, "config.classes.steps: expected one positive number, or 5"),
+        ({"classes.steps": "(1, 2)"}, "config.classes.steps: expected one positive number, or 3"),
         ({"classes.levels": "(0.0,)"}, "config.classes.levels: expected one positive number"),
         ({"classes.top": "4"}, "config.classes.top: expected 5 to 256, got 4"),
         ({"evaluate.curve_db": "(30.0, 10.0, 6.0)"}, "config.evaluate.curve_db: expected two different levels"),

@@ -19,7 +19,7 @@ def get_config():
     config.evaluate.curve_db = (34.0, 30.0, 24.0, 20.0, 16.0, 10.0)
     config.evaluate.batch_size = 4
 
-    config.classes.names = ("calpha-2", "disks", "cone", "ray", "shuffled")
+    config.classes.names = ("calpha-2", "disks", "shuffled")
     config.classes.steps = (4,)
     config.classes.levels = (25.0,)
     config.classes.num_images = 6

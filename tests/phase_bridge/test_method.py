@@ -35,10 +35,10 @@ PROCESSES = [
     {"objective.process": "bridge", "objective.recipe": "improved"},
     {"objective.process": "bridge", "objective.recipe": "released", "model.time": "log"},
     {"objective.process": "bridge", "objective.recipe": "released", "objective.kind": "sde", "model.time": "log"},
-    {"objective.process": "flow"},
-    {"objective.process": "flow", "objective.coupling": 8},
-    {"objective.process": "edm", "objective.times": "log_uniform"},
-    {"objective.process": "cld"},
+    {"objective.process": "flow", "sampler.rule": ""},
+    {"objective.process": "flow", "objective.coupling": 8, "sampler.rule": ""},
+    {"objective.process": "edm", "objective.times": "log_uniform", "sampler.rule": ""},
+    {"objective.process": "cld", "sampler.rule": ""},
 ]
 
 
