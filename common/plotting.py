@@ -72,6 +72,13 @@ def figure(path: str | os.PathLike, *, width: float = COLUMN, height: float = 2.
     write_atomically(path, stream.getvalue())
 
 
+def path_in(workdir: Path, name: str) -> Path:
+    """Returns `workdir/figures/NAME.png`, its folder made if it was not there."""
+    folder = workdir / "figures"
+    folder.mkdir(exist_ok=True)
+    return folder / f"{name}.png"
+
+
 def curves(axes, x: Sequence[float], lines: Mapping[str, Sequence[float]], *, xlabel: str, ylabel: str) -> None:
     """Draws one line with markers per entry of `lines` (name to values at `x`), with labels and a legend."""
     for name, values in lines.items():

@@ -5,7 +5,7 @@ import html
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from common.files import write_atomically
 
@@ -79,6 +79,15 @@ class Row(NamedTuple):
 
 
 Block = Paragraph | Code | Table | Picture | Row
+
+
+def origins(found: Sequence[Mapping[str, Any]], *, command: str) -> list[Block]:
+    """Returns where results came from (`common.results.provenance`), one line for each, and the command of the page."""
+    names = ["step", "seed", "nfe", "wall_s", "device"]
+    rows = [[*(each[name] for name in names), each["config_hash"][:12]] for each in found]
+    versions = ", ".join(f"{name} {value}" for name, value in found[0]["versions"].items())
+    columns = ["step", "seed", "nfe", "wall time (s)", "device", "config"]
+    return [Table(columns, rows, caption=versions), Code(command)]
 
 
 def write_report(

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from common.errors import bad
+from common.errors import InputError, bad
 from common.files import write_atomically
 from common.pictures import grid, png_bytes
 
@@ -101,6 +101,17 @@ def newest(directory: Path, prefix: str) -> Path | None:
     """Returns the `.json` in `directory` whose name begins with `prefix` and whose `step` is highest, or None."""
     found = [(read_step(path), path.stat().st_mtime, path) for path in directory.glob(f"{prefix}*.json")]
     return max(found)[-1] if found else None
+
+
+def read_newest(
+    directory: Path, prefix: str, *, verb: str, what: str = ""
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Returns `(numbers, arrays)` of `newest`; raises `InputError` that names the `verb` to run if there is none."""
+    path = newest(directory, prefix)
+    if path is None:
+        what = what or f"the result of {verb}"
+        raise InputError(f"{directory}: expected {what}, got none; run {verb} first")
+    return read(path)
 
 
 def read_step(path: Path) -> int:

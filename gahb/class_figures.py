@@ -37,7 +37,7 @@ def slopes(workdir: Path) -> list[Path]:
     shown = [each for each in found(workdir) if each.name.startswith("calpha")]
     if not shown:
         raise InputError(f"{workdir / 'results'}: expected a C^alpha class, got none; add one to config.classes.names")
-    path = _path(workdir, "classes-slopes")
+    path = plotting.path_in(workdir, "classes-slopes")
     with plotting.figure(path, width=2 * plotting.COLUMN, height=3.2, columns=2) as (left, right):
         for i, each in enumerate(shown):
             alpha, slope = each.name.removeprefix("calpha-"), each.numbers["slope"]
@@ -61,7 +61,7 @@ def optima(workdir: Path) -> list[Path]:
     shown = [each for each in found(workdir) if "tangents" in each.arrays]
     if not shown:
         raise InputError(f'{workdir / "results"}: expected a manifold, got none; add "disks" to config.classes.names')
-    path = _path(workdir, "classes-optima")
+    path = plotting.path_in(workdir, "classes-optima")
     with plotting.figure(path, width=max(plotting.COLUMN, 2.3 * len(shown)), height=2.8, columns=len(shown)) as panels:
         panels = np.atleast_1d(panels)
         for axes, each in zip(panels, shown, strict=True):
@@ -82,7 +82,7 @@ def shuffled(workdir: Path) -> list[Path]:
     if not {"images", "shuffled"} <= set(shown):
         place = workdir / "results"
         raise InputError(f'{place}: expected classes "images" and "shuffled", got {", ".join(shown)}; train both')
-    path = _path(workdir, "classes-shuffled")
+    path = plotting.path_in(workdir, "classes-shuffled")
     with plotting.figure(path, width=2 * plotting.COLUMN, height=2.8, columns=2) as (left, right):
         x = shown["images"].arrays["curve.input_psnr"]
         lines = {name: shown[name].arrays["curve.psnr_of_mean"] for name in ("images", "shuffled")}
@@ -118,7 +118,7 @@ def bases(workdir: Path) -> list[Path]:
             cosines = np.einsum("khwc,dhwc->kd", vectors[: len(tangent)], tangent)
             rows["tangent"] = pictures(np.einsum("kd,dhwc->khwc", cosines, tangent))
             notes["tangent"] = [f"{length:.2f}" for length in np.linalg.norm(cosines, axis=1)]
-        paths.append(_path(workdir, f"classes-basis-{each.name}"))
+        paths.append(plotting.path_in(workdir, f"classes-basis-{each.name}"))
         blank = np.ones_like(vectors)
         plotting.panels(
             paths[-1],
@@ -154,12 +154,6 @@ def section(workdir: Path) -> list[Block]:
         level = f"{each.numbers['sigma']:.4g}/255"
         blocks.append(Picture(path, f"{each.name}: leading eigenvectors at noise {level}, {words}."))
     return blocks
-
-
-def _path(workdir: Path, name: str) -> Path:
-    folder = workdir / "figures"
-    folder.mkdir(exist_ok=True)
-    return folder / f"{name}.png"
 
 
 NAMES = {

@@ -12,12 +12,11 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from common import config as configs
-from common import results, workdirs
+from common import parts, results, workdirs
 from common.app import App, Request, lines
 from common.errors import bad
 from common.table import text_table
 from configs.gahb.base import base
-from gahb import parts
 
 GENERATED = ("disks", "cone", "ray")
 GIVEN = ("images", "shuffled")

@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 
 from common import plotting, results
-from common.errors import InputError
 from common.report import Block, Paragraph, Picture, Table
 from gahb.eigenbasis.expansion import pictures
 
@@ -16,10 +15,8 @@ SHOWN, COLUMNS = 24, 8  # vectors on a sheet, and in a row of it
 def eigenbasis(workdir: Path) -> list[Path]:
     """Draws factors, coefficients and vectors by level and image: `figures/eigenbasis-*.png`."""
     _, arrays = read(workdir)
-    folder = workdir / "figures"
-    folder.mkdir(exist_ok=True)
     names = [_level(sigma) for sigma in arrays["sigma"]]
-    factors, coefficients = (folder / f"eigenbasis-{name}.png" for name in ("factors", "coefficients"))
+    factors, coefficients = (plotting.path_in(workdir, f"eigenbasis-{name}") for name in ("factors", "coefficients"))
     rank = np.arange(1, arrays["values"].shape[-1] + 1)
     # Signs of eigenvectors mean nothing.
     sizes = np.abs(arrays["clean_coefficients"])
@@ -35,7 +32,7 @@ def eigenbasis(workdir: Path) -> list[Path]:
     paths = [factors, coefficients]
     for s, name in enumerate(names):
         for i, vectors in enumerate(arrays["vectors"][s]):
-            paths.append(folder / f"eigenbasis-{s}-{i}.png")
+            paths.append(plotting.path_in(workdir, f"eigenbasis-{s}-{i}"))
             _sheet(paths[-1], vectors, arrays["values"][s, i], name)
     return paths
 
@@ -69,10 +66,7 @@ def section(workdir: Path) -> list[Block]:
 
 def read(workdir: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Returns numbers and arrays of the newest result of `analyse`; raises `InputError` if there is none."""
-    path = results.newest(workdir / "results", "eigenbasis")
-    if path is None:
-        raise InputError(f"{workdir / 'results'}: expected the result of analyse, got none; run analyse first")
-    return results.read(path)
+    return results.read_newest(workdir / "results", "eigenbasis", verb="analyse")
 
 
 def _level(sigma: float) -> str:

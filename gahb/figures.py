@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from common import plotting, results
+from common import plotting, report, results
 from common.errors import InputError
 from common.pictures import grid, save_png
 from common.record import read_metrics
-from common.report import Block, Code, Paragraph, Picture, Row, Table, write_report
+from common.report import Block, Paragraph, Picture, Row, Table, write_report
 from gahb import class_figures, eigenbasis_figures, inverse_figures, study_figures
 
 
@@ -19,7 +19,7 @@ def training(workdir: Path) -> list[Path]:
     records = [each for each in read_metrics(workdir) if "loss" in each]
     if not records:
         raise InputError(f"{workdir / 'metrics.jsonl'}: expected training lines, got none; train first")
-    path = _folder(workdir) / "training.png"
+    path = plotting.path_in(workdir, "training")
     steps = [each["step"] for each in records]
     with plotting.figure(path, width=2 * plotting.COLUMN, columns=2) as (left, right):
         plotting.history(left, steps, [each["loss"] for each in records], ylabel="loss (squared error)", log=True)
@@ -30,7 +30,7 @@ def training(workdir: Path) -> list[Path]:
 def psnr(workdir: Path) -> list[Path]:
     """Draws the PSNR of denoised against that of noisy held-out images: `figures/psnr.png`."""
     _, arrays = _evaluation(workdir)
-    path = _folder(workdir) / "psnr.png"
+    path = plotting.path_in(workdir, "psnr")
     x = arrays["curve.input_psnr"]
     lines = {"denoiser": arrays["curve.psnr_of_mean"]}
     if "curve.wiener.psnr_of_mean" in arrays:
@@ -59,7 +59,7 @@ def denoising(workdir: Path) -> list[Path]:
             "noisy": [f"{each:.1f} dB" for each in input_psnr],
             "denoised": [f"{each:.1f} dB" for each in arrays["panel.psnr"][:, i]],
         }
-        paths.append(_folder(workdir) / f"denoising-{i}.png")
+        paths.append(plotting.path_in(workdir, f"denoising-{i}"))
         plotting.panels(paths[-1], rows, columns=columns, notes=notes)
     return paths
 
@@ -69,7 +69,7 @@ def samples(workdir: Path) -> list[Path]:
     _, arrays = _samples(workdir)
     images = arrays["samples"]
     side = images.shape[1]
-    return [save_png(_folder(workdir) / "samples.png", grid(images, scale=max(1, 96 // side)))]
+    return [save_png(plotting.path_in(workdir, "samples"), grid(images, scale=max(1, 96 // side)))]
 
 
 def index(workdir: Path) -> list[Path]:
@@ -82,10 +82,10 @@ def index(workdir: Path) -> list[Path]:
 def sections(workdir: Path) -> dict[str, Sequence[Block]]:
     """Draws every figure there are results for; returns them with tables and words, by heading."""
     found: dict[str, Sequence[Block]] = {}
-    origins: list[Mapping[str, Any]] = []
+    made: list[Mapping[str, Any]] = []
     if results.newest(workdir / "results", "evaluate"):
         numbers, _ = _evaluation(workdir)
-        origins.append(numbers)
+        made.append(numbers)
         found["Denoising held-out images"] = [
             Paragraph(
                 f"Mean PSNR in dB over {numbers['num_images']} held-out images. sigma is the standard deviation of the "
@@ -97,7 +97,7 @@ def sections(workdir: Path) -> dict[str, Sequence[Block]]:
         ]
     if results.newest(workdir / "samples", "step"):
         numbers, _ = _samples(workdir)
-        origins.append(numbers)
+        made.append(numbers)
         found["Samples"] = [
             Paragraph(
                 f"{numbers['num_converged']} of {numbers['num_samples']} samples reached the final noise level, in "
@@ -107,22 +107,22 @@ def sections(workdir: Path) -> dict[str, Sequence[Block]]:
         ]
     if any((workdir / "results").glob("study-*.json")):
         found["From memory to generalisation"] = study_figures.section(workdir)
-        origins += [each.numbers for each in study_figures.found(workdir)]
+        made += [each.numbers for each in study_figures.found(workdir)]
     if any((workdir / "results").glob("classes-*.json")):
         found["Classes whose best denoiser is known"] = class_figures.section(workdir)
-        origins += [each.numbers for each in class_figures.found(workdir)]
+        made += [each.numbers for each in class_figures.found(workdir)]
     if results.newest(workdir / "results", "eigenbasis"):
         found["The bases it shrinks in"] = eigenbasis_figures.section(workdir)
-        origins.append(eigenbasis_figures.read(workdir)[0])
+        made.append(eigenbasis_figures.read(workdir)[0])
     if results.newest(workdir / "results", "restore"):
         found["Linear inverse problems"] = inverse_figures.section(workdir)
-        origins.append(inverse_figures.read(workdir)[0])
+        made.append(inverse_figures.read(workdir)[0])
     if any("loss" in each for each in read_metrics(workdir)):
         found["Training"] = [Row([Picture(training(workdir)[0], "Loss and PSNR of the training batches.")])]
     if not found:
         raise InputError(f"workdir {workdir}: expected result files, got none; run evaluate or sample first")
-    if origins:
-        found["How this was made"] = [_origin_table(origins), Code("python -m gahb figures --workdir DIR")]
+    if made:
+        found["How this was made"] = report.origins(made, command="python -m gahb figures --workdir DIR")
     return found
 
 
@@ -139,30 +139,9 @@ NAMES: Mapping[str, Callable[[Path], Sequence[Path]]] = {
 }
 
 
-def _origin_table(origins: Sequence[Mapping[str, Any]]) -> Table:
-    rows = [
-        [each["step"], each["seed"], each["nfe"], each["wall_s"], each["device"], each["config_hash"][:12]]
-        for each in origins
-    ]
-    versions = ", ".join(f"{name} {value}" for name, value in origins[0]["versions"].items())
-    return Table(["step", "seed", "nfe", "wall time (s)", "device", "config"], rows, caption=versions)
-
-
 def _evaluation(workdir: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    path = results.newest(workdir / "results", "evaluate")
-    if path is None:
-        raise InputError(f"{workdir / 'results'}: expected the result of evaluate, got none; run evaluate first")
-    return results.read(path)
+    return results.read_newest(workdir / "results", "evaluate", verb="evaluate")
 
 
 def _samples(workdir: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    path = results.newest(workdir / "samples", "step")
-    if path is None:
-        raise InputError(f"{workdir / 'samples'}: expected samples, got none; run sample first")
-    return results.read(path)
-
-
-def _folder(workdir: Path) -> Path:
-    folder = workdir / "figures"
-    folder.mkdir(exist_ok=True)
-    return folder
+    return results.read_newest(workdir / "samples", "step", verb="sample", what="samples")

@@ -6,15 +6,12 @@ from typing import Any
 import numpy as np
 
 from common import plotting, results
-from common.errors import InputError
 from common.report import Block, Paragraph, Picture, Table
 
 
 def restoration(workdir: Path) -> list[Path]:
     """Shows measurement, minimum-norm image, reconstruction and original: `figures/restore-PROBLEM.png`."""
     numbers, arrays = read(workdir)
-    folder = workdir / "figures"
-    folder.mkdir(exist_ok=True)
     original = arrays["original"]
     paths = []
     for row in numbers["table"]:
@@ -32,7 +29,7 @@ def restoration(workdir: Path) -> list[Path]:
                 for psnr, converged in zip(arrays[f"{name}.psnr"][:, 0], arrays[f"{name}.converged"][:, 0], strict=True)
             ],
         }
-        paths.append(folder / f"restore-{name}.png")
+        paths.append(plotting.path_in(workdir, f"restore-{name}"))
         columns = [f"image {i + 1}" for i in range(len(original))]
         plotting.panels(paths[-1], {label: np.asarray(x) for label, x in rows.items()}, columns=columns, notes=notes)
     return paths
@@ -56,7 +53,4 @@ def section(workdir: Path) -> list[Block]:
 
 def read(workdir: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Returns numbers and arrays of the newest result of `restore`; raises `InputError` if there is none."""
-    path = results.newest(workdir / "results", "restore")
-    if path is None:
-        raise InputError(f"{workdir / 'results'}: expected the result of restore, got none; run restore first")
-    return results.read(path)
+    return results.read_newest(workdir / "results", "restore", verb="restore")

@@ -229,7 +229,11 @@ def _panel_source(data, size: int):
 
 def spread(source, count: int) -> np.ndarray:
     """Returns up to `count` images, float32 `[N, H, W, C]` in [0, 1], evenly spread over the source."""
-    images = fetch(source, spread_indices(source, count))["image"]
+    return unit(fetch(source, spread_indices(source, count))["image"])
+
+
+def unit(images: np.ndarray) -> np.ndarray:
+    """Returns stored images, uint8 or floats, as float32 in [0, 1]."""
     return images.astype(np.float32) / np.float32(255) if images.dtype == np.uint8 else images.astype(np.float32)
 
 

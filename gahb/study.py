@@ -16,12 +16,11 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from common import config as configs
-from common import results, workdirs
+from common import parts, results, workdirs
 from common.app import App, Request, lines
 from common.errors import bad
 from common.table import text_table
 from configs.gahb.base import base
-from gahb import parts
 
 
 class Part(NamedTuple):
@@ -167,6 +166,7 @@ def images(app: App, config: ConfigDict, plan: Plan) -> tuple[list[np.ndarray], 
     Raises `InputError` if the two halves share an image, or nothing is left to be held out.
     """
     from common.data.source import fetch_all
+    from gahb.method import unit
 
     largest = max(plan.parts, key=lambda part: part.size)
     stored = []
@@ -187,11 +187,7 @@ def images(app: App, config: ConfigDict, plan: Plan) -> tuple[list[np.ndarray], 
         raise bad("config.data.source", expected="test images that are no training images", got="none", fix="add some")
     kept = test[new]
     count = min(plan.measures.num_images, len(kept))
-    return [_unit(each) for each in stored], _unit(kept[np.arange(count) * len(kept) // count]), int((~new).sum())
-
-
-def _unit(stored: np.ndarray) -> np.ndarray:
-    return stored.astype(np.float32) / np.float32(255) if stored.dtype == np.uint8 else stored.astype(np.float32)
+    return [unit(each) for each in stored], unit(kept[np.arange(count) * len(kept) // count]), int((~new).sum())
 
 
 def _chosen(plan: Plan, only: str | None) -> tuple[tuple[Part, ...], tuple[int, ...]]:

@@ -38,7 +38,7 @@ def found(workdir: Path) -> list[Result]:
 def psnr(workdir: Path) -> list[Path]:
     """Draws PSNR against noise level on training and held-out images for each N: `figures/study-psnr.png`."""
     shown = found(workdir)
-    path = _path(workdir, "study-psnr")
+    path = plotting.path_in(workdir, "study-psnr")
     with plotting.figure(path, width=2 * plotting.COLUMN, height=3.5, columns=2) as panels:
         for axes, split, title in zip(panels, ("train", "test"), ("training images", "held-out images"), strict=True):
             for result in shown:
@@ -60,7 +60,7 @@ def gap(workdir: Path) -> list[Path]:
     shown = [each for each in everything if not each.numbers["control"]]
     if not shown:
         raise InputError(f"{workdir / 'results'}: expected results of a training set size, got only the control's")
-    path = _path(workdir, "study-gap")
+    path = plotting.path_in(workdir, "study-gap")
     sizes = [each.numbers["size"] for each in shown]
     with plotting.figure(path, width=2 * plotting.COLUMN, height=3.4, columns=2) as (left, right):
         for m in range(2):
@@ -102,7 +102,7 @@ def similarity(workdir: Path) -> list[Path]:
     shown = found(workdir)
     paths = []
     for feature in shown[0].numbers["similarity"]:
-        path = _path(workdir, f"study-similarity-{feature}")
+        path = plotting.path_in(workdir, f"study-similarity-{feature}")
         width = max(plotting.COLUMN, 2.1 * len(shown))
         with plotting.figure(path, width=width, height=3.0, columns=len(shown)) as panels:
             for axes, result in zip(np.atleast_1d(panels), shown, strict=True):
@@ -150,7 +150,7 @@ def pairs(workdir: Path) -> list[Path]:
             for m in range(2)
         }
         alike = result.arrays["similarity.pixels.pair"]
-        path = _path(workdir, f"study-samples-{_slug(result)}")
+        path = plotting.path_in(workdir, f"study-samples-{_slug(result)}")
         plotting.panels(path, rows, columns=[f"A~B {each:.2f}" for each in alike[:count]], notes=notes)
         paths.append(path)
     return paths
@@ -161,7 +161,7 @@ def trajectories(workdir: Path) -> list[Path]:
     with_ways = [each for each in found(workdir) if "trajectory.frames" in each.arrays]
     if not with_ways:
         raise InputError(f"{workdir / 'results'}: expected trajectories, got none; set config.study.trajectories=3")
-    paths = [_path(workdir, "study-bifurcation")]
+    paths = [plotting.path_in(workdir, "study-bifurcation")]
     with plotting.figure(paths[0], width=1.4 * plotting.COLUMN, height=3.2) as axes:
         for result in with_ways:
             distance = result.arrays["trajectory.distance"].mean(0)
@@ -172,7 +172,7 @@ def trajectories(workdir: Path) -> list[Path]:
         frames = result.arrays["trajectory.frames"]
         columns = [f"t = {step}" for step in result.arrays["trajectory.frame_step"]]
         for i in range(frames.shape[2]):
-            path = _path(workdir, f"study-trajectory-{_slug(result)}-{i}")
+            path = plotting.path_in(workdir, f"study-trajectory-{_slug(result)}-{i}")
             rows = {f"model {m + 1}": np.nan_to_num(frames[m, :, i]) for m in range(2)}
             plotting.panels(path, rows, columns=columns)
             paths.append(path)
@@ -243,12 +243,6 @@ def _both(fraction, kind: str) -> str:
 
 def _slug(result: Result) -> str:
     return "control" if result.numbers["control"] else f"N-{result.numbers['size']:05d}"
-
-
-def _path(workdir: Path, name: str) -> Path:
-    folder = workdir / "figures"
-    folder.mkdir(exist_ok=True)
-    return folder / f"{name}.png"
 
 
 NAMES = {

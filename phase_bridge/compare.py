@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from ml_collections import ConfigDict
 
 from common import config as configs
-from common import results, workdirs
+from common import parts, results, workdirs
 from common.app import App, Request, lines
 from common.errors import bad, choice
 from common.files import write_atomically
@@ -23,11 +23,8 @@ from phase_bridge.entrants import ENTRANTS, GROUPS, how_of, usual
 
 MEASURES = ("w2", "distance", "beyond")
 
-# Unlike a training run, a comparison depends on what is measured and how; it may grow by models and seeds.
-_MATTERS = ("evaluate.*",)
-MAY_CHANGE = (
-    *(key for key in configs.RESUME_MAY_CHANGE if key not in _MATTERS), "compare.models", "compare.seeds",
-)  # fmt: skip
+# A comparison may grow by models and seeds; how it samples is its own.
+MAY_CHANGE = (*parts.MAY_CHANGE, "sampler.*", "compare.models", "compare.seeds")
 _TUNED_ON = 3000  # samples by which settings are chosen
 
 
@@ -89,7 +86,7 @@ def run(app: App, request: Request) -> None:
     config = workdirs.to_describe(app, request)
     workdirs.check_writable(workdir)
     plan = build(config)
-    _check_same(config, workdir, app)
+    parts.check_same(app, config, workdir, what="comparison", may_change=MAY_CHANGE)
     only = _only(plan, request.flags.only)
     for model in plan.models:
         app.build(config_of(config, model, 0))
@@ -107,7 +104,8 @@ def run(app: App, request: Request) -> None:
         for model in plan.models:
             if only not in (None, (model, seed)) or measured_path(workdir, model, seed).exists():
                 continue
-            if not plan.exact and not _train(app, config, workdir, model, seed):
+            folder, title = model_path(workdir, model, seed), f"{model}/{seed}"
+            if not plan.exact and not parts.train(app, config_of(config, model, seed), folder, title=title):
                 lines(f"interrupted in {model}/{seed}; the same command goes on from there")
                 return
             if only is None:
@@ -126,45 +124,11 @@ def model_path(workdir: Path, model: str, seed: int) -> Path:
     return workdir / "models" / model / str(seed)
 
 
-def _check_same(config, workdir, app) -> None:
-    if not (workdir / configs.FILE_NAME).exists():
-        return
-    if changes := configs.diff(configs.read(workdir, app.base()), config, MAY_CHANGE):
-        got, fix = "another: " + ", ".join(changes), "choose a new --workdir, or keep these keys as they were"
-        raise bad(f"workdir {workdir}", expected="the comparison it already holds", got=got, fix=fix)
-
-
 def _only(plan: Plan, text: str | None) -> tuple[str, int] | None:
     if text is None:
         return None
     known = {f"{model}/{seed}": (model, seed) for model in plan.models for seed in range(plan.seeds)}
     return known[choice("--only", text, known)]
-
-
-def _train(app: App, config: ConfigDict, workdir: Path, model: str, seed: int) -> bool:
-    """Trains one model unless it is trained; returns whether it is now."""
-    from common.training import settings
-    from common.training.run import run as run_training
-
-    folder = model_path(workdir, model, seed)
-    if (folder / "trained.json").exists():
-        return True
-    own = config_of(config, model, seed)
-    method = app.build(own)
-    source = method.sources()["train"]
-    chosen = settings.build(own, num_examples=len(source))
-    lines(f"training {model}/{seed}: {chosen.steps} steps of {chosen.batch_size}")
-    folder.mkdir(parents=True, exist_ok=True)
-    start, busy = time.perf_counter(), time.process_time()
-    outcome = run_training(method, source, chosen, workdir=folder, config=configs.to_dict(own))
-    if not outcome.interrupted:
-        numbers = {
-            "step": int(outcome.state.step),
-            "wall_s": time.perf_counter() - start,
-            "cpu_s": time.process_time() - busy,
-        }
-        results.write(folder, "trained", numbers=numbers, arrays={})
-    return not outcome.interrupted
 
 
 def _measure(config: ConfigDict, workdir: Path, plan: Plan, model: str, seed: int) -> None:

@@ -7,11 +7,11 @@ from typing import Any
 import matplotlib
 import numpy as np
 
-from common import plotting, results
+from common import plotting, report, results
 from common.errors import InputError
 from common.pictures import grid, save_png
 from common.record import read_metrics
-from common.report import Block, Code, Paragraph, Picture, Row, Table, write_report
+from common.report import Block, Paragraph, Picture, Row, Table, write_report
 from phase_bridge import toy
 
 _WORDS = {"w2": "sliced W2 to held-out data", "beyond": "share of samples off the support"}
@@ -23,7 +23,7 @@ def training(workdir: Path) -> list[Path]:
     records = [each for each in read_metrics(workdir) if "loss" in each]
     if not records:
         raise InputError(f"{workdir / 'metrics.jsonl'}: expected training lines, got none; train first")
-    path = _folder(workdir) / "training.png"
+    path = plotting.path_in(workdir, "training")
     with plotting.figure(path) as axes:
         plotting.history(axes, [each["step"] for each in records], [each["loss"] for each in records], ylabel="loss")
     return [path]
@@ -34,7 +34,7 @@ def quality(workdir: Path) -> list[Path]:
     numbers, _ = _evaluation(workdir)
     floor, *table = numbers["table"]
     measures = [name for name in _WORDS if floor[name] is not None]
-    path = _folder(workdir) / "quality.png"
+    path = plotting.path_in(workdir, "quality")
     with plotting.figure(path, width=plotting.COLUMN * len(measures), columns=len(measures)) as made:
         for axes, name in zip(made if len(measures) > 1 else [made], measures, strict=True):
             _against_nfe(axes, {"samples": [(row["nfe"], row[name]) for row in table]}, floor[name], _WORDS[name])
@@ -46,7 +46,7 @@ def trajectories(workdir: Path) -> list[Path]:
     numbers, arrays = _bridge_samples(workdir)
     states, times = arrays["states"][:, :-1], arrays["times"]
     size = states.shape[-1] // 2
-    path = _folder(workdir) / "trajectories.png"
+    path = plotting.path_in(workdir, "trajectories")
     if states.ndim > 3:
         few = states[:4, np.linspace(0, len(times) - 1, min(8, len(times))).round().astype(int)]
         rows = {}
@@ -68,7 +68,7 @@ def estimates(workdir: Path) -> list[Path]:
     numbers, arrays = _bridge_samples(workdir)
     found, times = arrays["estimates"], arrays["times"]
     chosen = np.unique(np.linspace(0, len(times) - 1, min(_COLUMNS, len(times))).round().astype(int))
-    path = _folder(workdir) / "estimates.png"
+    path = plotting.path_in(workdir, "estimates")
     if found.ndim > 3:
         rows = {f"sample {i + 1}": _unit(found[i, chosen]) for i in range(min(4, len(found)))}
         plotting.panels(path, rows, columns=[f"t = {times[n]:.2f}" for n in chosen])
@@ -82,7 +82,7 @@ def samples(workdir: Path) -> list[Path]:
     """Shows the newest samples, images as a grid and points beside held-out ones: `figures/samples.png`."""
     _, arrays = _samples(workdir)
     drawn = arrays["samples"]
-    path = _folder(workdir) / "samples.png"
+    path = plotting.path_in(workdir, "samples")
     if drawn.ndim == 4:
         return [save_png(path, grid(_unit(drawn[:64]), scale=max(1, 64 // drawn.shape[1])))]
     _scatter(path, {"samples": drawn[:4096]}, extent=_extent(drawn))
@@ -93,7 +93,7 @@ def by_nfe(workdir: Path) -> list[Path]:
     """Shows what `evaluate` drew at each number of evaluations beside held-out data: `figures/by-nfe.png`."""
     _, arrays = _evaluation(workdir)
     drawn = {int(name.partition(".")[2]): each for name, each in arrays.items() if name.startswith("samples.")}
-    path = _folder(workdir) / "by-nfe.png"
+    path = plotting.path_in(workdir, "by-nfe")
     reference = arrays["reference"]
     clouds = {**{f"NFE {nfe}": drawn[nfe] for nfe in sorted(drawn)}, "held-out data": reference}
     if reference.ndim == 4:
@@ -106,10 +106,7 @@ def by_nfe(workdir: Path) -> list[Path]:
 
 def guided(workdir: Path) -> list[Path]:
     """Shows images made from paintings and around holes: `figures/guided.png`."""
-    path = results.newest(workdir / "results", "guided")
-    if path is None:
-        raise InputError(f"{workdir / 'results'}: expected the result of guide, got none; run guide first")
-    _, arrays = results.read(path)
+    _, arrays = results.read_newest(workdir / "results", "guided", verb="guide")
     few = slice(0, 8)
     holed = np.where(arrays["known"] > 0, arrays["original"], 1.0)
     rows = {
@@ -121,7 +118,7 @@ def guided(workdir: Path) -> list[Path]:
         "made freely": arrays["free"],
     }
     shown = {name: _unit(images[few]) for name, images in rows.items()}
-    written = _folder(workdir) / "guided.png"
+    written = plotting.path_in(workdir, "guided")
     plotting.panels(written, shown, columns=[""] * len(shown["painting"]))
     return [written]
 
@@ -129,8 +126,7 @@ def guided(workdir: Path) -> list[Path]:
 def compare(workdir: Path) -> list[Path]:
     """Draws quality against NFE for all models of a comparison: `figures/compare.png` and `compare-samples.png`."""
     numbers = _comparison(workdir)
-    folder = _folder(workdir)
-    paths = [folder / "compare.png"]
+    paths = [plotting.path_in(workdir, "compare")]
     lines = best_lines(numbers)
     with plotting.figure(paths[0], width=2.2 * plotting.COLUMN, height=3.4, columns=2) as made:
         for axes, name in zip(made, _WORDS, strict=True):
@@ -147,7 +143,7 @@ def compare(workdir: Path) -> list[Path]:
                 f"NFE {nfe}": arrays[f"samples.{nfe}"] for nfe in shown if f"samples.{nfe}" in arrays
             }
     if rows and shown:
-        paths.append(folder / "compare-samples.png")
+        paths.append(plotting.path_in(workdir, "compare-samples"))
         extent = toy.toy(numbers["toy"].partition(":")[2]).extent
         _table_of_clouds(paths[-1], rows, [f"NFE {nfe}" for nfe in shown], extent)
     return paths
@@ -200,16 +196,8 @@ def sections(workdir: Path) -> dict[str, Sequence[Block]]:
     if not found:
         raise InputError(f"workdir {workdir}: expected result files, got none; run evaluate or sample first")
     if origins:
-        rows = [
-            [each["step"], each["seed"], each["nfe"], each["wall_s"], each["device"], each["config_hash"][:12]]
-            for each in origins
-        ]
-        versions = ", ".join(f"{name} {value}" for name, value in origins[0]["versions"].items())
-        columns = ["step", "seed", "nfe", "wall time (s)", "device", "config"]
-        found["How this was made"] = [
-            Table(columns, rows, caption=versions),
-            Code("python -m phase_bridge figures --workdir DIR"),
-        ]
+        command = "python -m phase_bridge figures --workdir DIR"
+        found["How this was made"] = report.origins(origins, command=command)
     return found
 
 
@@ -330,17 +318,11 @@ def _comparison(workdir: Path) -> dict[str, Any]:
 
 
 def _evaluation(workdir: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    path = results.newest(workdir / "results", "evaluate")
-    if path is None:
-        raise InputError(f"{workdir / 'results'}: expected the result of evaluate, got none; run evaluate first")
-    return results.read(path)
+    return results.read_newest(workdir / "results", "evaluate", verb="evaluate")
 
 
 def _samples(workdir: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    path = results.newest(workdir / "samples", "step")
-    if path is None:
-        raise InputError(f"{workdir / 'samples'}: expected samples, got none; run sample first")
-    return results.read(path)
+    return results.read_newest(workdir / "samples", "step", verb="sample", what="samples")
 
 
 def _bridge_samples(workdir: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
@@ -348,9 +330,3 @@ def _bridge_samples(workdir: Path) -> tuple[dict[str, Any], dict[str, np.ndarray
     if "states" not in arrays:
         raise InputError(f"{workdir / 'samples'}: expected samples of a bridge, got {numbers['process']}; use a bridge")
     return numbers, arrays
-
-
-def _folder(workdir: Path) -> Path:
-    folder = workdir / "figures"
-    folder.mkdir(exist_ok=True)
-    return folder

@@ -1,5 +1,6 @@
 """Commands made of many ordinary runs: one training that stops and resumes, and the check that nothing has changed."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,13 @@ _MATTERS = ("evaluate.*", "sampler.*")
 MAY_CHANGE = tuple(key for key in configs.RESUME_MAY_CHANGE if key not in _MATTERS)
 
 
-def check_same(app: App, config: ConfigDict, workdir: Path, *, what: str) -> None:
+def check_same(
+    app: App, config: ConfigDict, workdir: Path, *, what: str, may_change: Sequence[str] = MAY_CHANGE
+) -> None:
     """Raises `InputError` if `workdir` holds the same kind of command (`what`: study, ...) with another config."""
     if not (workdir / configs.FILE_NAME).exists():
         return
-    if changes := configs.diff(configs.read(workdir, app.base()), config, MAY_CHANGE):
+    if changes := configs.diff(configs.read(workdir, app.base()), config, may_change):
         raise bad(
             f"workdir {workdir}",
             expected=f"the {what} it already holds",
