@@ -283,7 +283,7 @@ def _scatter(path: Path, clouds: Mapping[str, np.ndarray], *, extent: float) -> 
 
 
 def _cloud(axes, points: np.ndarray, extent: float) -> None:
-    axes.plot(points[:, 0], points[:, 1], color="#0072B2", marker=",", linestyle="", rasterized=True)
+    axes.plot(points[:, 0], points[:, 1], color="#0072B2", marker=".", markersize=1, linestyle="", rasterized=True)
     axes.set(xlim=(-extent, extent), ylim=(-extent, extent), aspect="equal", xticks=[], yticks=[])
     axes.grid(False)
 
