@@ -1,0 +1,99 @@
+"""Every key of the `diffmatch_jax` experiments, with its unit and default: small ones, for CPUs; paper.py has the paper's.
+
+Normalised flow divides x by the image's width and y by its height: 1 is a full image.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import base as shared
+
+
+def base() -> ConfigDict:
+    """Returns the shared keys plus the matcher's; lock it (`config.lock()`) after changing what you need."""
+    config = shared.base()
+    config.method = "diffmatch_jax"
+    config.task = "stage1"  # what is trained: "stage1" | "stage2" (super-resolution) | "backbone"
+
+    config.data.channels = 3
+    config.data.size = 256  # "pad": images are shrunk to fit this square; "crop", ...: as everywhere
+    config.data.fit = "pad"
+    config.data.flip = True
+
+    config.features = features = ConfigDict()
+    features.pyramid = "embedded"  # "embedded" | "random" (narrow, untrained) | "vgg16:FILE" (torchvision's weights)
+    features.fine = 256  # sides of the two images whose features are taken, pixels (paper: 512, 256); stage 1 works on
+    features.coarse = 128  # fine / 8 cells a side, stage 2 on fine / 2
+    features.compat = ""  # "" | "released": the released models' geometry
+    features.compute_dtype = "float32"  # of the pyramid
+
+    config.conditions = conditions = ConfigDict()  # what the denoisers are told, beside the initial flow
+    conditions.radius = 4  # cells around the initial flow whose correlations are given, to each side
+    conditions.score = False  # also the winner's correlation, and its lead over the best one elsewhere
+    conditions.soft = 0.0  # temperature of a soft argmax around the winner, as the initial flow (0 = the winner)
+    conditions.median = 0  # side of the median filter of the initial flow, odd (0 = none); look-ups follow it
+
+    config.model = model = ConfigDict()
+    model.channels = 24  # of the first level (paper: 128)
+    model.multipliers = (1, 2, 3)  # of the channels, by level; each level halves the grid once more (paper: 1, 2, 3, 4)
+    model.num_blocks = 1  # blocks a level (paper: 3)
+    model.attention = (2,)  # levels at which blocks attend (paper: 2, 3)
+    model.heads = 4  # of the attention
+    model.min_group = 4  # least channels in a group of a norm, of which there are up to 32 (paper: 1)
+    model.dropout = 0.0  # probability that a block's activation is dropped while training
+    model.fused_attention = True  # the platform's kernel, in bfloat16 on a GPU; without forward-mode derivatives
+
+    config.process = process = ConfigDict()  # noise levels
+    process.schedule = "cosine"  # "cosine" | "linear"
+    process.steps = 5  # levels of training
+    process.keep = ""  # levels of sampling: "" = all | "2" | "ddim2" | ... (diffusion.kept_levels)
+
+    config.variable = variable = ConfigDict()  # what is diffused: flow / scale, or (flow - initial flow) / scale
+    variable.scale = 0.1  # normalised flow; the released models: 1
+    variable.residual = True  # the released models: False
+
+    config.objective = objective = ConfigDict()
+    objective.kind = "diffusion"  # "diffusion" | "regression" (the same network in one evaluation, without noise)
+    objective.penalty = "charbonnier"  # "charbonnier" | "squared" (released)
+    objective.scale = 0.02  # normalised flow that counts 1
+    objective.epsilon = 0.1  # charbonnier: below it errors count squared, in units of `scale`
+    objective.first_share = 0.5  # share of draws at the noisiest level, where sampling starts (the rest is uniform)
+    objective.pooled = False  # mean over the batch's valid pixels (released), not of each pair's mean
+
+    config.pairs = pairs = ConfigDict()  # warps (see diffmatch_jax.pairs.Warps) of training and of evaluation
+    pairs.size = 256  # side of the pairs, pixels; the truth has this resolution
+    pairs.shares = (0.5, 0.25, 0.25)  # of homographies, affine maps, thin-plate splines
+    pairs.corner = 2 / 3  # homographies: largest shift of a corner, halves of the side
+    pairs.rotation = 15.0  # affine maps: degrees
+    pairs.stretch = (0.75, 1.25)
+    pairs.shift = 0.25  # halves of the side
+    pairs.control = 0.2  # splines: deviation of the control points, halves of the side
+    pairs.window = (0.7, 0.8)  # share of the image's shorter side that a pair shows
+    pairs.photometric = 0.5  # share of training pairs whose two pictures are changed in colour, contrast and noise
+    pairs.elastic = 0.0  # share of training pairs with elastic discontinuities
+    pairs.objects = 0.0  # share of training pairs with a moving pasted object
+
+    config.stage2 = stage2 = ConfigDict()  # task "stage2"
+    stage2.stage1 = ""  # directory of the run whose predictions are refined (its averaged weights, frozen)
+    stage2.degraded = 0.5  # share of training pairs that start from a degraded truth instead
+    stage2.noise = 0.01  # degraded truth: deviation of its errors, normalised flow, constant over a cell of stage 1
+    stage2.size = 0  # side of the crops of the grid that are trained on, cells (0 = the whole grid)
+
+    config.optimizer.name = "adamw"
+    config.optimizer.learning_rate = 1e-3  # released: 3e-5 and 1e-4, constant
+    config.optimizer.schedule = "warmup_cosine"
+    config.optimizer.clip_norm = 1.0
+    config.ema.decay = 0.995
+    config.train.batch_size = 16
+
+    config.sampler = sampler = ConfigDict()
+    sampler.hypotheses = 4  # flows drawn for a pair
+    sampler.eta = 0.0  # noise added on the way: 0 = none (DDIM) ... 1
+    sampler.estimate = "mean"  # of the hypotheses: "mean" | "median" | "first" (mean of the first predictions)
+    sampler.confidence = 3.0  # spread of the hypotheses, pixels of the fine image, at which confidence is 1/2
+    sampler.num = 8  # held-out pairs that `sample` draws
+
+    config.evaluate = evaluate = ConfigDict()
+    evaluate.num = 64  # held-out warps
+    evaluate.batch_size = 8  # of them at once
+
+    return config
