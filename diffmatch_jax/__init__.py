@@ -1,1 +1,14 @@
-"""DiffMatch (Nam et al., ICLR 2024): dense correspondence as conditional diffusion. Not in this release yet."""
+"""DiffMatch (Nam et al., ICLR 2024): dense correspondence by conditional diffusion, with a confidence."""
+
+import importlib
+
+_WHERE = {"Match": "diffmatch_jax.matcher", "load": "diffmatch_jax.matcher", "match": "diffmatch_jax.matcher"}
+
+__all__ = ["Match", "load", "match"]
+
+
+def __getattr__(name: str):
+    # Imported when first used, so that the command line's --help does not wait for JAX.
+    if name in _WHERE:
+        return getattr(importlib.import_module(_WHERE[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -151,6 +151,52 @@ def search(
     return Found(positions, flow_of(best), around, scores)
 
 
+class Looked(NamedTuple):
+    """What a cost volume says around given positions; `[B, Ht, Wt, ...]`.
+
+    local: scores around them `[..., (2 radius + 1)^2]`; wide: the same of the largest scores in squares of cells, None
+    if not asked for; score: the largest of all `[...]`; share: of softmax(scores / temperature) that lies in the patch.
+    """
+
+    local: jax.Array
+    wide: jax.Array | None
+    score: jax.Array
+    share: jax.Array
+
+
+def look(
+    source: jax.Array,
+    target: jax.Array,
+    positions: jax.Array,
+    *,
+    radius: int = 4,
+    wide: int = 0,
+    temperature: float = 0.02,
+    rows: int = 8,
+) -> Looked:
+    """Looks up scores of descriptors `[B, Hs, Ws, C]` and `[B, Ht, Wt, C]` around positions `[B, Ht, Wt, 2]`.
+
+    `wide` cells a side, a divisor of the source's sides, make the squares of the wide patch, which so reaches
+    wide * radius cells; 0 leaves it out. Memory is as in `search`.
+    """
+    if wide and any(length % wide for length in source.shape[1:3]):
+        got = f"{wide} for {source.shape[1]} x {source.shape[2]} cells"
+        raise bad("wide", expected="a divisor of the source's sides", got=got, fix="use 4, or 0 for none")
+
+    def block(part: jax.Array, place: jax.Array) -> Looked:
+        scores = volume(source, part)
+        around = None
+        if wide:
+            largest = scores.reshape(*scores.shape[:3], scores.shape[3] // wide, wide, -1, wide).max((-3, -1))
+            around = local(largest, (place + 0.5) / wide - 0.5, radius=radius)
+        weights = jax.nn.softmax(scores.reshape(*scores.shape[:3], -1) / temperature, axis=-1).reshape(scores.shape)
+        near = [_hats(place[..., i], scores.shape[4 - i], radius).sum(-2) for i in (0, 1)]
+        share = jnp.einsum("...ij,...i,...j->...", weights, near[1], near[0], precision="highest")
+        return Looked(local(scores, place, radius=radius), around, scores.max((-2, -1)), share)
+
+    return _in_rows(block, divisor(target.shape[1], rows), target, positions)
+
+
 def divisor(number: int, most: int) -> int:
     """Returns the largest divisor of `number` that is at most `most`."""
     return max(each for each in range(1, max(min(number, most), 1) + 1) if number % each == 0)

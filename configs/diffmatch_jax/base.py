@@ -1,4 +1,4 @@
-"""Every key of the `diffmatch_jax` experiments, with its unit and default: small ones, for CPUs; paper.py has the paper's.
+"""Every key of the `diffmatch_jax` experiments, with unit and default: small ones for CPUs; paper.py has the paper's.
 
 Normalised flow divides x by the image's width and y by its height: 1 is a full image.
 """
@@ -28,7 +28,8 @@ def base() -> ConfigDict:
 
     config.conditions = conditions = ConfigDict()  # what the denoisers are told, beside the initial flow
     conditions.radius = 4  # cells around the initial flow whose correlations are given, to each side
-    conditions.score = False  # also the winner's correlation, and its lead over the best one elsewhere
+    conditions.wide = 0  # cells: also the largest correlations in squares of so many, as far around (0 = none)
+    conditions.score = False  # also the winner's correlation, and the share of the patch in a softmax of all
     conditions.soft = 0.0  # temperature of a soft argmax around the winner, as the initial flow (0 = the winner)
     conditions.median = 0  # side of the median filter of the initial flow, odd (0 = none); look-ups follow it
 
@@ -38,7 +39,7 @@ def base() -> ConfigDict:
     model.num_blocks = 1  # blocks a level (paper: 3)
     model.attention = (2,)  # levels at which blocks attend (paper: 2, 3)
     model.heads = 4  # of the attention
-    model.min_group = 4  # least channels in a group of a norm, of which there are up to 32 (paper: 1)
+    model.min_group = 8  # least channels in a group of a norm, of which there are up to 32 (paper: 1)
     model.dropout = 0.0  # probability that a block's activation is dropped while training
     model.fused_attention = True  # the platform's kernel, in bfloat16 on a GPU; without forward-mode derivatives
 
@@ -68,9 +69,28 @@ def base() -> ConfigDict:
     pairs.shift = 0.25  # halves of the side
     pairs.control = 0.2  # splines: deviation of the control points, halves of the side
     pairs.window = (0.7, 0.8)  # share of the image's shorter side that a pair shows
-    pairs.photometric = 0.5  # share of training pairs whose two pictures are changed in colour, contrast and noise
+    pairs.supersample = 1  # positions averaged along each side of a pixel; 2 where windows are larger than `size`
+    pairs.photometric = 0.5  # share of training pictures that are changed in colour, contrast, blur and noise
     pairs.elastic = 0.0  # share of training pairs with elastic discontinuities
     pairs.objects = 0.0  # share of training pairs with a moving pasted object
+
+    config.photometric = photometric = ConfigDict()  # changes of these pictures (see diffmatch_jax.photometric)
+    photometric.brightness = 0.15  # added: at most
+    photometric.contrast = 0.4  # ln of the factor: at most
+    photometric.fade = 0.2  # share of them that lose most of their contrast
+    photometric.gamma = 0.4  # ln of the exponent: at most
+    photometric.saturation = 0.5  # away from factor 1: at most
+    photometric.hue = 20.0  # degrees: at most
+    photometric.blur = 1.0  # standard deviation, pixels: at most (2 at most)
+    photometric.noise = 0.4  # standard deviation: at most
+    photometric.noisy = 0.5  # share of them with noise
+
+    config.pretraining = pretraining = ConfigDict()  # task "backbone"
+    pretraining.widths = (16, 32, 64, 128)  # channels of the four blocks (VGG-16: 64, 128, 256, 512)
+    pretraining.size = 128  # side of its training pairs, pixels
+    pretraining.window = (0.35, 0.8)  # share of the image's shorter side that these show
+    pretraining.supersample = 2  # positions a pixel averages along each side
+    pretraining.temperature = 0.07  # at first: of cosines, learned for each stride
 
     config.stage2 = stage2 = ConfigDict()  # task "stage2"
     stage2.stage1 = ""  # directory of the run whose predictions are refined (its averaged weights, frozen)

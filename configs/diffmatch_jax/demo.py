@@ -1,0 +1,34 @@
+"""What `python -m diffmatch_jax demo` learns: to match warped photographs, images that come with scikit-image.
+
+    python -m diffmatch_jax train    --config configs/diffmatch_jax/demo.py --workdir runs/demo-matcher
+    python -m diffmatch_jax evaluate --workdir runs/demo-matcher
+
+Data: pairs warped from four colour photographs; two others are held out (common/data/photographs.py).
+Network: U-Net with 24, 48 and 72 channels on 32x32 cells, on the embedded features. Hardware: any; meant for two CPU
+cores.
+"""
+
+from configs.diffmatch_jax.base import base
+
+
+def get_config():
+    config = base()
+
+    config.data.source = "photographs"
+    config.data.size = 512
+
+    config.conditions.median = 5
+    config.conditions.wide = 4
+    config.conditions.score = True
+
+    config.train.steps = 150
+    config.train.batch_size = 8
+    config.train.log_every = 10
+    config.optimizer.learning_rate = 2e-3
+    config.optimizer.warmup = 20
+    config.ema.decay = 0.98
+    config.checkpoint.every = 75
+
+    config.evaluate.num = 16
+    config.evaluate.batch_size = 4
+    return config

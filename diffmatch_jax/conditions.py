@@ -1,0 +1,180 @@
+"""From two images to what the denoisers are told: an initial flow, and correlations around where it leads.
+
+Stage 1 works on a grid of fine / 8 cells a side with four maps of the feature pyramid, stage 2 on fine / 2 cells with
+one map and the first stage's flow. All flow here is normalised: 1 is a full image.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from common.errors import bad
+from diffmatch_jax import correlation, features
+from diffmatch_jax.features import Prepared, Pyramid
+from diffmatch_jax.matching import mapping_of, to_normalised, to_pixels
+from diffmatch_jax.resize import alignment_of, resize, resize_normalised
+
+WHOLE = 2**26  # numbers of a cost volume that may be in memory at once
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is looked up, and on which grids; hashable. configs/diffmatch_jax/base.py says what each field means.
+
+    Raises `InputError` for sides that give no grid.
+    """
+
+    fine: int = 512
+    coarse: int = 256
+    radius: int = 4
+    wide: int = 0
+    score: bool = False
+    soft: float = 0.0
+    median: int = 0
+    compat: str | None = None
+
+    def __post_init__(self):
+        alignment_of(self.compat)
+        for name in ("fine", "coarse"):
+            side = getattr(self, name)
+            if side < 16 or side % 16:
+                fix = f"use {max(1, round(side / 16)) * 16}"
+                raise bad(f"config.features.{name}", expected="a multiple of 16, 16 or more", got=side, fix=fix)
+        if self.median < 0 or (self.median and self.median % 2 == 0):
+            got = self.median
+            raise bad("config.conditions.median", expected="an odd number, or 0 for none", got=got, fix="use 5")
+        if self.radius < 1 or self.soft < 0:
+            got = f"radius {self.radius} and soft {self.soft}"
+            fix = "use 4 and 0"
+            raise bad("config.conditions", expected="a radius of 1 or more and soft of 0 or more", got=got, fix=fix)
+        if self.wide < 0 or (self.wide and self.cells % self.wide):
+            fix = "use 4, or 0 for none"
+            raise bad("config.conditions.wide", expected=f"a divisor of {self.cells}", got=self.wide, fix=fix)
+
+    @property
+    def cells(self) -> int:
+        """Cells a side of stage 1."""
+        return self.fine // 8
+
+    @property
+    def fine_cells(self) -> int:
+        """Cells a side of stage 2."""
+        return self.fine // 2
+
+    @property
+    def patch(self) -> int:
+        """Correlations in a patch, the evidence of stage 2."""
+        return (2 * self.radius + 1) ** 2
+
+    @property
+    def evidence(self) -> int:
+        """Channels of the evidence of stage 1."""
+        return self.patch * (1 + bool(self.wide)) + 2 * bool(self.median) + 2 * self.score
+
+    @property
+    def released(self) -> bool:
+        """Whether the conditions are the released ones, correlations around the winner alone."""
+        return not (self.wide or self.score or self.median)
+
+
+class Conditions(NamedTuple):
+    """What a denoiser is told: the initial flow, normalised `[B, h, w, 2]`, and evidence for others `[B, h, w, K]`."""
+
+    flow: jax.Array
+    evidence: jax.Array
+
+
+class First(NamedTuple):
+    """What stage 1 is told, and the winner-take-all flow, normalised `[B, h, w, 2]`, with its score `[B, h, w]`."""
+
+    conditions: Conditions
+    winner: jax.Array
+    score: jax.Array
+
+
+class Maps(NamedTuple):
+    """Features of a batch of images: the descriptor of stage 1 `[B, h, w, C]` and the map of stage 2."""
+
+    first: jax.Array
+    second: jax.Array
+
+
+def prepared(images: jax.Array, settings: Settings) -> Prepared:
+    """Returns images `[B, H, W, 1 or 3]` at the two sizes of the settings."""
+    return features.prepared(images, fine=settings.fine, coarse=settings.coarse, compat=settings.compat)
+
+
+def maps(pyramid: Pyramid, images: Prepared, settings: Settings) -> Maps:
+    """Returns what both stages take from the pyramid; what is not used costs nothing in a compiled program."""
+    four, one = features.both_stages(pyramid, images)
+    size = (settings.cells, settings.cells)
+    return lax.stop_gradient(Maps(correlation.descriptor(four, size, compat=settings.compat), one))
+
+
+def stage1(source: jax.Array, target: jax.Array, settings: Settings) -> First:
+    """Returns the conditions of stage 1 from descriptors `[B, h, w, C]`.
+
+    Evidence is the patch around the initial flow `[(2 radius + 1)^2]`; then, where asked for, the wide patch, the
+    winner's flow from the initial one in radii (within -2..2), its score, and the share of the patch in the softmax.
+    """
+    cells = target.shape[1] * target.shape[2] * source.shape[1] * source.shape[2] * source.shape[0]
+    # In one piece both searches share one volume.
+    rows = target.shape[1] if cells <= WHOLE else 8
+    temperature = settings.soft or None
+    found = correlation.search(source, target, radius=settings.radius, temperature=temperature, rows=rows)
+    best = found.positions[..., 0, :] - mapping_of(jnp.zeros_like(found.flow))
+    winner, score = to_normalised(best), found.scores[..., 0]
+    if settings.released:
+        return First(Conditions(to_normalised(found.flow), found.local), winner, score)
+    flow = median(found.flow, settings.median) if settings.median else found.flow
+    looked = correlation.look(source, target, mapping_of(flow), radius=settings.radius, wide=settings.wide, rows=rows)
+    parts = [looked.local]
+    if settings.wide:
+        parts.append(looked.wide)
+    if settings.median:
+        parts.append(jnp.clip((best - flow) / settings.radius, -2, 2))
+    if settings.score:
+        parts += [looked.score[..., None], looked.share[..., None]]
+    return First(Conditions(to_normalised(flow), jnp.concatenate(parts, -1)), winner, score)
+
+
+def stage2(source: jax.Array, target: jax.Array, flow: jax.Array, settings: Settings) -> Conditions:
+    """Returns the conditions of stage 2 from maps `[B, h, w, C]` and the first stage's flow, on any grid."""
+    height, width = target.shape[1:3]
+    flow = resize_normalised(flow, (height, width), alignment=alignment_of(settings.compat))
+    return Conditions(flow, look_fine(source, target, mapping_of(to_pixels(flow)), settings))
+
+
+def look_fine(source: jax.Array, target: jax.Array, positions: jax.Array, settings: Settings) -> jax.Array:
+    """Returns the evidence of stage 2 for target cells `[B, h, w, C]` that look at `positions [B, h, w, 2]`."""
+    return correlation.local_features(source, target, positions, radius=settings.radius, compat=settings.compat)
+
+
+def median(flow: jax.Array, side: int) -> jax.Array:
+    """Returns the median over squares of `side` cells of each channel of `[B, h, w, C]`; the border is repeated."""
+    pad = side // 2
+    padded = jnp.pad(flow, ((0, 0), (pad, pad), (pad, pad), (0, 0)), mode="edge")
+    height, width = flow.shape[1:3]
+    shifted = [padded[:, y : y + height, x : x + width] for y in range(side) for x in range(side)]
+    return jnp.median(jnp.stack(shifted), axis=0)
+
+
+def degraded(key: jax.Array, flow: jax.Array, settings: Settings, *, noise: float) -> jax.Array:
+    """Returns a true flow `[H, W, 2]`, normalised, as a first stage might give it: on its grid, and wrong by `noise`.
+
+    The errors are normal and smooth over a few cells; their size differs from place to place, log-normal. What is not
+    finite is replaced by 0 first.
+    """
+    cells = settings.cells
+    flow = jnp.clip(jnp.where(jnp.isfinite(flow), flow, 0), -2, 2)
+    coarse = resize(flow, (cells, cells), antialias=flow.shape[0] > cells)
+    of_error, of_size, of_pair = jax.random.split(key, 3)
+    small = max(cells // 4, 1)
+    error = jax.random.normal(of_error, (cells, cells, 2)) + resize(
+        jax.random.normal(of_size, (small, small, 2)), (cells, cells)
+    )
+    level = noise * jnp.exp(jax.random.normal(of_pair) * 0.7)
+    return coarse + level * error

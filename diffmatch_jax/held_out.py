@@ -1,0 +1,93 @@
+"""What `evaluate` measures while a matcher is made: flow of generated warps of held-out photographs."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from common.data.source import Source, fetch
+from common.method import Evaluation
+from diffmatch_jax import conditions as looking
+from diffmatch_jax import metrics
+from diffmatch_jax.matcher import MEDIAN, Match, Model, match
+from diffmatch_jax.pairs import Pair
+from diffmatch_jax.training import Making, pair_of
+
+
+def pairs(making: Making, source: Source, key: jax.Array, *, num: int) -> Pair:
+    """Returns `num` pairs of the photographs of `source`, in turn, as NumPy arrays; pair i depends on key and i."""
+    run = jax.jit(lambda keys, examples: jax.vmap(lambda k, e: pair_of(making, k, e))(keys, examples))
+    parts = []
+    for start in range(0, num, 8):
+        index = np.arange(start, start + 8)  # always as many, so that one program serves all
+        keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.asarray(index))
+        made = run(keys, fetch(source, (index % len(source)).tolist()))
+        parts.append(jax.tree.map(lambda x, n=num - start: np.asarray(x[:n]), made))
+    return jax.tree.map(lambda *each: np.concatenate(each), *parts)
+
+
+def matched(model: Model, made: Pair, key: jax.Array, *, hypotheses: int, batch_size: int) -> Match:
+    """Returns the matches of all pairs, `batch_size` at once, each with noise of its own."""
+    num = len(made.source)
+    parts = []
+    for start in range(0, num, batch_size):
+        index = np.minimum(np.arange(start, start + batch_size), num - 1)
+        keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.asarray(index))
+        found = match(made.source[index], made.target[index], model=model, key=keys, hypotheses=hypotheses)
+        parts.append(jax.tree.map(lambda x, n=num - start: x[:n], found))
+    return jax.tree.map(lambda *each: np.concatenate(each), *parts)
+
+
+def evaluate(model: Model, made: Pair, key: jax.Array, *, hypotheses: int, batch_size: int) -> Evaluation:
+    """Measures the model beside winner-take-all and its median, in pixels of the pairs.
+
+    `ratio` is the model's mean end-point error over that of winner-take-all; `rank_correlation` that of spread and
+    error over the valid pixels of all pairs, and `sparsification` the skill of the spread (1 is the error itself).
+    """
+    found = matched(model, made, key, hypotheses=hypotheses, batch_size=batch_size)
+    rivals = {"winner-take-all": found.winner, "its median": filtered(model, found.winner), "model": found.flow}
+    rows = [{"method": name, **measured(flow, made)} for name, flow in rivals.items()]
+    numbers: dict[str, Any] = {
+        "table": rows,
+        "num_images": len(made.source),
+        "hypotheses": hypotheses,
+        "nfe": model.plan.nfe(hypotheses),
+        "ratio": rows[-1]["aepe"] / rows[0]["aepe"],
+    }
+    error = metrics.endpoint_error(found.flow, np.where(made.mask[..., None], made.flow, 0))
+    unsure = 1 - found.confidence
+    if made.mask.any():
+        numbers["rank_correlation"] = metrics.rank_correlation(error, unsure, made.mask)
+        curve = metrics.sparsification(error, unsure, made.mask)
+        numbers["sparsification"] = curve.skill
+        numbers["sparsification_area"] = curve.area
+    few = slice(0, 8)
+    arrays = {
+        "source": made.source[few],
+        "target": made.target[few],
+        "flow": made.flow[few],
+        "mask": made.mask[few],
+        "predicted": found.flow[few],
+        "winner": found.winner[few],
+        "confidence": found.confidence[few],
+        "spread": found.spread[few],
+    }
+    return Evaluation(numbers, arrays)
+
+
+def filtered(model: Model, flow: np.ndarray) -> np.ndarray:
+    """Returns winner-take-all flow `[B, H, W, 2]` under the median of `MEDIAN` x `MEDIAN` cells."""
+    from diffmatch_jax.resize import resize_normalised
+
+    size, cells = flow.shape[1:3], (model.plan.look.cells,) * 2
+    coarse = resize_normalised(jnp.asarray(flow), cells)
+    return np.asarray(resize_normalised(looking.median(coarse, MEDIAN), size))
+
+
+def measured(flows: Sequence[np.ndarray], made: Pair) -> dict[str, float]:
+    """Returns AEPE and PCK per image over the valid pixels of the pairs."""
+    each = [metrics.measure(*one) for one in zip(flows, made.flow, made.mask, strict=True)]
+    told = metrics.aggregate(each)
+    return {name: told[name] for name in ("aepe", "pck_1_per_image", "pck_3_per_image", "pck_5_per_image")}

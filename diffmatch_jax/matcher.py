@@ -1,0 +1,228 @@
+"""`match`: two images of any size in, dense flow and confidence out.
+
+Images are brought to fixed sizes first, so all images share one compiled program a number of pairs and hypotheses;
+only resizing is compiled for each size of image.
+"""
+
+import functools
+import os
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from common.errors import bad
+from diffmatch_jax import conditions as looking
+from diffmatch_jax.features import Prepared, Pyramid
+from diffmatch_jax.matching import to_pixels
+from diffmatch_jax.resize import alignment_of, resize, resize_normalised
+from diffmatch_jax.sampling import Stage, confidence_of, draw, summarise
+
+MEDIAN = 5  # cells of the filter of the winner-take-all flow, where no first stage is
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a matcher goes from two images to flow, beside its weights; hashable.
+
+    Without a first stage the winner-take-all flow under a 5x5 median takes its place; without a second one the flow is
+    that of the first. `confidence` is the spread at which confidence is 1/2, pixels of the fine image; `rounds` says
+    how often the second stage refines.
+    """
+
+    look: looking.Settings
+    first: Stage | None = None
+    second: Stage | None = None
+    confidence: float = 3.0
+    rounds: int = 1
+
+    def nfe(self, hypotheses: int) -> int:
+        """Network evaluations for a pair."""
+        each = (self.first.nfe if self.first else 0, self.rounds * self.second.nfe if self.second else 0)
+        kinds = (self.first.kind if self.first else "", self.second.kind if self.second else "")
+        return sum(n * (1 if kind == "regression" else hypotheses) for n, kind in zip(each, kinds, strict=True))
+
+
+class Weights(NamedTuple):
+    """The arrays of a matcher: a pyramid (a `jax.tree_util.Partial`) and the parameters of both stages."""
+
+    pyramid: Pyramid
+    first: Any = None
+    second: Any = None
+
+
+class Model(NamedTuple):
+    """A matcher: its plan and its weights."""
+
+    plan: Plan
+    weights: Weights
+
+
+class Grid(NamedTuple):
+    """What is found on the matcher's own grid; `[B, h, w, ...]`, normalised flow.
+
+    flow and its variance by coordinate; confidence `[B, h, w]`; hypotheses of the last stage `[B, n, h, w, 2]`; winner:
+    the winner-take-all flow, on the grid of stage 1.
+    """
+
+    flow: jax.Array
+    variance: jax.Array
+    confidence: jax.Array
+    hypotheses: jax.Array
+    winner: jax.Array
+
+
+class Match(NamedTuple):
+    """Dense correspondence of a pair, or of a batch of them with a first axis more; NumPy arrays.
+
+    flow `[H, W, 2]`: for every pixel of the target, x and y to its place in the source, in the source's pixels: if both
+    have one size, source position = target pixel + flow, else likewise by the pixels' own coordinates. confidence
+    `[H, W]` in [0, 1]: 1 / (1 + (s / 3)^2), s the spread in pixels of a 256x256 image (or the model's own size); for a
+    model without hypotheses the best correlation. spread `[H, W]`: standard deviation of the hypotheses in pixels of
+    the source. winner `[H, W, 2]`: flow to the cells of the largest correlation. hypotheses `[n, h, w, 2]`: normalised
+    flow, on the model's grid.
+    """
+
+    flow: np.ndarray
+    confidence: np.ndarray
+    spread: np.ndarray
+    winner: np.ndarray
+    hypotheses: np.ndarray
+
+
+def match(
+    source: Any,
+    target: Any,
+    *,
+    model: "Model | str | os.PathLike | None" = None,
+    key: jax.Array | None = None,
+    hypotheses: int = 4,
+) -> Match:
+    """Finds for every pixel of `target` its place in `source`.
+
+    Images are `[H, W]`, `[H, W, 1]` or `[H, W, 3]`, bytes or floating point in [0, 1], of any two sizes, or batches of
+    them with a first axis `[B, ...]`. `model` is what `load` returned, the directory of a trained run, or None for the
+    weights that come with the package. `key` decides the noise of the hypotheses, the same for all pairs of a batch, so
+    that a batch equals its single pairs; or one key for each pair `[B]`. Raises `InputError` for images that cannot be
+    matched.
+    """
+    sources, single = as_batch(source, "source")
+    targets, single_target = as_batch(target, "target")
+    if single != single_target or len(sources) != len(targets):
+        got = f"{list(np.shape(source))} and {list(np.shape(target))}"
+        raise bad("source, target", expected="as many images in both", got=got, fix="give two images or two batches")
+    if hypotheses < 1:
+        raise bad("hypotheses", expected="at least 1", got=hypotheses, fix="use 4")
+    model = model if isinstance(model, Model) else load(model)
+    key = jax.random.key(0) if key is None else key
+    keys = key if key.ndim else jnp.broadcast_to(key, (len(sources),))
+    if keys.shape != (len(sources),):
+        raise bad("key", expected=f"one key, or {len(sources)}", got=list(keys.shape), fix="leave it out")
+    images = (_prepared(jnp.asarray(each), model.plan.look) for each in (sources, targets))
+    found = on_grid(model.plan, model.weights, *images, keys, hypotheses)
+    sizes = {"size": targets.shape[1:3], "source": sources.shape[1:3], "compat": model.plan.look.compat}
+    result = Match(*jax.device_get(_finish(found, **sizes)), np.asarray(found.hypotheses))
+    return Match(*(each[0] for each in result)) if single else result
+
+
+def load(workdir: str | os.PathLike | None = None, *, ema: bool = True, step: int | None = None) -> Model:
+    """Returns the matcher of a trained run, or the one that comes with the package; raises `InputError`."""
+    if workdir is None:
+        return _shipped()
+    from diffmatch_jax.method import load as load_run
+
+    return load_run(workdir, ema=ema, step=step)
+
+
+@functools.cache
+def _shipped() -> Model:
+    from diffmatch_jax.pretrained import read
+
+    return read()
+
+
+def as_batch(images: Any, name: str) -> tuple[np.ndarray, bool]:
+    """Returns images as a batch `[B, H, W, 1 or 3]`, bytes or float32, and whether they were a single one."""
+    x = np.asarray(images)
+    if x.dtype == bool or not (np.issubdtype(x.dtype, np.floating) or x.dtype == np.uint8):
+        fix = "convert it by np.uint8 or divide by its largest value"
+        raise bad(name, expected="bytes, or floating point in [0, 1]", got=str(x.dtype), fix=fix)
+    # The last axis of three is channels where it may be.
+    if x.ndim == 2 or (x.ndim == 3 and x.shape[-1] not in (1, 3)):
+        x = x[..., None]
+    single = x.ndim == 3
+    x = x[None] if single else x
+    if x.ndim != 4 or x.shape[-1] not in (1, 3) or not len(x):
+        got = list(np.shape(images))
+        raise bad(name, expected="[H, W], [H, W, 1 or 3] or a batch of those", got=got, fix="use gray or RGB images")
+    if min(x.shape[1:3]) < 2:
+        got = f"{x.shape[1]} x {x.shape[2]}"
+        raise bad(name, expected="at least 2 pixels in each direction", got=got, fix="give a whole image")
+    if x.dtype != np.uint8:
+        x = np.asarray(x, np.float32)
+        if not np.isfinite(x).all() or x.min() < -0.01 or x.max() > 1.01:
+            got = f"{x.min():.3g} to {x.max():.3g}"
+            raise bad(name, expected="numbers from 0 to 1", got=got, fix="divide by 255, or give bytes")
+    return x, single
+
+
+@functools.partial(jax.jit, static_argnames="settings")
+def _prepared(images: jax.Array, settings: looking.Settings) -> Prepared:
+    return looking.prepared(images, settings)
+
+
+@functools.partial(jax.jit, static_argnames=("plan", "hypotheses"))
+def on_grid(plan: Plan, weights: Weights, source: Prepared, target: Prepared, keys: jax.Array, hypotheses: int) -> Grid:
+    """Returns what both stages find for prepared images and one key a pair `[B]`."""
+    look = plan.look
+    of_source, of_target = (looking.maps(weights.pyramid, images, look) for images in (source, target))
+    found = looking.stage1(of_source.first, of_target.first, look)
+    variance = jnp.zeros_like(found.winner)
+    if plan.first is None:
+        flow = looking.median(found.winner, MEDIAN)
+        drawn = flow[:, None]
+    else:
+        drawn = draw(plan.first, weights.first, found.conditions, hypotheses=hypotheses, keys=keys)
+        told = summarise(plan.first, drawn)
+        flow, variance, drawn = told.flow, _variance(told.covariance), drawn.hypotheses
+    if plan.second is not None:
+        size = of_target.second.shape[1:3]
+        before = resize(variance, size, alignment=alignment_of(look.compat))
+        for i in range(plan.rounds):
+            own = jax.vmap(lambda key, i=i: jax.random.fold_in(key, 1 + i))(keys)
+            given = looking.stage2(of_source.second, of_target.second, flow, look)
+            drawn = draw(plan.second, weights.second, given, hypotheses=hypotheses, keys=own)
+            told = summarise(plan.second, drawn)
+            flow, variance, drawn = told.flow, _variance(told.covariance), drawn.hypotheses
+        # The second stage sees the first one's flow alone: what that was unsure of is still unsure.
+        variance = variance + before
+    kinds = [stage.kind for stage in (plan.first, plan.second) if stage]
+    if hypotheses > 1 and "diffusion" in kinds:
+        confidence = confidence_of(jnp.sqrt(variance.sum(-1)) * look.fine, plan.confidence)
+    else:
+        confidence = jnp.clip(resize(found.score[..., None], flow.shape[1:3])[..., 0], 0, 1)
+    return Grid(flow, variance, confidence, drawn, found.winner)
+
+
+def _variance(covariance: jax.Array) -> jax.Array:
+    return jnp.diagonal(covariance, axis1=-2, axis2=-1)
+
+
+@functools.partial(jax.jit, static_argnames=("size", "source", "compat"))
+def _finish(
+    found: Grid, *, size: tuple[int, int], source: tuple[int, int], compat: str | None
+) -> tuple[jax.Array, ...]:
+    """Returns flow, confidence, spread and winner on the target's pixels."""
+    alignment = alignment_of(compat)
+    to = None if compat is not None and source == size else source
+
+    def pixels(flow):
+        return to_pixels(resize_normalised(flow, size, alignment=alignment), source=to)
+
+    variance = resize(found.variance, size, alignment=alignment)
+    wide = jnp.asarray([source[1], source[0]], jnp.float32)
+    spread = jnp.sqrt((jnp.maximum(variance, 0) * wide**2).sum(-1))
+    confidence = resize(found.confidence[..., None], size, alignment=alignment)[..., 0]
+    return pixels(found.flow), confidence, spread, pixels(found.winner)

@@ -1,0 +1,306 @@
+"""The method as training, sampling and the command line know it: the one place that reads its configs."""
+
+import functools
+import os
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from common import config as configs
+from common.checkpoint import restore_params
+from common.data.pipeline import build as build_sources
+from common.errors import bad, choice
+from common.method import Evaluation, Method, Samples, Variables
+from common.networks.initial import initialise
+from common.pictures import grid
+from configs.diffmatch_jax.base import base
+from diffmatch_jax import backbone, features, held_out, pretraining, training
+from diffmatch_jax import conditions as looking
+from diffmatch_jax.diffusion import Process, Variable
+from diffmatch_jax.features import Pyramid
+from diffmatch_jax.matcher import Match, Model, Plan, Weights
+from diffmatch_jax.matching import warp
+from diffmatch_jax.network import build as build_network
+from diffmatch_jax.objective import PENALTIES
+from diffmatch_jax.pairs import Pair, Warps
+from diffmatch_jax.sampling import Stage
+from diffmatch_jax.training import Goal, Making, Second
+
+NAME = "diffmatch_jax"
+TASKS = ("stage1", "stage2", "backbone")
+VGG = "vgg16:"
+
+
+class Frozen(NamedTuple):
+    """What training does not change and checkpoints keep beside the trained: the pyramid's and stage 1's weights."""
+
+    pyramid: Any
+    stage1: Any = None
+
+
+def build(config) -> Method:
+    """Returns what `config` trains: a stage of the matcher, or the features' backbone; raises `InputError`."""
+    choice("config.task", config.task, TASKS)
+    if config.task == "backbone":
+        return pretraining.build(config)
+    before = first_config(config)
+    plan, making, goal = build_plan(config, before), build_making(config), build_goal(config)
+    plain = build_making(config, plain=True)
+    second = build_second(config, plan) if config.task == "stage2" else None
+    trained = plan.first if second is None else plan.second
+    sampler, checks, size = config.sampler, config.evaluate, config.pairs.size
+    sources = functools.cache(lambda: build_sources(config.data))
+    frozen = functools.cache(lambda: build_frozen(config))
+    for field, value in (
+        ("sampler.hypotheses", sampler.hypotheses),
+        ("sampler.num", sampler.num),
+        ("evaluate.num", checks.num),
+        ("evaluate.batch_size", checks.batch_size),
+    ):
+        if value < 1:
+            raise bad(f"config.{field}", expected="at least 1", got=value, fix="use 1 or more")
+
+    def init(key, batch):
+        del batch
+        cells, evidence = plan.look.cells, plan.look.evidence
+        if second is not None:
+            cells, evidence = second.size or plan.look.fine_cells, plan.look.patch
+        shown = jnp.zeros((1, cells, cells, 4 + evidence))
+        made = initialise(trained.network, key, shown, jnp.zeros(1))
+        return Variables(made.params, {name: each for name, each in frozen()._asdict().items() if each is not None})
+
+    def loss(variables, key, batch):
+        keys = training.batch_keys(key, batch)
+        pyramid = as_pyramid(config, variables.stats["pyramid"])
+        if second is None:
+            seen = training.stage1_batch(plan.look, pyramid, batch)
+        else:
+            first = variables.stats["stage1"] if plan.first else None
+            seen = training.stage2_batch(plan.look, plan.first, second, pyramid, first, batch, keys)
+        value, metrics = training.loss(goal, trained.network, variables.params, *seen, keys)
+        return value, training.aux(variables, metrics)
+
+    def model(variables):
+        return model_of(config, variables, before)
+
+    def matched(variables, key, num):
+        of_pairs, of_noise = jax.random.split(key)
+        made = held_out.pairs(plain, sources()["test"], of_pairs, num=num)
+        settings = {"hypotheses": sampler.hypotheses, "batch_size": min(num, checks.batch_size)}
+        return made, held_out.matched(model(variables), made, of_noise, **settings)
+
+    def measure(variables: Variables, key: jax.Array) -> Evaluation:
+        of_pairs, of_noise = jax.random.split(key)
+        made = held_out.pairs(plain, sources()["test"], of_pairs, num=checks.num)
+        settings = {"hypotheses": sampler.hypotheses, "batch_size": checks.batch_size}
+        return held_out.evaluate(model(variables), made, of_noise, **settings)
+
+    def sample(variables: Variables, key: jax.Array) -> Samples:
+        made, found = matched(variables, key, sampler.num)
+        arrays = {name: getattr(made, name) for name in ("source", "target", "flow", "mask")}
+        arrays |= {"predicted": found.flow} | {
+            name: getattr(found, name) for name in ("confidence", "spread", "winner")
+        }
+        told = {"hypotheses": sampler.hypotheses, "estimate": sampler.estimate, "num_samples": sampler.num}
+        return Samples(arrays, shown(made, found), {"nfe": plan.nfe(sampler.hypotheses), **told})
+
+    def preview(variables: Variables, key: jax.Array) -> dict[str, np.ndarray]:
+        return {"source, target, warped, confidence": grid(shown(*matched(variables, key, 4)), columns=4)}
+
+    picture = jax.ShapeDtypeStruct((size, size, 3), jnp.float32)
+    flow, mask = jax.ShapeDtypeStruct((size, size, 2), jnp.float32), jax.ShapeDtypeStruct((size, size), jnp.bool_)
+    return Method(
+        name=NAME,
+        init=init,
+        loss=loss,
+        augment=training.augmentation(making),
+        sources=sources,
+        sample=sample,
+        evaluate=measure,
+        preview=preview,
+        example=lambda: {"source": picture, "target": picture, "flow": flow, "mask": mask},
+    )
+
+
+def shown(made: Pair, found: Match) -> np.ndarray:
+    """Returns source, target, warped source and confidence of each pair, in this order, `[4 B, S, S, 3]`."""
+    warped = np.clip(warp(jnp.asarray(made.source), jnp.asarray(found.flow)), 0, 1)
+    confidence = np.broadcast_to(found.confidence[..., None], warped.shape)
+    together = np.stack([made.source, made.target, warped, confidence], 1)
+    return together.reshape(-1, *together.shape[2:])
+
+
+def build_plan(config, before=None) -> Plan:
+    """Returns how the matcher of a config works; stage 2 follows the stage 1 of `before`, a config too, or none."""
+    look, sampler = build_look(config), config.sampler
+    if not sampler.confidence > 0:
+        got = sampler.confidence
+        raise bad("config.sampler.confidence", expected="a positive number of pixels", got=got, fix="use 3")
+    if config.task == "stage1":
+        return Plan(look, first=build_stage(config, cells=look.cells), confidence=sampler.confidence)
+    first = None
+    if before is not None:
+        first, theirs = build_stage(before, cells=look.cells), build_look(before)
+        if (theirs.fine, theirs.coarse, theirs.compat) != (look.fine, look.coarse, look.compat):
+            expected = f"those of stage 1: fine {theirs.fine}, coarse {theirs.coarse}"
+            got = f"fine {look.fine}, coarse {look.coarse}"
+            raise bad("config.features", expected=expected, got=got, fix="use the same")
+        look = theirs
+    return Plan(look, first, build_stage(config, cells=look.fine_cells), confidence=sampler.confidence)
+
+
+def first_config(config):
+    """Returns the config of the stage 1 that a stage 2 refines, None without; raises `InputError` if it is none."""
+    if config.task != "stage2" or not config.stage2.stage1:
+        return None
+    before = configs.read(config.stage2.stage1, base())
+    if before.method != NAME or before.task != "stage1":
+        got = f"one of {before.method} {before.task}"
+        raise bad("config.stage2.stage1", expected="the directory of a stage 1", got=got, fix="name another")
+    return before
+
+
+def build_look(config) -> looking.Settings:
+    """Returns what the conditions of a config are."""
+    sides, told = config.features, config.conditions
+    return looking.Settings(
+        fine=sides.fine,
+        coarse=sides.coarse,
+        radius=told.radius,
+        wide=told.wide,
+        score=told.score,
+        soft=told.soft,
+        median=told.median,
+        compat=compat_of(config),
+    )
+
+
+def compat_of(config) -> str | None:
+    """Returns "released" or None."""
+    return choice("config.features.compat", config.features.compat, ("", "released")) or None
+
+
+def build_process(config, *, keep: str = "") -> Process:
+    """Returns the noise levels of a config, or those of them that are kept."""
+    schedules = {"cosine": Process.cosine, "linear": Process.linear}
+    chosen = schedules[choice("config.process.schedule", config.process.schedule, schedules)]
+    return chosen(config.process.steps, keep=keep or None)
+
+
+def build_variable(config) -> Variable:
+    """Returns what a config diffuses."""
+    return Variable(scale=config.variable.scale, residual=config.variable.residual)
+
+
+def build_stage(config, *, cells: int) -> Stage:
+    """Returns the stage that a config trains, as it is sampled."""
+    return Stage(
+        network=build_network(config, cells=cells),
+        variable=build_variable(config),
+        process=build_process(config, keep=config.process.keep),
+        kind=config.objective.kind,
+        eta=config.sampler.eta,
+        estimate=config.sampler.estimate,
+        clip=1.0 if compat_of(config) else None,
+    )
+
+
+def build_goal(config) -> Goal:
+    """Returns what a config minimises."""
+    goal = config.objective
+    return Goal(
+        process=build_process(config),
+        variable=build_variable(config),
+        kind=goal.kind,
+        penalty=choice("config.objective.penalty", goal.penalty, PENALTIES),
+        scale=goal.scale,
+        epsilon=goal.epsilon,
+        first_share=goal.first_share,
+        pooled=goal.pooled,
+        dropout=config.model.dropout > 0,
+        compat=compat_of(config),
+    )
+
+
+def build_making(config, *, plain: bool = False) -> Making:
+    """Returns how a config makes pairs; `plain` ones are warped only, and in the same way for every config."""
+    made = config.pairs
+    warps = Warps(
+        shares=tuple(made.shares),
+        corner=made.corner,
+        rotation=made.rotation,
+        stretch=tuple(made.stretch),
+        shift=made.shift,
+        control=made.control,
+        window=tuple(made.window),
+    )
+    settings = {"size": made.size, "warps": warps, "supersample": made.supersample}
+    if plain:
+        return Making(flip=False, **settings)
+    photometric = pretraining.build_photometric(config) if made.photometric else None
+    return Making(
+        flip=config.data.flip, photometric=photometric, elastic=made.elastic, objects=made.objects, **settings
+    )
+
+
+def build_second(config, plan: Plan) -> Second:
+    """Returns how a config trains stage 2."""
+    goal = config.stage2
+    if not 0 <= goal.degraded <= 1:
+        got = goal.degraded
+        raise bad("config.stage2.degraded", expected="a share from 0 to 1", got=got, fix="use 0.5")
+    if not 0 <= goal.size <= plan.look.fine_cells:
+        expected = f"0 to {plan.look.fine_cells} cells"
+        raise bad("config.stage2.size", expected=expected, got=goal.size, fix="use 0 for the whole grid")
+    if goal.size and config.pairs.size % plan.look.fine_cells:
+        expected = f"a multiple of {plan.look.fine_cells}, to train on crops"
+        raise bad("config.pairs.size", expected=expected, got=config.pairs.size, fix="use features.fine")
+    if goal.size:
+        build_network(config, cells=goal.size)
+    return Second(degraded=goal.degraded, noise=goal.noise, size=goal.size)
+
+
+def build_frozen(config) -> Frozen:
+    """Returns the weights that a config starts from and leaves as they are."""
+    if first_config(config) is not None:
+        before = restore_params(config.stage2.stage1)
+        return Frozen(before.stats["pyramid"], before.params)
+    return Frozen(pyramid_params(config.features.pyramid))
+
+
+def pyramid_params(name: str) -> Any:
+    """Returns the parameters of the pyramid that a config names."""
+    if name.startswith(VGG):
+        return features.load(name.removeprefix(VGG))
+    choice("config.features.pyramid", name, ("embedded", "random", VGG + "FILE"))
+    if name == "random":
+        return backbone.init(jax.random.key(0))
+    (params,) = backbone.embedded().args
+    return params
+
+
+def as_pyramid(config, params: Any) -> Pyramid:
+    """Returns the pyramid of a config with parameters of its kind."""
+    make = features.vgg if config.features.pyramid.startswith(VGG) else backbone.frozen
+    return make(params, compute_dtype=config.features.compute_dtype)
+
+
+def model_of(config, variables: Variables, before=None) -> Model:
+    """Returns the matcher that variables of a config's run make; `before` is as in `build_plan`."""
+    plan, stats = build_plan(config, before), variables.stats
+    pyramid = as_pyramid(config, stats["pyramid"])
+    if config.task == "stage1":
+        return Model(plan, Weights(pyramid, variables.params))
+    return Model(plan, Weights(pyramid, stats["stage1"] if plan.first else None, variables.params))
+
+
+def load(workdir: str | os.PathLike, *, ema: bool = True, step: int | None = None) -> Model:
+    """Returns the matcher trained in `workdir`, without data or optimizer; raises `InputError`."""
+    config = configs.read(workdir, base())
+    if config.method != NAME or config.task == "backbone":
+        got = f"one of {config.method} {config.task}"
+        raise bad(f"workdir {workdir}", expected="a run of stage1 or stage2", got=got, fix="name another workdir")
+    variables = jax.tree.map(jnp.asarray, restore_params(workdir, ema=ema, step=step))
+    return model_of(config, variables, first_config(config))

@@ -1,0 +1,85 @@
+"""The denoiser of both stages: a U-Net that is told the noisy flow, the initial flow and correlations.
+
+x_0 = encode(F_init) + U-Net([x_t, F_init, evidence], t): with the released variable, the normalised flow itself, its
+output is what is added to the initial flow; with a residual variable the initial flow is 0.
+"""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from common.errors import bad
+from common.networks.adm_unet import ADMUNet
+from diffmatch_jax.conditions import Conditions
+from diffmatch_jax.diffusion import Variable
+
+
+def build(config, *, cells: int) -> ADMUNet:
+    """Returns the network of `config.model` for a grid of `cells` a side; raises `InputError` for what cannot work.
+
+    With the paper's numbers and 85 input channels it has 121,153,794 parameters.
+    """
+    model = config.model
+    for name, value in (("channels", model.channels), ("num_blocks", model.num_blocks), ("heads", model.heads)):
+        if value < 1:
+            raise bad(f"config.model.{name}", expected="at least 1", got=value, fix="use 1 or more")
+    if not 0 <= model.dropout < 1:
+        raise bad("config.model.dropout", expected="a probability below 1", got=model.dropout, fix="use 0")
+    multipliers = tuple(model.multipliers)
+    if not multipliers or min(multipliers) < 1:
+        raise bad("config.model.multipliers", expected="numbers from 1 on", got=multipliers, fix="use (1, 2, 3)")
+    last = len(multipliers) - 1
+    if cells % 2**last:
+        got, fix = f"{cells} cells a side", "use fewer multipliers or other features.fine"
+        raise bad("config.model.multipliers", expected=f"a grid divisible by {2**last}", got=got, fix=fix)
+    if not set(model.attention) <= set(range(last + 1)):
+        got = tuple(model.attention)
+        raise bad("config.model.attention", expected=f"levels from 0 to {last}", got=got, fix="use () for none")
+    for level in range(last + 1):
+        width = model.channels * multipliers[level]
+        # The middle attends anyway, at the width of the last level.
+        if (level in model.attention or level == last) and width % model.heads:
+            fix = "change it or channels"
+            raise bad("config.model.heads", expected=f"a divisor of {width} channels", got=model.heads, fix=fix)
+    widths = [model.channels * each for each in multipliers]
+    joined = {a + b for a, b in zip([0, *widths, *widths], [widths[0], *widths, *widths[1:]], strict=False)}
+    for width in sorted({*widths, *joined}):
+        if width % min(32, max(width // model.min_group, 1)):
+            got, fix = f"a norm of {width}", "use multiples of 32, or of model.min_group and at most 16 times as many"
+            raise bad("config.model.channels", expected="norms of equal groups", got=got, fix=fix)
+    return ADMUNet(
+        2,
+        channels=model.channels,
+        multipliers=multipliers,
+        num_blocks=model.num_blocks,
+        attention=tuple(sorted(model.attention)),
+        heads=model.heads,
+        resampling="convolution",
+        min_group=model.min_group,
+        dropout=model.dropout,
+        dtype=jnp.bfloat16 if config.compute_dtype == "bfloat16" else None,
+        fused_attention=model.fused_attention,
+        remat=config.train.remat,
+    )
+
+
+def inputs(x: jax.Array, conditions: Conditions, variable: Variable) -> jax.Array:
+    """Returns what the U-Net sees, `[N, h, w, 4 + K]`; the initial flow is in the unit of the variable."""
+    return jnp.concatenate([x, conditions.flow / variable.scale, conditions.evidence], -1)
+
+
+def predict(
+    network: nn.Module,
+    params: Any,
+    x: jax.Array,
+    time: jax.Array,
+    conditions: Conditions,
+    variable: Variable,
+    *,
+    keys: jax.Array | None = None,
+) -> jax.Array:
+    """Returns the predicted x_0 `[N, h, w, 2]` of noisy `x` at `time [N]`; `keys [N]` switch dropout on."""
+    out = network.apply({"params": params}, inputs(x, conditions, variable), time, keys=keys)
+    return variable.encode(conditions.flow, conditions.flow) + out

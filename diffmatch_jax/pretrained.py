@@ -1,0 +1,35 @@
+"""The matcher that comes with the package: `weights/stageN.npz` and, beside each, the config it was trained with."""
+
+import json
+from pathlib import Path
+
+from common import config as configs
+from common.errors import bad
+from common.method import Variables
+from configs.diffmatch_jax.base import base
+from diffmatch_jax import method, shipped
+from diffmatch_jax.matcher import Model
+
+SHA256 = {"stage1": "", "stage2": ""}
+
+
+def read(directory: str | Path = shipped.DIRECTORY) -> Model:
+    """Returns the matcher of the files in `directory`, both stages or the first alone; raises `InputError`."""
+    directory = Path(directory)
+    ours = directory == shipped.DIRECTORY
+    parts = {}
+    for stage in ("stage1", "stage2"):
+        path = directory / f"{stage}.npz"
+        if path.is_file():
+            params = shipped.load(path, sha256=SHA256[stage] if ours else None)
+            told = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+            parts[stage] = params, configs.from_dict(told, base())
+    if "stage1" not in parts:
+        fix = "give model=DIR, the directory of a trained run"
+        raise bad(str(directory / "stage1.npz"), expected="weights of a matcher", got="no such file", fix=fix)
+    first, config = parts["stage1"]
+    stats = {"pyramid": method.pyramid_params(config.features.pyramid)}
+    if "stage2" not in parts:
+        return method.model_of(config, Variables(first, stats))
+    second, refining = parts["stage2"]
+    return method.model_of(refining, Variables(second, {**stats, "stage1": first}), config)

@@ -1,0 +1,109 @@
+"""From conditions to flow: several hypotheses by diffusion, what they agree on, and how far they are apart.
+
+At the noisiest level the state carries no information, so that the first prediction of x_0 is a regression: the flow
+itself may be taken from it (`estimate="first"`) and its uncertainty from the hypotheses that follow.
+"""
+
+import functools
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from common.errors import bad, choice
+from diffmatch_jax import diffusion
+from diffmatch_jax.conditions import Conditions
+from diffmatch_jax.diffusion import Process, Variable
+from diffmatch_jax.network import predict
+
+KINDS = ("diffusion", "regression")
+ESTIMATES = ("mean", "median", "first")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stage beside its weights: network, what is diffused, and the levels it is sampled at; hashable."""
+
+    network: nn.Module
+    variable: Variable
+    process: Process
+    kind: str = "diffusion"
+    eta: float = 0.0
+    estimate: str = "mean"
+    clip: float | None = None  # of the estimate, normalised flow (released: 1)
+
+    def __post_init__(self):
+        choice("config.objective.kind", self.kind, KINDS)
+        choice("config.sampler.estimate", self.estimate, ESTIMATES)
+        if not 0 <= self.eta <= 1:
+            raise bad("config.sampler.eta", expected="0 (deterministic) to 1", got=self.eta, fix="use 0")
+
+    @property
+    def nfe(self) -> int:
+        """Network evaluations of a hypothesis."""
+        return 1 if self.kind == "regression" else len(self.process)
+
+
+class Drawn(NamedTuple):
+    """Normalised flows `[B, n, h, w, 2]`: hypotheses, and what was predicted first, from noise alone."""
+
+    hypotheses: jax.Array
+    first: jax.Array
+
+
+class Estimate(NamedTuple):
+    """Normalised flow `[B, h, w, 2]` and the covariance of the hypotheses `[B, h, w, 2, 2]`."""
+
+    flow: jax.Array
+    covariance: jax.Array
+
+
+def draw(
+    stage: Stage,
+    params: Any,
+    conditions: Conditions,
+    *,
+    hypotheses: int,
+    keys: jax.Array | None = None,
+    noise: jax.Array | None = None,
+) -> Drawn:
+    """Returns hypotheses for each pair from the noise of `keys [B]`, or from `noise [B, n, h, w, 2]`.
+
+    A regression has one hypothesis, whatever is asked for. Raises `InputError` for fewer than one.
+    """
+    if hypotheses < 1:
+        raise bad("hypotheses", expected="at least 1", got=hypotheses, fix="use 4")
+    flow = conditions.flow
+    if stage.kind == "regression":
+        time = jnp.zeros(flow.shape[:1], flow.dtype)
+        x0 = predict(stage.network, params, jnp.zeros_like(flow), time, conditions, stage.variable)
+        one = stage.variable.decode(x0, flow)[:, None]
+        return Drawn(one, one)
+    if noise is None:
+        noise = diffusion.initial_noise(keys, hypotheses, flow.shape[1:])
+
+    def network(x, time, given):
+        return predict(stage.network, params, x, time, given, stage.variable)
+
+    denoise = diffusion.per_hypothesis(network, conditions)
+    wants_first = stage.estimate == "first"
+    sampled = diffusion.sample(denoise, noise, process=stage.process, eta=stage.eta, keys=keys, trace=wants_first)
+    decode = functools.partial(stage.variable.decode, initial=flow[:, None])
+    found = decode(sampled.x0)
+    return Drawn(found, decode(sampled.trace["x0"][0]) if wants_first else found)
+
+
+def summarise(stage: Stage, drawn: Drawn) -> Estimate:
+    """Returns the flow that the stage's rule makes of its hypotheses, and their covariance."""
+    told = diffusion.summary(drawn.hypotheses)
+    flow = {"mean": told.mean, "median": told.median, "first": drawn.first.mean(1)}[stage.estimate]
+    if stage.clip is not None:
+        flow = jnp.clip(flow, -stage.clip, stage.clip)
+    return Estimate(flow, told.covariance)
+
+
+def confidence_of(spread: jax.Array, scale: float) -> jax.Array:
+    """Returns 1 / (1 + (spread / scale)^2): 1 where all hypotheses agree, 1/2 where they are `scale` apart."""
+    return 1 / (1 + (spread / scale) ** 2)

@@ -1,0 +1,291 @@
+"""What one training step sees: pairs made on the device from photographs, and the losses of both stages."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from common.data.batches import example_keys
+from common.errors import bad
+from common.method import Aux, Variables
+from diffmatch_jax import conditions as looking
+from diffmatch_jax import diffusion, objective, photometric
+from diffmatch_jax.conditions import Conditions
+from diffmatch_jax.diffusion import Process, Variable
+from diffmatch_jax.features import Prepared, Pyramid
+from diffmatch_jax.matching import mapping_of, to_pixels
+from diffmatch_jax.network import predict
+from diffmatch_jax.pairs import Pair, Warps, make_pair
+from diffmatch_jax.photometric import Photometric
+from diffmatch_jax.resize import alignment_of, average_flow, resize_normalised
+from diffmatch_jax.sampling import Stage, draw, summarise
+
+
+@dataclass(frozen=True)
+class Making:
+    """How pairs are made of photographs; hashable. `elastic` and `objects` are shares of the pairs, 0 to 1."""
+
+    size: int = 256
+    warps: Warps = Warps()
+    supersample: int = 1
+    flip: bool = True
+    photometric: Photometric | None = None
+    elastic: float = 0.0
+    objects: float = 0.0
+
+    def __post_init__(self):
+        if self.size < 16:
+            raise bad("config.pairs.size", expected="at least 16", got=self.size, fix="use 256")
+        for name in ("elastic", "objects"):
+            if not 0 <= getattr(self, name) <= 1:
+                got = getattr(self, name)
+                raise bad(f"config.pairs.{name}", expected="a share from 0 to 1", got=got, fix="use 0")
+
+
+def pair_of(making: Making, key: jax.Array, example: Mapping[str, jax.Array]) -> Pair:
+    """Returns the pair that a key makes of `example`: `image [H, W, 1 or 3]`, the first `size [2]` of it if given."""
+    image = example["image"]
+    image = jnp.broadcast_to(image, (*image.shape[:2], 3))
+    extent = example["size"] if "size" in example else jnp.asarray(image.shape[:2], jnp.int32)
+    keys = dict(zip(("warp", "flip", "elastic", "objects", "source", "target"), jax.random.split(key, 6), strict=True))
+    settings = {"size": making.size, "settings": making.warps, "supersample": making.supersample}
+    pair = make_pair(keys["warp"], image, extent, **settings)
+    if making.elastic:
+        from diffmatch_jax import discontinuities
+
+        pair = _sometimes(keys["elastic"], making.elastic, discontinuities.perturb, pair)
+    if making.objects:
+        from diffmatch_jax import objects
+
+        pair = _sometimes(keys["objects"], making.objects, lambda k, p: objects.paste(k, p, image), pair)
+    if making.flip:
+        coin = jax.random.bits(keys["flip"], (), jnp.uint8) >= 128
+        pair = jax.tree.map(lambda a, b: jnp.where(coin, a, b), mirrored(pair), pair)
+    if making.photometric is not None:
+        pair = pair._replace(
+            source=photometric.change(keys["source"], pair.source, making.photometric),
+            target=photometric.change(keys["target"], pair.target, making.photometric),
+        )
+    return pair
+
+
+def _sometimes(key: jax.Array, share: float, change: Callable[[jax.Array, Pair], Pair], pair: Pair) -> Pair:
+    of_coin, of_change = jax.random.split(key)
+    coin = jax.random.uniform(of_coin) < share
+    return jax.tree.map(lambda a, b: jnp.where(coin, a, b), change(of_change, pair), pair)
+
+
+def mirrored(pair: Pair) -> Pair:
+    """Returns the pair seen in a mirror, left for right."""
+    flow = pair.flow[:, ::-1] * jnp.asarray([-1, 1], pair.flow.dtype)
+    return pair._replace(source=pair.source[:, ::-1], target=pair.target[:, ::-1], flow=flow, mask=pair.mask[:, ::-1])
+
+
+def augmentation(making: Making) -> Callable[[jax.Array, Mapping[str, jax.Array]], dict[str, jax.Array]]:
+    """Returns what makes `source, target [S, S, 3], flow [S, S, 2], mask [S, S]` of a raw example and its key."""
+
+    def augment(key: jax.Array, example: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+        pair = pair_of(making, key, example)
+        return {"source": pair.source, "target": pair.target, "flow": pair.flow, "mask": pair.mask}
+
+    return augment
+
+
+@dataclass(frozen=True)
+class Goal:
+    """A stage's objective; hashable. `process` has the levels of training.
+
+    A penalty of |prediction - truth| / scale (normalised flow) on the valid pixels of the truth; `first_share` of the
+    examples are at the noisiest level, the others at any.
+    """
+
+    process: Process
+    variable: Variable
+    kind: str = "diffusion"
+    penalty: str = "charbonnier"
+    scale: float = 0.02
+    epsilon: float = 0.1
+    first_share: float = 0.0
+    pooled: bool = False
+    dropout: bool = False
+    compat: str | None = None
+
+    def __post_init__(self):
+        if not 0 <= self.first_share <= 1:
+            got = self.first_share
+            raise bad("config.objective.first_share", expected="a share from 0 to 1", got=got, fix="use 0.5")
+        for name in ("scale", "epsilon"):
+            if not getattr(self, name) > 0:
+                got = getattr(self, name)
+                raise bad(f"config.objective.{name}", expected="a positive number", got=got, fix="see configs")
+
+
+def levels(goal: Goal, keys: jax.Array) -> jax.Array:
+    """Returns a noise level for each of `keys [B]`, int32: the noisiest with `first_share`, else uniform over all."""
+    last = len(goal.process) - 1
+
+    def one(key):
+        of_coin, of_level = jax.random.split(key)
+        index = jax.random.randint(of_level, (), 0, last + 1)
+        return jnp.where(jax.random.uniform(of_coin) < goal.first_share, last, index)
+
+    return jax.vmap(one)(keys)
+
+
+def loss(
+    goal: Goal,
+    network,
+    params: Any,
+    conditions: Conditions,
+    truth: jax.Array,
+    mask: jax.Array,
+    keys: jax.Array,
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """Returns the loss and metrics of a batch: `truth [B, H, W, 2]` normalised, `mask [B, H, W]`, `keys [B]`.
+
+    x_0 is the mean truth of each cell (of compat="released" and for cells without any, its value in the middle); the
+    prediction is compared with the truth itself. `first` is the loss of the examples at the noisiest level, `error` the
+    mean end-point error in pixels of the truth.
+    """
+    of_level, of_noise, of_dropout = (jax.vmap(lambda key, i=i: jax.random.fold_in(key, i))(keys) for i in range(3))
+    flow, variable, process = conditions.flow, goal.variable, goal.process
+    last = len(process) - 1
+    if goal.kind == "regression":
+        x, time, index = jnp.zeros_like(flow), jnp.zeros(flow.shape[:1], flow.dtype), None
+    else:
+        index = levels(goal, of_level)
+        noise = jax.vmap(lambda key: jax.random.normal(key, flow.shape[1:], flow.dtype))(of_noise)
+        x0 = variable.encode(on_grid(truth, mask, flow, compat=goal.compat), flow)
+        x = diffusion.forward(process, x0, noise, index)
+        time = jnp.asarray(process.times, jnp.float32)[index]
+    predicted = predict(network, params, x, time, conditions, variable, keys=of_dropout if goal.dropout else None)
+    settings = {"penalty": goal.penalty, "scale": goal.scale, "epsilon": goal.epsilon, "compat": goal.compat}
+    decoded = variable.decode(predicted, flow)
+    sums = objective.totals(decoded, truth, mask, **settings)
+    each = objective.per_sample(sums)
+    value = objective.pooled(sums) if goal.pooled else each.mean()
+    side = jnp.asarray(truth.shape[1:3], jnp.float32).mean()
+    # As a robust mean length: its square root is smooth at 0, and errors are many times longer than a hundredth pixel.
+    length = objective.totals(
+        lax.stop_gradient(decoded), truth, mask, penalty="charbonnier", epsilon=1e-2 / side, compat=goal.compat
+    )
+    metrics = {"error": objective.per_sample(length).mean() * side}
+    if index is not None:
+        at_last = index == last
+        metrics["first"] = jnp.where(at_last, each, 0).sum() / jnp.maximum(at_last.sum(), 1)
+    return value, metrics
+
+
+def on_grid(truth: jax.Array, mask: jax.Array, like: jax.Array, *, compat: str | None = None) -> jax.Array:
+    """Returns a true flow `[B, H, W, 2]`, normalised, on the grid of `like [B, h, w, 2]`."""
+    size = like.shape[1:3]
+    middle = resize_normalised(truth, size, alignment=alignment_of(compat))
+    if compat is not None:
+        return middle
+    mean, share = average_flow(truth, mask, size)
+    # What is invalid is known too, but may be far away; beyond two images nothing is learnt from it.
+    return jnp.where(share[..., None] > 0, mean, jnp.clip(jnp.where(jnp.isfinite(middle), middle, 0), -2, 2))
+
+
+class Second(NamedTuple):
+    """How stage 2 is trained: shares and errors of degraded truth, and the side of the trained crops (0 = all)."""
+
+    degraded: float
+    noise: float
+    size: int
+
+
+def truth_of(batch: Mapping[str, jax.Array]) -> jax.Array:
+    """Returns the normalised true flow of a batch whose `flow [B, S, S, 2]` is in pixels."""
+    return batch["flow"] / batch["flow"].shape[1]
+
+
+def stage1_batch(
+    settings: looking.Settings, pyramid: Pyramid, batch: Mapping[str, jax.Array]
+) -> tuple[Conditions, jax.Array, jax.Array]:
+    """Returns conditions, normalised truth and mask of stage 1 for a batch of pairs."""
+    source, target = (looking.maps(pyramid, images, settings).first for images in prepared_pair(settings, batch))
+    return looking.stage1(source, target, settings).conditions, truth_of(batch), batch["mask"]
+
+
+def prepared_pair(settings: looking.Settings, batch: Mapping[str, jax.Array]) -> tuple[Prepared, Prepared]:
+    """Returns both images of each pair at the sizes of the features."""
+    return looking.prepared(batch["source"], settings), looking.prepared(batch["target"], settings)
+
+
+def stage2_batch(
+    settings: looking.Settings,
+    first: Stage | None,
+    second: Second,
+    pyramid: Pyramid,
+    params: Any,
+    batch: Mapping[str, jax.Array],
+    keys: jax.Array,
+) -> tuple[Conditions, jax.Array, jax.Array]:
+    """Returns conditions, normalised truth and mask of stage 2 for a batch of pairs.
+
+    The initial flow is one hypothesis of the frozen stage 1 (of `params`; without one the winner-take-all flow under a
+    5x5 median), or for a share of the pairs a degraded truth. With a crop, of that part of the target's grid alone.
+    """
+    source, target = (looking.maps(pyramid, images, settings) for images in prepared_pair(settings, batch))
+    truth, mask = truth_of(batch), batch["mask"]
+    found = looking.stage1(source.first, target.first, settings)
+    of_first, of_worse, of_coin, of_crop = (
+        jax.vmap(lambda key, i=i: jax.random.fold_in(key, 10 + i))(keys) for i in range(4)
+    )
+    if first is None:
+        flow = looking.median(found.winner, 5)
+    else:
+        flow = summarise(first, draw(first, params, found.conditions, hypotheses=1, keys=of_first)).flow
+    if second.degraded:
+        worse = jax.vmap(lambda key, each: looking.degraded(key, each, settings, noise=second.noise))(of_worse, truth)
+        coin = jax.vmap(jax.random.uniform)(of_coin) < second.degraded
+        flow = jnp.where(coin[:, None, None, None], worse, flow)
+    flow = lax.stop_gradient(flow)
+    if not second.size:
+        return looking.stage2(source.second, target.second, flow, settings), truth, mask
+    return cropped(settings, source.second, target.second, flow, truth, mask, of_crop, size=second.size)
+
+
+def cropped(
+    settings: looking.Settings,
+    source: jax.Array,
+    target: jax.Array,
+    flow: jax.Array,
+    truth: jax.Array,
+    mask: jax.Array,
+    keys: jax.Array,
+    *,
+    size: int,
+) -> tuple[Conditions, jax.Array, jax.Array]:
+    """Returns conditions, truth and mask of stage 2 on a square of `size` cells of the target's grid for each pair."""
+    height, width = target.shape[1:3]
+    ratio = truth.shape[1] // height
+    whole = resize_normalised(flow, (height, width), alignment=alignment_of(settings.compat))
+    positions = mapping_of(to_pixels(whole))
+    corners = jax.vmap(
+        lambda key: jax.random.randint(key, (2,), 0, jnp.asarray([height - size + 1, width - size + 1]))
+    )(keys)
+
+    def cut(x: jax.Array, times: int = 1) -> jax.Array:
+        def one(each, corner):
+            start = (corner[0] * times, corner[1] * times, *(0,) * (each.ndim - 2))
+            return lax.dynamic_slice(each, start, (size * times, size * times, *each.shape[2:]))
+
+        return jax.vmap(one)(x, corners)
+
+    evidence = looking.look_fine(source, cut(target), cut(positions), settings)
+    return Conditions(cut(whole), evidence), cut(truth, ratio), cut(mask, ratio)
+
+
+def batch_keys(key: jax.Array, batch: Mapping[str, jax.Array]) -> jax.Array:
+    """Returns the examples' own keys."""
+    return example_keys(key, batch["position"])
+
+
+def aux(variables: Variables, metrics: Mapping[str, jax.Array]) -> Aux:
+    """Returns side results with the stats as they are: they hold what is frozen."""
+    return Aux(variables.stats, metrics)
