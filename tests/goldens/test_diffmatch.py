@@ -1,7 +1,6 @@
 """The denoisers' U-Net against outputs and inner activations of the original one, small and at full size."""
 
 import functools
-import re
 from pathlib import Path
 
 import jax
@@ -11,23 +10,13 @@ import pytest
 
 from common.networks.adm_unet import ADMUNet
 from common.networks.embeddings import positional
-from common.trees import flatten, nest
+from common.trees import flatten
+from diffmatch_jax import authors
 from diffmatch_jax.diffusion import Process, forward
 from diffmatch_jax.objective import pooled, totals
 
 DATA = Path(__file__).parent / "data"
 KEPT = ("unet_full_formula",)
-INNER = {
-    "in_layers.0": "norm_0",
-    "in_layers.2": "conv_0",
-    "emb_layers.1": "affine",
-    "out_layers.0": "norm_1",
-    "out_layers.3": "conv_1",
-    "skip_connection": "skip",
-    "norm": "attention/norm",
-    "qkv": "attention/qkv",
-    "proj_out": "attention/proj",
-}
 
 
 @pytest.fixture
@@ -54,49 +43,9 @@ def network_of(channels, multipliers, num_blocks, heads, factors, outputs):
     )
 
 
-def place(name, network):
-    """Tells which of our modules the original's numbered one is, and which leaf."""
-    levels, blocks = len(network.multipliers), network.num_blocks
-    *module, leaf = name.split(".")
-    section, rest = module[0], module[1:]
-    if section == "time_embed":
-        outer, inner = f"map_{int(rest[0]) // 2}", ""
-    elif section == "out":
-        outer, inner = ("out_norm", "out_conv")[int(rest[0]) // 2], ""
-    elif section == "middle_block":
-        outer, inner = f"middle_{int(rest[0]) // 2}", INNER[".".join(rest[1:])]
-    elif section == "input_blocks":
-        level, i = divmod(int(rest[0]) - 1, blocks + 1)
-        if rest[0] == "0":
-            outer, inner = "stem", ""
-        elif rest[2:] == ["op"] or rest[1:] == ["0", "op"]:
-            outer, inner = f"encoder_{level + 1}_down", ""
-        else:
-            outer, inner = f"encoder_{level}_{i}", INNER[".".join(rest[2:])]
-    else:
-        level, i = divmod(int(rest[0]), blocks + 1)
-        level = levels - 1 - level
-        if rest[2:] == ["conv"]:
-            outer, inner = f"decoder_{level - 1}_up", ""
-        else:
-            outer, inner = f"decoder_{level}_{i}", INNER[".".join(rest[2:])]
-    norm = re.search(r"norm(_\d)?$", inner or outer)
-    leaf = {"weight": "scale" if norm else "kernel", "bias": "bias"}[leaf]
-    return "/".join(part for part in (outer, inner, leaf) if part)
-
-
 def params_of(tensors, network, dtype):
     """Returns the original's tensors as a tree of ours."""
-    leaves = {}
-    for name, each in tensors.items():
-        path = place(name, network)
-        if "/qkv/" in path:  # theirs by head, kind and channel; ours by kind, head and channel
-            each = each.reshape(network.heads, 3, -1, *each.shape[1:]).swapaxes(0, 1).reshape(each.shape)
-        if each.ndim == 3:
-            each = each[..., None]
-        axes = {4: (2, 3, 1, 0), 2: (1, 0), 1: (0,)}[each.ndim]
-        leaves[path] = jnp.asarray(each.transpose(axes), dtype)
-    return nest(leaves)
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), authors.params_of(tensors, network))
 
 
 def nhwc(array, dtype):
@@ -126,6 +75,7 @@ def small_network(d):
         set(d["cfg_attention_ds"].tolist()),
         int(d["cfg_out_channels"]),
     )
+    assert authors.infer(tensors, heads=network.heads) == network
     return network, tensors
 
 
@@ -188,10 +138,10 @@ def test_training_gradient(arrays):
 
     value, gradient = loss(params)
     np.testing.assert_allclose(value, d["loss_value"], rtol=0, atol=1e-6)
-    found = flatten(gradient)
+    found = authors.export(network, gradient)
     wanted = {key.removeprefix("loss_grad/"): each for key, each in d.items() if key.startswith("loss_grad/")}
-    for path, want in flatten(params_of(wanted, network, jnp.float32)).items():
-        np.testing.assert_allclose(found[path], want, rtol=0, atol=1e-4 * np.abs(want).max(), err_msg=path)
+    for name, want in wanted.items():
+        np.testing.assert_allclose(found[name], want, rtol=0, atol=1e-4 * np.abs(want).max(), err_msg=name)
     assert wanted
 
 
