@@ -1,0 +1,27 @@
+"""`python -m diffmatch_jax export`: the weights of a run as one small file, in the form that ships with the package."""
+
+from pathlib import Path
+
+from common import workdirs
+from common.app import App, Request, lines
+from common.checkpoint import restore_params
+from diffmatch_jax import shipped
+
+
+def run(app: App, request: Request) -> None:
+    """Writes `export/TASK.npz` of the run in `--workdir`, or `--output FILE`, and prints its size and checksum."""
+    resolved = workdirs.of_trained(app, request)
+    flags, task = request.flags, resolved.config.task
+    path = Path(flags.output) if flags.output else resolved.workdir / "export" / f"{task}.npz"
+    variables = restore_params(resolved.workdir, ema=not flags.no_ema, step=flags.step)
+    weights = variables.params["pyramid"] if task == "backbone" else variables.params
+    path.parent.mkdir(parents=True, exist_ok=True)
+    digest = shipped.save(path, weights)
+    lines(f"wrote {path}, {path.stat().st_size / 2**20:.2f} MiB in half precision, sha256 {digest}")
+
+
+def arguments(parser) -> None:
+    """Adds the verb's flags."""
+    parser.add_argument("--output", metavar="FILE", help="where to write (default: DIR/export/TASK.npz)")
+    parser.add_argument("--step", type=int, metavar="N", help="checkpoint to use (default: the newest good one)")
+    parser.add_argument("--no-ema", action="store_true", help="use the parameters themselves, not their average")

@@ -1,0 +1,123 @@
+"""Random changes of colour, contrast, sharpness and noise: what may differ between two pictures of the same scene.
+
+Pure functions of a key and one image `[H, W, 3]` in [0, 1]. No pixel moves, so a pair's flow stays exact.
+"""
+
+from dataclasses import dataclass, fields
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from common.errors import bad
+
+LUMA = (0.299, 0.587, 0.114)
+
+# Two axes of colour, orthogonal to gray: hue turns their plane.
+_RED_GREEN = np.array([1, -1, 0]) / np.sqrt(2)
+_YELLOW_BLUE = np.array([1, 1, -2]) / np.sqrt(6)
+
+_RADIUS = 4  # of the blur's kernel, pixels: two standard deviations of the widest one
+
+
+@dataclass(frozen=True)
+class Photometric:
+    """How much pictures change; hashable. Numbers are the ends of uniform draws, and a share of 0 changes nothing.
+
+    share: probability that a picture is changed at all; brightness: added, U(-, +); contrast: ln of the factor about
+    the picture's mean, U(-, +); fade: probability that a further factor, 10^U(-1.3, 0), makes it much weaker; gamma: ln
+    of the exponent, U(-, +); saturation: factor 1 + U(-, +); hue: degrees, U(-, +); blur: standard deviation in pixels,
+    U(0, .), at most 2; noise: standard deviation, U(0, .), in a share `noisy` of the changed pictures.
+    """
+
+    share: float = 1.0
+    brightness: float = 0.15
+    contrast: float = 0.4
+    fade: float = 0.2
+    gamma: float = 0.4
+    saturation: float = 0.5
+    hue: float = 20.0
+    blur: float = 1.0
+    noise: float = 0.4
+    noisy: float = 0.5
+
+    def __post_init__(self):
+        for field in fields(self):
+            value = getattr(self, field.name)
+            most = {"share": 1, "fade": 1, "noisy": 1, "blur": _RADIUS / 2}.get(field.name, np.inf)
+            if not 0 <= value <= most:
+                expected = f"0 to {most:g}" if np.isfinite(most) else "a number of at least 0"
+                raise bad(f"photometric.{field.name}", expected=expected, got=value, fix=f"use {field.default}")
+
+
+def change(key: jax.Array, image: jax.Array, settings: Photometric) -> jax.Array:
+    """Returns `image [H, W, 3]` in [0, 1] changed at random and rounded to bytes, as a file would hold it."""
+    keys = dict(zip((field.name for field in fields(settings)), jax.random.split(key, 10), strict=True))
+
+    def spread(name: str) -> jax.Array:
+        most = getattr(settings, name)
+        return jax.random.uniform(keys[name], minval=-most, maxval=most)
+
+    def coin(name: str) -> jax.Array:
+        return jax.random.uniform(keys[name]) < getattr(settings, name)
+
+    x = image
+    if settings.blur:
+        x = blurred(x, jax.random.uniform(keys["blur"], maxval=settings.blur))
+    if settings.gamma:
+        x = jnp.maximum(x, 1e-6) ** jnp.exp(spread("gamma"))
+    if settings.saturation or settings.hue:
+        x = coloured(x, saturation=1 + spread("saturation"), hue=spread("hue"))
+    of_fade, of_factor = jax.random.split(keys["fade"])
+    keys["fade"] = of_fade
+    weaker = jnp.where(coin("fade"), 10 ** jax.random.uniform(of_factor, minval=-1.3, maxval=0.0), 1)
+    x = contrasted(x, jnp.exp(spread("contrast")) * weaker) + spread("brightness")
+    if settings.noise and settings.noisy:
+        of_level, of_noise = jax.random.split(keys["noise"])
+        level = jax.random.uniform(of_level, maxval=settings.noise) * coin("noisy")
+        x = jnp.clip(x, 0, 1) + level * jax.random.normal(of_noise, x.shape)
+    return jnp.where(coin("share"), as_bytes(x), image)
+
+
+def as_bytes(image: jax.Array) -> jax.Array:
+    """Returns the nearest image that 8 bits a channel hold: clipped to [0, 1], rounded to multiples of 1/255."""
+    return jnp.round(jnp.clip(image, 0, 1) * 255) / 255
+
+
+def contrasted(image: jax.Array, factor: jax.Array | float) -> jax.Array:
+    """Returns mean + factor (image - mean), with each channel's mean over `image [H, W, C]`."""
+    mean = image.mean((-3, -2), keepdims=True)
+    return mean + factor * (image - mean)
+
+
+def coloured(image: jax.Array, *, saturation: jax.Array | float = 1.0, hue: jax.Array | float = 0.0) -> jax.Array:
+    """Returns `image [..., 3]` with its colour, the part that is not gray, scaled and turned by `hue` degrees.
+
+    The luma stays: what colour adds to it is taken away in gray.
+    """
+    angle = jnp.radians(hue)
+    axes = jnp.asarray(np.stack([_RED_GREEN, _YELLOW_BLUE]), jnp.float32)
+    turn = saturation * jnp.stack(
+        [jnp.stack([jnp.cos(angle), -jnp.sin(angle)]), jnp.stack([jnp.sin(angle), jnp.cos(angle)])]
+    )
+    luma = jnp.asarray(LUMA, jnp.float32)
+    gray = (image * luma).sum(-1, keepdims=True)
+    colour = (image - gray) @ axes.T @ turn.T @ axes
+    return gray + colour - (colour * luma).sum(-1, keepdims=True)
+
+
+def blurred(image: jax.Array, sigma: jax.Array | float) -> jax.Array:
+    """Returns `image [H, W, C]` convolved with a Gaussian of standard deviation `sigma` pixels; the edge is repeated.
+
+    `sigma` may be traced and 0; the kernel ends 4 pixels from its middle.
+    """
+    away = np.arange(-_RADIUS, _RADIUS + 1)
+    weights = jnp.exp(-0.5 * (away / jnp.maximum(sigma, 1e-3)) ** 2)
+    weights = weights / weights.sum()
+    for axis in (0, 1):
+        pad = [(0, 0)] * 3
+        pad[axis] = (_RADIUS, _RADIUS)
+        wide, length = jnp.pad(image, pad, mode="edge"), image.shape[axis]
+        parts = [jax.lax.slice_in_dim(wide, i, i + length, axis=axis) for i in range(2 * _RADIUS + 1)]
+        image = sum(weight * part for weight, part in zip(weights, parts, strict=True))
+    return image
