@@ -44,7 +44,7 @@ RESUME_MAY_CHANGE = (
 CHOICES = {
     "parallel": ("jit", "pmap"),
     "compute_dtype": ("float32", "bfloat16"),
-    "data.fit": ("crop", "resize", "none"),
+    "data.fit": ("crop", "resize", "pad", "none"),
     "data.placement": ("auto", "device", "stream"),
     "train.tracking": ("", "wandb"),
     "optimizer.name": ("adam", "adamw"),

@@ -36,9 +36,9 @@ def base() -> ConfigDict:
     config.data = data = ConfigDict()
     data.source = "photographs"  # "photographs" | "folder:DIR" | "npz:FILE" | "tfds:NAME" | "prepared:DIR"
     data.directory = ""  # where TFDS keeps its data sets ("" = its default)
-    data.size = 32  # height and width of a training image, pixels
+    data.size = 32  # height and width of a training image, pixels ("pad": of the square that holds it)
     data.channels = 1  # 1 = gray (mean of RGB), 3 = RGB
-    data.fit = "crop"  # "crop": random crops | "resize": centre square, resized | "none": images have this size
+    data.fit = "crop"  # "crop": random crops | "resize": centre square | "pad": whole | "none": they have this size
     data.square = 0  # "resize": side of the central square that is kept, pixels (0 = the largest)
     data.flip = True  # mirror left-right with probability 1/2
     data.half = 0  # 0 = all of the training split, 1 / 2 = one of two disjoint halves

@@ -100,18 +100,29 @@ def central_square(image: np.ndarray, side: int = 0) -> np.ndarray:
     return image[top : top + side, left : left + side]
 
 
-def resize(image: np.ndarray, size: int) -> np.ndarray:
-    """Resizes to `[size, size, C]` by Pillow's bicubic filter, which widens with the factor and so prevents aliasing.
+def resize(image: np.ndarray, size: int | tuple[int, int]) -> np.ndarray:
+    """Resizes to `[height, width, C]` by Pillow's bicubic filter, which widens with the factor and prevents aliasing.
 
-    uint8 stays uint8 (rounded and clipped by Pillow); float images in [0, 1] are clipped to that range.
+    `size` is (height, width), or one number for both. uint8 stays uint8 (rounded and clipped by Pillow); float images
+    in [0, 1] are clipped to that range.
     """
-    if image.shape[:2] == (size, size):
+    height, width = (size, size) if isinstance(size, int) else size
+    if image.shape[:2] == (height, width):
         return image
     if image.dtype == np.uint8:
         picture = Image.fromarray(image[:, :, 0] if image.shape[-1] == 1 else image)
-        return np.asarray(picture.resize((size, size), Image.Resampling.BICUBIC)).reshape(size, size, -1)
+        return np.asarray(picture.resize((width, height), Image.Resampling.BICUBIC)).reshape(height, width, -1)
     planes = [
-        np.asarray(Image.fromarray(plane.astype(np.float32)).resize((size, size), Image.Resampling.BICUBIC))
+        np.asarray(Image.fromarray(plane.astype(np.float32)).resize((width, height), Image.Resampling.BICUBIC))
         for plane in np.moveaxis(image, -1, 0)
     ]
     return np.clip(np.stack(planes, axis=-1), 0.0, 1.0)
+
+
+def shrink(image: np.ndarray, size: int) -> np.ndarray:
+    """Returns an image whose longer side has at most `size` pixels: `resize`d in proportion, or as it is."""
+    longer = max(image.shape[:2])
+    if longer <= size:
+        return image
+    height, width = (max(1, round(length * size / longer)) for length in image.shape[:2])
+    return resize(image, (height, width))

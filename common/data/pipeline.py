@@ -8,7 +8,7 @@ import numpy as np
 from common.data import duplicates, splits
 from common.data.crops import Crops
 from common.data.source import BadRecordError, Source, name_of, shapes_of
-from common.data.wrappers import Cached, Mapped, SkipBad, SkipBudget, Subset, good_records
+from common.data.wrappers import Cached, Mapped, Padded, SkipBad, SkipBudget, Subset, good_records
 from common.errors import bad
 
 # Elements of up to this much memory stay decoded; a folder below it is decoded when it is opened.
@@ -55,6 +55,7 @@ def build(config: Any) -> dict[str, Source]:
 def sources(settings: Settings) -> dict[str, Source]:
     """Returns {"train": Source, "test": Source} with elements {"image": uint8 or float32 [size, size, channels]}.
 
+    With fit="pad" elements also have {"size": int32 [2]}, how many rows and columns of `image` are the picture.
     Halves, subsets and the removal of near-duplicates concern the training images only, and whole images: crops come
     after. Raises `InputError` for everything that can be known without decoding a large data set.
     """
@@ -66,7 +67,7 @@ def sources(settings: Settings) -> dict[str, Source]:
 
 def _check(settings: Settings) -> None:
     for field, value, allowed in (
-        ("fit", settings.fit, ("crop", "resize", "none")),
+        ("fit", settings.fit, ("crop", "resize", "pad", "none")),
         ("channels", settings.channels, (1, 3)),
         ("half", settings.half, (0, 1, 2)),
     ):
@@ -134,7 +135,7 @@ def _fit(settings: Settings, raw: Source, budget: SkipBudget, split: str) -> Sou
     if settings.fit == "crop":
         # The crops of both splits come from one rule, each with its own seed.
         return Crops(source, size=settings.size, seed=2 * settings.split_seed + (split == "test"))
-    return source
+    return Padded(source, settings.size, channels=settings.channels) if settings.fit == "pad" else source
 
 
 def _check_shapes(settings: Settings, raw: Source, budget: SkipBudget) -> None:
@@ -146,6 +147,8 @@ def _check_shapes(settings: Settings, raw: Source, budget: SkipBudget) -> None:
     if settings.fit == "none":
         wrong = (shapes[:, :2] != settings.size).any(axis=1)
         needed = f"{settings.size}x{settings.size} pixels"
+    elif settings.fit == "pad":
+        return
     else:
         least = settings.size if settings.fit == "crop" else max(settings.square, 1)
         wrong = (shapes[:, :2] < least).any(axis=1)
@@ -168,7 +171,7 @@ def _check_shapes(settings: Settings, raw: Source, budget: SkipBudget) -> None:
 
 
 def _mapped(settings: Settings, raw: Source) -> Mapped:
-    """Applies channels, and size unless crops will be taken, to every image; images that do not fit are bad records."""
+    """Applies channels, and what `fit` says, to every image; images that do not fit are bad records."""
     from common.data import images
 
     size, square, channels = settings.size, settings.square, settings.channels
@@ -182,6 +185,9 @@ def _mapped(settings: Settings, raw: Source) -> Mapped:
         # The order of the paper's preparation: resize the bytes of each channel, then take the mean.
         return images.as_channels(images.resize(images.central_square(image, square), size), channels)
 
+    def shrunk(image: np.ndarray) -> np.ndarray:
+        return images.as_channels(images.shrink(image, size), channels)
+
     def unchanged(image: np.ndarray) -> np.ndarray:
         if image.shape[:2] != (size, size):
             raise ValueError(f"expected {size}x{size} pixels, got {image.shape[0]}x{image.shape[1]}")
@@ -190,16 +196,17 @@ def _mapped(settings: Settings, raw: Source) -> Mapped:
     function, label = {
         "crop": (for_crops, f"channels({channels})"),
         "resize": (resized, f"resize({square}, {size}, {channels})"),
+        "pad": (shrunk, f"shrink({size}, {channels})"),
         "none": (unchanged, f"size({size}, {channels})"),
     }[settings.fit]
-    shape = None if settings.fit == "crop" else (size, size, channels)
+    shape = None if settings.fit in ("crop", "pad") else (size, size, channels)
     return Mapped(raw, lambda element: {**element, "image": function(element["image"])}, label=label, shape=shape)
 
 
 def _distinct(settings: Settings, fitted: Source, budget: SkipBudget) -> np.ndarray:
     """Returns the indices of the images without an earlier near-duplicate, by the authors' rule.
 
-    Images to be cropped have any size: there the largest central squares, resized to 80 pixels, are compared.
+    Images to be cropped or padded have any size: there the largest central squares, resized to 80 pixels, are compared.
     """
     from common.data import images
 
@@ -208,7 +215,7 @@ def _distinct(settings: Settings, fitted: Source, budget: SkipBudget) -> np.ndar
         if not indices:
             continue
         pictures = [element["image"] for element in elements]
-        if settings.fit == "crop":
+        if settings.fit in ("crop", "pad"):
             pictures = [images.resize(images.central_square(picture), 80) for picture in pictures]
         kept.extend(indices)
         vectors.append(duplicates.block_means(np.stack(pictures)))

@@ -141,6 +141,37 @@ class Cached(_Wrapper):
         return [found[int(index)] for index in indices]
 
 
+class Padded(_Wrapper):
+    """Images of any sizes on squares of `side` pixels: zeros below and to the right of each, `size` [2] beside it.
+
+    `size` int32 is the (height, width) that counts. An image larger than the square is a bad record.
+    """
+
+    def __init__(self, source: Source, side: int, *, channels: int):
+        self._side = side
+        self._channels = channels
+        super().__init__(source, digest("padded", source.fingerprint, side))
+
+    def __repr__(self) -> str:
+        return f"{self._source!r}.padded({self._side})"
+
+    def read(self, indices: Sequence[int]) -> list[Element]:
+        return [self._pad(int(index), element) for index, element in zip(indices, super().read(indices), strict=True)]
+
+    def _pad(self, index: int, element: Element) -> Element:
+        image = element["image"]
+        height, width, channels = image.shape
+        if max(height, width) > self._side:
+            reason = f"expected at most {self._side}x{self._side} pixels, got {height}x{width}"
+            raise BadRecordError(self.name(index), reason)
+        square = np.zeros((self._side, self._side, channels), image.dtype)
+        square[:height, :width] = image
+        return {**element, "image": square, "size": np.asarray((height, width), np.int32)}
+
+    def shapes(self) -> np.ndarray:
+        return np.broadcast_to(np.asarray((self._side, self._side, self._channels), np.int64), (len(self), 3))
+
+
 class SkipBudget:
     """How many different bad records a run accepts; one more is an `InputError` that names them."""
 

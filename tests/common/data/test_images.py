@@ -115,3 +115,12 @@ def test_float_and_byte_images_are_resized_alike_within_the_range():
     assert images.resize(edges, 7).max() == 1
     same = images.resize(image[:9, :9], 9)
     np.testing.assert_array_equal(same, image[:9, :9])
+
+
+def test_shrinking_keeps_proportions_and_smaller_images():
+    wide = np.tile(np.linspace(0, 255, 40).astype(np.uint8)[None, :, None], (20, 1, 3))
+    found = images.shrink(wide, 20)
+    assert found.shape == (10, 20, 3)
+    np.testing.assert_allclose(found[:, 2:-2], wide.reshape(10, 2, 20, 2, 3).mean((1, 3))[:, 2:-2], atol=2)
+    assert images.shrink(wide, 40) is wide
+    assert images.shrink(np.zeros((100, 1, 1), np.float32), 10).shape == (10, 1, 1)

@@ -237,3 +237,47 @@ def test_an_npz_with_a_nan_is_told_by_index(tmp_path):
 def test_photographs_smaller_than_the_crop_are_refused():
     with pytest.raises(InputError, match="coins.png: expected at least 310x310 pixels, got 303x384"):
         sources(Settings("photographs", size=310))
+
+
+def test_padding_keeps_whole_images_and_says_their_size(tmp_path):
+    shapes = [(12, 10), (7, 9), (8, 20)]
+    for number, shape in enumerate(shapes):
+        write(tmp_path / "train" / f"{number}.png", picture(number, shape))
+        write(tmp_path / "test" / f"{number}.png", picture(9 + number, shape))
+    part = sources(Settings(f"folder:{tmp_path}", size=12, channels=3, fit="pad"))["train"]
+    found = source.fetch(part, range(3))
+    assert found["image"].shape == (3, 12, 12, 3) and found["image"].dtype == np.uint8
+    np.testing.assert_array_equal(found["size"], [(12, 10), (7, 9), (5, 12)])  # only the last one is too large
+    assert found["size"].dtype == np.int32
+    for image, (height, width), number in zip(found["image"], found["size"], range(3), strict=True):
+        np.testing.assert_array_equal(image[:height, :width], images.shrink(picture(number, shapes[number]), 12))
+        assert not image[height:].any() and not image[:, width:].any()
+    np.testing.assert_array_equal(source.shapes_of(part), [(12, 12, 3)] * 3)
+    held = source.resident(part)
+    taken = held.take(held.arrays, jnp.asarray([2, 0]))
+    np.testing.assert_array_equal(taken["image"], found["image"][[2, 0]])
+    np.testing.assert_array_equal(taken["size"], found["size"][[2, 0]])
+    assert source.nbytes(part) == held.nbytes == 3 * (12 * 12 * 3 + 8)
+    other = sources(Settings(f"folder:{tmp_path}", size=13, channels=3, fit="pad"))["train"]
+    assert other.fingerprint != part.fingerprint
+
+
+def test_padding_skips_damaged_images_and_takes_arrays(tmp_path):
+    for number in range(3):
+        write(tmp_path / "train" / f"{number}.png", picture(number))
+    write(tmp_path / "test" / "0.png", picture(5))
+    tear(tmp_path / "train" / "1.png")
+    plain = Settings(f"folder:{tmp_path}", size=16, channels=1, fit="pad")
+    with pytest.raises(InputError, match=r"config.data.skip_bad: expected at most 0 bad records, got 1 \(.*1.png"):
+        sources(plain)
+    part = sources(plain._replace(skip_bad=1))["train"]
+    np.testing.assert_array_equal(part[1]["image"], part[2]["image"])
+    array = np.random.default_rng(0).random((4, 5, 6, 3), np.float32)
+    np.savez(tmp_path / "images.npz", train=array, test=array[:1])
+    floats = sources(Settings(f"npz:{tmp_path}/images.npz", size=8, channels=3, fit="pad"))["train"]
+    np.testing.assert_array_equal(floats[3]["image"][:5, :6], array[3])
+    with pytest.raises(InputError, match="config.data.channels: expected 1, as the images are gray, got 3"):
+        np.savez(tmp_path / "gray.npz", train=array[..., :1], test=array[:1, ..., :1])
+        sources(Settings(f"npz:{tmp_path}/gray.npz", size=8, channels=3, fit="pad"))
+    with pytest.raises(InputError, match=r"config.data.fit: expected one of \('crop', 'resize', 'pad', 'none'\)"):
+        sources(plain._replace(fit="padded"))
