@@ -43,6 +43,7 @@ def base() -> ConfigDict:
     data.flip = True  # mirror left-right with probability 1/2
     data.half = 0  # 0 = all of the training split, 1 / 2 = one of two disjoint halves
     data.subset = 0  # use this many images (0 = all)
+    data.labels = False  # examples also carry their class, which the data set must tell
     data.split_seed = 0  # decides halves, subsets and what a folder without splits holds out
     data.drop_duplicates = False  # drop images whose 20x20 block means correlate above 0.95 with an earlier one
     data.skip_bad = 0  # unreadable records tolerated before the run stops

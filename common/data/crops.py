@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from common.data.order import MAX_LENGTH, epoch_key, hashed, permuted, words
-from common.data.source import Element, Resident, Source, digest, read, read_all, shapes_of
+from common.data.source import Element, Resident, Source, digest, num_classes, read, read_all, shapes_of
 from common.errors import bad
 
 _USE = 201  # keeps the order of places apart from other orders made of the same seed
@@ -17,7 +17,8 @@ class Crops:
     The places (image, row, column) are numbered through and element i is place `permuted(i)`, so any run of elements is
     a uniform draw over all crops of all images, without repetition, and nothing is stored. The length is the number of
     places; beyond 2**31 - 1 it is that, and element i is an independent uniform draw, a hash of (seed, i).
-    Images below `size` and unreadable ones (`shapes` zero) have no place; `InputError` if no image has one.
+    Images below `size` and unreadable ones (`shapes` zero) have no place; `InputError` if no image has one. What else
+    an element has, such as its class, its crops have too.
     """
 
     def __init__(self, source: Source, *, size: int, seed: int):
@@ -60,7 +61,7 @@ class Crops:
         needed, inverse = np.unique(which, return_inverse=True)
         pictures = read(self._source, [int(index) for index in self._images[needed]])
         return [
-            {"image": self._crop(pictures[picture]["image"], int(row), int(column))}
+            {**pictures[picture], "image": self._crop(pictures[picture]["image"], int(row), int(column))}
             for picture, row, column in zip(inverse, place // across, place % across, strict=True)
         ]
 
@@ -76,6 +77,10 @@ class Crops:
 
     def shapes(self) -> np.ndarray:
         return np.broadcast_to(np.asarray((self._size, self._size, self._channels), np.int64), (len(self), 3))
+
+    @property
+    def num_classes(self) -> int | None:
+        return num_classes(self._source)
 
     @property
     def nbytes(self) -> int | None:
@@ -97,7 +102,9 @@ class Crops:
             raise bad(
                 "config.data.placement", expected="'stream' for so many pixels", got="'device'", fix="use 'stream'"
             )
-        images = [element["image"] for element in read_all(self._source, self._images)]
+        elements = read_all(self._source, self._images)
+        images = [element["image"] for element in elements]
+        others = {name: np.stack([each[name] for each in elements]) for name in elements[0] if name != "image"}
         arrays = {
             "pixels": np.concatenate([image.reshape(-1) for image in images]),
             "start": np.cumsum([0] + [image.size for image in images[:-1]], dtype=np.int32),
@@ -121,6 +128,8 @@ class Crops:
             rows = row[:, None] + jnp.arange(size, dtype=jnp.int32)
             starts = arrays["start"][which][:, None] + (rows * width[:, None] + column[:, None]) * channels
             slices = jax.vmap(lambda start: jax.lax.dynamic_slice(arrays["pixels"], (start,), (size * channels,)))
-            return {"image": slices(starts.reshape(-1)).reshape(-1, size, size, channels)}
+            crops = slices(starts.reshape(-1)).reshape(-1, size, size, channels)
+            return {**{name: array[which] for name, array in arrays["others"].items()}, "image": crops}
 
-        return Resident(arrays, take, sum(array.nbytes for array in arrays.values()))
+        held = sum(array.nbytes for array in (*arrays.values(), *others.values()))
+        return Resident({**arrays, "others": others}, take, held)

@@ -18,9 +18,13 @@ _HASH_PART = 4096
 
 
 class ImageFiles:
-    """The images of a folder and its sub-folders in the order of their paths, decoded when asked for."""
+    """The images of a folder and its sub-folders in the order of their paths, decoded when asked for.
 
-    def __init__(self, root: Path, *, field: str):
+    With `labels` every image lies in a sub-folder that names its class; classes are numbered by name, or by their
+    place in `classes` (those of the training images). Raises `InputError` for images without a class, or of others.
+    """
+
+    def __init__(self, root: Path, *, field: str, labels: bool = False, classes: Sequence[str] = ()):
         self._root = root
         self._paths = sorted(
             path
@@ -42,6 +46,14 @@ class ImageFiles:
         self._shapes = np.asarray([header.shape for header in headers], np.int64).reshape(-1, 3)
         self._known = {index: header.reason for index, header in enumerate(headers) if header.reason}
         self.fingerprint = digest("files", *(part for pair in zip(names, contents, strict=True) for part in pair))
+        self.classes, self._labels = (), None
+        if labels:
+            self.classes, self._labels = _classes(root, names, classes)
+            self.fingerprint = digest("labelled", self.fingerprint, *self.classes)
+
+    @property
+    def num_classes(self) -> int | None:
+        return len(self.classes) or None
 
     def _content(self, path: Path) -> str:
         with path.open("rb") as file:
@@ -55,9 +67,10 @@ class ImageFiles:
 
     def __getitem__(self, index: int) -> Element:
         try:
-            return {"image": images.decode(self._paths[index])}
+            element = {"image": images.decode(self._paths[index])}
         except ValueError as error:
             raise BadRecordError(self.name(index), str(error)) from None
+        return element if self._labels is None else {**element, "label": self._labels[index]}
 
     def read(self, indices: Sequence[int]) -> list[Element]:
         return [self[int(index)] for index in indices]
@@ -72,20 +85,45 @@ class ImageFiles:
         return self._shapes
 
 
-def open_folder(root: str | Path, *, seed: int) -> dict[str, Source]:
+def _classes(root: Path, names: Sequence[str], classes: Sequence[str]) -> tuple[tuple[str, ...], np.ndarray]:
+    """Returns the names of the classes and the class of each image, int32 `[N]`."""
+    folders = [name.partition("/")[0] if "/" in name else "" for name in names]
+    if "" in folders:
+        raise bad(
+            "config.data.labels",
+            expected=f"every image in a folder that names its class, {root}/CLASS/...",
+            got=names[folders.index("")],
+            fix="move it into one, or set config.data.labels=False",
+        )
+    known = tuple(classes or sorted(set(folders)))
+    if unknown := sorted({*folders} - {*known}):
+        listed = ", ".join(known[:5]) + ", ..." * (len(known) > 5)
+        raise bad(
+            "config.data.labels",
+            expected=f"the classes of the training images ({listed}) in {root}",
+            got=", ".join(unknown[:5]),
+            fix="remove them, or add them to the training images",
+        )
+    return known, np.asarray([known.index(folder) for folder in folders], np.int32)
+
+
+def open_folder(root: str | Path, *, seed: int, labels: bool = False) -> dict[str, Source]:
     """Returns train and test images: the sub-folders `train` and `test` (or `val`), else a seeded tenth for testing.
 
-    Raises `InputError` if the folder does not exist or has no image.
+    With `labels` the next folder below is an image's class: `train/CLASS/...`, or `CLASS/...` without splits; classes
+    are numbered in the order of their names. Raises `InputError` if the folder does not exist, has no image, or an
+    image has no class.
     """
     root = Path(root).expanduser()
     field = "config.data.source"
     if not root.is_dir():
         raise bad(field, expected="folder:DIR with an existing folder", got=f"folder:{root}", fix="check the path")
     inside = root / "train"
-    files = ImageFiles(inside if inside.is_dir() else root, field=field)
+    files = ImageFiles(inside if inside.is_dir() else root, field=field, labels=labels)
     if inside.is_dir():
         for name in ("test", "val"):
             if (root / name).is_dir():
-                return {"train": files, "test": ImageFiles(root / name, field=field)}
-    train, test = splits.hold_out(len(files), seed=seed)
-    return {"train": Subset(files, train, label="train"), "test": Subset(files, test, label="test")}
+                test = ImageFiles(root / name, field=field, labels=labels, classes=files.classes)
+                return {"train": files, "test": test}
+    first, second = splits.hold_out(len(files), seed=seed)
+    return {"train": Subset(files, first, label="train"), "test": Subset(files, second, label="test")}

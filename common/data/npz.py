@@ -1,6 +1,7 @@
 """Arrays of images in one `.npz` file."""
 
 import zipfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +12,12 @@ from common.data.wrappers import Subset
 from common.errors import bad
 
 
-def open_npz(path: str | Path, *, seed: int) -> dict[str, Source]:
+def open_npz(path: str | Path, *, seed: int, labels: bool = False) -> dict[str, Source]:
     """Returns the arrays `train` and `test` of a file, or its only array with a seeded tenth held out for testing.
 
-    Images are `[N, H, W]` or `[N, H, W, C]`, uint8 or floating point in [0, 1] (kept as float32). Raises `InputError`
-    that names the key; an image with NaN is a bad record that names its index.
+    Images are `[N, H, W]` or `[N, H, W, C]`, uint8 or floating point in [0, 1] (kept as float32). With `labels` the
+    classes of NAME are the array `NAME_labels`, of an array alone also `labels`: integers `[N]` from 0 on. Raises
+    `InputError` that names the key; an image with NaN is a bad record that names its index.
     """
     path = Path(path).expanduser()
     field = "config.data.source"
@@ -26,22 +28,32 @@ def open_npz(path: str | Path, *, seed: int) -> dict[str, Source]:
             arrays = {name: file[name] for name in file.files}
     except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
         raise bad(field, expected=f"numeric arrays in {path}", got=error, fix="write it with numpy.savez") from None
+    classes = {name: arrays.pop(name) for name in tuple(arrays) if name.endswith("labels")}
     if "train" not in arrays and len(arrays) != 1:
         raise bad(
             f"{path}",
             expected="keys 'train' and 'test', or one array",
-            got=f"keys {sorted(arrays)}",
+            got=f"keys {sorted([*arrays, *classes])}",
             fix="rename the array of training images to 'train'",
         )
     name = "train" if "train" in arrays else next(iter(arrays))
-    train = _source(arrays[name], path, name)
-    if name == "train" and "test" in arrays:
-        return {"train": train, "test": _source(arrays["test"], path, "test")}
+    both = name == "train" and "test" in arrays
+
+    def source(name: str) -> ArraySource:
+        found = {"image": _images(arrays[name], path, name)}
+        if labels:
+            keys = (f"{name}_labels",) if both else (f"{name}_labels", "labels")
+            found["label"] = _labels(classes, keys, path, len(found["image"]))
+        return ArraySource(found, label=f"{path.name}['{name}']", defer_bad=True)
+
+    train = source(name)
+    if both:
+        return {"train": train, "test": source("test")}
     first, second = splits.hold_out(len(train), seed=seed)
     return {"train": Subset(train, first, label="train"), "test": Subset(train, second, label="test")}
 
 
-def _source(array: np.ndarray, path: Path, name: str) -> ArraySource:
+def _images(array: np.ndarray, path: Path, name: str) -> np.ndarray:
     what = f"{path.name}['{name}']"
     if array.ndim == 3:
         array = array[..., None]
@@ -65,4 +77,26 @@ def _source(array: np.ndarray, path: Path, name: str) -> ArraySource:
             )
     elif array.dtype != np.uint8:
         raise bad(what, expected="uint8, or floating point in [0, 1]", got=array.dtype, fix="convert it")
-    return ArraySource({"image": array}, label=what, defer_bad=True)
+    return array
+
+
+def _labels(arrays: Mapping[str, np.ndarray], keys: Sequence[str], path: Path, count: int) -> np.ndarray:
+    key = next((key for key in keys if key in arrays), None)
+    if key is None:
+        raise bad(
+            "config.data.labels",
+            expected=f"an array '{keys[0]}' in {path}",
+            got=f"keys {sorted(arrays)}" if arrays else "none",
+            fix="add it, or set config.data.labels=False",
+        )
+    labels = arrays[key]
+    whole = np.issubdtype(labels.dtype, np.integer) and labels.shape == (count,)
+    if not whole or labels.min() < 0 or labels.max() >= 2**31:
+        got = f"{labels.dtype} of shape {list(labels.shape)}"
+        raise bad(
+            f"{path.name}['{key}']",
+            expected=f"{count} integers from 0 on, the classes of the images",
+            got=f"{got} with numbers {labels.min()} to {labels.max()}" if whole else got,
+            fix="number the classes 0, 1, ...",
+        )
+    return labels.astype(np.int32)

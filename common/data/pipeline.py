@@ -28,6 +28,7 @@ class Settings(NamedTuple):
     square: int = 0
     half: int = 0
     subset: int = 0
+    labels: bool = False
     split_seed: int = 0
     drop_duplicates: bool = False
     skip_bad: int = 0
@@ -45,6 +46,7 @@ def build(config: Any) -> dict[str, Source]:
             square=config.square,
             half=config.half,
             subset=config.subset,
+            labels=config.labels,
             split_seed=config.split_seed,
             drop_duplicates=config.drop_duplicates,
             skip_bad=config.skip_bad,
@@ -55,6 +57,7 @@ def build(config: Any) -> dict[str, Source]:
 def sources(settings: Settings) -> dict[str, Source]:
     """Returns {"train": Source, "test": Source} with elements {"image": uint8 or float32 [size, size, channels]}.
 
+    With labels=True elements also have {"label": int32 []}, the class of the image from 0 on.
     With fit="pad" elements also have {"size": int32 [2]}, how many rows and columns of `image` are the picture.
     Halves, subsets and the removal of near-duplicates concern the training images only, and whole images: crops come
     after. Raises `InputError` for everything that can be known without decoding a large data set.
@@ -89,26 +92,30 @@ def _check(settings: Settings) -> None:
 
 def _open(settings: Settings) -> dict[str, Source]:
     kind, _, where = settings.source.partition(":")
+    how = {"seed": settings.split_seed, "labels": settings.labels}
     if kind == "photographs" and not where:
+        if settings.labels:
+            fix = "use a data set with classes, or set config.data.labels=False"
+            raise bad("config.data.labels", expected="False for photographs, which have no classes", got=True, fix=fix)
         from common.data.photographs import open_photographs
 
         return open_photographs(channels=settings.channels)
     if kind == "folder" and where:
         from common.data.folder import open_folder
 
-        return open_folder(where, seed=settings.split_seed)
+        return open_folder(where, **how)
     if kind == "npz" and where:
         from common.data.npz import open_npz
 
-        return open_npz(where, seed=settings.split_seed)
+        return open_npz(where, **how)
     if kind == "tfds" and where:
         from common.data.tfds import open_named
 
-        return open_named(where, directory=settings.directory, seed=settings.split_seed)
+        return open_named(where, directory=settings.directory, **how)
     if kind == "prepared" and where:
         from common.data.tfds import open_prepared
 
-        return open_prepared(where, seed=settings.split_seed)
+        return open_prepared(where, **how)
     near = difflib.get_close_matches(settings.source, _KINDS, n=1, cutoff=0.0)[0]
     raise bad(
         "config.data.source", expected=f"one of {', '.join(_KINDS)}", got=settings.source, fix=f"did you mean {near}?"

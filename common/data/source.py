@@ -20,13 +20,14 @@ class Source(Protocol):
     """A fixed number of examples with random access; `source[i]` depends on nothing but `i`.
 
     Elements are mappings of arrays (images `[H, W, C]`, uint8 or float32 in [0, 1]). All elements have the same shapes
-    and dtypes; only sources of photographs that still have to be cropped or resized are ragged. `fingerprint` is a hash
-    of the content, equal in every process; `repr` is stable too. A record that cannot be read raises `BadRecordError`.
+    and dtypes; only sources of photographs that still have to be cropped or resized are ragged. Where classes were
+    asked for, `label` is that of the element, int32 `[]` from 0 on. `fingerprint` is a hash of the content, equal in
+    every process; `repr` is stable too. A record that cannot be read raises `BadRecordError`.
 
     A source may also have: `read(indices) -> list` (several elements at once), `nbytes` (of all elements, known without
     reading them; None if they must not be kept on a device), `resident() -> Resident`, `shapes() -> [N, 3]` (of the
-    images, zeros where unknown), `name(i)` (for messages), `known_bad() -> {i: reason}`. The functions of this module
-    fall back to `source[i]` where they are missing.
+    images, zeros where unknown), `name(i)` (for messages), `known_bad() -> {i: reason}`, `num_classes` (of the labels,
+    None without them). The functions of this module fall back to `source[i]` where they are missing.
     """
 
     @property
@@ -140,11 +141,23 @@ def known_bad(source: Source) -> Mapping[int, str]:
     return source.known_bad() if hasattr(source, "known_bad") else {}
 
 
+def labels_of(source: Source) -> np.ndarray:
+    """Returns the labels of all elements, int32 `[N]`; images are read beside them and forgotten."""
+    starts = range(0, len(source), _CHUNK)
+    return np.concatenate([fetch(source, range(start, min(start + _CHUNK, len(source))))["label"] for start in starts])
+
+
+def num_classes(source: Source) -> int | None:
+    """Returns of how many classes the labels may be; None for a source without labels."""
+    return getattr(source, "num_classes", None)
+
+
 class ArraySource:
     """Arrays in memory with a common leading axis.
 
     A non-finite number is an `InputError` that names array and index; with `defer_bad=True` only reading that element
-    raises it. `label` is what messages call the source.
+    raises it. `label` is what messages call the source. An array `label` holds classes, the largest
+    number in it being the last.
     """
 
     def __init__(self, arrays: Mapping[str, np.ndarray], *, label: str = "arrays", defer_bad: bool = False):
@@ -160,6 +173,7 @@ class ArraySource:
         if self._bad and not defer_bad:
             index = min(self._bad)
             raise BadRecordError(self.name(index), f"{self._bad[index]} ({len(self._bad)} such records in all)")
+        self.num_classes = int(self._arrays["label"].max()) + 1 if "label" in self._arrays else None
         self.fingerprint = digest(*(part for name in sorted(self._arrays) for part in (name, self._arrays[name])))
 
     def __repr__(self) -> str:

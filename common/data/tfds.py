@@ -23,9 +23,12 @@ _CHUNK = 1024  # records whose headers are read at once
 
 
 class TfdsImages:
-    """The feature `image` of one split of a prepared data set."""
+    """The feature `image` of one split of a prepared data set, with `labels` also its feature `label`.
 
-    def __init__(self, builder: Any, split: str):
+    A label outside the stated classes, such as -1 in a test set that keeps them secret, makes a bad record.
+    """
+
+    def __init__(self, builder: Any, split: str, *, labels: bool = False):
         import tensorflow_datasets as tfds
 
         feature = builder.info.features["image"]
@@ -38,10 +41,17 @@ class TfdsImages:
         files = sorted((path.name, path.stat().st_size) for path in map(Path, info.filepaths))
         ends = self._raw([0, len(self) - 1])
         self.fingerprint = digest("tfds", self._label, len(self), files, *ends)
+        self.num_classes: int | None = None
+        if labels:
+            self.num_classes = builder.info.features["label"].num_classes
+            self.fingerprint = digest("labelled", self.fingerprint, self.num_classes)
         self._shapes = self._find_shapes(feature.shape)
 
+    def _read(self, indices: Sequence[int]) -> list[Any]:
+        return self._records.__getitems__([int(index) for index in indices])
+
     def _raw(self, indices: Sequence[int]) -> list[Any]:
-        return [record["image"] for record in self._records.__getitems__([int(index) for index in indices])]
+        return [record["image"] for record in self._read(indices)]
 
     def _find_shapes(self, stated: tuple[int | None, ...]) -> np.ndarray:
         if None not in stated:
@@ -66,11 +76,17 @@ class TfdsImages:
 
     def read(self, indices: Sequence[int]) -> list[Element]:
         elements = []
-        for index, raw in zip(indices, self._raw(indices), strict=True):
+        for index, record in zip(indices, self._read(indices), strict=True):
+            raw = record["image"]
             try:
-                elements.append({"image": images.decode(raw) if self._encoded else np.asarray(raw)})
+                element = {"image": images.decode(raw) if self._encoded else np.asarray(raw)}
             except ValueError as error:
                 raise BadRecordError(self.name(index), str(error)) from None
+            if self.num_classes is not None:
+                element["label"] = np.asarray(record["label"], np.int32)
+                if not 0 <= element["label"] < self.num_classes:
+                    raise BadRecordError(self.name(index), f"label {element['label']} of {self.num_classes} classes")
+            elements.append(element)
         return elements
 
     def name(self, index: int) -> str:
@@ -83,7 +99,7 @@ class TfdsImages:
         return self._shapes
 
 
-def open_named(name: str, *, directory: str, seed: int) -> dict[str, Source]:
+def open_named(name: str, *, directory: str, seed: int, labels: bool = False) -> dict[str, Source]:
     """Returns train and test images of the prepared data set NAME or NAME/CONFIG that lies under `directory`.
 
     Raises `InputError` if TFDS is missing, does not know the name, or the data set is not prepared as ArrayRecord.
@@ -109,10 +125,10 @@ def open_named(name: str, *, directory: str, seed: int) -> dict[str, Source]:
             fix="prepare it once where TensorFlow is installed: "
             f"tfds build {name} --file_format=array_record --data_dir={Path(builder.data_dir).parents[depth]}",
         )
-    return _open(builder, f"tfds:{name}", seed)
+    return _open(builder, f"tfds:{name}", seed, labels)
 
 
-def open_prepared(directory: str | Path, *, seed: int) -> dict[str, Source]:
+def open_prepared(directory: str | Path, *, seed: int, labels: bool = False) -> dict[str, Source]:
     """Returns train and test images of the prepared data set in DIR (.../NAME/[CONFIG/]VERSION).
 
     Raises `InputError` if TFDS is missing or DIR does not hold `dataset_info.json`, `features.json` and their files.
@@ -134,7 +150,7 @@ def open_prepared(directory: str | Path, *, seed: int) -> dict[str, Source]:
         raise bad(
             _FIELD, expected="a data set prepared by TFDS", got=_line(error), fix=f"prepare {directory} again"
         ) from None
-    return _open(builder, f"prepared:{directory}", seed)
+    return _open(builder, f"prepared:{directory}", seed, labels)
 
 
 def _import(what: str) -> Any:
@@ -151,7 +167,7 @@ def _import(what: str) -> Any:
     return tfds
 
 
-def _open(builder: Any, what: str, seed: int) -> dict[str, Source]:
+def _open(builder: Any, what: str, seed: int, labels: bool) -> dict[str, Source]:
     stored = builder.info.file_format
     if stored is None or stored.value != "array_record":
         raise bad(
@@ -167,6 +183,14 @@ def _open(builder: Any, what: str, seed: int) -> dict[str, Source]:
             got=f"{what} with {sorted(builder.info.features)}",
             fix="use another data set",
         )
+    features = builder.info.features
+    if labels and not ("label" in features and getattr(features["label"], "num_classes", None)):
+        raise bad(
+            "config.data.labels",
+            expected="a feature 'label' with a known number of classes",
+            got=f"{what} with {sorted(features)}",
+            fix="set config.data.labels=False, or use another data set",
+        )
     found = builder.info.splits
     if "train" not in found or not found["train"].num_examples:
         raise bad(_FIELD, expected="a split 'train'", got=f"{what} with {sorted(found)}", fix="use another data set")
@@ -174,10 +198,10 @@ def _open(builder: Any, what: str, seed: int) -> dict[str, Source]:
         if not Path(path).is_file():
             raise bad(_FIELD, expected=f"the file {path}", got="none", fix=f"prepare {what} again")
     try:
-        train = TfdsImages(builder, "train")
+        train = TfdsImages(builder, "train", labels=labels)
         for name in _TEST_SPLITS:
             if name in found and found[name].num_examples:
-                return {"train": train, "test": TfdsImages(builder, name)}
+                return {"train": train, "test": TfdsImages(builder, name, labels=labels)}
     except ImportError as error:
         raise bad(
             _FIELD,

@@ -12,6 +12,7 @@ from common.data.source import (
     digest,
     known_bad,
     name_of,
+    num_classes,
     read,
     shapes_of,
 )
@@ -50,6 +51,10 @@ class _Wrapper:
 
     def shapes(self) -> np.ndarray:
         return shapes_of(self._source)
+
+    @property
+    def num_classes(self) -> int | None:
+        return num_classes(self._source)
 
 
 class Subset(_Wrapper):

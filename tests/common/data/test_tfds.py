@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from common.data import source
+from common.data.source import BadRecordError
 from common.data.tfds import open_named, open_prepared
 from common.errors import InputError
 
@@ -235,3 +236,26 @@ def test_a_missing_package_is_told(monkeypatch, tmp_path, package):
     ):
         with pytest.raises(InputError, match=rf"got .*, but no {package}; pip install 'scorebridge\[tfds\]'"):
             call()
+
+
+def test_labels_are_those_of_their_images(fixed, tmp_path):
+    draw = np.random.default_rng(0)
+    classes = {draw.integers(0, 256, (6, 6, 3)).astype(np.uint8).tobytes(): number % 3 for number in range(12)}
+    train = open_prepared(fixed, seed=0, labels=True)["train"]
+    plain = open_prepared(fixed, seed=0)["train"]
+    elements = source.read_all(train, range(12))
+    assert [int(each["label"]) for each in elements] == [classes[each["image"].tobytes()] for each in elements]
+    assert {each["label"].dtype for each in elements} == {np.dtype(np.int32)}
+    assert train.num_classes == 3 and source.num_classes(plain) is None and set(plain[0]) == {"image"}
+    assert train.fingerprint != plain.fingerprint
+    train.num_classes = 2
+    last = [int(each["label"]) for each in elements].index(2)
+    with pytest.raises(BadRecordError, match=rf"tiny_fixed/1.0.0/train\[{last}\]: label 2 of 2 classes"):
+        train[last]
+    folder = copied(fixed, tmp_path)
+    features = json.loads((folder / "features.json").read_text())
+    entries = features["featuresDict"]["features"]
+    entries["kind"] = entries.pop("label")
+    (folder / "features.json").write_text(json.dumps(features))
+    with pytest.raises(InputError, match=r"config.data.labels: expected a feature 'label' .* with \['image', 'kind'\]"):
+        open_prepared(folder, seed=0, labels=True)
