@@ -16,6 +16,7 @@ from phase_bridge import toy
 
 _WORDS = {"w2": "sliced W2 to held-out data", "beyond": "share of samples off the support"}
 _COLUMNS = 5
+_CLASS_ROWS = 16  # classes that get a row of their own
 
 
 def training(workdir: Path) -> list[Path]:
@@ -79,10 +80,16 @@ def estimates(workdir: Path) -> list[Path]:
 
 
 def samples(workdir: Path) -> list[Path]:
-    """Shows the newest samples, images as a grid and points beside held-out ones: `figures/samples.png`."""
+    """Shows the newest samples, images as a grid or by class, points as a cloud: `figures/samples.png`."""
     _, arrays = _samples(workdir)
     drawn = arrays["samples"]
     path = plotting.path_in(workdir, "samples")
+    if "labels" in arrays:
+        rows = by_class(_unit(drawn), arrays["labels"])
+        if 1 < len(rows) <= _CLASS_ROWS:
+            plotting.panels(path, rows, columns=[""] * len(next(iter(rows.values()))))
+            return [path]
+        drawn = drawn[:64][np.argsort(arrays["labels"][:64], kind="stable")]
     if drawn.ndim == 4:
         return [save_png(path, grid(_unit(drawn[:64]), scale=max(1, 64 // drawn.shape[1])))]
     _scatter(path, {"samples": drawn[:4096]}, extent=_extent(drawn))
@@ -181,7 +188,8 @@ def sections(workdir: Path) -> dict[str, Sequence[Block]]:
     if results.newest(workdir / "samples", "step"):
         numbers, arrays = _samples(workdir)
         origins.append(numbers)
-        blocks: list[Block] = [Picture(samples(workdir)[0], f"Samples with {numbers['nfe']} evaluations.")]
+        words = f"Samples with {numbers['nfe']} evaluations{', sorted by class' * ('labels' in arrays)}."
+        blocks: list[Block] = [Picture(samples(workdir)[0], words)]
         if "states" in arrays:
             blocks += [
                 Picture(trajectories(workdir)[0], "From the prior to the data."),
@@ -199,6 +207,17 @@ def sections(workdir: Path) -> dict[str, Sequence[Block]]:
         command = "python -m phase_bridge figures --workdir DIR"
         found["How this was made"] = report.origins(origins, command=command)
     return found
+
+
+def by_class(images: np.ndarray, labels: np.ndarray, *, most: int = 10) -> dict[str, np.ndarray]:
+    """Returns `{"class K": [N, H, W, C]}`, the first images of each class, white where one has fewer."""
+    classes, counts = np.unique(labels, return_counts=True)
+    rows = {}
+    for each in classes:
+        own = images[labels == each][:most]
+        white = np.ones((min(most, counts.max()) - len(own), *images.shape[1:]), images.dtype)
+        rows[f"class {each}"] = np.concatenate([own, white])
+    return rows
 
 
 def comparison_blocks(workdir: Path) -> list[Block]:

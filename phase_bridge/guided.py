@@ -46,10 +46,12 @@ def run(app: App, request: Request) -> None:
     model = trained.load(app, request, "SAMPLE")
     if model is None:
         return
-    images = method.held_out(config, model.method.sources)(0, flags.num)
+    found = method.held_out_images(config, model.method.sources)(0, flags.num)
+    images = found["data"]
     settings = {"cells": flags.cells, "hole": flags.hole, "nfe": flags.nfe}
     own = method.build_model(config)
-    arrays, seconds = trained.timed(functools.partial(guide, own, model.variables, model.key, images, **settings))
+    made = functools.partial(guide, own, model.variables, model.key, images, labels=found.get("label"), **settings)
+    arrays, seconds = trained.timed(made)
     numbers: dict[str, Any] = {**model.provenance(seconds, flags.nfe + 1), **settings, "num_images": len(images)}
     known = arrays["known"] > 0
     for name in ("inpainting", "stroke"):
@@ -61,19 +63,25 @@ def run(app: App, request: Request) -> None:
     )
 
 
-def guide(model, variables, key: jax.Array, images: np.ndarray, *, cells: int, hole: float, nfe: int) -> dict:
-    """Returns images `[N, H, W, C]` in [-1, 1] made from paintings and around holes, and what they were made from."""
+def guide(
+    model, variables, key: jax.Array, images: np.ndarray, *, cells: int, hole: float, nfe: int, labels=None
+) -> dict[str, np.ndarray]:
+    """Returns images `[N, H, W, C]` in [-1, 1] made from paintings and around holes, and what they were made from.
+
+    labels: the classes of the images, `[N]`, for a model that is told them.
+    """
     from phase_bridge import conditional
     from phase_bridge.method import as_field
     from phase_bridge.sampling import sample
 
     how = {"bridge": model.how.bridge, "kind": "ode", "normaliser": model.how.normaliser, "nfe": nfe}
-    field = as_field(model, variables)
+    field = as_field(model, variables, labels=None if labels is None else jax.numpy.asarray(labels))
     painted, known = painting(images, cells), around_hole(images.shape[1], hole)
     guides = {"stroke": conditional.stroke(painted), "inpainting": conditional.inpainting(images, known)}
     made = {name: np.asarray(sample(field, key, images.shape, guide=each, **how)[0]) for name, each in guides.items()}
     free = np.asarray(sample(field, key, images.shape, **how)[0])
-    return {"original": images, "painting": painted, "known": known, "free": free, **made}
+    own = {} if labels is None else {"labels": labels}
+    return {"original": images, "painting": painted, "known": known, "free": free, **made, **own}
 
 
 def painting(images: np.ndarray, cells: int) -> np.ndarray:

@@ -81,7 +81,7 @@ def build(config: ConfigDict, tensors: Mapping[str, np.ndarray], *, field: str) 
             fix = "use it from Python by phase_bridge.authors.convert"
             raise bad(field, expected="an embedding 4 times as wide as the first level", got=got, fix=fix)
         others = {"objective.output": "preconditioned", "objective.kind": "ode", "data.size": imported.size}
-        others |= {"data.channels": network.out_channels}
+        others |= {"data.channels": network.out_channels, "data.labels": network.num_classes > 0}
         if config.data.source.startswith("toy:"):
             others |= {"data.source": "photographs", "data.fit": "crop"}
     # As all of them were trained.

@@ -15,7 +15,7 @@ from common import sampling
 from common.checkpoint import restore_params
 from common.data import augment
 from common.data.pipeline import build as build_sources
-from common.data.source import Source, fetch
+from common.data.source import Source, fetch, labels_of, num_classes
 from common.errors import bad, choice
 from common.method import Evaluation, Method, Sampler, Samples, Variables
 from common.networks.initial import initialise
@@ -51,7 +51,7 @@ def build(config) -> Method:
     data, sampler, checks = config.data, config.sampler, config.evaluate
     of_points = toy.toy(data.source.removeprefix(TOY), "config.data.source") if is_toy(config) else None
     shape = (2,) if of_points else (data.size, data.size, data.channels)
-    classes = config.model.num_classes
+    classes = check_classes(config)
     sources = functools.cache(lambda: build_all_sources(config))
     for field_name, value in (
         ("sampler.num", sampler.num),
@@ -72,21 +72,19 @@ def build(config) -> Method:
         return initialise(model.network, key, shown, model.objective.label(t), labels)
 
     def loss(variables, key, batch):
-        if classes and "label" not in batch:
-            fix = "set it to 0; the data sources here tell no classes"
-            raise bad("config.model.num_classes", expected="0 for data without classes", got=classes, fix=fix)
         return objective.loss(model.network, model.objective, variables, key, batch, dropout=config.model.dropout > 0)
 
     def draw_rows(variables, keys, index, how: How = model.how):
         del index
-        labels = random_labels(keys, classes)
+        labels = draw_labels(keys, classes, sampler.label)
         samples, _ = drawing.draw(as_field(model, variables, how, labels), keys, (len(keys), *shape), how)
         return {"samples": samples} | ({"labels": labels} if classes else {})
 
+    told_label = {"label": sampler.label} if classes else {}
     to_unit = None if of_points else lambda x: (x + 1) / 2
     many = Sampler(
         draw=draw_rows,
-        settings={"shape": list(shape), "compute_dtype": config.compute_dtype, **told(model.how)},
+        settings={"shape": list(shape), "compute_dtype": config.compute_dtype, **told(model.how), **told_label},
         num=sampler.num,
         batch_size=sampler.batch_size,
         to_unit=to_unit,
@@ -94,25 +92,27 @@ def build(config) -> Method:
 
     def draw_many(variables, key, *, how: How, num: int, batch_size: int):
         rows = functools.partial(draw_rows, how=how)
-        drawn = sampling.draw(many._replace(draw=rows), variables, key, num=num, batch_size=min(num, batch_size))
-        return drawn["samples"]
+        return sampling.draw(many._replace(draw=rows), variables, key, num=num, batch_size=min(num, batch_size))
+
+    def draw_samples(*args, **settings):
+        return draw_many(*args, **settings)["samples"]
 
     def sample(variables: Variables, key: jax.Array) -> Samples:
         settings = {"how": model.how, "num": sampler.num, "batch_size": sampler.batch_size}
-        arrays = {"samples": draw_many(variables, key, **settings)}
+        arrays = draw_many(variables, key, **settings)
         few = min(sampler.num, 512 if of_points else 16)
         if model.how.process == "bridge":
             keys = sampling.sample_keys(key, jnp.arange(few))
-            field = as_field(model, variables, model.how, random_labels(keys, classes))
+            field = as_field(model, variables, model.how, draw_labels(keys, classes, sampler.label))
             _, info = _drawn(field, keys, (few, *shape), how=model.how)
             arrays |= {name: np.asarray(info[name]) for name in ("states", "estimates")}
             arrays["times"] = np.asarray(info["times"])
         images = None if of_points else np.clip((arrays["samples"][:64] + 1) / 2, 0, 1)
-        return Samples(arrays, images, {**told(model.how), "num_samples": sampler.num})
+        return Samples(arrays, images, {**told(model.how), **told_label, "num_samples": sampler.num})
 
     def measure(variables: Variables, key: jax.Array) -> Evaluation:
         return evaluate(
-            {nfe: functools.partial(draw_many, variables, how=model.how._replace(nfe=nfe)) for nfe in checks.nfe},
+            {nfe: functools.partial(draw_samples, variables, how=model.how._replace(nfe=nfe)) for nfe in checks.nfe},
             key,
             data=held_out(config, sources),
             num=checks.num,
@@ -123,19 +123,22 @@ def build(config) -> Method:
 
     def preview(variables: Variables, key: jax.Array) -> dict[str, np.ndarray]:
         few = 2048 if of_points else 16
-        samples = draw_many(variables, key, how=model.how, num=few, batch_size=few)
+        samples = draw_samples(variables, key, how=model.how, num=few, batch_size=few)
         return {"samples": density(samples, of_points.extent) if of_points else grid(np.clip((samples + 1) / 2, 0, 1))}
 
     return Method(
         name=NAME,
         init=init,
         loss=loss,
-        augment=_to_data(flip=data.flip, points=of_points is not None),
+        augment=_to_data(flip=data.flip, points=of_points is not None, labels=data.labels),
         sources=sources,
         sample=sample,
         evaluate=measure,
         preview=preview,
-        example=lambda: {"data": jax.ShapeDtypeStruct(shape, jnp.float32)},
+        example=lambda: (
+            {"data": jax.ShapeDtypeStruct(shape, jnp.float32)}
+            | ({"label": jax.ShapeDtypeStruct((), jnp.int32)} if classes else {})
+        ),
         sampler=many,
     )
 
@@ -230,10 +233,19 @@ def build_how(config) -> How:
 
 
 def build_all_sources(config) -> dict[str, Source]:
-    """Returns {"train": Source, "test": Source}: points `{"point": [2]}` or images `{"image": [H, W, C]}`."""
+    """Returns {"train": Source, "test": Source}: points `{"point": [2]}` or images `{"image": [H, W, C]}`.
+
+    Raises `InputError` for data of more classes than the network is told.
+    """
     data = config.data
     if not is_toy(config):
-        return build_sources(data)
+        found = build_sources(data)
+        classes = max(num_classes(source) or 0 for source in found.values())
+        if classes > config.model.num_classes:
+            fix = f"set config.model.num_classes={classes}"
+            expected = f"at least {classes}, the classes of {data.source}"
+            raise bad("config.model.num_classes", expected=expected, got=config.model.num_classes, fix=fix)
+        return found
     name = data.source.removeprefix(TOY)
     length = {"length": data.points} if data.points else {}
     # The splits come from one rule, each with its own seed.
@@ -241,6 +253,30 @@ def build_all_sources(config) -> dict[str, Source]:
         "train": toy.Points(name, seed=2 * data.split_seed, **length),
         "test": toy.Points(name, seed=2 * data.split_seed + 1),
     }
+
+
+def check_classes(config) -> int:
+    """Returns how many classes the network is told; raises `InputError` for what does not fit together."""
+    classes, labels, chosen = config.model.num_classes, config.data.labels, config.sampler.label
+    if is_toy(config) and labels:
+        fix = "set config.data.labels=False"
+        raise bad("config.data.labels", expected="False for points, which have no classes", got=True, fix=fix)
+    if classes and not labels:
+        expected = f"True for a model of config.model.num_classes={classes}"
+        fix = "set config.data.labels=True, or config.model.num_classes=0"
+        raise bad("config.data.labels", expected=expected, got=False, fix=fix)
+    if labels and not classes:
+        expected = "the number of the data's classes, as config.data.labels=True"
+        fix = "set it, or config.data.labels=False"
+        raise bad("config.model.num_classes", expected=expected, got=classes, fix=fix)
+    if not -1 <= chosen < classes:
+        expected = f"-1, or a class below {classes}" if classes else "-1 for a model without classes"
+        raise bad("config.sampler.label", expected=expected, got=chosen, fix="use -1 for all classes")
+    if classes and config.objective.coupling:
+        # Noise that is paired with the data of all classes is no longer the same for each class.
+        got, fix = config.objective.coupling, "set it to 0"
+        raise bad("config.objective.coupling", expected="0 for a model of classes", got=got, fix=fix)
+    return classes
 
 
 def is_toy(config) -> bool:
@@ -267,10 +303,12 @@ def as_field(model: Model, variables: Variables, how: How | None = None, labels:
     return field(model.network, goal, variables, labels)
 
 
-def random_labels(keys: jax.Array, num_classes: int) -> jax.Array | None:
-    """Returns a class for each of `keys [B]`, all equally likely; None for a model without classes."""
+def draw_labels(keys: jax.Array, num_classes: int, label: int = -1) -> jax.Array | None:
+    """Returns a class for each of `keys [B]`, int32: `label`, or for -1 all equally likely; None without classes."""
     if not num_classes:
         return None
+    if label >= 0:
+        return jnp.full(keys.shape, label, jnp.int32)
     # A fold of its own, so that the class does not decide the noise.
     return jax.vmap(lambda key: jax.random.randint(jax.random.fold_in(key, 2**31), (), 0, num_classes))(keys)
 
@@ -285,17 +323,35 @@ def told(how: How) -> dict[str, Any]:
 
 
 def held_out(config, sources) -> Callable[[int, int], np.ndarray]:
-    """Returns `data(i, count)`: held-out examples, other ones for each i; images in [-1, 1] are spread over the set."""
+    """Returns `data(i, count)`: held-out examples, other ones for each i; images as `held_out_images` has them."""
     if is_toy(config):
         name, seed = config.data.source.removeprefix(TOY), 2 * config.data.split_seed + 1
         return lambda i, count: toy.draw(name, seed=seed, count=count, first=i * count)
-    source = sources()["test"]
+    images = held_out_images(config, sources)
+    return lambda i, count: images(i, count)["data"]
 
-    def images(i: int, count: int) -> np.ndarray:
-        order = np.random.default_rng(i).permutation(len(source))[:count]
-        found = fetch(source, order.tolist())["image"]
-        unit = found.astype(np.float32) / np.float32(255) if found.dtype == np.uint8 else found
-        return 2 * unit - 1
+
+def held_out_images(config, sources) -> Callable[[int, int], dict[str, np.ndarray]]:
+    """Returns `images(i, count)`: `data [count, H, W, C]` in [-1, 1], spread over the held-out set, and their `label`.
+
+    Fewer where there are not so many. With `config.sampler.label` only images of that class; raises `InputError` if
+    there are none.
+    """
+    source, label = sources()["test"], config.sampler.label
+    chosen = np.arange(len(source))
+    if label >= 0:
+        chosen = chosen[labels_of(source) == label]
+        if not len(chosen):
+            fix = "use another class, or -1 for all"
+            raise bad("config.sampler.label", expected="a class with held-out images", got=label, fix=fix)
+
+    def images(i: int, count: int) -> dict[str, np.ndarray]:
+        order = chosen[np.random.default_rng(i).permutation(len(chosen))[:count]]
+        found = fetch(source, order.tolist())
+        unit = found["image"]
+        if unit.dtype == np.uint8:
+            unit = unit.astype(np.float32) / np.float32(255)
+        return {"data": 2 * unit - 1} | ({"label": found["label"]} if "label" in found else {})
 
     return images
 
@@ -307,11 +363,18 @@ def density(points: np.ndarray, extent: float, *, side: int = 128) -> np.ndarray
     return (1 - np.minimum(1, counts / max(np.quantile(counts, 0.995), 1)))[::-1, :, None]
 
 
-def _to_data(*, flip: bool, points: bool) -> Callable[[jax.Array, Mapping[str, jax.Array]], dict[str, jax.Array]]:
+def _to_data(
+    *, flip: bool, points: bool, labels: bool
+) -> Callable[[jax.Array, Mapping[str, jax.Array]], dict[str, jax.Array]]:
     if points:
         return lambda key, example: {"data": example["point"]}
     to_unit = augment.images(flip=flip)
-    return lambda key, example: {"data": 2 * to_unit(key, example)["image"] - 1}
+
+    def to_data(key, example):
+        own = {"label": example["label"]} if labels else {}
+        return {"data": 2 * to_unit(key, example)["image"] - 1, **own}
+
+    return to_data
 
 
 @functools.partial(jax.jit, static_argnames=("shape", "how"))

@@ -86,6 +86,9 @@ def _check(model, size: int) -> None:
         fix = "the paper has 0.13 on CIFAR-10"
         raise bad("config.model.dropout", expected="a probability below 1", got=model.dropout, fix=fix)
     if model.network == "mlp":
+        if model.num_classes:
+            fix = "use a U-Net, or set it to 0"
+            raise bad("config.model.num_classes", expected='0 for "mlp"', got=model.num_classes, fix=fix)
         choice("config.model.time", model.time, EMBEDDINGS)
         return
     choice("config.model.embedding", model.embedding, KINDS)

@@ -51,6 +51,7 @@ def base() -> ConfigDict:
     sampler.num = 64  # samples
     sampler.batch_size = 64  # of them at once
     sampler.nfe = 20  # network evaluations
+    sampler.label = -1  # models of classes: the class of all samples (-1 = all equally likely)
     sampler.kind = ""  # bridge: "" = objective.kind; with the data as output also the other one
     sampler.rule = ""  # bridge: "" = the recommended | "exponential" | "data" | "euler" | "splitting"; others: solver
     sampler.order = -1  # bridge: of extrapolation (-1 = the rule's own)

@@ -105,10 +105,23 @@ def test_builds(path):
     assert count == COUNTS.get(name(path), count) > 0
 
 
+@pytest.mark.parametrize(
+    ("experiment", "classes", "count"), [("cifar10", 10, 56_405_891 + 2_816), ("imagenet64", 1000, 295_904_451)]
+)
+def test_the_paper_s_networks_with_classes(experiment, classes, count):
+    overrides = {"data.labels": True, "model.num_classes": classes}
+    config = load(ROOT / "configs" / "phase_bridge" / f"{experiment}.py", overrides)
+    method = importlib.import_module("phase_bridge.method").build(config)
+    batch = {key: jnp.zeros((2, *x.shape), x.dtype) for key, x in method.example().items()}
+    params = jax.eval_shape(method.init, jax.random.key(0), batch).params
+    assert sum(leaf.size for leaf in jax.tree.leaves(params)) == count
+
+
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=name)
 def test_two_steps(path, tmp_path):
     images = np.random.default_rng(0).random((24, 8, 8, 1), np.float32)
-    np.savez(tmp_path / "images.npz", train=images, test=images[:4])
+    labels = np.arange(24) % 3
+    np.savez(tmp_path / "images.npz", train=images, test=images[:4], train_labels=labels, test_labels=labels[:4])
     overrides = {**REDUCED, **SMALLER[path.parent.name]}
     if not load(path).data.source.startswith("toy:"):
         overrides["data.source"] = f"npz:{tmp_path}/images.npz"

@@ -27,8 +27,9 @@ def test_holes():
 
 def test_from_the_command_line(tmp_path, capsys):
     images = np.random.default_rng(0).integers(0, 256, (6, 8, 8, 3), np.uint8)
-    np.savez(tmp_path / "images.npz", train=images, test=images)
-    argv = ["--config", "configs/phase_bridge/cifar10_small.py", f"--config.data.source=npz:{tmp_path}/images.npz"]
+    classes = np.arange(6)
+    np.savez(tmp_path / "images.npz", train=images, test=images, train_labels=classes, test_labels=classes)
+    argv = ["--config", "configs/phase_bridge/cifar10_classes.py", f"--config.data.source=npz:{tmp_path}/images.npz"]
     run = tmp_path / "run"
     assert main(["train", *argv, "--workdir", str(run), *(f"--config.{k}={v}" for k, v in SMALL.items())], APP) == 0
     assert main(["guide", "--workdir", str(run), "--num", "2", "--nfe", "4", "--cells", "2"], APP) == 0
@@ -36,6 +37,7 @@ def test_from_the_command_line(tmp_path, capsys):
     assert arrays["stroke"].shape == arrays["inpainting"].shape == (2, 8, 8, 3)
     assert np.abs(arrays["stroke"] - arrays["free"]).max() > 1e-3  # the painting counts
     np.testing.assert_allclose(arrays["painting"], painting(arrays["original"], 2))
+    np.testing.assert_allclose(arrays["original"], 2 * (images[arrays["labels"]] / np.float32(255)) - 1, rtol=1e-6)
     assert main(["figures", "guided", "--workdir", str(run)], APP) == 0
     assert (run / "figures" / "guided.png").stat().st_size > 500
     capsys.readouterr()

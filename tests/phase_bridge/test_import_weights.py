@@ -94,6 +94,7 @@ def test_the_command_without_pytorch(authors, tmp_path, capsys):
     assert config.model.network == "song_unet" and config.model.num_classes == int(arrays["cfg_cond_dim"])
     assert list(config.model.attention) == list(arrays["cfg_attn_resolutions"])
     assert config.objective.output == "preconditioned" and config.data.source == "photographs"
+    assert config.data.labels  # without which a model of classes is not built
 
 
 def load_names(path):
