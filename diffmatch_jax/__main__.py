@@ -1,8 +1,9 @@
 """`python -m diffmatch_jax VERB ...`; nothing heavy is imported until a verb needs it."""
 
+import importlib
 import sys
 
-from common.app import App
+from common.app import App, Verb
 from common.cli import main
 
 
@@ -30,6 +31,45 @@ def _figures():
     return NAMES
 
 
+def _arguments(module):
+    """Returns the function that adds the flags of `diffmatch_jax.MODULE`."""
+
+    def add(parser):
+        importlib.import_module(f"diffmatch_jax.{module}").arguments(parser)
+
+    return add
+
+
+def _run(module):
+    return lambda app, request: importlib.import_module(f"diffmatch_jax.{module}").run(app, request)
+
+
+MATCH = Verb(
+    "match",
+    "match two image files: flow, confidence and pictures",
+    "Writes match.npz, match.json, flow.flo (Middlebury's format), match.png, hypotheses.png and warped.png to\n"
+    "--out DIR. Uses the weights that come with the package, or those of the run in --workdir.",
+    _arguments("match_command"),
+    _run("match_command"),
+)
+
+BENCHMARK = Verb(
+    "benchmark",
+    "measure matchers on data sets with known flow",
+    "Measures each method on each data set and corruption, and writes DIR/results/benchmark.json, tables and\n"
+    "figures. The same command goes on where it was stopped.",
+    _arguments("benchmark"),
+    _run("benchmark"),
+)
+
+EXPORT = Verb(
+    "export",
+    "write the weights of a run as one small file",
+    "Writes DIR/export/TASK.npz in half precision, the form in which weights come with the package.",
+    _arguments("export"),
+    _run("export"),
+)
+
 APP = App(
     name="diffmatch_jax",
     summary="Dense correspondence by diffusion: train both stages, match two images, measure, draw.",
@@ -37,10 +77,14 @@ APP = App(
     build=_build,
     import_weights=_import_weights,
     figures=_figures,
-    extra_verbs=(),
+    extra_verbs=(MATCH, BENCHMARK, EXPORT),
     examples=(
+        "match a.jpg b.jpg --out runs/pair",
         "train --config configs/diffmatch_jax/bsds.py --workdir runs/matcher",
         "evaluate --workdir runs/matcher",
+        "figures --workdir runs/matcher",
+        "benchmark --workdir runs/benchmark --data stereo,warps",
+        "export --workdir runs/matcher",
         "describe --config configs/diffmatch_jax/paper.py",
         "import-weights checkpoint.pt --workdir runs/authors",
     ),

@@ -218,6 +218,7 @@ def build_goal(config) -> Goal:
         scale=goal.scale,
         epsilon=goal.epsilon,
         first_share=goal.first_share,
+        draws=goal.draws,
         pooled=goal.pooled,
         dropout=config.model.dropout > 0,
         compat=compat_of(config),

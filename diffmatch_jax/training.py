@@ -12,7 +12,7 @@ from common.data.batches import example_keys
 from common.errors import bad
 from common.method import Aux, Variables
 from diffmatch_jax import conditions as looking
-from diffmatch_jax import diffusion, objective, photometric
+from diffmatch_jax import diffusion, discontinuities, objective, objects, photometric
 from diffmatch_jax.conditions import Conditions
 from diffmatch_jax.diffusion import Process, Variable
 from diffmatch_jax.features import Prepared, Pyramid
@@ -54,13 +54,9 @@ def pair_of(making: Making, key: jax.Array, example: Mapping[str, jax.Array]) ->
     settings = {"size": making.size, "settings": making.warps, "supersample": making.supersample}
     pair = make_pair(keys["warp"], image, extent, **settings)
     if making.elastic:
-        from diffmatch_jax import discontinuities
-
         pair = _sometimes(keys["elastic"], making.elastic, discontinuities.perturb, pair)
     if making.objects:
-        from diffmatch_jax import objects
-
-        pair = _sometimes(keys["objects"], making.objects, lambda k, p: objects.paste(k, p, image), pair)
+        pair = _sometimes(keys["objects"], making.objects, lambda k, p: objects.paste(k, p, image, extent), pair)
     if making.flip:
         coin = jax.random.bits(keys["flip"], (), jnp.uint8) >= 128
         pair = jax.tree.map(lambda a, b: jnp.where(coin, a, b), mirrored(pair), pair)
@@ -99,7 +95,8 @@ class Goal:
     """A stage's objective; hashable. `process` has the levels of training.
 
     A penalty of |prediction - truth| / scale (normalised flow) on the valid pixels of the truth; `first_share` of the
-    examples are at the noisiest level, the others at any.
+    examples are at the noisiest level, the others at any. Each pair is seen with `draws` levels and noises at once,
+    which costs no features.
     """
 
     process: Process
@@ -109,6 +106,7 @@ class Goal:
     scale: float = 0.02
     epsilon: float = 0.1
     first_share: float = 0.0
+    draws: int = 1
     pooled: bool = False
     dropout: bool = False
     compat: str | None = None
@@ -117,6 +115,8 @@ class Goal:
         if not 0 <= self.first_share <= 1:
             got = self.first_share
             raise bad("config.objective.first_share", expected="a share from 0 to 1", got=got, fix="use 0.5")
+        if self.draws < 1:
+            raise bad("config.objective.draws", expected="at least 1", got=self.draws, fix="use 1")
         for name in ("scale", "epsilon"):
             if not getattr(self, name) > 0:
                 got = getattr(self, name)
@@ -150,6 +150,11 @@ def loss(
     prediction is compared with the truth itself. `first` is the loss of the examples at the noisiest level, `error` the
     mean end-point error in pixels of the truth.
     """
+    if goal.draws > 1 and goal.kind != "regression":
+        repeated = (conditions, truth, mask)
+        conditions, truth, mask = jax.tree.map(lambda each: jnp.repeat(each, goal.draws, axis=0), repeated)
+        numbers = jnp.tile(jnp.arange(goal.draws), len(keys)) + 100
+        keys = jax.vmap(jax.random.fold_in)(jnp.repeat(keys, goal.draws, axis=0), numbers)
     of_level, of_noise, of_dropout = (jax.vmap(lambda key, i=i: jax.random.fold_in(key, i))(keys) for i in range(3))
     flow, variable, process = conditions.flow, goal.variable, goal.process
     last = len(process) - 1

@@ -58,6 +58,7 @@ def base() -> ConfigDict:
     objective.scale = 0.02  # normalised flow that counts 1
     objective.epsilon = 0.1  # charbonnier: below it errors count squared, in units of `scale`
     objective.first_share = 0.5  # share of draws at the noisiest level, where sampling starts (the rest is uniform)
+    objective.draws = 1  # levels and noises with which each pair of a batch is seen
     objective.pooled = False  # mean over the batch's valid pixels (released), not of each pair's mean
 
     config.pairs = pairs = ConfigDict()  # warps (see diffmatch_jax.pairs.Warps) of training and of evaluation

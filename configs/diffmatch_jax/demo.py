@@ -20,9 +20,10 @@ def get_config():
     config.conditions.median = 5
     config.conditions.wide = 4
     config.conditions.score = True
+    config.objective.draws = 2
 
     config.train.steps = 150
-    config.train.batch_size = 8
+    config.train.batch_size = 6
     config.train.log_every = 10
     config.optimizer.learning_rate = 2e-3
     config.optimizer.warmup = 20

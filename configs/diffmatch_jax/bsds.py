@@ -1,0 +1,36 @@
+"""Stage 1 of the matcher, on warps of the Berkeley segmentation data set and the embedded features.
+
+    python -m diffmatch_jax train    --config configs/diffmatch_jax/bsds.py --workdir runs/matcher
+    python -m diffmatch_jax evaluate --workdir runs/matcher
+
+Data: 200 training and 200 test images (321x481, official splits) from `bsds500_images/1.0.0` in $SCOREBRIDGE_DATA, data
+or ../shared/data.
+Network: U-Net with 24, 48 and 72 channels on 32x32 cells.
+Hardware: any; meant for two CPU cores.
+"""
+
+from configs.base import prepared
+from configs.diffmatch_jax.base import base
+
+
+def get_config():
+    config = base()
+
+    config.data.source = prepared("bsds500_images/1.0.0")
+    config.data.size = 481
+
+    config.conditions.median = 5
+    config.conditions.wide = 4
+    config.conditions.score = True
+    config.objective.draws = 2
+
+    config.train.steps = 600
+    config.train.batch_size = 8
+    config.train.log_every = 25
+    config.optimizer.learning_rate = 2e-3
+    config.optimizer.warmup = "5 percent"
+    config.ema.decay = 0.99
+    config.checkpoint.every = 100
+
+    config.evaluate.num = 64
+    return config

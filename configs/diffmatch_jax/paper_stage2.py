@@ -1,0 +1,21 @@
+"""Stage 2 in the size that the authors released, trained as they describe but could not: on predictions of stage 1.
+
+    python -m diffmatch_jax train --config configs/diffmatch_jax/paper_stage2.py --workdir runs/paper2 \
+        --config.data.source=folder:DIR --config.stage2.stage1=runs/paper
+    python -m diffmatch_jax import-weights sr.pt --config configs/diffmatch_jax/paper_stage2.py \
+        --workdir runs/authors2 --config.stage2.stage1=runs/authors
+
+Data: as paper.py; half of the pairs start from a degraded truth. Network: that of paper.py on 256x256 cells, trained on
+crops of 64x64. Hardware: accelerators.
+"""
+
+from configs.diffmatch_jax import paper
+
+
+def get_config():
+    config = paper.get_config()
+    config.task = "stage2"
+    config.pairs.size = 512
+    config.stage2.size = 64
+    config.train.remat = True
+    return config

@@ -1,0 +1,104 @@
+"""`python -m diffmatch_jax match A B`: matches two image files and writes flow, confidence and pictures."""
+
+import argparse
+import time
+from pathlib import Path
+
+import numpy as np
+
+from common import results
+from common.app import App, Request, lines
+from common.errors import bad
+from common.workdirs import check_writable
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags of the verb."""
+    parser.add_argument("source", metavar="A", help="image that is looked up in")
+    parser.add_argument("target", metavar="B", help="image whose every pixel is looked up")
+    parser.add_argument("--out", required=True, metavar="DIR", help="where results are written")
+    parser.add_argument("--hypotheses", type=int, default=4, metavar="N", help="flows drawn (default: 4)")
+    parser.add_argument("--seed", type=int, default=0, metavar="S", help="of their noise (default: 0)")
+    parser.add_argument("--step", type=int, metavar="N", help="checkpoint of --workdir (default: the newest good one)")
+
+
+def run(app: App, request: Request) -> None:
+    """Writes `match.npz`, `match.json`, `flow.flo`, and pictures `match.png`, `hypotheses.png` and `warped.png`."""
+    del app
+    flags = request.flags
+    out = Path(flags.out)
+    check_writable(out)
+    if flags.hypotheses < 1:
+        raise bad("--hypotheses", expected="at least 1", got=flags.hypotheses, fix="use 4")
+    source, target = (_read(path) for path in (flags.source, flags.target))
+    import jax
+
+    from common.pictures import save_png
+    from common.training import parallel
+    from diffmatch_jax import match_figures
+    from diffmatch_jax.baselines import warped as warp
+    from diffmatch_jax.datasets.flow_files import write_flo
+    from diffmatch_jax.matcher import load, match
+
+    parallel.enable_compilation_cache()
+    model = load(flags.workdir, step=flags.step)
+    key = jax.random.key(flags.seed)
+    start = time.perf_counter()
+    found = match(source, target, model=model, key=key, hypotheses=flags.hypotheses)
+    seconds = time.perf_counter() - start
+    warped = warp(source, found.flow)
+    numbers = {
+        **results.provenance(
+            config_hash="",
+            config_changes=[],
+            seed=flags.seed,
+            step=flags.step,
+            device=parallel.device_name(),
+            wall_s=seconds,
+            nfe=model.plan.nfe(flags.hypotheses),
+        ),
+        "source": str(flags.source),
+        "target": str(flags.target),
+        "weights": str(flags.workdir or "of the package"),
+        "hypotheses": flags.hypotheses,
+        "mean_confidence": float(found.confidence.mean()),
+    }
+    paths = results.write(out, "match", numbers=numbers, arrays=found._asdict())
+    paths.append(write_flo(out / "flow.flo", found.flow))
+    paths.append(save_png(out / "warped.png", warped))
+    several = len(found.hypotheses) > 1
+    paths.append(
+        match_figures.sheet(
+            out / "match.png",
+            source=source,
+            target=target,
+            flow=found.flow,
+            warped=warped,
+            confidence=found.confidence,
+            spread=found.spread if several else None,
+            title=f"{Path(flags.source).name} to {Path(flags.target).name}",
+        )
+    )
+    if several:
+        wide = np.asarray([source.shape[1], source.shape[0]], np.float32)
+        paths.append(
+            match_figures.hypotheses(
+                out / "hypotheses.png", target=target, flows=found.hypotheses * wide, spread=found.spread
+            )
+        )
+    lines(
+        f"{target.shape[1]} x {target.shape[0]} pixels matched in {seconds:.1f} s, compilation included; "
+        f"mean confidence {found.confidence.mean():.2f}",
+        f"wrote {', '.join(str(path) for path in paths)}",
+    )
+
+
+def _read(path: str) -> np.ndarray:
+    from common.data import images
+
+    if not Path(path).is_file():
+        raise bad(path, expected="an image file", got="no such file", fix="check the path")
+    try:
+        return images.decode(Path(path))
+    except ValueError as error:
+        raise bad(path, expected="an image", got=error, fix="use PNG or JPEG, gray or RGB") from None
