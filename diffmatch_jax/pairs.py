@@ -124,12 +124,22 @@ def make_pairs(keys: jax.Array, bank: Bank, *, size: int, settings: Warps, super
 
 
 def make_pair(
-    key: jax.Array, image: jax.Array, image_size: jax.Array, *, size: int, settings: Warps, supersample: int = 1
+    key: jax.Array,
+    image: jax.Array,
+    image_size: jax.Array,
+    *,
+    size: int,
+    settings: Warps,
+    supersample: int = 1,
+    kind: jax.Array | None = None,
 ) -> Pair:
-    """Returns the pair of one key and `image [H, W, C]`, of which the first rows and columns `image_size [2]` count."""
+    """Returns the pair of one key and `image [H, W, C]`, of which the first rows and columns `image_size [2]` count.
+
+    `kind`, an index in `KINDS` of a share above 0, is drawn unless it is given.
+    """
     place, warp = jax.random.split(key)
     middle, half = _window(place, image_size, settings)
-    kind, move = draw_warp(warp, settings)
+    kind, move = draw_warp(warp, settings, kind)
 
     def draw(positions):
         """Samples the image at relative positions of the window."""
@@ -158,11 +168,12 @@ def _window(key, image_size, settings):
     return side / 2 + jax.random.uniform(of_place, (2,)) * (extent - side), side / 2
 
 
-def draw_warp(key: jax.Array, settings: Warps):
+def draw_warp(key: jax.Array, settings: Warps, kind: jax.Array | None = None):
     """Returns the kind of a warp (its index in `KINDS`), and the map of relative positions `[n, m, 2]` itself."""
     of_kind, *of_each = jax.random.split(key, 4)
     shares = np.asarray(settings.shares) / sum(settings.shares)
-    kind = jax.random.choice(of_kind, len(KINDS), p=jnp.asarray(shares, jnp.float32))
+    if kind is None:
+        kind = jax.random.choice(of_kind, len(KINDS), p=jnp.asarray(shares, jnp.float32))
     draws = (_homography, _affine, _thin_plate)
     moves = [draw(each, settings) if share else None for draw, each, share in zip(draws, of_each, shares, strict=True)]
 

@@ -49,14 +49,14 @@ def resize(
         fix = 'use alignment="half_pixel" and edge="repeat"'
         raise bad("antialias", expected="False with these options", got="True", fix=fix)
     rows, columns = (
-        _matrix(n, m, alignment, edge, antialias) for n, m in zip(x.shape[-3:-1], _size(size), strict=True)
+        interpolation(n, m, alignment, edge, antialias) for n, m in zip(x.shape[-3:-1], _size(size), strict=True)
     )
     return _apply(x, rows, columns)
 
 
 def area(x: jax.Array, size: tuple[int, int]) -> jax.Array:
     """Returns the means of `x [..., H, W, C]` over the cells of a grid of `size`; pixels in two cells count in part."""
-    rows, columns = (_areas(n, m) for n, m in zip(x.shape[-3:-1], _size(size), strict=True))
+    rows, columns = (areas(n, m) for n, m in zip(x.shape[-3:-1], _size(size), strict=True))
     return _apply(x, rows, columns)
 
 
@@ -124,8 +124,8 @@ def _apply(x: jax.Array, rows: np.ndarray, columns: np.ndarray) -> jax.Array:
 
 
 @cache
-def _matrix(length: int, new: int, alignment: str, edge: str, antialias: bool) -> np.ndarray:
-    """Returns the interpolation of one axis, `[new, length]` in float64."""
+def interpolation(length: int, new: int, alignment: str, edge: str, antialias: bool) -> np.ndarray:
+    """Returns the interpolation of one axis, `[new, length]` in float64: what `resize` multiplies by."""
     out = np.arange(new)
     if alignment == "corner":
         place = out * ((length - 1) / (new - 1)) if new > 1 else np.zeros(1)
@@ -144,7 +144,8 @@ def _matrix(length: int, new: int, alignment: str, edge: str, antialias: bool) -
 
 
 @cache
-def _areas(length: int, new: int) -> np.ndarray:
+def areas(length: int, new: int) -> np.ndarray:
+    """Returns the averaging of one axis, `[new, length]` in float64: what `area` multiplies by."""
     starts, pixels = np.arange(new)[:, None] * (length / new), np.arange(length)
     overlap = np.minimum(starts + length / new, pixels + 1) - np.maximum(starts, pixels)
     overlap = np.maximum(overlap, 0)
