@@ -10,6 +10,7 @@ import matplotlib
 import numpy as np
 from cycler import cycler
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogFormatter
 from PIL import Image
@@ -70,6 +71,69 @@ def figure(path: str | os.PathLike, *, width: float = COLUMN, height: float = 2.
         metadata = {"CreationDate": None} if path.suffix == ".pdf" else {"Software": None}
         made.savefig(stream, format=path.suffix.removeprefix("."), metadata=metadata)
     write_atomically(path, stream.getvalue())
+
+
+@contextlib.contextmanager
+def grid(
+    path: str | os.PathLike, *, rows: int, columns: int, width: float, height: float, title: str = ""
+) -> Iterator[list]:
+    """Yields the axes of `rows` x `columns` cells in reading order and writes them to `path` (.png) at the end.
+
+    Sizes are in inches. Nothing is written if the block raises.
+    """
+    with style():
+        made = Figure(figsize=(width, height), layout="constrained")
+        FigureCanvasAgg(made)
+        made.get_layout_engine().set(w_pad=0.02, h_pad=0.03, wspace=0.02, hspace=0.0)
+        if title:
+            made.suptitle(title, fontsize=9)
+        yield list(made.subplots(rows, columns, squeeze=False).reshape(-1))
+        stream = io.BytesIO()
+        made.savefig(stream, format="png")
+    smaller = io.BytesIO()
+    Image.open(stream).convert("RGB").save(smaller, format="PNG", optimize=True)
+    write_atomically(Path(path), smaller.getvalue())
+
+
+def bare(axes) -> None:
+    """Takes ticks, grid and frame away, as pictures want it."""
+    axes.set(xticks=[], yticks=[])
+    axes.grid(False)
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+
+
+def value_map(axes, values: np.ndarray, *, limits: tuple[float, float], log: bool = False) -> None:
+    """Draws numbers `[H, W]` as colours from `limits[0]` to `limits[1]`, with a bar; what is no number is gray."""
+    colours = matplotlib.colormaps["cividis"].with_extremes(bad="#9e9e9e")
+    scale = (LogNorm if log else Normalize)(*limits, clip=True)
+    shown = axes.imshow(np.ma.masked_invalid(values), cmap=colours, norm=scale, interpolation="nearest")
+    bar = axes.figure.colorbar(shown, ax=axes, fraction=0.045, pad=0.02)
+    bar.ax.tick_params(labelsize=6, length=2)
+    bar.outline.set_visible(False)
+    if log:
+        bar.ax.yaxis.set_major_formatter(LogFormatter(minor_thresholds=(1, 0.4)))
+        bar.ax.minorticks_off()
+
+
+def number_table(axes, values: np.ndarray, *, rows: Sequence[str], columns: Sequence[str]) -> None:
+    """Draws positive numbers `[R, C]` as text on colours (logarithmic, light is small); the least of a row is bold."""
+    shown = np.ma.masked_invalid(values)
+    scale = LogNorm(shown.min(), max(shown.max(), 1.01 * shown.min()))
+    colours = matplotlib.colormaps["Blues"].with_extremes(bad="white")
+    axes.imshow(shown, cmap=colours, norm=scale, aspect="auto", alpha=0.8)
+    for i, row in enumerate(values):
+        for j, value in enumerate(row):
+            if np.isfinite(value):
+                ink = "white" if scale(value) > 0.62 else "black"
+                weight = "bold" if value == np.nanmin(row) else "normal"
+                axes.text(j, i, f"{value:.2f}", ha="center", va="center", color=ink, fontsize=7, fontweight=weight)
+    axes.set_xticks(range(len(columns)), columns, fontsize=7)
+    axes.set_yticks(range(len(rows)), rows, fontsize=7)
+    axes.tick_params(length=0)
+    axes.grid(False)
+    for spine in axes.spines.values():
+        spine.set_visible(False)
 
 
 def path_in(workdir: Path, name: str) -> Path:

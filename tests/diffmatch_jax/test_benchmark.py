@@ -1,0 +1,140 @@
+"""The verb: rows are kept, the same command goes on, tables and figures come from the files alone."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from common import results
+from common.app import App
+from common.cli import main
+from common.errors import InputError
+from diffmatch_jax import benchmark_figures, entrants, figures, match_figures
+from diffmatch_jax.__main__ import BENCHMARK
+from diffmatch_jax.entrants import Entrant
+
+
+def still(source, target):
+    y, x = np.mgrid[: target.shape[0], : target.shape[1]]
+    return np.zeros((*target.shape[:2], 2), np.float32), x + 0.5 * y
+
+
+def app():
+    return App("diffmatch_jax", "", None, None, None, lambda: figures.NAMES, (BENCHMARK,))
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory):
+    """A finished benchmark of two matchers on two data sets."""
+    place = tmp_path_factory.mktemp("benchmark")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(entrants.ENTRANTS, "sure", lambda name: Entrant(name, "still, sure", still, {"version": 1}))
+        command = ["benchmark", "--workdir", str(place), "--methods", "still,sure", "--side", "64", "--count", "2"]
+        assert main([*command, "--data", "stereo,warps", "--size", "48"], app()) == 0
+    return place
+
+
+def test_table(workdir, capsys):
+    numbers, arrays = results.read(workdir / "results" / "benchmark.json")
+    rows = {(row["data"], row["method"], row["group"]): row for row in numbers["rows"]}
+    assert rows["stereo", "still", "all"]["images"] == 1 and rows["warps", "sure", "all"]["images"] == 2
+    assert rows["warps", "still", "homography"]["aepe"] == rows["warps", "sure", "homography"]["aepe"]
+    stored = results.read(workdir / "results" / "shown-stereo.json")[1]
+    error = np.linalg.norm(stored["flow"], axis=-1)[stored["mask"]]
+    # The pair that is shown is larger than the one that is measured, in proportion.
+    shrunk = 64 / stored["target"].shape[1]
+    assert rows["stereo", "still", "all"]["aepe"] == pytest.approx(error.mean() * shrunk, rel=0.02)
+    assert rows["stereo", "sure", "all"]["rank_correlation"] is not None
+    assert rows["stereo", "still", "all"]["rank_correlation"] is None
+    assert list(arrays) == [f"{data}.clean.sure.{name}" for data in ("stereo", "warps") for name in ("curve", "oracle")]
+    text = (workdir / "results" / "benchmark.md").read_text()
+    assert "### stereo, 1 pairs, clean" in text
+    assert f"| no motion | {rows['stereo', 'still', 'all']['aepe']:.2f} |" in text
+    assert "| matcher | homography | affine |" in text
+
+
+def test_same_command_computes_nothing_again(workdir, monkeypatch, capsys):
+    def fail(source, target):
+        assert target.shape[1] > 64, "measured again"  # only the pair that is shown is matched anew
+        return still(source, target)
+
+    monkeypatch.setitem(entrants.ENTRANTS, "sure", lambda name: Entrant(name, "still, sure", fail, {"version": 1}))
+    before = results.read(workdir / "results" / "benchmark.json")[0]["rows"]
+    command = ["benchmark", "--workdir", str(workdir), "--methods", "sure", "--side", "64", "--data", "stereo"]
+    assert main(command, app()) == 0
+    after = results.read(workdir / "results" / "benchmark.json")[0]["rows"]
+    assert [row for row in before if (row["data"], row["method"]) == ("stereo", "sure")] == after
+    # Another matcher of the same name is refused, and so is other data.
+    monkeypatch.setitem(entrants.ENTRANTS, "sure", lambda name: Entrant(name, "still, sure", still, {"version": 2}))
+    assert main(command, app()) == 2
+    assert "choose another directory" in capsys.readouterr().err
+
+
+def test_wrong_use(tmp_path, capsys):
+    for flags, message in (
+        (["--methods", "wat"], 'did you mean "wta"'),
+        (["--methods", "still,still"], "each name once"),
+        (["--data", "stereo:x"], "leave out what follows the colon"),
+        (["--side", "3"], "--side: expected at least 16, got 3"),
+        (["--methods", f"run:{tmp_path}/none"], "none"),
+    ):
+        flags = flags if "--methods" in flags else [*flags, "--methods", "still"]
+        assert main(["benchmark", "--workdir", str(tmp_path / "w"), *flags], app()) == 2, flags
+        assert message in capsys.readouterr().err
+    assert main(["benchmark", "--workdir", str(tmp_path / "w"), "--methods", "still", "--dry-run"], app()) == 0
+    assert "warps: 32 pairs" in capsys.readouterr().out and not (tmp_path / "w").exists()
+
+
+def test_figures_need_only_files(workdir):
+    found = {path.name for path in benchmark_figures.benchmark(workdir)}
+    names = ["accuracy", "sparsification", "shown"]
+    assert {name.split("-")[0] for name in found} == set(names)
+    assert {"shown-warps.png", "shown-warps-sure.png", "sparsification-stereo-clean.png"} <= found
+    with Image.open(workdir / "figures" / "shown-stereo-sure.png") as image:
+        pixels = np.asarray(image)
+    assert pixels.ndim == 3 and np.ptp(pixels) > 200
+    (page,) = figures.index(workdir)
+    text = page.read_text()
+    assert "Benchmark" in text and text.count("data:image/png") == len(found)
+    with pytest.raises(InputError, match="run benchmark first"):
+        benchmark_figures.read(workdir / "none")
+
+
+def test_corruption_table(tmp_path):
+    rows = [
+        {"data": "d", "corruption": each, "method": method, "group": "all", "aepe": value}
+        for each, values in {"clean": (1.0, 2.0), "fog": (8.0, None)}.items()
+        for method, value in zip("ab", values, strict=True)
+    ]
+    numbers = {"data": ["d"], "corruptions": ["clean", "fog"], "severity": 5, "methods": {"a": "A", "b": "B"}}
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / "benchmark.json").write_text(json.dumps({**numbers, "rows": rows}))
+    (path,) = benchmark_figures.corruptions(tmp_path)
+    with Image.open(path) as image:
+        assert np.ptp(np.asarray(image.convert("RGB"))) > 200
+
+
+def test_cells_of_a_sheet():
+    values = np.arange(6.0).reshape(2, 3)
+    known = values != 4
+    cell = match_figures.map_picture(values, "error", limits=(1, 2), known=known)
+    assert np.isnan(cell["values"][1, 1]) and np.isfinite(cell["values"]).sum() == 5
+    assert match_figures._limits(np.asarray([[0.2, 0.9]])) == (0.0, 1.0)
+    low, high = match_figures._limits(np.asarray([[-5.0, -1.0]]))
+    assert low < high == -1
+
+
+def test_hypotheses(tmp_path):
+    flows = np.stack([np.full((8, 8, 2), each) for each in (1.0, 2.0)])
+    path = match_figures.hypotheses(
+        tmp_path / "h.png",
+        target=np.zeros((16, 16, 3), np.uint8),
+        flows=flows,
+        spread=np.full((16, 16), 0.7),
+        error=np.ones((16, 16)),
+        known=np.ones((16, 16), bool),
+    )
+    with Image.open(path) as image:
+        width, height = image.size
+    assert width > height > 100
