@@ -70,6 +70,15 @@ EXPORT = Verb(
     _run("export"),
 )
 
+DEMO = Verb(
+    "demo",
+    "train both stages on photographs, interrupt, resume, measure, match a real pair",
+    "Runs every verb as its own command on configs/diffmatch_jax/demo.py and demo_stage2.py in DIR/diffmatch_jax,\n"
+    "and writes DIR/index.html and DIR/results.json.",
+    lambda parser: None,
+    _run("demo"),
+)
+
 APP = App(
     name="diffmatch_jax",
     summary="Dense correspondence by diffusion: train both stages, match two images, measure, draw.",
@@ -77,8 +86,9 @@ APP = App(
     build=_build,
     import_weights=_import_weights,
     figures=_figures,
-    extra_verbs=(MATCH, BENCHMARK, EXPORT),
+    extra_verbs=(DEMO, MATCH, BENCHMARK, EXPORT),
     examples=(
+        "demo --workdir runs/demo",
         "match a.jpg b.jpg --out runs/pair",
         "train --config configs/diffmatch_jax/bsds.py --workdir runs/matcher",
         "evaluate --workdir runs/matcher",

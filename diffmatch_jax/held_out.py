@@ -13,6 +13,7 @@ from diffmatch_jax import conditions as looking
 from diffmatch_jax import metrics
 from diffmatch_jax.matcher import MEDIAN, Match, Model, match
 from diffmatch_jax.pairs import Pair
+from diffmatch_jax.resize import resize_normalised
 from diffmatch_jax.training import Making, pair_of
 
 
@@ -79,15 +80,13 @@ def evaluate(model: Model, made: Pair, key: jax.Array, *, hypotheses: int, batch
 
 def filtered(model: Model, flow: np.ndarray) -> np.ndarray:
     """Returns winner-take-all flow `[B, H, W, 2]` under the median of `MEDIAN` x `MEDIAN` cells."""
-    from diffmatch_jax.resize import resize_normalised
-
     size, cells = flow.shape[1:3], (model.plan.look.cells,) * 2
     coarse = resize_normalised(jnp.asarray(flow), cells)
     return np.asarray(resize_normalised(looking.median(coarse, MEDIAN), size))
 
 
 def measured(flows: Sequence[np.ndarray], made: Pair) -> dict[str, float]:
-    """Returns AEPE and PCK per image over the valid pixels of the pairs."""
+    """Returns AEPE in pixels and PCK-1, 3 and 5 in percent, means over images of their valid pixels."""
     each = [metrics.measure(*one) for one in zip(flows, made.flow, made.mask, strict=True)]
     told = metrics.aggregate(each)
-    return {name: told[name] for name in ("aepe", "pck_1_per_image", "pck_3_per_image", "pck_5_per_image")}
+    return {"aepe": told["aepe"]} | {f"pck_{n} %": 100 * told[f"pck_{n}_per_image"] for n in (1, 3, 5)}

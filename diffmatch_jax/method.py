@@ -134,7 +134,9 @@ def shown(made: Pair, found: Match) -> np.ndarray:
 
 def build_plan(config, before=None) -> Plan:
     """Returns how the matcher of a config works; stage 2 follows the stage 1 of `before`, a config too, or none."""
-    look, sampler = build_look(config), config.sampler
+    look, sampler, pyramid = build_look(config), config.sampler, config.features.pyramid
+    if not pyramid.startswith(VGG):
+        choice("config.features.pyramid", pyramid, ("embedded", "random", VGG + "FILE"))
     if not sampler.confidence > 0:
         got = sampler.confidence
         raise bad("config.sampler.confidence", expected="a positive number of pixels", got=got, fix="use 3")
@@ -275,7 +277,6 @@ def pyramid_params(name: str) -> Any:
     """Returns the parameters of the pyramid that a config names."""
     if name.startswith(VGG):
         return features.load(name.removeprefix(VGG))
-    choice("config.features.pyramid", name, ("embedded", "random", VGG + "FILE"))
     if name == "random":
         return backbone.init(jax.random.key(0))
     (params,) = backbone.embedded().args

@@ -32,7 +32,7 @@ TRAIN = (
 TEST = ("camera.png", "chelsea.png", "coffee.png")
 
 
-def _folder() -> Path:
+def folder() -> Path:
     """Returns where the photographs lie, without importing scikit-image; `InputError` if it is not installed."""
     found = importlib.util.find_spec("skimage")
     if found is None or found.origin is None:
@@ -51,7 +51,7 @@ def open_photographs(*, channels: int) -> dict[str, ImageList]:
 
 
 def _read(files: tuple[str, ...], channels: int, split: str) -> ImageList:
-    root = _folder()
+    root = folder()
     names, pictures = [], []
     for file in files:
         try:

@@ -7,8 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffmatch_jax import correlation, features, matching, metrics
+from diffmatch_jax import authors, conditions, correlation, features, matching, metrics, sampling
+from diffmatch_jax.conditions import Conditions
+from diffmatch_jax.diffusion import Process, Variable
 from diffmatch_jax.resize import resize_normalised
+from diffmatch_jax.sampling import Stage
 
 DATA = Path(__file__).parent / "data"
 
@@ -85,6 +88,41 @@ def test_second_stage(arrays, maps):
         assert reliable.mean() > 0.9
         np.testing.assert_allclose(part[reliable], d[f"sr_local_corr_{name}"][reliable], rtol=0, atol=1e-3)
     np.testing.assert_allclose(got.mean((1, 2)), d["sr_local_corr_channel_mean"], rtol=0, atol=2e-4)
+
+
+def stage_of(golden, name):
+    """Returns the released stage of a file of goldens, and its weights."""
+    tensors = {key.removeprefix("sd/"): each for key, each in golden("diffmatch", name).items() if key[:3] == "sd/"}
+    network, params = authors.convert(tensors)
+    return Stage(network, Variable(), Process.cosine(5), clip=1.0), params
+
+
+def hypotheses_of(stage, params, given, noise):
+    """Returns the stage's result from stored noise `[n, 2, h, w]`, one hypothesis at a time."""
+    run = jax.jit(lambda each: sampling.draw(stage, params, given, hypotheses=1, noise=each).hypotheses)
+    found = jnp.concatenate([run(each[None, None]) for each in nhwc(noise)], 1)
+    return sampling.summarise(stage, sampling.Drawn(found, found)).flow[0]
+
+
+def test_first_denoiser(arrays, golden):
+    d = arrays
+    assert len(d["noise_lr"]) == d["n_batch"]
+    given = Conditions(nhwc(d["lr_init_flow"])[None], nhwc(d["lr_local_corr"])[None])
+    got = hypotheses_of(*stage_of(golden, "unet_stage1"), given, d["noise_lr"])
+    np.testing.assert_allclose(got, nhwc(d["lr_sample"]), rtol=0, atol=1e-4)
+
+
+def test_second_denoiser(arrays, golden, maps):
+    d = arrays
+    settings = conditions.Settings(compat="released")
+    given = conditions.stage2(maps["source"][1], maps["target"][1], nhwc(d["lr_sample"])[None], settings)
+    got = hypotheses_of(*stage_of(golden, "unet_sr"), given, d["noise_sr"])
+    away = np.abs(got - nhwc(d["sr_sample"]))
+    # A look-up one cell outside the source is ill-conditioned in the original.
+    assert np.mean(away <= 1e-4) >= 0.99 and np.mean(away <= 1e-3) >= 0.999 and away.max() <= 5e-3
+    pixels = matching.to_pixels(resize_normalised(got, d["mask"].shape, alignment="corner"))
+    off = np.abs(pixels - nhwc(d["final_flow_pixels"]))
+    assert off.max() <= 0.5 and off.mean() <= 1e-3
 
 
 def test_result(arrays):

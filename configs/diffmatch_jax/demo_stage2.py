@@ -1,0 +1,28 @@
+"""The second stage of `python -m diffmatch_jax demo`: finer cells, after the first stage that the demonstration trains.
+
+    python -m diffmatch_jax train    --config configs/diffmatch_jax/demo_stage2.py --workdir runs/demo-matcher2 \
+        --config.stage2.stage1=runs/demo-matcher
+    python -m diffmatch_jax evaluate --workdir runs/demo-matcher2
+
+Data: as demo.py. Network: U-Net with 16 and 32 channels on 128x128 cells, trained on crops of 32x32. Hardware: any;
+meant for two CPU cores. Without stage2.stage1 it refines the winner-take-all flow under a 5x5 median.
+"""
+
+from configs.diffmatch_jax import bsds_stage2, demo
+
+
+def get_config():
+    config = demo.get_config()
+    refining = bsds_stage2.get_config()
+    config.task = refining.task
+    config.model.update(refining.model)
+    config.variable.update(refining.variable)
+    config.objective.update(refining.objective)
+    config.stage2.update(refining.stage2)
+
+    config.train.steps = 60
+    config.train.batch_size = 4
+    config.checkpoint.every = 60
+    config.optimizer.warmup = 5
+    config.sampler.hypotheses = 2
+    return config
