@@ -18,7 +18,7 @@ from diffmatch_jax.features import CONVS, Pyramid, pyramid
 
 WIDTHS = (16, 32, 64, 128)
 PATH = shipped.DIRECTORY / "backbone.npz"
-SHA256 = ""
+SHA256 = "406e0e27557653f331ee7abbe2d0be4f6a4fc490f43d5e738325d3be58b40de0"
 
 _SMALLEST = 2e-3  # deviation of an image that is taken for rounding, about half a step of a byte
 
