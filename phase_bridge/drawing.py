@@ -45,8 +45,8 @@ def times_of(how: How) -> np.ndarray:
         return statistic.times_at_levels(
             how.bridge, how.nfe, largest=how.largest, smallest=how.smallest, power=how.level_power
         )
-    last = how.last_time or sampling.usual_last(how.nfe, kind=how.kind)
-    return sampling.time_grid(how.grid or sampling.USUAL_GRID[how.kind], how.nfe, last=last, power=how.power)
+    given = {"grid": how.grid or None, "last": how.last_time or None, "power": how.power}
+    return sampling.usual_times(how.bridge, how.nfe, kind=how.kind, **given)
 
 
 def check(how: How) -> None:

@@ -17,7 +17,7 @@ from common.errors import bad, choice
 from common.solvers import grids, linear
 from common.solvers.linear import Steps
 from phase_bridge import bridge as bridges
-from phase_bridge import coefficients, conditional
+from phase_bridge import coefficients, conditional, statistic
 from phase_bridge.bridge import Bridge
 from phase_bridge.conditional import Guide
 
@@ -29,17 +29,48 @@ USUAL_GRID = {"ode": "reversed_power", "sde": "remaining"}
 OUTPUTS = ("estimate", "state")
 FIRST, END = 1e-5, 0.999
 # Number of evaluations and time of the last one: as published for CIFAR-10 and for evaluation during training, and our
-# own for the SDE (see benchmarks/phase_bridge_solvers.py).
+# own for the SDE.
 USUAL_LAST = {
     "ode": ((5, 0.4), (10, 0.7), (20, 0.9), (100, 0.999)),
     "sde": ((5, 0.9), (10, 0.95), (20, 0.97), (50, 0.99), (200, 0.999)),
 }
+# Noise levels (`phase_bridge.statistic`) at which the SDE is usually evaluated: number of evaluations and level of the
+# last one, level near which the second lies, order of the roots that are equally spaced. They keep the spread of the
+# last estimates (see benchmarks/phase_bridge_solvers.py); an estimate from a higher level is too near the mean.
+USUAL_SMALLEST = ((5, 0.1), (10, 0.017), (20, 0.0125), (50, 0.005), (200, 0.002))
+USUAL_LARGEST, USUAL_LEVEL_POWER = 3.0, 5.0
 
 
 def usual_last(nfe: int, *, kind: str) -> float:
     """Returns the time of the last evaluation for that many, in between by interpolation in log(nfe)."""
     counts, times = zip(*USUAL_LAST[kind], strict=True)
     return float(np.interp(np.log(max(nfe, 1)), np.log(counts), times))
+
+
+def usual_times(
+    bridge: Bridge,
+    nfe: int,
+    *,
+    kind: str,
+    grid: str | None = None,
+    last: float | None = None,
+    first: float = FIRST,
+    end: float = END,
+    power: float = 2.0,
+) -> np.ndarray:
+    """Returns `nfe` + 1 times of a sampler, by `time_grid` with what is usual for the kind where nothing is given.
+
+    For kind "sde" without `grid` and `last`, they are `statistic.times_at_levels` with the usual noise levels.
+    """
+    choice("kind", kind, bridges.KINDS)
+    if kind == "sde" and grid is None and last is None and nfe >= 1:
+        counts, levels = np.log(np.transpose(USUAL_SMALLEST))
+        smallest = float(np.exp(np.interp(np.log(nfe), counts, levels)))
+        return statistic.times_at_levels(
+            bridge, nfe, largest=USUAL_LARGEST, smallest=smallest, power=USUAL_LEVEL_POWER, first=first, end=end
+        )
+    last = usual_last(nfe, kind=kind) if last is None else last
+    return time_grid(grid or USUAL_GRID[kind], nfe, first=first, last=last, end=end, power=power)
 
 
 def time_grid(
@@ -88,7 +119,7 @@ def make_steps(
 
     rule: None is the first named. kind "ode": "exponential" (published; F is extrapolated; order 2 unless given),
     "data" (the data estimate is extrapolated; 1) or "euler". kind "sde": "data" (exact transition given the data
-    estimate, which order 0 freezes; 0), "splitting" or "euler" (Euler-Maruyama). corrector: mends each step with the
+    estimate, which order 0 freezes; 1), "splitting" or "euler" (Euler-Maruyama). corrector: mends each step with the
     next evaluation (`common.solvers.multistep`); unless given, for kind "sde" with rule "data" and no order given.
     Raises `InputError` for what does not fit together.
     """
@@ -114,7 +145,7 @@ def make_steps(
     if corrector is None:
         corrector = kind == "sde" and order is None
     if order is None:
-        order = {"exponential": 2, "data": 1 if kind == "ode" else 0}[rule]
+        order = {"exponential": 2, "data": 1}[rule]
     return getattr(coefficients, rule)(bridge, **span, order=order, corrector=bool(corrector))
 
 
@@ -151,7 +182,7 @@ def sample(
 
     kind: "ode" or "sde", as the network was trained, and `normaliser` likewise. rule, order, corrector: `make_steps`.
     The grid is `time_grid(grid, nfe, first_time, last_time, end_time, power)`, by default the published one with the
-    published `last_time` for that `nfe` (for "sde": "remaining", and `USUAL_LAST`); or `times [N + 1]`; or a table of
+    published `last_time` for that `nfe` (for "sde": noise levels, see `usual_times`); or `times [N + 1]`; or a table of
     `steps`. output: "estimate", the data estimate of the last
     evaluation (which ends the run there), or "state", the position at the last time. guide: see
     `phase_bridge.conditional`. start `[B, ..., 2C]` replaces the draw from the prior, `noise` the draws of the steps.
@@ -173,10 +204,8 @@ def sample(
         raise bad("field", expected="a function F(m, t)", got=type(field).__name__, fix="see phase_bridge.sampling")
     if steps is None:
         if times is None:
-            choice("kind", kind, bridges.KINDS)
-            last_time = usual_last(nfe, kind=kind) if last_time is None else last_time
-            grid = USUAL_GRID[kind] if grid is None else grid
-            times = time_grid(grid, nfe, first=first_time, last=last_time, end=end_time, power=power)
+            given = {"grid": grid, "last": last_time, "first": first_time, "end": end_time, "power": power}
+            times = usual_times(bridge, nfe, kind=kind, **given)
         options = {"rule": rule, "order": order, "corrector": corrector, "normaliser": normaliser, "compat": compat}
         steps = make_steps(bridge, times, kind=kind, **options)
     if start is not None and jnp.shape(start) != (*shape[:-1], 2 * shape[-1]):

@@ -143,6 +143,9 @@ def test_the_recommended_sde_sampler_keeps_the_spread_at_20_steps():
         return mixture.describe(x, t)[0] / want - 1
 
     assert abs(error()) < 0.02
+    samples, info = phase_bridge.sample(field, jax.random.key(1), (n, 2), kind="sde", nfe=20)
+    assert info["nfe"] == 20
+    assert abs(mixture.describe(np.asarray(samples), 1.0)[0] / mixture.STD - 1) < 0.02
     # What it is recommended over.
     assert abs(error(rule="euler")) > 0.02
     assert abs(error(rule="splitting")) > 0.02
