@@ -192,7 +192,7 @@ def test_images_of_a_wrong_size_are_named(folder):
         ({"size": 10, "fit": "none"}, "config.data.size: expected .* 12x10 pixels, got 10; .*config.data.fit='resize'"),
         ({"size": 4, "fit": "resize", "square": 11}, "config.data.square: expected .* 12x10 pixels, got 11"),
         ({"size": 4, "square": 3}, "config.data.square: expected 0 unless config.data.fit='resize', got 3"),
-        ({"fit": "stretch"}, r"config.data.fit: expected one of \('crop', 'resize', 'none'\), got 'stretch'"),
+        ({"fit": "stretch"}, r"config.data.fit: expected one of \('crop', 'resize', 'pad', 'none'\), got 'stretch'"),
         ({"channels": 2}, r"config.data.channels: expected one of \(1, 3\), got 2"),
         ({"half": 3}, r"config.data.half: expected one of \(0, 1, 2\), got 3"),
         ({"size": 0}, "config.data.size: expected at least 1, got 0"),
