@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from benchmarks import __main__ as command
-from benchmarks import eigenbasis, harness, overheads, phase_bridge_solvers, start, unet
+from benchmarks import eigenbasis, harness, overheads, phase_bridge_sampler, phase_bridge_solvers, start, unet
 from benchmarks.harness import Goal, Report, Seconds
 from benchmarks.workload import (
     batches_for,
@@ -229,7 +229,8 @@ def test_a_benchmark_through_the_command_line(tmp_path, capsys):
 
 
 def test_every_name_is_a_benchmark():
-    for name, module in zip(command.NAMES, (overheads, start, unet, eigenbasis, phase_bridge_solvers), strict=True):
+    modules = (overheads, start, unet, eigenbasis, phase_bridge_solvers, phase_bridge_sampler)
+    for name, module in zip(command.NAMES, modules, strict=True):
         assert module.__name__ == f"benchmarks.{name}"
         assert module.__doc__ and callable(module.run) and module.FULL != module.QUICK
 
@@ -238,5 +239,5 @@ def test_an_unknown_name_is_told_in_one_line(capsys):
     assert command.main(["unets"]) == 2
     assert capsys.readouterr().err == (
         'error: NAME: expected one of "overheads", "start", "unet", "eigenbasis", "phase_bridge_solvers", '
-        'got "unets"; did you mean "unet"?\n'
+        '"phase_bridge_sampler", got "unets"; did you mean "unet"?\n'
     )
