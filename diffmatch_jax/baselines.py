@@ -38,9 +38,9 @@ def winner_take_all(
     median: the side of a median filter over cells, in x and in y (0: none). Its confidence is the winner's cosine.
     compat="released": their alignments, 512 and 256 pixels, and normalised flow clipped to [-1, 1].
     """
-    if fine % 64 or coarse % 16 or fine < 64 or coarse < 16:
+    if fine % 16 or coarse % 16 or min(fine, coarse) < 16:
         got = f"{fine} and {coarse}"
-        raise bad("fine, coarse", expected="multiples of 64 and of 16", got=got, fix="use 256 and 128")
+        raise bad("fine, coarse", expected="multiples of 16", got=got, fix="use 256 and 128")
     if median < 0 or (median and median % 2 == 0):
         raise bad("median", expected="0 or an odd number of cells", got=median, fix="use 5")
     if compat == "released":

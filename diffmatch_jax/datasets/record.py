@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from common.data import images
-from common.data.source import digest
+from common.data.source import Element, digest
 from common.errors import bad
 from diffmatch_jax import resize as resizing
 
@@ -94,6 +94,32 @@ def folder_of(directory: str | Path) -> Path:
     if not root.is_dir():
         raise bad(str(root), expected="a directory", got="no such directory", fix="check the path")
     return root
+
+
+class PairSource:
+    """A data set whose pairs have one size as a `common.data.Source`: elements source, target, flow and mask.
+
+    So lists of pairs can be trained on, streamed from their files.
+    """
+
+    nbytes = None  # read when asked for, not kept
+
+    def __init__(self, dataset: Dataset):
+        self._dataset = dataset
+        self.fingerprint = dataset.fingerprint
+
+    def __repr__(self) -> str:
+        return f"PairSource({self._dataset.name}, {len(self)}, {self.fingerprint})"
+
+    def __len__(self) -> int:
+        return len(self._dataset)
+
+    def __getitem__(self, index: int) -> Element:
+        example = self._dataset.load(index)
+        return {name: getattr(example, name) for name in ("source", "target", "flow", "mask")}
+
+    def name(self, index: int) -> str:
+        return self._dataset.names[index]
 
 
 def read_image(path) -> np.ndarray:

@@ -56,3 +56,18 @@ def test_panels_show_every_image(tmp_path):
     pixels = np.asarray(Image.open(tmp_path / "x.png").convert("L"))
     for value in np.round(images.ravel() * 255).astype(int):
         assert (np.abs(pixels.astype(int) - value) <= 1).sum() > 100, value
+
+
+def test_grid_of_pictures_and_numbers(tmp_path):
+    values = np.asarray([[1.0, 10.0, np.nan], [100.0, 1000.0, 0.1]])
+    with plotting.grid(tmp_path / "a.png", rows=1, columns=2, width=4, height=2, title="t") as axes:
+        plotting.bare(axes[0])
+        plotting.value_map(axes[0], values, limits=(1, 100), log=True)
+        plotting.number_table(axes[1], values, rows=["a", "b"], columns=["x", "y", "z"])
+        shown = axes[0].images[0]
+        assert len(axes) == 2 and shown.norm(10.0) == pytest.approx(0.5) and shown.norm(1000.0) == 1
+        assert shown.get_array().mask.sum() == 1
+        texts = {each.get_text(): each.get_fontweight() for each in axes[1].texts}
+        assert len(texts) == 5 and texts["1.00"] == texts["0.10"] == "bold" and texts["10.00"] == "normal"
+    with Image.open(tmp_path / "a.png") as image:
+        assert image.size == (800, 400)

@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from common.data.source import Source, fetch
 from common.errors import InputError
 from diffmatch_jax.baselines import warped
 from diffmatch_jax.datasets import catalogue, listed, synthetic
+from diffmatch_jax.datasets.record import PairSource
 from diffmatch_jax.pairs import KINDS, Warps
 
 
@@ -66,6 +68,10 @@ def test_listed_pairs(tmp_path):
     np.testing.assert_allclose(moved.flow, np.broadcast_to([-4, 2], (40, 40, 2)), atol=1e-5)  # 24 px at 240: 4 at 40
     np.testing.assert_array_equal(moved.mask, np.pad(np.ones((38, 36), bool), ((0, 2), (4, 0))))
     np.testing.assert_allclose(moved.target[:38, 4:].astype(int), moved.source[2:, :36], atol=1)
+    source = PairSource(data)
+    both = fetch(source, [2, 0])
+    assert both["target"].shape == (2, 40, 40, 3) and source.name(2) == "2/p.png" and isinstance(source, Source)
+    np.testing.assert_array_equal(both["flow"][0], moved.flow)
     path.write_text(path.read_text().replace("p.png,1,", "p.png,5,"))
     with pytest.raises(InputError, match="list.csv, line 3: expected a name, a type from 0 to 2"):
         listed.read_list(path)
