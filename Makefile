@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 RUNS ?= runs
 
-.PHONY: help install demo demo-gahb demo-phase-bridge test test-slow lint bench clean
+.PHONY: help install demo demo-gahb demo-phase-bridge demo-diffmatch test test-slow lint bench clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*##/\t/' | expand -t 14
@@ -18,13 +18,16 @@ install: .venv/installed  ## make .venv and install the package with what its te
 	$(BIN)/python -m pip install --quiet --editable '.[test]'
 	@touch $@
 
-demo: demo-gahb demo-phase-bridge  ## train, interrupt, resume, evaluate and sample every method; writes runs/demo/index.html
+demo: demo-gahb demo-phase-bridge demo-diffmatch  ## train, interrupt, resume, evaluate and sample every method; writes runs/demo/index.html
 
 demo-gahb: install  ## the same for the blind denoiser alone
 	$(BIN)/python -m gahb demo --workdir $(RUNS)/demo
 
 demo-phase-bridge: install  ## the same for bridges, beside flow matching and diffusion
 	$(BIN)/python -m phase_bridge demo --workdir $(RUNS)/demo
+
+demo-diffmatch: install  ## the same for dense matching, on a real pair too
+	$(BIN)/python -m diffmatch_jax demo --workdir $(RUNS)/demo
 
 test: install  ## the test suite (about ten minutes on two cores)
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile

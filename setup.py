@@ -25,6 +25,7 @@ setuptools.setup(
             for dots in ("", ".*")
         ]
     ),
+    package_data={"diffmatch_jax": ["weights/*"]},
     install_requires=[
         "diffrax>=0.7,<0.8",
         "flax>=0.12,<0.13",
@@ -57,6 +58,7 @@ setuptools.setup(
             *TFDS,
         ],
         "tfds": TFDS,
+        "classical": ["opencv-python-headless>=4.10,<6"],
         "tracking": ["wandb>=0.19,<1"],
         "export": ["flatbuffers>=24,<27"],
         "dev": ["torch>=2.5,<3"],  # only to write the PyTorch files that tests read

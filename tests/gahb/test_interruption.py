@@ -87,8 +87,8 @@ def interrupt(workdir, cache, number, times, chance):
     return codes
 
 
-def test_killed_four_times(tmp_path, cache, uninterrupted):
-    codes = interrupt(tmp_path, cache, signal.SIGKILL, 4, random.Random(1))
+def test_killed_twice(tmp_path, cache, uninterrupted):
+    codes = interrupt(tmp_path, cache, signal.SIGKILL, 2, random.Random(1))
     assert -signal.SIGKILL in codes
     assert ending(tmp_path) == uninterrupted
 
