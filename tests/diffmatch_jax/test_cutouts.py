@@ -1,0 +1,107 @@
+"""Objects from files in COCO's layout, and the source that brings them to the images."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+
+from common.data.source import ArraySource
+from common.errors import InputError
+from diffmatch_jax import cutouts, matching, objects
+from diffmatch_jax.objects import Cutout
+from diffmatch_jax.pairs import Pair
+
+
+@pytest.fixture(scope="module")
+def coco(tmp_path_factory):
+    """A list with a red square, a green triangle of two polygons, a crowd and a tiny thing; returns list and folder."""
+    folder = tmp_path_factory.mktemp("coco")
+    red, green = np.full((2, 120, 160, 3), 90, np.uint8)
+    red[20:80, 30:90] = (255, 0, 0)
+    green[60:120, 100:160] = (0, 255, 0)
+    for name, image in (("a.png", red), ("b.png", green)):
+        Image.fromarray(image).save(folder / name)
+    square = [30, 20, 90, 20, 90, 80, 30, 80]
+    halves = [[100, 60, 160, 60, 160, 120], [100, 60, 100, 120, 160, 120]]
+    listed = {
+        "images": [{"id": 7, "file_name": "a.png"}, {"id": 9, "file_name": "b.png"}],
+        "annotations": [
+            {"image_id": 7, "iscrowd": 0, "area": 3600, "bbox": [30, 20, 60, 60], "segmentation": [square]},
+            {"image_id": 9, "iscrowd": 0, "area": 3600, "bbox": [100, 60, 60, 60], "segmentation": halves},
+            {"image_id": 9, "iscrowd": 1, "area": 9000, "bbox": [0, 0, 99, 99], "segmentation": {"counts": []}},
+            {"image_id": 7, "iscrowd": 0, "area": 1200, "bbox": [0, 0, 5, 5], "segmentation": [[0, 0, 5, 0, 5, 5]]},
+        ],
+    }
+    path = folder / "instances.json"
+    path.write_text(json.dumps(listed))
+    return path, folder
+
+
+def test_objects_are_cut_along_their_outlines(coco):
+    found = cutouts.read_coco(*coco, side=64)
+    assert found.image.shape == (2, 64, 64, 3) and found.mask.shape == (2, 64, 64)
+    for row, channel in enumerate((0, 1)):
+        cover = found.mask[row] / 255
+        # 60 of 66 pixels along each side, around the middle.
+        np.testing.assert_allclose(cover.sum(), (64 * 60 / 66) ** 2, rtol=0.03)
+        centre = [(cover * at).sum() / cover.sum() for at in np.mgrid[:64, :64]]
+        np.testing.assert_allclose(centre, 31.5, atol=0.2)
+        inside = found.image[row][cover == 1].astype(int)
+        assert (inside[:, channel] > 200).mean() > 0.97
+        assert not found.mask[row][[0, -1]].any() and not found.mask[row][:, [0, -1]].any()
+    # The second object touches the photograph's corner: its square repeats the edge there.
+    one = cutouts.read_coco(*coco, side=64, most=1, seed=1)
+    assert one.mask.shape == (1, 64, 64)
+
+
+def test_a_source_brings_an_object_to_every_image(coco):
+    found = cutouts.read_coco(*coco, side=16)
+    images = np.arange(5, dtype=np.uint8)[:, None, None, None] * np.ones((5, 4, 4, 3), np.uint8)
+    source = cutouts.WithObjects(ArraySource({"image": images}), found, repeats=30)
+    assert len(source) == 150 and source.name(7) == "arrays[2]"
+    indices = np.arange(150)
+    elements = source.read(indices)
+    np.testing.assert_array_equal([each["image"][0, 0, 0] for each in elements], indices % 5)
+    first = np.array([(each["object_image"] == found.image[0]).all() for each in elements])
+    assert 0.35 < first.mean() < 0.65 and 0 < first[::5].mean() < 1
+    kept = source.resident()
+    taken = jax.jit(kept.take)(kept.arrays, jnp.asarray(indices, jnp.int32))
+    for name, want in elements[0].items():
+        np.testing.assert_array_equal(taken[name], [each[name] for each in elements])
+        assert taken[name].dtype == want.dtype
+    again = cutouts.WithObjects(ArraySource({"image": images}), found, repeats=30)
+    other = cutouts.WithObjects(ArraySource({"image": images}), found, repeats=30, seed=1)
+    assert source.fingerprint == again.fingerprint != other.fingerprint and repr(source) == repr(again)
+
+
+def test_bytes_can_be_pasted(coco):
+    """As on the device: a mask of bytes is that of its share of 255."""
+    found = cutouts.read_coco(*coco, side=32)
+    flow, none = jnp.full((40, 48, 2), 1.0), jnp.zeros((), jnp.int32)
+    gray = jnp.full((40, 48, 3), 0.3)
+    pair = Pair(gray, gray, flow, matching.valid(flow), none, none)
+    cutout = Cutout(jnp.asarray(found.image[0]), jnp.asarray(found.mask[0]))
+    key = jax.random.key(3)
+    got = jax.jit(objects.paste_cutout)(key, pair, cutout)
+    want = jax.jit(objects.paste_cutout)(key, pair, Cutout(cutout.image / 255, cutout.mask / 255))
+    for each, other in zip(got, want, strict=True):
+        np.testing.assert_allclose(each, other, atol=1e-5)
+    assert (np.asarray(got.target)[..., 0] > 0.9).any() and (np.asarray(got.flow) != 1).any()
+
+
+def test_mistakes(coco, tmp_path):
+    path, folder = coco
+    with pytest.raises(InputError, match="expected COCO's list of instances, got FileNotFoundError"):
+        cutouts.read_coco(tmp_path / "none.json", folder)
+    (tmp_path / "other.json").write_text('{"images": []}')
+    with pytest.raises(InputError, match="expected COCO's list of instances, got KeyError"):
+        cutouts.read_coco(tmp_path / "other.json", folder)
+    with pytest.raises(InputError, match="expected objects of more than 4000 pixels, got none"):
+        cutouts.read_coco(path, folder, least_area=4000)
+    with pytest.raises(InputError, match="a.png: expected a photograph of the list"):
+        cutouts.read_coco(path, tmp_path)
+    with pytest.raises(InputError, match="repeats: expected 1 to"):
+        cutouts.WithObjects(ArraySource({"image": np.zeros((2, 1, 1, 1))}), Cutout(None, None), repeats=0)
