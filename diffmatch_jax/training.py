@@ -173,9 +173,8 @@ def loss(
     each = objective.per_sample(sums)
     value = objective.pooled(sums) if goal.pooled else each.mean()
     side = jnp.asarray(truth.shape[1:3], jnp.float32).mean()
-    # As a robust mean length: its square root is smooth at 0, and errors are many times longer than a hundredth pixel.
     length = objective.totals(
-        lax.stop_gradient(decoded), truth, mask, penalty="charbonnier", epsilon=1e-2 / side, compat=goal.compat
+        lax.stop_gradient(decoded), truth, mask, penalty="charbonnier", epsilon=1e-3 / side, compat=goal.compat
     )
     metrics = {"error": objective.per_sample(length).mean() * side}
     if index is not None:

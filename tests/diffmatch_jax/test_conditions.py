@@ -1,0 +1,130 @@
+"""What the denoisers are told, against the cost volume itself."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from common.errors import InputError
+from diffmatch_jax import conditions, correlation, matching
+from diffmatch_jax.conditions import Settings
+
+SIDE = 8
+SETTINGS = Settings(fine=8 * SIDE, coarse=4 * SIDE, radius=2, wide=4, score=True, median=3)
+
+
+@pytest.fixture(scope="module")
+def descriptors():
+    keys = jax.random.split(jax.random.key(0), 2)
+    return tuple(correlation.unit(jax.random.normal(key, (2, SIDE, SIDE, 5))) for key in keys)
+
+
+@pytest.fixture(scope="module")
+def found(descriptors):
+    return jax.jit(lambda a, b: conditions.stage1(a, b, SETTINGS))(*descriptors)
+
+
+def test_evidence_of_one_cell_by_hand(descriptors, found):
+    scores = np.asarray(correlation.volume(*descriptors))[1, 3, 6]  # of target cell (6, 3), [Hs, Ws]
+    best = np.asarray(np.unravel_index(scores.argmax(), scores.shape))[::-1]
+    np.testing.assert_array_equal(found.winner[1, 3, 6] * SIDE, best - [6, 3])
+    assert found.score[1, 3, 6] == scores.max()
+    place = np.asarray(found.conditions.flow[1, 3, 6]) * SIDE + [6, 3]
+    evidence = np.asarray(found.conditions.evidence[1, 3, 6])
+    assert len(evidence) == SETTINGS.evidence == 25 + 25 + 2 + 2
+
+    def at(image, x, y):
+        return image[y, x] if 0 <= x < image.shape[1] and 0 <= y < image.shape[0] else 0.0
+
+    x, y = place.astype(int)
+    assert np.array_equal(place, [x, y])  # the median of odd squares is a cell
+    patch = [at(scores, x + dx, y + dy) for dx in range(-2, 3) for dy in range(-2, 3)]
+    np.testing.assert_allclose(evidence[:25], patch, rtol=0, atol=1e-6)
+    largest = scores.reshape(2, 4, 2, 4).max((1, 3))
+    want = correlation.local(jnp.asarray(largest), jnp.asarray((place + 0.5) / 4 - 0.5, jnp.float32), radius=2)
+    np.testing.assert_allclose(evidence[25:50], want, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(evidence[50:52], np.clip((best - place) / 2, -2, 2), rtol=0, atol=1e-6)
+    weights = np.exp(scores / 0.02 - scores.max() / 0.02)
+    near = weights[max(y - 2, 0) : y + 3, max(x - 2, 0) : x + 3].sum() / weights.sum()
+    np.testing.assert_allclose(evidence[52:], [scores.max(), near], rtol=0, atol=1e-5)
+
+
+def test_median_of_the_winners(found):
+    flow = np.asarray(found.winner)[0] * SIDE
+    np.testing.assert_allclose(
+        found.conditions.flow[0, 2, 3] * SIDE, np.median(flow[1:4, 2:5].reshape(9, 2), axis=0), atol=1e-6
+    )
+    np.testing.assert_allclose(  # the corner's neighbours are itself and the cells beside it, again
+        found.conditions.flow[0, 0, 0] * SIDE,
+        np.median(np.pad(flow, ((1, 1), (1, 1), (0, 0)), mode="edge")[:3, :3].reshape(9, 2), axis=0),
+        atol=1e-6,
+    )
+
+
+def test_blocks_of_rows_change_nothing(descriptors):
+    positions = matching.grid(SIDE, SIDE)[None] + jnp.asarray([0.5, -0.25])
+    positions = jnp.broadcast_to(positions, (2, SIDE, SIDE, 2))
+    whole, parts = (
+        jax.jit(functools.partial(correlation.look, radius=2, wide=2, rows=rows))(*descriptors, positions)
+        for rows in (8, 2)
+    )
+    for one, other in zip(whole, parts, strict=True):
+        np.testing.assert_allclose(one, other, rtol=0, atol=1e-6)
+
+
+def test_released_conditions_are_those_of_the_search(descriptors):
+    plain = Settings(fine=8 * SIDE, coarse=4 * SIDE, radius=2)
+    told, want = jax.jit(lambda a, b: (conditions.stage1(a, b, plain).conditions, correlation.search(a, b, radius=2)))(
+        *descriptors
+    )
+    np.testing.assert_allclose(told.flow * SIDE, want.flow, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(told.evidence, want.local, rtol=0, atol=1e-6)
+    assert plain.evidence == told.evidence.shape[-1] == 25
+
+
+def test_second_stage_looks_where_the_flow_leads():
+    source = jax.random.normal(jax.random.key(1), (1, 16, 16, 4))
+    # The source two cells to the left: every target cell finds itself two to the right.
+    target = jnp.roll(source, -2, axis=2)
+    flow = jnp.zeros((1, 4, 4, 2)) + jnp.asarray([2 / 16, 0])
+    settings = Settings(fine=32, coarse=16, radius=1)
+    told = jax.jit(lambda *arrays: conditions.stage2(*arrays, settings))(source, target, flow)
+    assert told.evidence.shape == (1, 16, 16, 9)
+    np.testing.assert_allclose(told.flow, jnp.broadcast_to(flow[:, :1, :1], told.flow.shape), atol=1e-6)
+    np.testing.assert_allclose(told.evidence[0, :, :14, 4], 1, atol=1e-4)
+    assert (np.asarray(told.evidence[0, :, :14]).argmax(-1) == 4).all()
+
+
+def test_a_degraded_truth_is_the_truth_up_to_its_noise():
+    settings = Settings(fine=64, coarse=32)
+    x, y = np.meshgrid(np.arange(32), np.arange(32))
+    truth = jnp.asarray(np.stack([0.01 * x - 0.1, 0.2 - 0.01 * y], -1), jnp.float32)
+    want = np.asarray(truth).reshape(8, 4, 8, 4, 2).mean((1, 3))
+
+    @jax.jit
+    def degraded(key, truth, noise):
+        return conditions.degraded(key, truth, settings, noise=noise)
+
+    exact = degraded(jax.random.key(0), truth, 0.0)
+    np.testing.assert_allclose(exact[1:-1, 1:-1], want[1:-1, 1:-1], rtol=0, atol=1e-6)
+    many = jax.lax.map(lambda key: degraded(key, truth, 0.01), jax.random.split(jax.random.key(1), 200))
+    away = np.asarray(many - exact)
+    assert np.abs(away.mean(0)).max() < 0.005
+    assert 0.01 < away.std() < 0.03
+    assert jnp.isfinite(degraded(jax.random.key(0), truth.at[0, 0].set(jnp.inf), 0.1)).all()
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"fine": 250}, "config.features.fine: expected a multiple of 16"),
+        ({"median": 4}, "config.conditions.median: expected an odd number"),
+        ({"wide": 3}, "config.conditions.wide: expected a divisor of 32"),
+        ({"radius": 0}, "config.conditions: expected a radius of 1"),
+    ],
+)
+def test_impossible_settings(change, words):
+    with pytest.raises(InputError, match=words):
+        Settings(**{"fine": 256, "coarse": 128, **change})

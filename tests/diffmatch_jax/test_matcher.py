@@ -1,0 +1,137 @@
+"""`match` with an untrained denoiser, which returns the initial flow: geometry, kinds of images, and refusals."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import diffmatch_jax
+from common.errors import InputError
+from common.networks.adm_unet import ADMUNet
+from common.networks.initial import initialise
+from diffmatch_jax import backbone
+from diffmatch_jax.conditions import Settings
+from diffmatch_jax.diffusion import Process, Variable
+from diffmatch_jax.matcher import Model, Plan, Weights, match
+from diffmatch_jax.sampling import Stage
+
+LOOK = Settings(fine=64, coarse=32, radius=1)
+
+
+def tiny(look=LOOK, **options):
+    """Returns a stage and its parameters, of a network that ends in noise instead of zeros if `last` says so."""
+    last = options.pop("last", 0.0)
+    network = ADMUNet(2, channels=8, multipliers=(1,), num_blocks=1, attention=(), heads=1, min_group=8)
+    params = initialise(network, jax.random.key(1), jnp.zeros((1, 8, 8, 4 + look.patch)), jnp.zeros(1)).params
+    params = dict(params, out_conv=jax.tree.map(lambda x: x + last, params["out_conv"]))
+    return Stage(network, Variable(0.1, residual=True), Process.cosine(2), **options), params
+
+
+@pytest.fixture(scope="module")
+def model():
+    """The initial flow, as every hypothesis."""
+    stage, params = tiny()
+    return Model(Plan(LOOK, first=stage), Weights(backbone.random(jax.random.key(0)), params))
+
+
+@pytest.fixture(scope="module")
+def unsure():
+    """Two stages whose hypotheses differ."""
+    stage, params = tiny(last=0.05)
+    weights = Weights(backbone.random(jax.random.key(0)), params, params)
+    return Model(Plan(LOOK, first=stage, second=stage), weights)
+
+
+def picture(height, width, channels=3, seed=0):
+    """A smooth random picture in [0, 1]."""
+    rng = np.random.default_rng(seed)
+    x = jax.image.resize(rng.random((height // 4, width // 4, channels)), (height, width, channels), "cubic")
+    return np.clip(np.asarray(x, np.float32), 0, 1)
+
+
+def test_an_image_finds_itself(model):
+    image = picture(64, 64)
+    found = match(image, image, model=model)
+    assert found.flow.shape == (64, 64, 2) and found.flow.dtype == np.float32
+    np.testing.assert_allclose(found.flow, 0, atol=1e-4)
+    np.testing.assert_allclose(found.winner, 0, atol=1e-4)
+    np.testing.assert_allclose(found.confidence, 1, atol=1e-5)
+    np.testing.assert_allclose(found.spread, 0, atol=1e-5)
+    assert found.hypotheses.shape == (4, 8, 8, 2)
+
+
+@pytest.mark.parametrize("size", [(128, 128), (37, 51)])
+def test_a_resized_image_finds_itself(model, size):
+    """Its pixel (x, y) is at ((x + 1/2) W / w - 1/2, ...) of the original, whatever the sizes."""
+    image = picture(64, 64)
+    other = np.clip(np.asarray(jax.image.resize(image, (*size, 3), "linear")), 0, 1)
+    found = match(image, other, model=model)
+    y, x = np.mgrid[: size[0], : size[1]].astype(np.float32)
+    want = np.stack([(x + 0.5) * 64 / size[1] - 0.5 - x, (y + 0.5) * 64 / size[0] - 0.5 - y], -1)
+    # To the cell: resizing changes the winner of a few cells of eight pixels.
+    away = np.linalg.norm(found.flow - want, axis=-1)
+    assert np.median(away) < 1e-3 and (away < 0.1).mean() > 0.8
+
+
+def test_kinds_of_images_agree(model):
+    gray = (picture(48, 40, 1) * 255).astype(np.uint8)
+    wanted = match(np.repeat(gray, 3, -1), np.repeat(gray, 3, -1)[:, ::-1], model=model).flow
+    for images in (gray, gray[..., 0], gray / np.float32(255), (gray / 255)[..., 0]):
+        np.testing.assert_allclose(match(images, images[:, ::-1], model=model).flow, wanted, rtol=0, atol=1e-4)
+
+
+def test_a_batch_equals_its_pairs(unsure):
+    sources = np.stack([picture(40, 56, seed=i) for i in range(2)])
+    targets = np.stack([picture(56, 40, seed=i) for i in range(2)])
+    whole = match(sources, targets, model=unsure, hypotheses=2)
+    assert whole.flow.shape == (2, 56, 40, 2) and whole.spread.max() > 0.1
+    assert whole.confidence.min() >= 0 and whole.confidence.max() < 1
+    for i in range(2):
+        one = match(sources[i], targets[i], model=unsure, hypotheses=2)
+        for got, want in zip(one, whole, strict=True):
+            np.testing.assert_allclose(got, want[i], rtol=0, atol=1e-4)
+
+
+def test_keys_decide_the_hypotheses(unsure):
+    source, target = (np.stack([picture(40, 56, seed=i)] * 2) for i in (1, 2))
+    keys = jax.random.split(jax.random.key(5), 2)
+    both = match(source, target, model=unsure, key=keys, hypotheses=2).hypotheses
+    assert np.abs(both[0] - both[1]).max() > 1e-3
+    same = match(source, target, model=unsure, key=keys[0], hypotheses=2).hypotheses
+    np.testing.assert_allclose(same[1], both[0], rtol=0, atol=1e-5)
+
+
+def test_a_regression_takes_its_confidence_from_the_correlation():
+    stage, params = tiny(kind="regression")
+    model = Model(Plan(LOOK, first=stage), Weights(backbone.random(jax.random.key(0)), params))
+    found = match(picture(64, 64), picture(64, 64), model=model)
+    np.testing.assert_allclose(found.confidence, 1, atol=1e-3)
+    assert len(found.hypotheses) == 1 and model.plan.nfe(4) == 1
+
+
+def test_evaluations_are_counted(unsure):
+    assert unsure.plan.nfe(3) == 2 * 2 * 3
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "words"),
+    [
+        (np.zeros((1, 9, 3)), np.zeros((9, 9, 3)), "source: expected at least 2 pixels in each direction, got 1 x 9"),
+        (np.zeros((9, 9, 3)), np.zeros((9, 9, 9, 4)), r"target: expected \[H, W\]"),
+        (np.zeros((9, 9), int), np.zeros((9, 9)), "source: expected bytes, or floating point in .0, 1., got int64"),
+        (np.full((9, 9), 128.0), np.zeros((9, 9)), "source: expected numbers from 0 to 1, got 128 to 128"),
+        (np.zeros((2, 9, 9, 3)), np.zeros((9, 9, 3)), "source, target: expected as many images"),
+        (np.full((9, 9), np.nan), np.zeros((9, 9)), "source: expected numbers from 0 to 1"),
+    ],
+)
+def test_refusals(model, source, target, words):
+    with pytest.raises(InputError, match=words):
+        diffmatch_jax.match(source, target, model=model)
+
+
+def test_other_refusals(model):
+    image = picture(16, 16)
+    with pytest.raises(InputError, match="hypotheses: expected at least 1, got 0"):
+        match(image, image, model=model, hypotheses=0)
+    with pytest.raises(InputError, match="key: expected one key, or 1"):
+        match(image, image, model=model, key=jax.random.split(jax.random.key(0), 3))

@@ -1,0 +1,118 @@
+"""From conditions to flow, with networks whose answers are known."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from common.errors import InputError
+from diffmatch_jax import sampling
+from diffmatch_jax.conditions import Conditions
+from diffmatch_jax.diffusion import Process, Variable, initial_noise
+from diffmatch_jax.sampling import Stage
+
+
+class Scaled(nn.Module):
+    """Returns the first two channels it sees, the noisy flow, times a parameter, and a constant."""
+
+    @nn.compact
+    def __call__(self, x, time, keys=None):
+        gain = self.param("gain", nn.initializers.zeros, ())
+        return gain * x[..., :2] + self.param("shift", nn.initializers.zeros, (2,))
+
+
+PROCESS = Process.cosine(5)
+FLOW = jax.random.normal(jax.random.key(1), (2, 4, 4, 2)) / 10
+GIVEN = Conditions(FLOW, jnp.zeros((2, 4, 4, 3)))
+KEYS = jax.random.split(jax.random.key(2), 2)
+
+
+QUICK = {"xla_backend_optimization_level": 0}
+draw = jax.jit(sampling.draw, static_argnums=0, static_argnames="hypotheses", compiler_options=QUICK)
+summarise = jax.jit(sampling.summarise, static_argnums=0)
+
+
+def params(gain, shift=(0.0, 0.0)):
+    return {"gain": jnp.asarray(gain), "shift": jnp.asarray(shift)}
+
+
+@pytest.mark.parametrize("residual", [True, False])
+def test_a_network_without_output_returns_the_initial_flow(residual):
+    stage = Stage(Scaled(), Variable(0.1, residual), PROCESS)
+    drawn = draw(stage, params(0.0), GIVEN, hypotheses=3, keys=KEYS)
+    found = summarise(stage, drawn)
+    np.testing.assert_allclose(found.flow, FLOW, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(found.covariance, 0, atol=1e-10)
+
+
+def test_a_constant_is_added_in_the_unit_of_the_variable():
+    stage = Stage(Scaled(), Variable(0.1, residual=True), PROCESS)
+    drawn = draw(stage, params(0.0, (1.0, -2.0)), GIVEN, hypotheses=2, keys=KEYS)
+    np.testing.assert_allclose(drawn.hypotheses[:, 0], FLOW + jnp.asarray([0.1, -0.2]), rtol=0, atol=1e-6)
+
+
+def test_hypotheses_and_first_prediction_of_a_linear_network():
+    """x_0 = g x_i at every level: DDIM multiplies by what Song et al.'s equation 12 gives for it."""
+    gain = 0.3
+    stage = Stage(Scaled(), Variable(0.1, residual=True), PROCESS, estimate="first")
+    drawn = draw(stage, params(gain), GIVEN, hypotheses=4, keys=KEYS)
+    noise = np.asarray(initial_noise(KEYS, 4, FLOW.shape[1:]))
+    bars = PROCESS.alphas_bar
+    factor = 1.0
+    for i in range(4, 0, -1):
+        eps = (1 / np.sqrt(bars[i]) - gain) / np.sqrt(1 / bars[i] - 1)
+        factor *= np.sqrt(bars[i - 1]) * gain + np.sqrt(1 - bars[i - 1]) * eps
+    base = np.asarray(FLOW)[:, None]
+    np.testing.assert_allclose(drawn.hypotheses, base + 0.1 * gain * factor * noise, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(drawn.first, base + 0.1 * gain * noise, rtol=0, atol=1e-6)
+    told = summarise(stage, drawn)
+    np.testing.assert_allclose(told.flow, np.asarray(drawn.first).mean(1), rtol=0, atol=1e-6)
+    want = np.asarray(drawn.hypotheses).var(1, ddof=1)
+    np.testing.assert_allclose(jnp.diagonal(told.covariance, axis1=-2, axis2=-1), want, rtol=1e-4, atol=1e-8)
+
+
+@pytest.mark.parametrize(("estimate", "rule"), [("mean", np.mean), ("median", np.median)])
+def test_rules(estimate, rule):
+    flows = jax.random.normal(jax.random.key(3), (2, 5, 4, 4, 2))
+    stage = Stage(Scaled(), Variable(), PROCESS, estimate=estimate, clip=0.5)
+    told = summarise(stage, sampling.Drawn(flows, flows))
+    np.testing.assert_allclose(told.flow, np.clip(rule(np.asarray(flows), axis=1), -0.5, 0.5), rtol=0, atol=1e-6)
+
+
+def test_a_regression_is_one_evaluation_without_noise():
+    stage = Stage(Scaled(), Variable(0.1, residual=True), PROCESS, kind="regression")
+    drawn = draw(stage, params(5.0, (1.0, 0.0)), GIVEN, hypotheses=8)
+    assert drawn.hypotheses.shape == (2, 1, 4, 4, 2) and stage.nfe == 1
+    np.testing.assert_allclose(drawn.hypotheses[:, 0], FLOW + jnp.asarray([0.1, 0.0]), rtol=0, atol=1e-6)
+
+
+def test_noise_of_a_pair_is_its_own_keys():
+    stage = Stage(Scaled(), Variable(0.1, residual=True), PROCESS)
+    both = draw(stage, params(0.3), GIVEN, hypotheses=2, keys=KEYS).hypotheses
+    one = jax.tree.map(lambda x: x[1:], GIVEN)
+    alone = draw(stage, params(0.3), one, hypotheses=3, keys=KEYS[1:]).hypotheses
+    np.testing.assert_allclose(alone[:, :2], both[1:], rtol=0, atol=1e-6)
+
+
+def test_confidence_falls_with_the_spread():
+    spread = jnp.asarray([0.0, 3.0, 9.0])
+    np.testing.assert_allclose(sampling.confidence_of(spread, 3.0), [1, 0.5, 0.1], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"kind": "gan"}, "config.objective.kind"),
+        ({"estimate": "mode"}, "config.sampler.estimate"),
+        ({"eta": 2.0}, "config.sampler.eta"),
+    ],
+)
+def test_impossible_stages(change, words):
+    with pytest.raises(InputError, match=words):
+        Stage(Scaled(), Variable(), PROCESS, **change)
+
+
+def test_no_hypotheses():
+    with pytest.raises(InputError, match="hypotheses: expected at least 1"):
+        sampling.draw(Stage(Scaled(), Variable(), PROCESS), params(0.0), GIVEN, hypotheses=0, keys=KEYS)

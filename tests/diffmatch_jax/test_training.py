@@ -1,0 +1,147 @@
+"""Pairs, levels and losses of training, with networks and flows that are known."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from common.errors import InputError
+from diffmatch_jax import conditions as looking
+from diffmatch_jax import training
+from diffmatch_jax.conditions import Conditions
+from diffmatch_jax.diffusion import Process, Variable
+from diffmatch_jax.matching import warp
+from diffmatch_jax.pairs import Warps
+from diffmatch_jax.photometric import Photometric
+from diffmatch_jax.training import Goal, Making
+from tests.diffmatch_jax.test_sampling import Scaled, params
+
+GOAL = Goal(Process.cosine(5), Variable(0.1, residual=True), first_share=0.5)
+KEYS = jax.random.split(jax.random.key(0), 6)
+QUICK = {"xla_backend_optimization_level": 0}
+loss = jax.jit(training.loss, static_argnums=(0, 1), compiler_options=QUICK)
+
+
+@pytest.fixture(scope="module")
+def image():
+    rng = np.random.default_rng(0)
+    small = jax.image.resize(rng.random((12, 12, 3)), (48, 48, 3), "cubic")
+    return np.clip(np.asarray(small) * 255, 0, 255).astype(np.uint8)
+
+
+def test_a_mirrored_pair_is_still_a_pair(image):
+    making = Making(size=32, warps=Warps(shares=(0, 1, 0)), flip=False)
+    pair = jax.jit(lambda key: training.pair_of(making, key, {"image": image}))(jax.random.key(2))
+    for each in (pair, training.mirrored(pair)):
+        away = jnp.abs(warp(each.source, each.flow) - each.target).max(-1)
+        assert float(jnp.where(each.mask, away, 0).mean()) < 0.02
+    np.testing.assert_array_equal(training.mirrored(training.mirrored(pair)).flow, pair.flow)
+
+
+def test_shares_of_changes(image):
+    """With share 0 nothing but the warp happens; colour changes leave flow and mask as they are."""
+    key, example = jax.random.key(3), {"image": image, "size": np.asarray([40, 48], np.int32)}
+    plain = Making(size=32, warps=Warps(shares=(0, 1, 0)), flip=False)
+    coloured = Making(size=32, warps=Warps(shares=(0, 1, 0)), flip=False, photometric=Photometric(blur=0.0))
+    one, other = (
+        jax.jit(training.augmentation(making), compiler_options=QUICK)(key, example) for making in (plain, coloured)
+    )
+    np.testing.assert_array_equal(one["flow"], other["flow"])
+    np.testing.assert_array_equal(one["mask"], other["mask"])
+    assert np.abs(one["source"] - other["source"]).max() > 0.05
+
+
+def test_levels():
+    keys = jax.random.split(jax.random.key(1), 4000)
+    drawn = np.asarray(jax.jit(lambda each: training.levels(GOAL, each))(keys))
+    shares = np.bincount(drawn, minlength=5) / len(drawn)
+    np.testing.assert_allclose(shares, [0.1, 0.1, 0.1, 0.1, 0.6], atol=0.03)
+
+
+def flows():
+    truth = jnp.zeros((6, 16, 16, 2)) + jnp.asarray([0.03, 0.04])
+    return Conditions(jnp.zeros((6, 4, 4, 2)), jnp.zeros((6, 4, 4, 1))), truth, jnp.ones((6, 16, 16), bool)
+
+
+@pytest.mark.parametrize("kind", ["diffusion", "regression"])
+@pytest.mark.parametrize("draws", [1, 3])
+def test_loss_of_the_initial_flow_is_the_penalty_of_its_error(kind, draws):
+    goal = Goal(GOAL.process, GOAL.variable, kind=kind, draws=draws, first_share=1.0)
+    value, metrics = loss(goal, Scaled(), params(0.0), *flows(), KEYS)
+    np.testing.assert_allclose(value, np.hypot(0.05 / 0.02, 0.1) - 0.1, rtol=1e-5)
+    np.testing.assert_allclose(metrics["error"], 0.05 * 16, rtol=1e-2)
+    assert kind == "regression" or abs(float(metrics["first"]) - float(value)) < 1e-5
+
+
+def test_loss_is_zero_at_the_truth_and_ignores_invalid_pixels():
+    given, truth, mask = flows()
+    mask = mask.at[:, :8].set(False)
+    truth = jnp.where(mask[..., None], truth, jnp.inf)
+    value, _ = loss(GOAL, Scaled(), params(0.0, (0.3, 0.4)), given, truth, mask, KEYS)
+    np.testing.assert_allclose(value, 0, atol=1e-6)
+    gradient = jax.jit(jax.grad(lambda p: training.loss(GOAL, Scaled(), p, given, truth, mask, KEYS)[0]))(params(0.1))
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
+
+
+def test_noisy_state_is_that_of_the_process():
+    """A network that returns c x_i has the error c x_i - x_0; at the noisiest level x_i is noise."""
+    goal = Goal(GOAL.process, GOAL.variable, penalty="squared", scale=0.1, first_share=1.0)
+    given, truth, mask = flows()
+    given = jax.tree.map(lambda x: jnp.repeat(x, 40, 0), given)
+    truth, mask = (jnp.repeat(x, 40, 0) for x in (truth, mask))
+    keys = jax.random.split(jax.random.key(4), 240)
+    # On the truth's own grid, so that no interpolation smooths the noise.
+    given = Conditions(jnp.zeros((240, 16, 16, 2)), jnp.zeros((240, 16, 16, 1)))
+    value, _ = loss(goal, Scaled(), params(0.5), given, truth, mask, keys)
+    noise = 1 - GOAL.process.alphas_bar[-1]
+    mean = 0.25 * np.sqrt(GOAL.process.alphas_bar[-1])  # x_0 has length 0.5
+    want = 2 * 0.25 * noise + (0.5 - mean) ** 2
+    np.testing.assert_allclose(value, want, rtol=0.02)
+
+
+def test_truth_on_the_grid_leaves_invalid_pixels_out():
+    truth = jnp.zeros((1, 8, 8, 2)).at[:, :, :4].set(1.0).at[:, :, 6:].set(jnp.nan)
+    mask = jnp.ones((1, 8, 8), bool).at[:, :, 6:].set(False)
+    got = jax.jit(training.on_grid)(truth, mask, jnp.zeros((1, 2, 2, 2)))
+    np.testing.assert_allclose(got[0, 0, :, 0], [1, 0], atol=1e-6)
+
+
+def test_a_crop_is_a_part_of_the_whole():
+    settings = looking.Settings(fine=32, coarse=16, radius=1)
+    keys = jax.random.split(jax.random.key(6), 5)
+    source, target = (jax.random.normal(key, (2, 16, 16, 3)) for key in keys[:2])
+    flow = jax.random.normal(keys[2], (2, 4, 4, 2)) / 20
+    truth, mask = jax.random.normal(keys[3], (2, 32, 32, 2)), jax.random.bernoulli(keys[4], 0.5, (2, 32, 32))
+
+    @jax.jit
+    def both(*arrays):
+        return looking.stage2(*arrays[:3], settings), training.cropped(settings, *arrays, size=8)
+
+    whole, (crop, part, known) = both(source, target, flow, truth, mask, keys[:2])
+    assert crop.flow.shape == (2, 8, 8, 2) and part.shape == (2, 16, 16, 2)
+    for i in range(2):
+        places = [
+            (y, x)
+            for y in range(9)
+            for x in range(9)
+            if np.allclose(whole.flow[i, y : y + 8, x : x + 8], crop.flow[i], atol=1e-6)
+        ]
+        ((y, x),) = places
+        np.testing.assert_allclose(whole.evidence[i, y : y + 8, x : x + 8], crop.evidence[i], atol=1e-5)
+        np.testing.assert_array_equal(truth[i, 2 * y : 2 * y + 16, 2 * x : 2 * x + 16], part[i])
+        np.testing.assert_array_equal(mask[i, 2 * y : 2 * y + 16, 2 * x : 2 * x + 16], known[i])
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: Goal(GOAL.process, GOAL.variable, first_share=1.5), "config.objective.first_share"),
+        (lambda: Goal(GOAL.process, GOAL.variable, scale=0.0), "config.objective.scale"),
+        (lambda: Goal(GOAL.process, GOAL.variable, draws=0), "config.objective.draws"),
+        (lambda: Making(elastic=2.0), "config.pairs.elastic"),
+        (lambda: Making(size=8), "config.pairs.size"),
+    ],
+)
+def test_impossible_settings(make, words):
+    with pytest.raises(InputError, match=words):
+        make()
