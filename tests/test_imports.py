@@ -18,6 +18,7 @@ DOORS = {
     "tensorflow_datasets": ["common/data"],
     "grain": ["common/data"],
     "tensorboardX": ["common/record.py"],
+    "cv2": ["diffmatch_jax/classical.py"],
 }
 NOWHERE = ("torch", "tensorflow", "torchvision")  # the product needs neither framework
 
