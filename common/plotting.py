@@ -21,12 +21,17 @@ from common.files import write_atomically
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 DASHES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)))
+# From the eighth line on colours come again, with hollow markers of other shapes.
+_MORE_MARKERS = ("h", "<", ">", "d", "p", "*", "8")
 COLUMN = 3.4  # width of a text column, inches
 
 _SETTINGS = {
     "axes.axisbelow": True,
     "axes.grid": True,
-    "axes.prop_cycle": cycler(color=COLOURS) + cycler(marker=MARKERS) + cycler(linestyle=DASHES),
+    "axes.prop_cycle": cycler(color=COLOURS * 2)
+    + cycler(marker=MARKERS + _MORE_MARKERS)
+    + cycler(linestyle=DASHES * 2)
+    + cycler(markerfacecolor=COLOURS + ("white",) * len(COLOURS)),
     "axes.spines.right": False,
     "axes.spines.top": False,
     "axes.titlesize": 9,
@@ -108,7 +113,7 @@ def value_map(axes, values: np.ndarray, *, limits: tuple[float, float], log: boo
     colours = matplotlib.colormaps["cividis"].with_extremes(bad="#9e9e9e")
     scale = (LogNorm if log else Normalize)(*limits, clip=True)
     shown = axes.imshow(np.ma.masked_invalid(values), cmap=colours, norm=scale, interpolation="nearest")
-    bar = axes.figure.colorbar(shown, ax=axes, fraction=0.045, pad=0.02)
+    bar = axes.figure.colorbar(shown, cax=axes.inset_axes([1.02, 0.0, 0.035, 1.0]))
     bar.ax.tick_params(labelsize=6, length=2)
     bar.outline.set_visible(False)
     if log:

@@ -1,11 +1,13 @@
 """Figures and the page of a run or a comparison, from result files alone."""
 
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import matplotlib
 import numpy as np
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from common import plotting, report, results
 from common.errors import InputError
@@ -275,8 +277,9 @@ def _against_nfe(axes, lines: Mapping[str, Sequence[tuple[int, float]]], floor: 
     axes.set(xscale="log", xlabel="network evaluations (NFE)", ylabel=words)
     if words == _WORDS["w2"]:
         axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.yaxis.set_major_formatter("{x:.3g}")
-        axes.yaxis.set_minor_formatter("{x:.3g}")
+        axes.yaxis.set_minor_formatter(NullFormatter())
     else:
         axes.set_ylim(0, 1)
     ticks = sorted({nfe for points in lines.values() for nfe, _ in points})
@@ -317,7 +320,7 @@ def _table_of_clouds(path: Path, rows, columns: Sequence[str], extent: float) ->
             points = clouds.get(column, np.empty((0, 2)))
             counts, _, _ = np.histogram2d(points[:, 1], points[:, 0], bins=side, range=[[-half, half]] * 2)
             images.append((1 - np.minimum(1, counts))[::-1, :, None])
-        shown[name.replace(", ", ",\n")] = np.stack(images)
+        shown[textwrap.fill(name, 18)] = np.stack(images)
     plotting.panels(path, shown, columns=columns)
 
 
