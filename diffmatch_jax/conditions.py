@@ -34,6 +34,7 @@ class Settings:
     score: bool = False
     soft: float = 0.0
     median: int = 0
+    gain: float = 0.0
     compat: str | None = None
 
     def __post_init__(self):
@@ -128,12 +129,12 @@ def stage1(source: jax.Array, target: jax.Array, settings: Settings) -> First:
     best = found.positions[..., 0, :] - mapping_of(jnp.zeros_like(found.flow))
     winner, score = to_normalised(best), found.scores[..., 0]
     if settings.released:
-        return First(Conditions(to_normalised(found.flow), found.local), winner, score)
+        return First(Conditions(to_normalised(found.flow), scaled(found.local, settings)), winner, score)
     flow = median(found.flow, settings.median) if settings.median else found.flow
     looked = correlation.look(source, target, mapping_of(flow), radius=settings.radius, wide=settings.wide, rows=rows)
-    parts = [looked.local]
+    parts = [scaled(looked.local, settings)]
     if settings.wide:
-        parts.append(looked.wide)
+        parts.append(scaled(looked.wide, settings))
     if settings.median:
         parts.append(jnp.clip((best - flow) / settings.radius, -2, 2))
     if settings.score:
@@ -150,7 +151,18 @@ def stage2(source: jax.Array, target: jax.Array, flow: jax.Array, settings: Sett
 
 def look_fine(source: jax.Array, target: jax.Array, positions: jax.Array, settings: Settings) -> jax.Array:
     """Returns the evidence of stage 2 for target cells `[B, h, w, C]` that look at `positions [B, h, w, 2]`."""
-    return correlation.local_features(source, target, positions, radius=settings.radius, compat=settings.compat)
+    found = correlation.local_features(source, target, positions, radius=settings.radius, compat=settings.compat)
+    return scaled(found, settings)
+
+
+def scaled(patches: jax.Array, settings: Settings) -> jax.Array:
+    """Returns patches `[..., n]` as the networks see them: with a `gain`, that many times their distance from the mean.
+
+    Cosines of neighbours differ by a tenth or so, beside channels of unit variance.
+    """
+    if not settings.gain:
+        return patches
+    return settings.gain * (patches - patches.mean(-1, keepdims=True))
 
 
 def median(flow: jax.Array, side: int) -> jax.Array:

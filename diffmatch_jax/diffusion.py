@@ -93,6 +93,8 @@ class Process:
 class Variable:
     """What is diffused: (flow - initial flow) / scale, or flow / scale if not `residual`; hashable.
 
+    `shrunk`: the network is shown sqrt(ab) x_t instead of x_t.
+
     Normalised flow has a standard deviation of 0.1 to 0.2 only; a scale of that size gives the unit variance which the
     schedule expects. The released models diffuse the normalised flow itself, `Variable(1.0, residual=False)`. Raises
     `InputError` for a scale that is not positive.
@@ -100,6 +102,7 @@ class Variable:
 
     scale: float = 1.0
     residual: bool = False
+    shrunk: bool = False
 
     def __post_init__(self):
         if not (math.isfinite(self.scale) and self.scale > 0):
@@ -160,6 +163,12 @@ def forward(process: Process, x0: jax.Array, noise: jax.Array, index: jax.Array)
     """Returns x_i = sqrt(ab_i) x_0 + sqrt(1 - ab_i) noise; `index` is a number or `[B, ...]`, the first axes of x."""
     bars = process.alphas_bar
     return _at(np.sqrt(bars), index, x0) * x0 + _at(np.sqrt(1 - bars), index, x0) * noise
+
+
+def signal(process: Process, time: jax.Array) -> jax.Array:
+    """Returns sqrt(ab) at the network's `time`, between levels by interpolation."""
+    times, bars = (jnp.asarray(each, jnp.float32) for each in (process.times, np.sqrt(process.alphas_bar)))
+    return jnp.interp(time, times, bars)
 
 
 def implied_noise(process: Process, x: jax.Array, x0: jax.Array, index: jax.Array) -> jax.Array:

@@ -175,6 +175,7 @@ def build_look(config) -> looking.Settings:
         score=told.score,
         soft=told.soft,
         median=told.median,
+        gain=told.gain,
         compat=compat_of(config),
     )
 
@@ -193,7 +194,7 @@ def build_process(config, *, keep: str = "") -> Process:
 
 def build_variable(config) -> Variable:
     """Returns what a config diffuses."""
-    return Variable(scale=config.variable.scale, residual=config.variable.residual)
+    return Variable(scale=config.variable.scale, residual=config.variable.residual, shrunk=config.variable.shrunk)
 
 
 def build_stage(config, *, cells: int) -> Stage:

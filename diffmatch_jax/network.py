@@ -65,9 +65,14 @@ def build(config, *, cells: int) -> ADMUNet:
     )
 
 
-def inputs(x: jax.Array, conditions: Conditions, variable: Variable) -> jax.Array:
-    """Returns what the U-Net sees, `[N, h, w, 4 + K]`; the initial flow is in the unit of the variable."""
-    return jnp.concatenate([x, conditions.flow / variable.scale, conditions.evidence], -1)
+def inputs(x: jax.Array, conditions: Conditions, variable: Variable, signal: jax.Array | None = None) -> jax.Array:
+    """Returns what the U-Net sees, `[N, h, w, 4 + K]`; the initial flow is in the unit of the variable.
+
+    With `signal [N]`, sqrt(ab), it sees sqrt(ab) x_t, the best linear guess of an x_0 of unit variance: at the noisiest
+    level that is nothing, and no noise must be learned to be ignored.
+    """
+    shown = x if signal is None else x * signal[:, None, None, None]
+    return jnp.concatenate([shown, conditions.flow / variable.scale, conditions.evidence], -1)
 
 
 def predict(
@@ -78,8 +83,12 @@ def predict(
     conditions: Conditions,
     variable: Variable,
     *,
+    signal: jax.Array | None = None,
     keys: jax.Array | None = None,
 ) -> jax.Array:
-    """Returns the predicted x_0 `[N, h, w, 2]` of noisy `x` at `time [N]`; `keys [N]` switch dropout on."""
-    out = network.apply({"params": params}, inputs(x, conditions, variable), time, keys=keys)
+    """Returns the predicted x_0 `[N, h, w, 2]` of noisy `x` at `time [N]`; `keys [N]` switch dropout on.
+
+    `signal` is as in `inputs`.
+    """
+    out = network.apply({"params": params}, inputs(x, conditions, variable, signal), time, keys=keys)
     return variable.encode(conditions.flow, conditions.flow) + out

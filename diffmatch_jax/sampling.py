@@ -85,7 +85,8 @@ def draw(
         noise = diffusion.initial_noise(keys, hypotheses, flow.shape[1:])
 
     def network(x, time, given):
-        return predict(stage.network, params, x, time, given, stage.variable)
+        signal = diffusion.signal(stage.process, time) if stage.variable.shrunk else None
+        return predict(stage.network, params, x, time, given, stage.variable, signal=signal)
 
     denoise = diffusion.per_hypothesis(network, conditions)
     wants_first = stage.estimate == "first"

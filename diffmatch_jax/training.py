@@ -166,7 +166,10 @@ def loss(
         x0 = variable.encode(on_grid(truth, mask, flow, compat=goal.compat), flow)
         x = diffusion.forward(process, x0, noise, index)
         time = jnp.asarray(process.times, jnp.float32)[index]
-    predicted = predict(network, params, x, time, conditions, variable, keys=of_dropout if goal.dropout else None)
+    signal = diffusion.signal(process, time) if variable.shrunk else None
+    predicted = predict(
+        network, params, x, time, conditions, variable, signal=signal, keys=of_dropout if goal.dropout else None
+    )
     settings = {"penalty": goal.penalty, "scale": goal.scale, "epsilon": goal.epsilon, "compat": goal.compat}
     decoded = variable.decode(predicted, flow)
     sums = objective.totals(decoded, truth, mask, **settings)

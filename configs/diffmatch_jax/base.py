@@ -33,6 +33,8 @@ def base() -> ConfigDict:
     conditions.soft = 0.0  # temperature of a soft argmax around the winner, as the initial flow (0 = the winner)
     conditions.median = 0  # side of the median filter of the initial flow, odd (0 = none); look-ups follow it
 
+    conditions.gain = 8.0  # patches are shown as so many times their distance from their mean (released: 0, as is)
+
     config.model = model = ConfigDict()
     model.channels = 24  # of the first level (paper: 128)
     model.multipliers = (1, 2, 3)  # of the channels, by level; each level halves the grid once more (paper: 1, 2, 3, 4)
@@ -51,6 +53,7 @@ def base() -> ConfigDict:
     config.variable = variable = ConfigDict()  # what is diffused: flow / scale, or (flow - initial flow) / scale
     variable.scale = 0.1  # normalised flow; the released models: 1
     variable.residual = True  # the released models: False
+    variable.shrunk = True  # the network sees sqrt(ab) x_t, which has no noise at the noisiest level; released: False
 
     config.objective = objective = ConfigDict()
     objective.kind = "diffusion"  # "diffusion" | "regression" (the same network in one evaluation, without noise)

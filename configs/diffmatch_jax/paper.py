@@ -27,7 +27,10 @@ def get_config():
     config.model.attention = (2, 3)
     config.model.min_group = 1
 
+    config.conditions.gain = 0.0
+
     config.variable.scale = 1.0
+    config.variable.shrunk = False
     config.variable.residual = False
     config.objective.penalty = "squared"
     config.objective.scale = 1.0
