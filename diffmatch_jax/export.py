@@ -1,15 +1,21 @@
 """`python -m diffmatch_jax export`: the weights of a run as one small file, in the form that ships with the package."""
 
+import json
 from pathlib import Path
 
+from common import config as configs
 from common import workdirs
 from common.app import App, Request, lines
 from common.checkpoint import restore_params
+from common.files import write_atomically
 from diffmatch_jax import shipped
 
 
 def run(app: App, request: Request) -> None:
-    """Writes `export/TASK.npz` of the run in `--workdir`, or `--output FILE`, and prints its size and checksum."""
+    """Writes `export/TASK.npz` of the run in `--workdir`, or `--output FILE`, and prints its size and checksum.
+
+    For a stage of the matcher its config goes beside it, `.json`, from which `pretrained.read` builds it again.
+    """
     resolved = workdirs.of_trained(app, request)
     flags, task = request.flags, resolved.config.task
     path = Path(flags.output) if flags.output else resolved.workdir / "export" / f"{task}.npz"
@@ -17,6 +23,11 @@ def run(app: App, request: Request) -> None:
     weights = variables.params["pyramid"] if task == "backbone" else variables.params
     path.parent.mkdir(parents=True, exist_ok=True)
     digest = shipped.save(path, weights)
+    if task != "backbone":
+        # What the weights mean; where they were trained is of no use to others.
+        values = configs.to_dict(resolved.config)
+        values["stage2"] = {**values["stage2"], "stage1": ""}
+        write_atomically(path.with_suffix(".json"), json.dumps(values, indent=2, sort_keys=True).encode())
     lines(f"wrote {path}, {path.stat().st_size / 2**20:.2f} MiB in half precision, sha256 {digest}")
 
 

@@ -16,6 +16,8 @@ from common.record import read_metrics
 from configs.base import base as shared
 from configs.base import prepared
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 ROOT = Path(__file__).parents[2]
 EXPERIMENTS = sorted(
     path
@@ -45,6 +47,7 @@ REDUCED = {
 }
 SMALLER = {
     "diffmatch_jax": {
+        "data.fit": "pad",
         "features.pyramid": "random",
         "features.fine": "16",
         "features.coarse": "16",
@@ -141,7 +144,8 @@ def test_the_paper_s_networks_with_classes(experiment, classes, count):
 
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=name)
 def test_two_steps(path, tmp_path):
-    images = np.random.default_rng(0).random((24, 8, 8, 1), np.float32)
+    channels = 3 if path.parent.name == "diffmatch_jax" else 1
+    images = np.random.default_rng(0).random((24, 8, 8, channels), np.float32)
     labels = np.arange(24) % 3
     np.savez(tmp_path / "images.npz", train=images, test=images[:4], train_labels=labels, test_labels=labels[:4])
     overrides = {**REDUCED, **SMALLER[path.parent.name]}

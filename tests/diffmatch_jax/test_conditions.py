@@ -84,6 +84,12 @@ def test_released_conditions_are_those_of_the_search(descriptors):
     assert plain.evidence == told.evidence.shape[-1] == 25
 
 
+def test_patches_with_a_gain():
+    patches = jnp.asarray([[0.1, 0.2, 0.6]])
+    np.testing.assert_allclose(conditions.scaled(patches, Settings(gain=8.0)), [[-1.6, -0.8, 2.4]], rtol=1e-5)
+    np.testing.assert_array_equal(conditions.scaled(patches, Settings()), patches)
+
+
 def test_second_stage_looks_where_the_flow_leads():
     source = jax.random.normal(jax.random.key(1), (1, 16, 16, 4))
     # The source two cells to the left: every target cell finds itself two to the right.

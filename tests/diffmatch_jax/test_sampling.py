@@ -72,6 +72,15 @@ def test_hypotheses_and_first_prediction_of_a_linear_network():
     np.testing.assert_allclose(jnp.diagonal(told.covariance, axis1=-2, axis2=-1), want, rtol=1e-4, atol=1e-8)
 
 
+def test_a_shrunk_state_is_the_best_linear_guess():
+    """Shown sqrt(ab) x_i, a network that returns what it sees predicts x_0 = sqrt(ab) x_i."""
+    stage = Stage(Scaled(), Variable(0.1, residual=True, shrunk=True), PROCESS, estimate="first")
+    drawn = draw(stage, params(1.0), GIVEN, hypotheses=2, keys=KEYS)
+    noise = np.asarray(initial_noise(KEYS, 2, FLOW.shape[1:]))
+    want = np.asarray(FLOW)[:, None] + 0.1 * np.sqrt(PROCESS.alphas_bar[-1]) * noise
+    np.testing.assert_allclose(drawn.first, want, rtol=0, atol=1e-6)
+
+
 @pytest.mark.parametrize(("estimate", "rule"), [("mean", np.mean), ("median", np.median)])
 def test_rules(estimate, rule):
     flows = jax.random.normal(jax.random.key(3), (2, 5, 4, 4, 2))

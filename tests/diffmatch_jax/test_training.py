@@ -83,9 +83,11 @@ def test_loss_is_zero_at_the_truth_and_ignores_invalid_pixels():
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
 
 
-def test_noisy_state_is_that_of_the_process():
-    """A network that returns c x_i has the error c x_i - x_0; at the noisiest level x_i is noise."""
-    goal = Goal(GOAL.process, GOAL.variable, penalty="squared", scale=0.1, first_share=1.0)
+@pytest.mark.parametrize("shrunk", [False, True])
+def test_noisy_state_is_that_of_the_process(shrunk):
+    """A network that returns c x_i has the error c x_i - x_0; shown sqrt(ab) x_i it returns c sqrt(ab) x_i."""
+    variable = Variable(0.1, residual=True, shrunk=shrunk)
+    goal = Goal(GOAL.process, variable, penalty="squared", scale=0.1, first_share=1.0)
     given, truth, mask = flows()
     given = jax.tree.map(lambda x: jnp.repeat(x, 40, 0), given)
     truth, mask = (jnp.repeat(x, 40, 0) for x in (truth, mask))
@@ -93,9 +95,9 @@ def test_noisy_state_is_that_of_the_process():
     # On the truth's own grid, so that no interpolation smooths the noise.
     given = Conditions(jnp.zeros((240, 16, 16, 2)), jnp.zeros((240, 16, 16, 1)))
     value, _ = loss(goal, Scaled(), params(0.5), given, truth, mask, keys)
-    noise = 1 - GOAL.process.alphas_bar[-1]
-    mean = 0.25 * np.sqrt(GOAL.process.alphas_bar[-1])  # x_0 has length 0.5
-    want = 2 * 0.25 * noise + (0.5 - mean) ** 2
+    bar = GOAL.process.alphas_bar[-1]
+    c = 0.5 * np.sqrt(bar) if shrunk else 0.5
+    want = 2 * c**2 * (1 - bar) + (0.5 - 0.5 * c * np.sqrt(bar)) ** 2  # x_0 has length 0.5
     np.testing.assert_allclose(value, want, rtol=0.02)
 
 

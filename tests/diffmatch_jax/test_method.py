@@ -1,0 +1,117 @@
+"""The method from config to matches: both stages by the command line, and what is refused, in words."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from common import config as configs
+from common.checkpoint import restore_params
+from common.cli import main
+from common.errors import InputError
+from configs.diffmatch_jax.base import base
+from diffmatch_jax import matcher, method, pretrained
+from diffmatch_jax.__main__ import APP
+
+SMALL = {
+    "features.pyramid": "random", "features.fine": 32, "features.coarse": 16, "conditions.radius": 1,
+    "model.channels": 8, "model.multipliers": (1,), "model.attention": (), "model.heads": 1,
+    "process.steps": 2, "pairs.size": 32, "pairs.photometric": 0.0, "pairs.shares": (0, 1, 0),
+    "data.fit": "none", "data.size": 40,
+    "train.steps": 2, "train.batch_size": 2, "train.log_every": 1, "checkpoint.every": 2, "ema.decay": 0.5,
+    "optimizer.schedule": "constant", "sampler.hypotheses": 2, "sampler.num": 2, "evaluate.num": 2,
+    "evaluate.batch_size": 2,
+}  # fmt: skip
+
+
+def config(**changes):
+    return configs.from_dict({}, base(), {**SMALL, **changes})
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """A trained stage 1, and a stage 2 on top of it."""
+    root = tmp_path_factory.mktemp("runs")
+    rng = np.random.default_rng(0)
+    images = (rng.random((4, 40, 40, 3)) * 255).astype(np.uint8)
+    np.savez(root / "images.npz", train=images, test=images[:2])
+    experiment = root / "small.py"
+    experiment.write_text("from configs.diffmatch_jax.base import base as get_config\n")
+    words = [f"--config.{key}={value}" for key, value in {**SMALL, "data.source": f"npz:{root}/images.npz"}.items()]
+    second = ("--config.task=stage2", f"--config.stage2.stage1={root / 'one'}", "--config.stage2.size=8")
+    for name, extra in (("one", ()), ("two", second)):
+        argv = ["train", "--config", str(experiment), "--workdir", str(root / name), *words, *extra]
+        assert main(argv, APP) == 0
+    return root
+
+
+def test_stages_and_their_weights(runs):
+    one, two = matcher.load(runs / "one"), matcher.load(runs / "two")
+    assert one.plan.second is None and two.plan.first == one.plan.first and two.plan.second is not None
+    for got, name in ((two.weights.first, "one"), (two.weights.second, "two")):
+        jax.tree.map(np.testing.assert_array_equal, got, restore_params(runs / name).params)
+    # What is frozen goes along, from one to the other.
+    jax.tree.map(
+        np.testing.assert_array_equal, *(restore_params(runs / name).stats["pyramid"] for name in ("one", "two"))
+    )
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(two.weights.second))
+
+
+def test_evaluation_and_match(runs, capsys):
+    assert main(["evaluate", "--workdir", str(runs / "two")], APP) == 0
+    path = runs / "two" / "results" / "evaluate-step-2-seed-0.json"
+    told = json.loads(path.read_text())
+    rows = {row["method"]: row["aepe"] for row in told["table"]}
+    assert set(rows) == {"winner-take-all", "its median", "model"}
+    np.testing.assert_allclose(told["ratio"], rows["model"] / rows["winner-take-all"])
+    assert told["nfe"] == 2 * 2 * 2 and -1 <= told["rank_correlation"] <= 1
+    image = np.random.default_rng(1).random((20, 30, 3))
+    found = matcher.match(image, image[:, ::-1], model=runs / "two", hypotheses=2)
+    assert found.flow.shape == (20, 30, 2) and found.hypotheses.shape == (2, 16, 16, 2)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"task": "stage3"}, "config.task: expected one of"),
+        ({"features.pyramid": "resnet"}, "config.features.pyramid: expected one of"),
+        ({"features.compat": "old"}, "config.features.compat"),
+        ({"model.multipliers": (1, 1, 1, 1)}, "config.model.multipliers: expected a grid divisible by 8"),
+        ({"model.heads": 3}, "config.model.heads: expected a divisor of 8"),
+        ({"model.attention": (2,)}, "config.model.attention: expected levels from 0 to 0"),
+        ({"process.schedule": "sigmoid"}, "config.process.schedule"),
+        ({"objective.penalty": "huber"}, "config.objective.penalty"),
+        ({"sampler.estimate": "best"}, "config.sampler.estimate"),
+        ({"sampler.confidence": 0.0}, "config.sampler.confidence"),
+        ({"evaluate.num": 0}, "config.evaluate.num"),
+        ({"task": "stage2", "stage2.degraded": 1.5}, "config.stage2.degraded"),
+        ({"task": "stage2", "stage2.size": 99}, "config.stage2.size: expected 0 to 16 cells"),
+        ({"task": "stage2", "stage2.stage1": "nowhere"}, "nowhere"),
+    ],
+)
+def test_refusals(changes, words):
+    with pytest.raises(InputError, match=words):
+        method.build(config(**changes)).init(jax.random.key(0), {})
+
+
+def test_other_features_than_stage_1(runs):
+    with pytest.raises(InputError, match="config.features: expected those of stage 1: fine 32"):
+        method.build(config(**{"task": "stage2", "stage2.stage1": str(runs / "one"), "features.fine": 48}))
+
+
+def test_exported_stages_are_the_same_matcher(runs, tmp_path):
+    """What `export` writes is what the package would read, in half precision."""
+    for name in ("one", "two"):
+        task = {"one": "stage1", "two": "stage2"}[name]
+        words = ["export", "--workdir", str(runs / name), "--output", str(tmp_path / f"{task}.npz")]
+        assert main(words, APP) == 0
+    model, own = pretrained.read(tmp_path), matcher.load(runs / "two")
+    assert model.plan == own.plan
+    for got, want in zip(jax.tree.leaves(model.weights[1:]), jax.tree.leaves(own.weights[1:]), strict=True):
+        np.testing.assert_allclose(got, want, rtol=1e-3, atol=1e-6)
+    (tmp_path / "stage2.npz").unlink()
+    assert pretrained.read(tmp_path).plan == matcher.load(runs / "one").plan
+    (tmp_path / "stage1.npz").unlink()
+    with pytest.raises(InputError, match="stage1.npz: expected weights of a matcher"):
+        pretrained.read(tmp_path)
