@@ -14,6 +14,7 @@ from scipy.ndimage import median_filter
 
 from common.errors import bad
 from diffmatch_jax import correlation, features, matching
+from diffmatch_jax.datasets.record import centres
 from diffmatch_jax.resize import resize, resize_normalised
 
 Matcher = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray | None]]
@@ -21,8 +22,9 @@ Matcher = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray | None
 
 def still(source: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, None]:
     """Answers that nothing moves: each pixel is at the same place relative to the image."""
-    flow = jnp.zeros((*target.shape[:2], 2))
-    return np.asarray(matching.to_pixels(flow, source=source.shape[:2])), None
+    places = centres(target.shape[:2])
+    factors = [a / b for a, b in zip(source.shape[1::-1], target.shape[1::-1], strict=True)]
+    return ((places + 0.5) * factors - 0.5 - places).astype(np.float32), None
 
 
 def winner_take_all(

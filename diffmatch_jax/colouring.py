@@ -10,8 +10,8 @@ from common.errors import bad
 
 UNKNOWN = (0.62, 0.62, 0.62)  # pixels of which nothing is known
 
-_LIGHTNESS = (1.0, 0.68)  # at length 0 and at full length
-_CHROMA = 0.19
+_LIGHTNESS = (1.0, 0.7)  # at length 0 and at full length
+_CHROMA = 0.155  # most hues reach it; more would flatten blue and green at the edge of what screens show
 _TO_LMS = np.array([
     [1.0, 0.3963377774, 0.2158037573],
     [1.0, -0.1055613458, -0.0638541728],

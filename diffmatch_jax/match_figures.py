@@ -93,7 +93,10 @@ def rivals(
     """Draws the flow of several matchers (title to `[H, W, 2]`) above their errors, beside the images and the truth."""
     longest = colouring.longest_of(truth, mask)
     top = [picture(colouring.unit(target), "target"), flow_picture(truth, "true flow", longest=longest, known=mask)]
-    below = [picture(colouring.unit(source), "source"), None]
+    below: list[Cell] = [picture(colouring.unit(source), "source"), None]
+    if source.shape == target.shape:
+        both = colouring.blend(colouring.unit(target), colouring.unit(source))
+        below[1] = picture(both, "target red, source cyan")
     for name, flow in flows.items():
         error = endpoint_error(flow, np.where(mask[..., None], truth, 0))
         top.append(flow_picture(flow, name, longest=longest))
@@ -145,7 +148,7 @@ def cells_figure(path: str | PathLike, cells: Sequence[Cell], *, columns: int, t
     shape = next(each for each in cells if each is not None)
     shape = (shape["image"] if "image" in shape else shape["values"]).shape
     side = min(2.6, 11.0 / columns)
-    height = rows * (side * min(max(shape[0] / shape[1], 0.4), 1.6) + 0.28) + (0.25 if title else 0)
+    height = rows * (0.94 * side * min(max(shape[0] / shape[1], 0.4), 1.6) + 0.2) + (0.25 if title else 0)
     with plotting.grid(path, rows=rows, columns=columns, width=columns * side, height=height, title=title) as axes:
         for axis, cell in zip(axes, [*cells, *[None] * (len(axes) - len(cells))], strict=True):
             plotting.bare(axis)
@@ -159,6 +162,7 @@ def cells_figure(path: str | PathLike, cells: Sequence[Cell], *, columns: int, t
             if cell.get("wheel"):
                 inset = axis.inset_axes([0.985 - 0.2, 0.02, 0.2, 0.2 * shape[1] / shape[0]])
                 plotting.bare(inset)
+                inset.set_facecolor("none")
                 inset.imshow(_on_transparent(colouring.wheel()))
     return Path(path)
 

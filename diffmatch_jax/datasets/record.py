@@ -175,7 +175,9 @@ def _apply(x: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
     """Returns `x [H, W, C]` multiplied by a matrix for its rows and one for its columns."""
     height, width, channels = x.shape
     x = (rows.astype(x.dtype) @ x.reshape(height, -1)).reshape(-1, width, channels)
-    return np.matmul(columns.astype(x.dtype), x)
+    # One product of two matrices each, which is many times as fast as one a row.
+    x = columns.astype(x.dtype) @ x.swapaxes(0, 1).reshape(width, -1)
+    return x.reshape(len(columns), len(rows), channels).swapaxes(0, 1)
 
 
 def fitting(size: tuple[int, int], side: int) -> tuple[int, int]:
