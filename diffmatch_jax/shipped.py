@@ -20,7 +20,8 @@ def save(path: str | Path, params: Mapping[str, Any], *, dtype: str = "float16")
 
     Equal arrays give equal bytes. Raises `InputError` for numbers that are not finite in `dtype`.
     """
-    leaves = {name: np.asarray(leaf).astype(dtype) for name, leaf in flatten_dict(params, sep="/").items()}
+    with np.errstate(over="ignore"):  # what overflows is refused below
+        leaves = {name: np.asarray(leaf).astype(dtype) for name, leaf in flatten_dict(params, sep="/").items()}
     for name, leaf in leaves.items():
         if not np.isfinite(leaf).all():
             raise bad(f"weights {name}", expected=f"finite numbers in {dtype}", got="others", fix="use another run")

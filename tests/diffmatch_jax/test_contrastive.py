@@ -7,6 +7,8 @@ import numpy as np
 from diffmatch_jax import contrastive
 from diffmatch_jax.matching import grid
 
+matched = jax.jit(contrastive.matched)
+
 
 def maps(seed, batch=2, size=4, channels=6):
     return jnp.asarray(np.random.default_rng(seed).normal(size=(batch, size, size, channels)), jnp.float32)
@@ -28,7 +30,7 @@ def test_loss_is_the_cross_entropy_with_bilinear_weights():
     source, target = maps(0), maps(1)
     place = np.random.default_rng(2).uniform(0, 3, (2, 4, 4, 2)).astype(np.float32)
     mask = jnp.asarray(np.random.default_rng(3).random((2, 4, 4)) < 0.6)
-    found = contrastive.matched(source, target, jnp.asarray(place), mask, temperature=0.3)
+    found = matched(source, target, jnp.asarray(place), mask, temperature=0.3)
 
     def length(x):
         return x / np.linalg.norm(x, axis=-1, keepdims=True)
@@ -49,14 +51,14 @@ def test_loss_is_the_cross_entropy_with_bilinear_weights():
 
 def test_limits_of_the_loss():
     """Equal features everywhere leave the choice of all cells; the right answer under a low temperature leaves none."""
-    here, mask = jnp.broadcast_to(grid(4, 4), (1, 4, 4, 2)), jnp.ones((1, 4, 4), bool)
-    same = jnp.ones((1, 4, 4, 3))
-    np.testing.assert_allclose(contrastive.matched(same, same, here, mask, temperature=0.1).loss, np.log(16), rtol=1e-5)
-    one = maps(4, batch=1, channels=16)
-    right = contrastive.matched(one, one, here, mask, temperature=0.01)
-    assert right.loss[0] < 1e-3 and right.found[0] == 1
-    nothing = contrastive.matched(one, one, here, mask & False, temperature=0.1)
-    assert nothing.loss[0] == 0 and nothing.found[0] == 0
+    here, mask = jnp.broadcast_to(grid(4, 4), (2, 4, 4, 2)), jnp.ones((2, 4, 4), bool)
+    same = jnp.ones((2, 4, 4, 6))
+    np.testing.assert_allclose(matched(same, same, here, mask, temperature=0.1).loss, np.log(16), rtol=1e-5)
+    one = maps(4)
+    right = matched(one, one, here, mask, temperature=0.01)
+    assert (right.loss < 1e-2).all() and (right.found == 1).all()
+    nothing = matched(one, one, here, mask & False, temperature=0.1)
+    assert (nothing.loss == 0).all() and (nothing.found == 0).all()
 
 
 def test_descent_finds_the_flow():
@@ -66,12 +68,16 @@ def test_descent_finds_the_flow():
 
     @jax.jit
     def step(target):
-        return target - 3 * jax.grad(lambda x: contrastive.loss([source], [x], flow, temperature)[0].mean())(target)
+        def loss(target):
+            values, metrics = contrastive.loss([source], [target], flow, temperature)
+            return values.mean(), metrics
+
+        gradient, metrics = jax.grad(loss, has_aux=True)(target)
+        return target - 3 * gradient, metrics
 
     target = maps(6, batch=1)
-    before = contrastive.loss([source], [target], flow, temperature)[1]
+    _, before = step(target)
     for _ in range(60):
-        target = step(target)
-    after = contrastive.loss([source], [target], flow, temperature)[1]
+        target, after = step(target)
     assert set(after) == {"loss_4", "found_4"}
     assert after["found_4"] == 1 > before["found_4"] and after["loss_4"] < before["loss_4"] / 2

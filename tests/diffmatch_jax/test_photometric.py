@@ -16,7 +16,7 @@ NONE = dict.fromkeys(("brightness", "contrast", "fade", "gamma", "saturation", "
 
 @pytest.fixture(scope="module")
 def image():
-    return jnp.asarray(np.random.default_rng(0).integers(40, 216, (12, 10, 3)) / 255, jnp.float32)
+    return jnp.asarray(np.random.default_rng(0).integers(80, 176, (12, 10, 3)) / 255, jnp.float32)
 
 
 @functools.partial(jax.jit, static_argnames="settings")
@@ -30,17 +30,16 @@ def many(image, **how):
 
 def test_without_strength_nothing_changes(image):
     np.testing.assert_allclose(many(image), np.broadcast_to(image, (200, 12, 10, 3)), atol=1e-6)
-    found = np.asarray(changed(jax.random.split(jax.random.key(1), 8), image, Photometric(share=0)))
-    np.testing.assert_array_equal(found, np.broadcast_to(image, found.shape))
-    unchanged = (np.abs(many(image, brightness=0.1, share=0.3) - np.asarray(image)).max((1, 2, 3)) == 0).mean()
-    np.testing.assert_allclose(unchanged, 0.7, atol=0.1)
 
 
 def test_draws_fill_what_the_settings_allow(image):
     mean, deviation = np.asarray(image).mean(), np.asarray(image).std((0, 1))
-    shift = many(image, brightness=0.1).mean((1, 2, 3)) - mean
+    found = many(image, brightness=0.1, contrast=0.3, share=0.7)
+    same = (found == np.asarray(image)).all((1, 2, 3))
+    np.testing.assert_allclose(same.mean(), 0.3, atol=0.1)
+    shift = found[~same].mean((1, 2, 3)) - mean
     np.testing.assert_allclose([shift.min(), shift.max()], [-0.1, 0.1], atol=0.01)
-    factor = np.log(many(image, contrast=0.3).std((1, 2)) / deviation).mean(1)
+    factor = np.log(found[~same].std((1, 2)) / deviation).mean(1)
     np.testing.assert_allclose([factor.min(), factor.max()], [-0.3, 0.3], atol=0.03)
     faded = many(image, fade=0.4).std((1, 2)).mean(1) / deviation.mean()
     np.testing.assert_allclose((faded < 0.99).mean(), 0.4, atol=0.1)
@@ -66,11 +65,12 @@ def test_colour_keeps_gray_and_luma(image):
 
 def test_blur_has_the_variance_it_says():
     point = jnp.zeros((21, 21, 1)).at[10, 10].set(1.0)
-    blurred = np.asarray(photometric.blurred(point, 1.2))[..., 0]
+    blur = jax.jit(photometric.blurred)
+    blurred = np.asarray(blur(point, 1.2))[..., 0]
     away = np.arange(21) - 10
     np.testing.assert_allclose([blurred.sum(), blurred.sum(1) @ away**2], [1, 1.44], rtol=0.01)
-    np.testing.assert_allclose(photometric.blurred(point, 0.0), point)
-    np.testing.assert_allclose(photometric.blurred(jnp.full((6, 5, 2), 0.3), 2.0), 0.3, rtol=1e-6)
+    np.testing.assert_allclose(blur(point, 0.0), point)
+    np.testing.assert_allclose(blur(jnp.full((21, 21, 1), 0.3), 2.0), 0.3, rtol=1e-6)
 
 
 def test_contrast_is_about_each_channels_mean(image):
