@@ -11,6 +11,8 @@ import pytest
 # Commands switch on the compilation cache; tests must neither fill the user's nor be served by it.
 _CACHE = tempfile.TemporaryDirectory(prefix="scorebridge-tests-")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", _CACHE.name)
+# Many tests and the programs that they start compile the same small things.
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 
 DATA = Path(__file__).parent / "goldens" / "data"
 
@@ -22,6 +24,23 @@ def pytest_addoption(parser):
         default=str(DATA),
         help="read golden arrays from DIR/METHOD/NAME.npz instead of tests/goldens/data",
     )
+
+
+@pytest.fixture(scope="module")
+def quick_compilation():
+    """Makes machine code without optimising it, here and in programs started from here, for the tests of one file.
+
+    For files whose programs run a few times only: what XLA does to a program before is the same, and so is what is
+    asserted of its results.
+    """
+    import jax
+
+    name = "jax_disable_most_optimizations"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(name.upper(), "true")
+        jax.config.update(name, True)
+        yield
+        jax.config.update(name, False)
 
 
 @pytest.fixture(scope="session")
