@@ -78,6 +78,8 @@ SMALLER = {
         "optimizer.warmup": "1",
     },
 }
+# What training does not read.
+UNTRAINED = ("seed", "checkpoint", "evaluate", "sampler", "study", "classes", "compare", "synthetic")
 BUILT = {"diffmatch_jax": {"features.pyramid": "random"}}
 COUNTS = {
     "diffmatch_jax/paper": 121_153_794,
@@ -98,6 +100,27 @@ def name(path: Path) -> str:
 def load(path: Path, overrides=None):
     module = importlib.import_module(f"configs.{path.parent.name}.base")
     return configs.load(path, overrides, module.base())
+
+
+def kind(path: Path):
+    """Returns what decides through which code the training of a reduced experiment goes: switches, and zeros."""
+    whole = configs.to_dict(load(path, {**REDUCED, **SMALLER[path.parent.name]}))
+    whole["data"]["source"] = load(path).data.source.startswith("toy:")
+    return path.parent.name, *(
+        (section, key, value if isinstance(value, str) and not value[:1].isdigit() else bool(value))
+        for section, values in sorted(whole.items())
+        if section not in UNTRAINED
+        for key, value in (sorted(values.items()) if isinstance(values, dict) else [("", values)])
+    )
+
+
+def each_kind_once():
+    """Yields all experiments; slow are those whose training goes through the same code as that of one before."""
+    seen = set()
+    for path in EXPERIMENTS:
+        marks = [pytest.mark.slow] if kind(path) in seen else []
+        seen.add(kind(path))
+        yield pytest.param(path, id=name(path), marks=marks)
 
 
 def test_there_are_experiments():
@@ -142,7 +165,7 @@ def test_the_paper_s_networks_with_classes(experiment, classes, count):
     assert sum(leaf.size for leaf in jax.tree.leaves(params)) == count
 
 
-@pytest.mark.parametrize("path", EXPERIMENTS, ids=name)
+@pytest.mark.parametrize("path", each_kind_once())
 def test_two_steps(path, tmp_path):
     channels = 3 if path.parent.name == "diffmatch_jax" else 1
     images = np.random.default_rng(0).random((24, 8, 8, channels), np.float32)
