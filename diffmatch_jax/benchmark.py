@@ -179,7 +179,8 @@ def markdown(numbers: Mapping[str, Any]) -> str:
     for data in numbers["data"]:
         rows = [row for row in numbers["rows"] if row["data"] == data]
         clean = [row for row in rows if row["corruption"] == numbers["corruptions"][0]]
-        parts.append(f"### {data}, {numbers['pairs'][data]} pairs, {numbers['corruptions'][0]}\n")
+        count = numbers["pairs"][data]
+        parts.append(f"### {data}, {count} pair{'s' * (count != 1)}, {numbers['corruptions'][0]}\n")
         head = ["matcher", "AEPE", "median", "PCK-1", "PCK-3", "PCK-5", "sparsification", "rank corr.", "s a pair"]
         parts += table(head, [_line(titles, row) for row in clean if row["group"] == "all"])
         groups = [row["group"] for row in clean if row["method"] == clean[0]["method"] and row["group"] != "all"]

@@ -32,7 +32,7 @@ def accuracy(workdir: Path) -> list[Path]:
             for row in rows
         }
         paths.append(plotting.path_in(workdir, f"accuracy-{data}"))
-        with plotting.figure(paths[-1], width=1.6 * plotting.COLUMN, height=2.8) as axes:
+        with plotting.figure(paths[-1], width=2 * plotting.COLUMN, height=2.8) as axes:
             plotting.curves(axes, (1, 3, 5), lines, xlabel="threshold (px)", ylabel="pixels within it (%)")
             axes.set(xticks=(1, 3, 5), ylim=(0, 100), title=f"{data}: in brackets the mean error")
             _legend_beside(axes)
@@ -63,11 +63,14 @@ def draw_sparsification(
 
     Thin lines of the same colour show the best order of each, by the error itself.
     """
-    with plotting.figure(path, width=1.6 * plotting.COLUMN, height=2.8) as axes:
+    with plotting.figure(path, width=2 * plotting.COLUMN, height=2.8) as axes:
         removed = {name: 100 * np.arange(len(values)) / len(values) for name, values in lines.items()}
-        for name, values in lines.items():
-            (drawn,) = axes.plot(removed[name], values, label=name, markevery=max(1, len(values) // 6))
-            axes.plot(removed[name], oracles[name], color=drawn.get_color(), linewidth=0.6, marker="", linestyle=":")
+        drawn = {
+            name: axes.plot(removed[name], values, label=name, markevery=max(1, len(values) // 6))[0]
+            for name, values in lines.items()
+        }
+        for name, line in drawn.items():
+            axes.plot(removed[name], oracles[name], color=line.get_color(), linewidth=0.6, marker="", linestyle=":")
         axes.axhline(1, color="#777777", linewidth=0.6, linestyle="-")
         axes.set(xlabel="least sure pixels removed (%)", ylabel="error of the rest / of all", title=title)
         axes.set_ylim(bottom=0)

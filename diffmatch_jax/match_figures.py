@@ -99,7 +99,7 @@ def rivals(
         below[1] = picture(both, "target red, source cyan")
     for name, flow in flows.items():
         error = endpoint_error(flow, np.where(mask[..., None], truth, 0))
-        top.append(flow_picture(flow, name, longest=longest))
+        top.append(flow_picture(flow, name.replace(", ", ",\n") if len(flows) > 3 else name, longest=longest))
         words = f"error, mean {error[mask].mean():.2f} px" if mask.any() else "error"
         below.append(map_picture(error, words, limits=ERRORS, log=True, known=mask))
     return cells_figure(path, [*top, *below], columns=len(top), title=title)
