@@ -11,6 +11,7 @@ import numpy as np
 from common import config as configs
 from common.checkpoint import restore_params
 from common.data.pipeline import build as build_sources
+from common.data.source import Source
 from common.errors import bad, choice
 from common.method import Evaluation, Method, Samples, Variables
 from common.networks.initial import initialise
@@ -18,6 +19,7 @@ from common.pictures import grid
 from configs.diffmatch_jax.base import base
 from diffmatch_jax import backbone, features, held_out, pretraining, training
 from diffmatch_jax import conditions as looking
+from diffmatch_jax.cutouts import WithObjects, read_coco
 from diffmatch_jax.diffusion import Process, Variable
 from diffmatch_jax.features import Pyramid
 from diffmatch_jax.matcher import Match, Model, Plan, Weights
@@ -51,7 +53,7 @@ def build(config) -> Method:
     second = build_second(config, plan) if config.task == "stage2" else None
     trained = plan.first if second is None else plan.second
     sampler, checks, size = config.sampler, config.evaluate, config.pairs.size
-    sources = functools.cache(lambda: build_sources(config.data))
+    sources = functools.cache(lambda: build_all_sources(config))
     frozen = functools.cache(lambda: build_frozen(config))
     for field, value in (
         ("sampler.hypotheses", sampler.hypotheses),
@@ -247,6 +249,18 @@ def build_making(config, *, plain: bool = False) -> Making:
     return Making(
         flip=config.data.flip, photometric=photometric, elastic=made.elastic, objects=made.objects, **settings
     )
+
+
+def build_all_sources(config) -> dict[str, Source]:
+    """Returns the photographs of a config, those for training with objects to paste where it names some."""
+    found = build_sources(config.data)
+    if not config.pairs.coco:
+        return found
+    annotations, _, folder = config.pairs.coco.partition(":")
+    if not folder:
+        got = config.pairs.coco
+        raise bad("config.pairs.coco", expected="ANNOTATIONS:FOLDER", got=got, fix="name COCO's JSON file and images")
+    return {**found, "train": WithObjects(found["train"], read_coco(annotations, folder, seed=config.data.split_seed))}
 
 
 def build_second(config, plan: Plan) -> Second:

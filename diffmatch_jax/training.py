@@ -46,7 +46,10 @@ class Making:
 
 
 def pair_of(making: Making, key: jax.Array, example: Mapping[str, jax.Array]) -> Pair:
-    """Returns the pair that a key makes of `example`: `image [H, W, 1 or 3]`, the first `size [2]` of it if given."""
+    """Returns the pair that a key makes of `example`: `image [H, W, 1 or 3]`, the first `size [2]` of it if given.
+
+    Objects are those of `example` (`object_image`, `object_mask`), or pieces of the image itself.
+    """
     image = example["image"]
     image = jnp.broadcast_to(image, (*image.shape[:2], 3))
     extent = example["size"] if "size" in example else jnp.asarray(image.shape[:2], jnp.int32)
@@ -56,7 +59,13 @@ def pair_of(making: Making, key: jax.Array, example: Mapping[str, jax.Array]) ->
     if making.elastic:
         pair = _sometimes(keys["elastic"], making.elastic, discontinuities.perturb, pair)
     if making.objects:
-        pair = _sometimes(keys["objects"], making.objects, lambda k, p: objects.paste(k, p, image, extent), pair)
+
+        def paste(k, p):
+            if "object_image" in example:
+                return objects.paste_cutout(k, p, objects.Cutout(example["object_image"], example["object_mask"]))
+            return objects.paste(k, p, image, extent)
+
+        pair = _sometimes(keys["objects"], making.objects, paste, pair)
     if making.flip:
         coin = jax.random.bits(keys["flip"], (), jnp.uint8) >= 128
         pair = jax.tree.map(lambda a, b: jnp.where(coin, a, b), mirrored(pair), pair)

@@ -77,6 +77,9 @@ def base() -> ConfigDict:
     pairs.photometric = 0.5  # share of training pictures that are changed in colour, contrast, blur and noise
     pairs.elastic = 0.0  # share of training pairs with elastic discontinuities
     pairs.objects = 0.0  # share of training pairs with a moving pasted object
+    pairs.coco = (
+        ""  # "ANNOTATIONS:FOLDER": COCO's JSON file and images, whose objects are pasted ("" = pieces of others)
+    )
 
     config.photometric = photometric = ConfigDict()  # changes of these pictures (see diffmatch_jax.photometric)
     photometric.brightness = 0.15  # added: at most

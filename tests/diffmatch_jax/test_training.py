@@ -51,6 +51,23 @@ def test_shares_of_changes(image):
     assert np.abs(one["source"] - other["source"]).max() > 0.05
 
 
+def test_objects_are_those_of_the_example(image):
+    """A green square is pasted into both pictures, and the flow inside it is its own motion."""
+    green = np.zeros((16, 16, 3), np.uint8) + np.asarray([0, 255, 0], np.uint8)
+    mask = np.zeros((16, 16), np.uint8)
+    mask[2:-2, 2:-2] = 255
+    red = np.zeros_like(image) + np.asarray([255, 0, 0], np.uint8)
+    making = Making(size=32, warps=Warps(shares=(0, 1, 0)), flip=False, objects=1.0)
+    example = jax.tree.map(jnp.asarray, {"image": red, "object_image": green, "object_mask": mask})
+    keys = jax.random.split(jax.random.key(4), 8)
+    pairs = jax.jit(jax.vmap(lambda key: training.pair_of(making, key, example)), compiler_options=QUICK)(keys)
+    seen = np.asarray((pairs.target[..., 1] > 0.9).mean((1, 2)))
+    assert (seen > 0.01).mean() > 0.7 and seen.max() < 0.9
+    moved = warp(pairs.source, pairs.flow)[..., 1]
+    inside = pairs.mask & (pairs.target[..., 1] > 0.99)
+    assert float(jnp.where(inside, moved, 1).mean()) > 0.97
+
+
 def test_levels():
     keys = jax.random.split(jax.random.key(1), 4000)
     drawn = np.asarray(jax.jit(lambda each: training.levels(GOAL, each))(keys))
