@@ -20,6 +20,8 @@ from common.sampling import Drawn
 from gahb import figures, method
 from gahb.__main__ import APP
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 SETTINGS = {
     "data.fit": "none",
     "data.size": "8",

@@ -30,6 +30,8 @@ from gahb.method import build as build_method
 from gahb.method import build_network
 from gahb.study import build, config_of, images
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 CONFIG = pathlib.Path(__file__).with_name("tiny_study.py")
 VOLATILE = ("wall_s", "created")
 
