@@ -13,6 +13,7 @@ Hardware: any; two CPU cores shared with other work took 25 minutes, 800 CPU sec
 Expected, seed 0: mean end-point error in pixels of the best match of every 8x8 cell, 128 warps of 256x256 of the test
 images, with clean pictures, noise of deviation 0.38 and 0.05 of the contrast: 10.1, 12.9, 10.4; the same pyramid with
 random weights 28.3, 37.8, 29.7; plain 8x8 patches 46.0, 73.3, 83.8. After 300 of the steps 10.6, 13.6, 10.9.
+On 128 warps of the 100 validation images: 9.6, 12.4, 9.8; random weights 27.1, 35.1, 27.5; no flow at all 35.4.
 """
 
 from configs.base import prepared

@@ -21,7 +21,7 @@ def small(**changes):
     config.pretraining.size = 32
     config.pretraining.supersample = 1
     config.features.fine, config.features.coarse = 32, 16
-    config.evaluate.num = 3
+    config.evaluate.num = 2
     config.sampler.num = 2
     for name, value in changes.items():
         section, key = name.split("__")
@@ -66,37 +66,31 @@ def test_augmented_pairs_are_exact(method, batch):
 def test_mirrored_images_stay_in_their_corner():
     image = jnp.zeros((4, 6, 1)).at[:3, :4].set(jnp.arange(4.0)[None, :, None] + 1)
     keys = jax.random.split(jax.random.key(0), 20)
-    found, sizes = jax.vmap(lambda key: pretraining.turned(key, image, jnp.asarray([3, 4]), flip=True))(keys)
+    turn = jax.jit(jax.vmap(lambda key: pretraining.turned(key, image, jnp.asarray([3, 4]), flip=True)))
+    found, sizes = turn(keys)
     rows = {tuple(each[0, :, 0].tolist()) for each in found}
     assert rows == {(1, 2, 3, 4, 0, 0), (4, 3, 2, 1, 0, 0)} and (sizes == jnp.asarray([3, 4])).all()
 
 
-def test_loss_starts_at_chance_and_has_gradients_everywhere(method, batch):
+def test_loss_starts_at_chance_and_is_the_mean_over_strides(method, batch):
     variables = method.init(jax.random.key(1), batch)
-    params = variables.params | {"log_temperature": jnp.full(3, 5.0)}  # hot: all cells alike
-
-    @jax.jit
-    def loss(params):
-        return method.loss(variables._replace(params=params), jax.random.key(2), batch)
-
-    value, aux = loss(params)
+    loss = jax.jit(lambda params: method.loss(variables._replace(params=params), jax.random.key(2), batch))
+    value, aux = loss(variables.params | {"log_temperature": jnp.full(3, 5.0)})  # hot: all cells alike
     np.testing.assert_allclose(value, np.mean(np.log([64, 16, 4])), rtol=1e-3)
     np.testing.assert_allclose(aux.metrics["temperature_8"], np.exp(5), rtol=1e-5)
-    gradient = jax.jit(jax.grad(lambda params: loss(params)[0]))(variables.params)
-    leaves = {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(gradient)}
-    assert len(leaves) == 21
-    assert all(np.isfinite(leaf).all() and np.abs(leaf).max() > 0 for leaf in leaves.values()), leaves.keys()
-    lower = jax.tree.map(lambda p, g: p - 0.01 * g, variables.params, gradient)
-    assert loss(lower)[0] < loss(variables.params)[0]
+    value, aux = loss(variables.params)
+    np.testing.assert_allclose(value, np.mean([aux.metrics[f"loss_{stride}"] for stride in (4, 8, 16)]), rtol=1e-5)
+    np.testing.assert_allclose(aux.metrics["temperature_16"], 0.07, rtol=1e-5)
+    assert all(0 <= aux.metrics[f"found_{stride}"] <= 1 for stride in (4, 8, 16))
 
 
 def test_evaluation_compares_pyramids(method):
     variables = method.init(jax.random.key(1), {})
     found = method.evaluate(variables, jax.random.key(3))
     rows = {(row["features"], row["pictures"]): row for row in found.numbers["table"]}
-    assert len(rows) == 9 and found.numbers["pairs"] == 3
+    assert len(rows) == 9 and found.numbers["pairs"] == 2
     error = found.arrays["error.trained.noise"]
-    assert error.shape == (3, 4, 4)
+    assert error.shape == (2, 4, 4)
     per_image = [each[np.isfinite(each)].mean() for each in error]
     np.testing.assert_allclose(rows["trained", "noise"]["aepe"], np.mean(per_image), rtol=1e-5)
     share = np.mean([(each[np.isfinite(each)] <= 5).mean() for each in error])
@@ -109,7 +103,7 @@ def test_no_motion_is_found_by_any_pyramid(source):
     still = Warps(shares=(0, 1, 0), rotation=0, stretch=(1, 1), shift=0)
     pair = feature_quality.held_out_pairs(jax.random.key(0), source, num=2, size=32, settings=still)
     np.testing.assert_allclose(pair.source, pair.target, atol=1e-5)
-    for pyramid in (backbone.random(jax.random.key(1)), jax.tree_util.Partial(backbone.patches)):
+    for pyramid in (backbone.random(jax.random.key(1), widths=(4, 4, 4, 4)), jax.tree_util.Partial(backbone.patches)):
         flow, score, truth, known = feature_quality.found_flow(pyramid, pair, fine=32, coarse=16)
         np.testing.assert_array_equal(flow, 0)
         np.testing.assert_allclose(truth, 0, atol=1e-5)
@@ -121,7 +115,8 @@ def test_corruptions_are_of_the_stated_strength(source):
     pair = feature_quality.held_out_pairs(jax.random.key(0), source, num=2, size=32, settings=Warps())
     assert feature_quality.corrupted(jax.random.key(1), pair, "clean") is pair
     faded = feature_quality.corrupted(jax.random.key(1), pair, "contrast")
-    np.testing.assert_allclose(faded.target.std() / pair.target.std(), 0.05, atol=0.01)
+    ratio = faded.target.std((1, 2)) / pair.target.std((1, 2))
+    np.testing.assert_allclose(ratio, 0.05, atol=0.004)
     gray = pair._replace(source=np.full_like(pair.source, 0.5), target=np.full_like(pair.target, 0.5))
     noisy = feature_quality.corrupted(jax.random.key(1), gray, "noise")
     inside = (noisy.source > 0) & (noisy.source < 1)
