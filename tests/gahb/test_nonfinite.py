@@ -11,6 +11,8 @@ from common.cli import main
 from common.record import read_metrics
 from gahb.__main__ import APP
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 BAD = 3  # the record that makes the loss of its batch infinite
 
 

@@ -16,6 +16,8 @@ from phase_bridge import method, toy
 from phase_bridge.__main__ import APP
 from phase_bridge.statistic import noise_level
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 SMALL = {
     "model.width": 8, "model.depth": 1, "train.steps": 4, "train.batch_size": 16, "train.log_every": 2,
     "optimizer.warmup": 1, "checkpoint.every": 2, "sampler.num": 32, "sampler.batch_size": 16, "sampler.nfe": 3,
