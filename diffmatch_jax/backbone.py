@@ -35,7 +35,7 @@ def _shipped():
 
 def random(key: jax.Array, *, widths: Sequence[int] = WIDTHS, compute_dtype: str = "float32") -> Pyramid:
     """Returns the same pyramid untrained, for comparison."""
-    return frozen(init(key, widths), compute_dtype=compute_dtype)
+    return frozen(_init(key, tuple(widths)), compute_dtype=compute_dtype)
 
 
 def frozen(params: Mapping[str, Mapping[str, jax.Array]], *, compute_dtype: str = "float32") -> Pyramid:
@@ -61,6 +61,10 @@ def init(key: jax.Array, widths: Sequence[int] = WIDTHS) -> dict[str, dict[str, 
         params[name] = {"kernel": kernel, "bias": jnp.zeros(outputs)}
         inputs = outputs
     return params
+
+
+# One program for all layers.
+_init = functools.partial(jax.jit, static_argnames="widths")(init)
 
 
 def levels(
