@@ -10,7 +10,7 @@ from PIL import Image
 
 from common.data.source import ArraySource
 from common.errors import InputError
-from diffmatch_jax import cutouts, matching, objects
+from diffmatch_jax import cutouts, objects
 from diffmatch_jax.objects import Cutout
 from diffmatch_jax.pairs import Pair
 
@@ -78,18 +78,17 @@ def test_a_source_brings_an_object_to_every_image(coco):
 
 
 def test_bytes_can_be_pasted(coco):
-    """As on the device: a mask of bytes is that of its share of 255."""
+    """As they come from the device's arrays: of 255 the colours and how much the mask covers."""
     found = cutouts.read_coco(*coco, side=32)
-    flow, none = jnp.full((40, 48, 2), 1.0), jnp.zeros((), jnp.int32)
-    gray = jnp.full((40, 48, 3), 0.3)
-    pair = Pair(gray, gray, flow, matching.valid(flow), none, none)
-    cutout = Cutout(jnp.asarray(found.image[0]), jnp.asarray(found.mask[0]))
-    key = jax.random.key(3)
-    got = jax.jit(objects.paste_cutout)(key, pair, cutout)
-    want = jax.jit(objects.paste_cutout)(key, pair, Cutout(cutout.image / 255, cutout.mask / 255))
-    for each, other in zip(got, want, strict=True):
-        np.testing.assert_allclose(each, other, atol=1e-5)
-    assert (np.asarray(got.target)[..., 0] > 0.9).any() and (np.asarray(got.flow) != 1).any()
+    gray, none = np.full((40, 48, 3), 0.3, np.float32), np.zeros((), np.int32)
+    pair = Pair(gray, gray, np.ones((40, 48, 2), np.float32), np.ones((40, 48), bool), none, none)
+    cutout = Cutout(found.image[0], found.mask[0])
+    got = jax.tree.map(np.asarray, jax.jit(objects.paste_cutout)(jax.random.key(3), pair, cutout))
+    moved = (got.flow != 1).any(-1)
+    assert moved.any() and got.target.max() <= 1 + 1e-5 and got.target.min() >= -1e-5
+    # A pixel of the object is covered by half at least, of a red that fades a little along its edge.
+    assert (got.target[moved][:, 0] > 0.45).all() and np.median(got.target[moved][:, 1]) < 0.05
+    np.testing.assert_allclose(got.target[0, 0] if not moved[0, 0] else got.target[-1, -1], 0.3, atol=1e-6)
 
 
 def test_mistakes(coco, tmp_path):

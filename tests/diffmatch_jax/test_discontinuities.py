@@ -6,9 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from common.errors import InputError
-from diffmatch_jax import discontinuities, matching
+from diffmatch_jax import discontinuities
 from diffmatch_jax.discontinuities import Wobbles
 from diffmatch_jax.pairs import Pair
 
@@ -16,42 +17,41 @@ HEIGHT, WIDTH = 40, 56
 STRONG = Wobbles(number=(6, 10), blob=(0.04, 0.08), gain=(3.0, 4.0))
 
 
-def pictured(flow):
-    """Returns a pair whose source is smooth and whose target is its warp."""
-    y, x = np.mgrid[:HEIGHT, :WIDTH] / 12
-    source = jnp.asarray(np.stack([np.sin(x), np.cos(y + x), np.sin(y)], -1) / 2 + 0.5, jnp.float32)
-    target = matching.warp(source, jnp.asarray(flow))
-    none = jnp.zeros((), jnp.int32)
-    return Pair(source, target, flow, matching.valid(flow), none, none)
+def shown(image, positions):
+    """Returns what an image has at positions `[..., 2]` by bilinear interpolation, in numpy."""
+    at = positions[..., 1], positions[..., 0]
+    return np.stack([ndimage.map_coordinates(image[..., c], at, order=1, mode="nearest") for c in range(3)], -1)
+
+
+def pictured(matrix, shift):
+    """Returns a pair whose source is smooth and whose target is its warp by an affine map."""
+    y, x = np.mgrid[:HEIGHT, :WIDTH]
+    source = np.stack([np.sin(x / 12), np.cos((y + x) / 12), np.sin(y / 12)], -1) / 2 + 0.5
+    positions = np.stack([x, y], -1) @ np.asarray(matrix) + np.asarray(shift)
+    flow, inside = positions - np.stack([x, y], -1), (positions >= 0) & (positions <= [WIDTH - 1, HEIGHT - 1])
+    arrays = (each.astype(np.float32) for each in (source, shown(source, positions), flow))
+    return Pair(*arrays, inside.all(-1), np.zeros((), np.int32), np.zeros((), np.int32))
+
+
+PIXELS = np.stack(np.meshgrid(np.arange(WIDTH), np.arange(HEIGHT)), -1)
+KEYS = jax.random.split(jax.random.key(0), 6)
 
 
 @pytest.fixture(scope="module")
 def perturb():
-    """Returns `(keys, pair) -> perturbed pairs, displacements`."""
-
-    def both(key, pair):
-        by = discontinuities.draw(key, pair.mask, settings=STRONG)
-        return discontinuities.perturb(key, pair, settings=STRONG), by
-
-    return jax.jit(jax.vmap(both, in_axes=(0, None)))
-
-
-KEYS = jax.random.split(jax.random.key(0), 6)
+    apply = jax.jit(jax.vmap(partial(discontinuities.perturb, settings=STRONG), in_axes=(0, None)))
+    return lambda keys, pair: jax.tree.map(np.asarray, apply(keys, pair))
 
 
 def test_target_is_the_source_along_the_new_flow(perturb):
-    positions = matching.grid(HEIGHT, WIDTH)
-    turned = positions @ jnp.asarray([[0.9, 0.2], [-0.15, 1.05]]) + jnp.asarray([6.0, -5.0])
-    pair = pictured(turned - positions)
-    found, _ = perturb(KEYS, pair)
-    warped = jax.vmap(partial(matching.warp, pair.source))(found.flow)
-    mask = np.asarray(found.mask)
-    error = np.abs(np.asarray(warped - found.target)).max(-1)
-    moved = np.abs(np.asarray(found.flow - pair.flow)).max(-1)
+    pair = pictured([[0.9, 0.2], [-0.15, 1.05]], [6.0, -5.0])
+    found = perturb(KEYS, pair)
+    mask, moved = found.mask, np.abs(found.flow - pair.flow).max(-1)
+    error = np.abs(shown(pair.source, PIXELS + found.flow) - found.target).max(-1)
     assert error[mask].max() < 0.02
     assert 0.03 < (moved > 0.5).mean() < 0.6 and moved.max() > 2
     # With the old flow the wobbles are not explained.
-    stale = np.abs(np.asarray(matching.warp(pair.source, pair.flow) - found.target)).max(-1)
+    stale = np.abs(shown(pair.source, PIXELS + pair.flow) - found.target).max(-1)
     assert stale[mask & (moved > 1)].mean() > 5 * error[mask].max()
     # Where nothing moved, nothing changes.
     still = moved < 1e-6
@@ -60,30 +60,30 @@ def test_target_is_the_source_along_the_new_flow(perturb):
 
 
 def test_without_flow_the_wobble_is_the_flow(perturb):
-    pair = pictured(jnp.zeros((HEIGHT, WIDTH, 2)))
-    found, by = perturb(KEYS, pair)
-    last = jnp.asarray([WIDTH - 1, HEIGHT - 1], jnp.float32)
-    want = matching.flow_of(jnp.clip(matching.mapping_of(by), 0, last))
-    np.testing.assert_allclose(found.flow, want, atol=1e-4)
-    assert len(np.unique(np.asarray(by).std((1, 2, 3)))) == len(KEYS)
-    np.testing.assert_allclose(perturb(KEYS[::-1], pair)[0].flow[::-1], found.flow, atol=1e-5)
+    pair = pictured(np.eye(2), [0, 0])
+    found = perturb(KEYS, pair)
+    np.testing.assert_allclose(found.target, shown(pair.source, PIXELS + found.flow), atol=1e-5)
+    # Beyond the border the target repeats its edge, so that the flow never leaves the picture.
+    assert found.mask.mean() > 0.99
+    assert len(np.unique(found.flow.std((1, 2, 3)))) == len(KEYS)
+    np.testing.assert_allclose(perturb(KEYS[::-1], pair).flow[::-1], found.flow, atol=1e-5)
 
 
 def test_blobs_lie_where_the_source_is_seen(perturb):
-    pair = pictured(jnp.zeros((HEIGHT, WIDTH, 2)))
+    pair = pictured(np.eye(2), [0, 0])
     right = np.zeros((HEIGHT, WIDTH), bool)
     right[:, 40:] = True
-    _, by = perturb(KEYS, pair._replace(mask=jnp.asarray(right)))
+    length = np.abs(perturb(KEYS, pair._replace(mask=right)).flow).max(-1)
     # Six standard deviations from the nearest middle there can be.
     far = int(39.5 - 6 * 0.08 * WIDTH)
-    length = np.abs(np.asarray(by)).max(-1)
     assert length[:, :, :far].max() < 1e-4 < 0.5 < length[:, :, 40:].max()
-    _, nothing = perturb(KEYS, pair._replace(mask=jnp.zeros((HEIGHT, WIDTH), bool)))
-    np.testing.assert_array_equal(nothing, 0)
+    nothing = perturb(KEYS, pair._replace(mask=np.zeros((HEIGHT, WIDTH), bool)))
+    np.testing.assert_array_equal(nothing.flow, 0)
 
 
 def test_blob_and_field_closed_forms():
-    got = discontinuities.blobs(jnp.asarray([[10.0, 4.0]]), jnp.asarray([3.0]), (9, 21))
+    got = jax.jit(lambda *x: discontinuities.blobs(*x, (9, 21)))(jnp.asarray([[10.0, 4.0]]), jnp.asarray([3.0]))
+    got = np.asarray(got)
     np.testing.assert_allclose(got[4, 10:16], np.minimum(2 * np.exp(-0.5 * (np.arange(6) / 3) ** 2), 1), atol=1e-6)
     np.testing.assert_allclose(got[:, 10], got[::-1, 10], atol=1e-6)
     # Blurred white noise U(-1, 1) has the deviation 1 / sqrt(3) / (2 sigma sqrt(pi)) away from the border.
