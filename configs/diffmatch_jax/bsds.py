@@ -22,15 +22,15 @@ def get_config():
     config.conditions.median = 5
     config.conditions.wide = 4
     config.conditions.score = True
-    config.objective.draws = 2
+    config.objective.draws = 3
 
-    config.train.steps = 600
-    config.train.batch_size = 8
-    config.train.log_every = 25
-    config.optimizer.learning_rate = 2e-3
+    config.train.steps = 540
+    config.train.batch_size = 4
+    config.train.log_every = 20
+    config.optimizer.learning_rate = 1e-3
     config.optimizer.warmup = "5 percent"
-    config.ema.decay = 0.99
-    config.checkpoint.every = 100
+    config.ema.decay = 0.98
+    config.checkpoint.every = 60
 
     config.evaluate.num = 64
     return config

@@ -26,6 +26,6 @@ def get_config():
     config.stage2.noise = 0.01
 
     config.train.steps = 400
-    config.train.batch_size = 8
+    config.train.batch_size = 4
     config.sampler.hypotheses = 2
     return config

@@ -20,15 +20,15 @@ def get_config():
     config.conditions.median = 5
     config.conditions.wide = 4
     config.conditions.score = True
-    config.objective.draws = 2
+    config.objective.draws = 3
 
-    config.train.steps = 150
-    config.train.batch_size = 6
+    config.train.steps = 300
+    config.train.batch_size = 4
     config.train.log_every = 10
-    config.optimizer.learning_rate = 2e-3
+    config.optimizer.learning_rate = 1e-3
     config.optimizer.warmup = 20
     config.ema.decay = 0.98
-    config.checkpoint.every = 75
+    config.checkpoint.every = 150
 
     config.evaluate.num = 16
     config.evaluate.batch_size = 4
