@@ -18,6 +18,8 @@ from phase_bridge.entrants import ENTRANTS, GROUPS, how_of, usual
 from phase_bridge.method import build_recipe
 from phase_bridge.recipes import RECIPES
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 SMALL = {
     "model.width": 8, "model.depth": 1, "train.steps": 4, "train.batch_size": 128, "train.log_every": 2,
     "optimizer.warmup": 1, "checkpoint.every": 2, "evaluate.num": 200, "compare.nfe": "(2, 3)", "compare.seeds": 2,
