@@ -14,6 +14,8 @@ import pytest
 
 from common.checkpoint import restore_params
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 CONFIG = pathlib.Path(__file__).with_name("tiny.py")
 KEEP = ("--config.checkpoint.every=1", "--config.checkpoint.keep=9")
 
@@ -22,13 +24,9 @@ def command(workdir, *extra):
     return [sys.executable, "-m", "gahb", "train", "--config", CONFIG, "--workdir", workdir, *extra]
 
 
-def environment(cache, devices=1):
-    return {
-        **os.environ,
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
-        "JAX_PLATFORMS": "cpu",
-        "JAX_COMPILATION_CACHE_DIR": str(cache),
-    }
+def environment(devices=1, **more):
+    flags = f"--xla_force_host_platform_device_count={devices}"
+    return {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", **more}
 
 
 def result(workdir):
@@ -42,7 +40,7 @@ def result(workdir):
 def one_device(tmp_path_factory):
     """Returns the work directory of five steps on one device, with a checkpoint of each."""
     workdir = tmp_path_factory.mktemp("one") / "run"
-    subprocess.run(command(workdir, *KEEP), check=True, env=environment(workdir.parent / "cache"), capture_output=True)
+    subprocess.run(command(workdir, *KEEP), check=True, env=environment(), capture_output=True)
     return workdir
 
 
@@ -68,18 +66,17 @@ def test_the_run_moves_the_parameters(reference):
 @pytest.mark.parametrize(
     ("devices", "changes"),
     [
-        (2, ["--config.parallel=jit"]),
+        # The slow ones are covered by those that go on on other devices, and by those of two processes.
+        pytest.param(2, ["--config.parallel=jit"], marks=pytest.mark.slow),
         (4, ["--config.parallel=jit", "--config.data.placement=stream"]),
-        (1, ["--config.parallel=pmap"]),
+        pytest.param(1, ["--config.parallel=pmap"], marks=pytest.mark.slow),
         (2, ["--config.parallel=pmap", "--config.data.placement=stream"]),
-        (4, ["--config.parallel=pmap"]),
+        pytest.param(4, ["--config.parallel=pmap"], marks=pytest.mark.slow),
     ],
     ids=lambda value: "-".join(v.split("=")[1] for v in value) if isinstance(value, list) else str(value),
 )
 def test_devices_do_not_change_the_result(tmp_path, reference, devices, changes):
-    subprocess.run(
-        command(tmp_path, *changes), check=True, env=environment(tmp_path / "cache", devices), capture_output=True
-    )
+    subprocess.run(command(tmp_path, *changes), check=True, env=environment(devices), capture_output=True)
     assert_same(result(tmp_path), reference)
 
 
@@ -92,7 +89,7 @@ def test_a_run_may_go_on_on_other_devices(tmp_path, one_device, reference):
                 shutil.rmtree(path)
         assert (workdir / "checkpoints" / str(step)).is_dir()
         arguments = command(workdir, *KEEP, f"--config.parallel={parallel}")
-        subprocess.run(arguments, check=True, env=environment(tmp_path / "cache", devices), capture_output=True)
+        subprocess.run(arguments, check=True, env=environment(devices), capture_output=True)
     assert_same(result(workdir), reference)
 
 
@@ -105,7 +102,7 @@ def test_two_processes_do_not_change_the_result(tmp_path, reference, parallel):
     running = [
         subprocess.Popen(
             command(tmp_path, *flags, "--process-id", str(number), "--config.data.placement=stream"),
-            env=environment(tmp_path / "cache"),
+            env=environment(JAX_COMPILATION_CACHE_DIR=str(tmp_path / "cache")),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
