@@ -9,6 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from common.cli import main
+from gahb.__main__ import APP
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
@@ -18,11 +23,7 @@ def blocks(language):
 
 
 def test_the_library_example_runs_on_a_run_of_ours(tmp_path):
-    train = ["train", "--config", "tests/gahb/tiny.py", "--workdir"]
-    subprocess.run(
-        [sys.executable, "-m", "gahb", *train, tmp_path],
-        cwd=ROOT, check=True, capture_output=True,
-    )  # fmt: skip
+    assert main(["train", "--config", str(ROOT / "tests/gahb/tiny.py"), "--workdir", str(tmp_path)], APP) == 0
     example = blocks("python")[0]
     assert len([line for line in example.splitlines() if line.strip()]) <= 10
     scope = {}
