@@ -18,6 +18,8 @@ from gahb.__main__ import APP
 from gahb.reference import empirical
 from gahb.sampling import rms
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 SHAPE = (8, 8, 1)
 KEY = jax.random.key(0)
 LEVELS = np.geomspace(0.01, 2.0, 24)
