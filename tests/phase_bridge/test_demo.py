@@ -1,8 +1,13 @@
 """The demonstration from end to end at a small size."""
 
 import json
-import subprocess
-import sys
+
+import pytest
+
+from common.cli import main
+from phase_bridge.__main__ import APP
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 SMALL = {
     "model.width": 8,
@@ -20,12 +25,10 @@ SMALL = {
 }
 
 
-def test_it_is_interrupted_resumed_compared_and_drawn(tmp_path):
+def test_it_is_interrupted_resumed_compared_and_drawn(tmp_path, capfd):
     changes = [f"--config.{key}={value}" for key, value in SMALL.items()]
-    done = subprocess.run(
-        [sys.executable, "-m", "phase_bridge", "demo", "--workdir", tmp_path, *changes],
-        check=True, capture_output=True, text=True,
-    )  # fmt: skip
+    assert main(["demo", "--workdir", str(tmp_path), *changes], APP) == 0
+    shown = capfd.readouterr().out
     numbers = json.loads((tmp_path / "results.json").read_text())["phase_bridge"]
     assert 200 <= numbers["interrupted_at_step"] < numbers["steps"] == 400
     assert set(numbers["best"]) == {"AGM-ODE, improved recipe", "AGM-SDE, improved recipe", "flow matching"}
@@ -33,5 +36,5 @@ def test_it_is_interrupted_resumed_compared_and_drawn(tmp_path):
     page = (tmp_path / "index.html").read_text()
     assert page.count("data:image/png;base64,") == 6  # comparison, clouds, samples, trajectories, estimates, training
     assert "://" not in page
-    assert done.stdout.count("$ python -m phase_bridge train") == 2  # the comparison does not train it again
-    assert "training agm-improved/0" in done.stdout
+    assert shown.count("$ python -m phase_bridge train") == 2  # the comparison does not train it again
+    assert "training agm-improved/0" in shown
