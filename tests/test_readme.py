@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import skimage.data
 
 from common.cli import main
 from gahb.__main__ import APP
@@ -49,9 +50,20 @@ def test_the_bridge_example_has_both_modes_in_their_proportion():
     assert scope["info"]["nfe"] == 20
 
 
+def test_the_matching_example_is_nearer_than_the_best_cells():
+    scope = {}
+    exec(compile(blocks("python")[3], "README.md", "exec"), scope)
+    _, _, disparity = skimage.data.stereo_motorcycle()
+    seen, found = np.isfinite(disparity), scope["found"]
+    truth = np.stack([-disparity[seen], np.zeros(seen.sum())], -1)
+    ours, winner = (np.linalg.norm(flow[seen] - truth, axis=-1).mean() for flow in (found.flow, found.winner))
+    assert ours < 0.95 * winner < 10
+    assert found.confidence.shape == (500, 741)
+
+
 def commands():
-    lines = "".join(blocks("sh")).splitlines()
-    return [line.split("#")[0].strip() for line in lines if re.match("python -m (gahb|phase_bridge)", line)]
+    lines, methods = "".join(blocks("sh")).splitlines(), "gahb|phase_bridge|diffmatch_jax"
+    return [line.split("#")[0].strip() for line in lines if re.match(f"python -m ({methods})", line)]
 
 
 @pytest.mark.parametrize("command", commands())

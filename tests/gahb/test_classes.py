@@ -24,6 +24,8 @@ from gahb.denoisers import load_denoiser
 from gahb.method import build as build_method
 from gahb.method import spread, spread_indices
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 CONFIG = pathlib.Path(__file__).with_name("tiny_classes.py")
 SETTINGS = Settings(curve_db=(40.0, 36.0, 30.0, 26.0, 20.0, 18.0, 4.0), top=6, probes=256, bootstrap=20)
 

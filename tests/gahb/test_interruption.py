@@ -11,6 +11,8 @@ import time
 
 import pytest
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 CONFIG = pathlib.Path(__file__).with_name("tiny.py")
 STEPS = 240
 CHANGES = [

@@ -22,6 +22,8 @@ from gahb.analysis import psnr_curve
 from gahb.network import BFCNN, BFCNNRF, UNet, apply, init, kernel_sizes
 from gahb.sampling import recorded_noise
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 NETWORKS = ("unetA", "unetB", "bfcnnA", "bfcnnB", "bfcnnRF", "bfcnnRF_fine")
 CASES = ("synth", "synth_default", "inpaint", "superres", "rbasis", "maxT", "init")
 

@@ -12,6 +12,8 @@ import gahb
 from gahb import eigenbasis
 from gahb.network import apply
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 _SPEC = importlib.util.spec_from_file_location("test_gahb", Path(__file__).with_name("test_gahb.py"))
 networks = importlib.util.module_from_spec(_SPEC)
 _SPEC.loader.exec_module(networks)

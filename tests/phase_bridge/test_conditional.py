@@ -14,6 +14,8 @@ from phase_bridge.analytic import field_of_estimate
 from phase_bridge.bridge import Bridge
 from phase_bridge.conditional import draw_velocity, inpainting, rows, stroke
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 B, SHAPE = Bridge(), (3, 4, 4, 2)
 
 

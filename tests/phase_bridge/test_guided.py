@@ -7,6 +7,8 @@ from common.cli import main
 from phase_bridge.__main__ import APP
 from phase_bridge.guided import around_hole, painting
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 SMALL = {
     "data.size": 8, "model.channels": 8, "model.multipliers": "(1,)", "model.num_blocks": 1, "model.attention": "()",
     "train.steps": 2, "train.batch_size": 4, "train.log_every": 1, "checkpoint.every": 2, "optimizer.warmup": 1,

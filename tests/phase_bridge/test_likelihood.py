@@ -12,6 +12,8 @@ from phase_bridge.analytic import mixture_field
 from phase_bridge.bridge import Bridge
 from phase_bridge.likelihood import log_density, log_likelihood, prior_log_density
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 CENTRE, STD, B = np.array([0.3, -0.5]), 0.4, Bridge()
 
 

@@ -9,6 +9,8 @@ import pytest
 from common.networks import initial
 from common.networks.initial import Scaled, initialise
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 
 class Mixed(nn.Module):
     @nn.compact
@@ -46,7 +48,7 @@ def check(params, stats):
 def test_the_distributions_are_those_of_flax():
     variables = initialise(Mixed(), jax.random.key(0), *INPUTS)
     check(*variables)
-    own = Mixed().init(jax.random.key(0), *INPUTS)
+    own = jax.jit(Mixed().init)(jax.random.key(0), *INPUTS)
     check(own["params"], own["stats"])
     assert jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), variables._asdict()) == jax.tree.map(
         lambda leaf: (leaf.shape, leaf.dtype), own
