@@ -39,8 +39,11 @@ def quick_compilation():
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(name.upper(), "true")
         jax.config.update(name, True)
+        # Programs of both kinds differ in the last bit, so none of one kind may serve tests of the other.
+        jax.clear_caches()
         yield
         jax.config.update(name, False)
+        jax.clear_caches()
 
 
 @pytest.fixture(scope="session")

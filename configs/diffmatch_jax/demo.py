@@ -17,19 +17,21 @@ def get_config():
     config.data.source = "photographs"
     config.data.size = 512
 
+    config.conditions.soft = 0.02
     config.conditions.median = 5
     config.conditions.wide = 4
     config.conditions.score = True
-    config.objective.draws = 3
+    config.objective.draws = 2
 
-    config.train.steps = 300
+    config.train.steps = 120
     config.train.batch_size = 4
     config.train.log_every = 10
     config.optimizer.learning_rate = 1e-3
-    config.optimizer.warmup = 20
+    config.optimizer.warmup = 10
     config.ema.decay = 0.98
-    config.checkpoint.every = 150
+    config.checkpoint.every = 60
 
+    config.sampler.estimate = "first"
     config.evaluate.num = 16
     config.evaluate.batch_size = 4
     return config
