@@ -65,7 +65,7 @@ def run(app: App, request: Request) -> None:
     }
     paths = results.write(out, "match", numbers=numbers, arrays=found._asdict())
     paths.append(write_flo(out / "flow.flo", found.flow))
-    paths.append(save_png(out / "warped.png", warped))
+    paths.append(save_png(out / "warped.png", warped / np.float32(255)))
     several = len(found.hypotheses) > 1
     paths.append(
         match_figures.sheet(

@@ -32,6 +32,6 @@ def get_config():
     config.checkpoint.every = 60
 
     config.sampler.estimate = "first"
-    config.evaluate.num = 16
+    config.evaluate.num = 8
     config.evaluate.batch_size = 4
     return config

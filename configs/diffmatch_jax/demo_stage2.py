@@ -20,9 +20,10 @@ def get_config():
     config.objective.update(refining.objective)
     config.stage2.update(refining.stage2)
 
-    config.train.steps = 60
+    config.train.steps = 40
     config.train.batch_size = 4
-    config.checkpoint.every = 60
+    config.checkpoint.every = 40
     config.optimizer.warmup = 5
+    config.process.keep = "2"
     config.sampler.hypotheses = 2
     return config

@@ -5,13 +5,14 @@ import json
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 
 from common import config as configs
 from common.checkpoint import restore_params
 from common.cli import main
 from common.errors import InputError
 from configs.diffmatch_jax.base import base
-from diffmatch_jax import matcher, method, pretrained
+from diffmatch_jax import baselines, matcher, method, pretrained
 from diffmatch_jax.__main__ import APP
 
 SMALL = {
@@ -69,6 +70,20 @@ def test_evaluation_and_match(runs, capsys):
     image = np.random.default_rng(1).random((20, 30, 3))
     found = matcher.match(image, image[:, ::-1], model=runs / "two", hypotheses=2)
     assert found.flow.shape == (20, 30, 2) and found.hypotheses.shape == (2, 16, 16, 2)
+
+
+def test_the_match_command_writes_what_match_finds(runs, tmp_path):
+    picture = (np.random.default_rng(2).random((20, 30, 3)) * 255).astype(np.uint8)
+    for name, each in (("a", picture), ("b", picture[:, ::-1])):
+        Image.fromarray(each).save(tmp_path / f"{name}.png")
+    files = [str(tmp_path / f"{name}.png") for name in "ab"]
+    words = ["--workdir", str(runs / "two"), "--hypotheses", "2", "--out", str(tmp_path / "out")]
+    assert main(["match", *files, *words], APP) == 0
+    found = matcher.match(picture, picture[:, ::-1], model=runs / "two", hypotheses=2)
+    stored = np.load(tmp_path / "out" / "match.npz")
+    np.testing.assert_allclose(stored["flow"], found.flow, atol=1e-4)
+    drawn = np.asarray(Image.open(tmp_path / "out" / "warped.png"))
+    np.testing.assert_allclose(drawn, baselines.warped(picture, found.flow), atol=1)
 
 
 @pytest.mark.parametrize(
