@@ -1,7 +1,7 @@
 """Mistakes a user can mend, told in one line."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 
 class InputError(ValueError):
@@ -15,6 +15,13 @@ class RunError(RuntimeError):
 def bad(field: str, *, expected: object, got: object, fix: str) -> InputError:
     """Returns an `InputError` that reads `field: expected ..., got ...; fix`."""
     return InputError(f"{field}: expected {expected}, got {got}; {fix}")
+
+
+def at_least_one(counts: Mapping[str, int]) -> None:
+    """Raises an `InputError` that names the first of `counts`, by field, that is below 1."""
+    for field, count in counts.items():
+        if count < 1:
+            raise bad(field, expected="at least 1", got=count, fix="use 1 or more")
 
 
 def nearest(name: str, options: Iterable[str]) -> str | None:

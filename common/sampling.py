@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from common import chunks
-from common.errors import bad
+from common.errors import at_least_one, bad
 from common.method import Sampler, Variables
 from common.training import parallel
 
@@ -146,7 +146,5 @@ class Drawn:
 
 
 def _check(num: int, batch_size: int) -> int:
-    for field, value in (("num", num), ("batch_size", batch_size)):
-        if value < 1:
-            raise bad(field, expected="at least 1", got=value, fix="use 1 or more")
+    at_least_one({"num": num, "batch_size": batch_size})
     return min(num, batch_size)

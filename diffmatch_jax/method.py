@@ -12,7 +12,7 @@ from common import config as configs
 from common.checkpoint import restore_params
 from common.data.pipeline import build as build_sources
 from common.data.source import Source
-from common.errors import bad, choice
+from common.errors import at_least_one, bad, choice
 from common.method import Evaluation, Method, Samples, Variables
 from common.networks.initial import initialise
 from common.pictures import grid
@@ -55,14 +55,14 @@ def build(config) -> Method:
     sampler, checks, size = config.sampler, config.evaluate, config.pairs.size
     sources = functools.cache(lambda: build_all_sources(config))
     frozen = functools.cache(lambda: build_frozen(config))
-    for field, value in (
-        ("sampler.hypotheses", sampler.hypotheses),
-        ("sampler.num", sampler.num),
-        ("evaluate.num", checks.num),
-        ("evaluate.batch_size", checks.batch_size),
-    ):
-        if value < 1:
-            raise bad(f"config.{field}", expected="at least 1", got=value, fix="use 1 or more")
+    at_least_one(
+        {
+            "config.sampler.hypotheses": sampler.hypotheses,
+            "config.sampler.num": sampler.num,
+            "config.evaluate.num": checks.num,
+            "config.evaluate.batch_size": checks.batch_size,
+        }
+    )
 
     def init(key, batch):
         del batch

@@ -10,7 +10,7 @@ from configs.diffmatch_jax.base import base
 from diffmatch_jax import method, shipped
 from diffmatch_jax.matcher import Model
 
-SHA256 = {"stage1": "85f9d2b27c3e3e0ba5006e24c3e0dde9cd69391c5dd702ee6384a7acbf07891b", "stage2": ""}
+SHA256 = {"stage1": "85f9d2b27c3e3e0ba5006e24c3e0dde9cd69391c5dd702ee6384a7acbf07891b"}
 
 
 def read(directory: str | Path = shipped.DIRECTORY) -> Model:
@@ -18,7 +18,7 @@ def read(directory: str | Path = shipped.DIRECTORY) -> Model:
     directory = Path(directory)
     ours = directory == shipped.DIRECTORY
     parts = {}
-    for stage in ("stage1", "stage2"):
+    for stage in SHA256 if ours else ("stage1", "stage2"):
         path = directory / f"{stage}.npz"
         if path.is_file():
             params = shipped.load(path, sha256=SHA256[stage] if ours else None)

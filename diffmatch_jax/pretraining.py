@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from common.data.pipeline import build as build_sources
-from common.errors import bad
+from common.errors import at_least_one, bad
 from common.method import Aux, Evaluation, Method, Samples, Variables
 from common.pictures import strip
 from diffmatch_jax import backbone, contrastive, pairs, photometric
@@ -163,13 +163,13 @@ def _check(config) -> None:
     if not goal.temperature > 0:
         got = goal.temperature
         raise bad("config.pretraining.temperature", expected="a positive number", got=got, fix="use 0.07")
-    for field, value in (
-        ("pretraining.supersample", goal.supersample),
-        ("evaluate.num", config.evaluate.num),
-        ("sampler.num", config.sampler.num),
-    ):
-        if value < 1:
-            raise bad(f"config.{field}", expected="at least 1", got=value, fix="use 1 or more")
+    at_least_one(
+        {
+            "config.pretraining.supersample": goal.supersample,
+            "config.evaluate.num": config.evaluate.num,
+            "config.sampler.num": config.sampler.num,
+        }
+    )
 
 
 def _rgb(image: jax.Array) -> jax.Array:

@@ -16,7 +16,7 @@ from common.checkpoint import restore_params
 from common.data import augment
 from common.data.pipeline import build as build_sources
 from common.data.source import Source, fetch, labels_of, num_classes
-from common.errors import bad, choice
+from common.errors import at_least_one, bad, choice
 from common.method import Evaluation, Method, Sampler, Samples, Variables
 from common.networks.initial import initialise
 from common.pictures import grid
@@ -53,15 +53,15 @@ def build(config) -> Method:
     shape = (2,) if of_points else (data.size, data.size, data.channels)
     classes = check_classes(config)
     sources = functools.cache(lambda: build_all_sources(config))
-    for field_name, value in (
-        ("sampler.num", sampler.num),
-        ("sampler.batch_size", sampler.batch_size),
-        ("evaluate.num", checks.num),
-        ("evaluate.batch_size", checks.batch_size),
-        ("evaluate.repeats", checks.repeats),
-    ):
-        if value < 1:
-            raise bad(f"config.{field_name}", expected="at least 1", got=value, fix="use 1 or more")
+    at_least_one(
+        {
+            "config.sampler.num": sampler.num,
+            "config.sampler.batch_size": sampler.batch_size,
+            "config.evaluate.num": checks.num,
+            "config.evaluate.batch_size": checks.batch_size,
+            "config.evaluate.repeats": checks.repeats,
+        }
+    )
 
     def init(key, batch):
         x1 = batch["data"][:1]

@@ -5,7 +5,8 @@
     python -m diffmatch_jax evaluate --workdir runs/matcher2
 
 Data: as bsds.py; half of the pairs start from a degraded truth instead of a prediction of stage 1.
-Network: U-Net with 16 and 32 channels. Hardware: any; meant for two CPU cores. Without stage2.stage1 it refines the
+Network: U-Net with 16 and 32 channels. Hardware: any; meant for two CPU cores. Not run to
+its end yet with the present stage 1, so no numbers. Without stage2.stage1 it refines the
 winner-take-all flow under a 5x5 median.
 """
 

@@ -6,7 +6,7 @@
 
 Data: warps of 40,000 photographs (DPED, CityScapes, ADE-20K) in the paper, 520x520 pixels; any folder of images.
 Network: U-Net with 128, 256, 384 and 512 channels on 64x64 cells, 121 million parameters, on VGG-16 with ImageNet's
-weights, a file of torchvision's. Hardware: accelerators; the authors' training length is not known.
+weights, a file of torchvision's. Hardware: accelerators (not run here); the authors' training length is not known.
 """
 
 from configs.diffmatch_jax.base import base

@@ -6,7 +6,7 @@
         --workdir runs/authors2 --config.stage2.stage1=runs/authors
 
 Data: as paper.py; half of the pairs start from a degraded truth. Network: that of paper.py on 256x256 cells, trained on
-crops of 64x64. Hardware: accelerators.
+crops of 64x64. Hardware: accelerators (not run here).
 """
 
 from configs.diffmatch_jax import paper

@@ -165,7 +165,7 @@ def test_the_paper_s_networks_with_classes(experiment, classes, count):
     assert sum(leaf.size for leaf in jax.tree.leaves(params)) == count
 
 
-@pytest.mark.parametrize("path", each_kind_once())
+@pytest.mark.parametrize("path", list(each_kind_once()))
 def test_two_steps(path, tmp_path):
     channels = 3 if path.parent.name == "diffmatch_jax" else 1
     images = np.random.default_rng(0).random((24, 8, 8, channels), np.float32)
