@@ -1,4 +1,4 @@
-"""What a matcher is compared with: nothing, the cost volume's winner, its median, and OpenCV's matchers.
+"""What a matcher is compared with: nothing, the cost volume's winner, its median or fit, and OpenCV's matchers.
 
 A matcher is any function of a source and a target image `[H, W, 3]` (bytes) that returns the flow `[Ht, Wt, 2]` on the
 target's pixels into the source's, and a confidence `[Ht, Wt]` (larger is surer) or None.
@@ -13,7 +13,7 @@ import numpy as np
 from scipy.ndimage import median_filter
 
 from common.errors import bad
-from diffmatch_jax import correlation, features, matching
+from diffmatch_jax import correlation, features, fitting, matching
 from diffmatch_jax.datasets.record import centres
 from diffmatch_jax.resize import resize, resize_normalised
 
@@ -33,11 +33,13 @@ def winner_take_all(
     fine: int = 256,
     coarse: int = 128,
     median: int = 0,
+    fit: float = 0.0,
     compat: str | None = None,
 ) -> Matcher:
     """Returns a matcher by the best of all cells of the averaged cost volume, on `fine` / 8 cells a side.
 
-    median: the side of a median filter over cells, in x and in y (0: none). Its confidence is the winner's cosine.
+    median: the side of a median filter over cells, in x and in y (0: none). fit: cells around of the affine fit to the
+    mutual winners that is taken instead (0: none; `diffmatch_jax.fitting`). Its confidence is the winner's cosine.
     compat="released": their alignments, 512 and 256 pixels, and normalised flow clipped to [-1, 1].
     """
     if fine % 16 or coarse % 16 or min(fine, coarse) < 16:
@@ -45,6 +47,9 @@ def winner_take_all(
         raise bad("fine, coarse", expected="multiples of 16", got=got, fix="use 256 and 128")
     if median < 0 or (median and median % 2 == 0):
         raise bad("median", expected="0 or an odd number of cells", got=median, fix="use 5")
+    if fit < 0 or (fit and median):
+        got = f"fit {fit} and median {median}"
+        raise bad("fit", expected="0 or more, and no median with it", got=got, fix="use fit=4 and median=0")
     if compat == "released":
         fine, coarse = 512, 256
     cells = fine // 8
@@ -55,7 +60,7 @@ def winner_take_all(
             features.prepared(jnp.asarray(each)[None], fine=fine, coarse=coarse, compat=compat)
             for each in (source, target)
         ]
-        flow, score = _winner(pyramid, *ready, cells=cells, compat=compat)
+        flow, score = _winner(pyramid, *ready, cells=cells, fit=fit, compat=compat)
         if median:
             flow = jnp.asarray(median_filter(np.asarray(flow), size=(median, median, 1), mode="nearest"))
         size = target.shape[:2]
@@ -69,15 +74,19 @@ def winner_take_all(
     return match
 
 
-@partial(jax.jit, static_argnames=("cells", "compat"))
-def _winner(pyramid, source, target, *, cells, compat):
-    """Returns the winner's flow `[cells, cells, 2]` in cells and its cosine `[cells, cells]`."""
+@partial(jax.jit, static_argnames=("cells", "fit", "compat"))
+def _winner(pyramid, source, target, *, cells, fit, compat):
+    """Returns the winner's flow `[cells, cells, 2]` in cells, or its fit, and its cosine `[cells, cells]`."""
     of_source, of_target = (
         correlation.descriptor(features.stage1_maps(pyramid, each), (cells, cells), compat=compat)
         for each in (source, target)
     )
     found = correlation.search(of_source, of_target)
-    return found.flow[0], found.scores[0, ..., 0]
+    flow = found.flow
+    if fit:
+        back = correlation.search(of_target, of_source).flow
+        flow = fitting.fit(flow, fitting.mutual(flow, back), sigma=fit)
+    return flow[0], found.scores[0, ..., 0]
 
 
 def warped(source: np.ndarray, flow: np.ndarray) -> np.ndarray:

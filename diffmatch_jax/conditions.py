@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from common.errors import bad
-from diffmatch_jax import correlation, features
+from diffmatch_jax import correlation, features, fitting
 from diffmatch_jax.features import Prepared, Pyramid
 from diffmatch_jax.matching import mapping_of, to_normalised, to_pixels
 from diffmatch_jax.resize import alignment_of, resize, resize_normalised
@@ -34,6 +34,7 @@ class Settings:
     score: bool = False
     soft: float = 0.0
     median: int = 0
+    fit: float = 0.0
     gain: float = 0.0
     compat: str | None = None
 
@@ -51,6 +52,10 @@ class Settings:
             got = f"radius {self.radius} and soft {self.soft}"
             fix = "use 4 and 0"
             raise bad("config.conditions", expected="a radius of 1 or more and soft of 0 or more", got=got, fix=fix)
+        if self.fit < 0 or (self.fit and (self.median or self.soft)):
+            got = f"fit {self.fit}, median {self.median}, soft {self.soft}"
+            expected, fix = "a fit of 0 or more, and of the winners themselves", "use median=0 and soft=0 with it"
+            raise bad("config.conditions", expected=expected, got=got, fix=fix)
         if self.wide < 0 or (self.wide and self.cells % self.wide):
             fix = "use 4, or 0 for none"
             raise bad("config.conditions.wide", expected=f"a divisor of {self.cells}", got=self.wide, fix=fix)
@@ -73,19 +78,25 @@ class Settings:
     @property
     def evidence(self) -> int:
         """Channels of the evidence of stage 1."""
-        return self.patch * (1 + bool(self.wide)) + 2 * bool(self.median) + 2 * self.score
+        moved = bool(self.median or self.fit)
+        return self.patch * (1 + bool(self.wide)) + 2 * (moved + bool(self.fit) + self.score)
 
     @property
     def released(self) -> bool:
         """Whether the conditions are the released ones, correlations around the winner alone."""
-        return not (self.wide or self.score or self.median)
+        return not (self.wide or self.score or self.median or self.fit)
 
 
 class Conditions(NamedTuple):
-    """What a denoiser is told: the initial flow, normalised `[B, h, w, 2]`, and evidence for others `[B, h, w, K]`."""
+    """What a denoiser is told: the initial flow, normalised `[B, h, w, 2]`, and evidence for others `[B, h, w, K]`.
+
+    `unit [B, h, w, 1]` is how wrong the initial flow may be from place to place, in cells: what is diffused is measured
+    in it.
+    """
 
     flow: jax.Array
     evidence: jax.Array
+    unit: jax.Array | None = None
 
 
 class First(NamedTuple):
@@ -119,7 +130,8 @@ def stage1(source: jax.Array, target: jax.Array, settings: Settings) -> First:
     """Returns the conditions of stage 1 from descriptors `[B, h, w, C]`.
 
     Evidence is the patch around the initial flow `[(2 radius + 1)^2]`; then, where asked for, the wide patch, the
-    winner's flow from the initial one in radii (within -2..2), its score, and the share of the patch in the softmax.
+    winner's flow from the initial one in radii (within -2..2), how mutual it is, its score, and the share of the patch
+    in the softmax.
     """
     cells = target.shape[1] * target.shape[2] * source.shape[1] * source.shape[2] * source.shape[0]
     # In one piece both searches share one volume.
@@ -130,16 +142,26 @@ def stage1(source: jax.Array, target: jax.Array, settings: Settings) -> First:
     winner, score = to_normalised(best), found.scores[..., 0]
     if settings.released:
         return First(Conditions(to_normalised(found.flow), scaled(found.local, settings)), winner, score)
-    flow = median(found.flow, settings.median) if settings.median else found.flow
+    flow, weight = found.flow, None
+    if settings.fit:
+        back = correlation.search(target, source, radius=settings.radius, rows=rows)
+        weight = fitting.mutual(best, back.flow)
+        flow = fitting.fit(best, weight, sigma=settings.fit)
+    elif settings.median:
+        flow = median(found.flow, settings.median)
     looked = correlation.look(source, target, mapping_of(flow), radius=settings.radius, wide=settings.wide, rows=rows)
     parts = [scaled(looked.local, settings)]
     if settings.wide:
         parts.append(scaled(looked.wide, settings))
-    if settings.median:
+    if settings.median or settings.fit:
         parts.append(jnp.clip((best - flow) / settings.radius, -2, 2))
+    unit = None
+    if weight is not None:
+        unit = fitting.doubt(best - flow)
+        parts += [weight[..., None], jnp.log(unit)]
     if settings.score:
         parts += [looked.score[..., None], looked.share[..., None]]
-    return First(Conditions(to_normalised(flow), jnp.concatenate(parts, -1)), winner, score)
+    return First(Conditions(to_normalised(flow), jnp.concatenate(parts, -1), unit), winner, score)
 
 
 def stage2(source: jax.Array, target: jax.Array, flow: jax.Array, settings: Settings) -> Conditions:

@@ -93,7 +93,8 @@ class Process:
 class Variable:
     """What is diffused: (flow - initial flow) / scale, or flow / scale if not `residual`; hashable.
 
-    `shrunk`: the network is shown sqrt(ab) x_t instead of x_t.
+    `shrunk`: the network is shown sqrt(ab) x_t instead of x_t; `skip`, for those alone: and predicts what is to be
+    added to it, in units of sqrt(1 - ab).
 
     Normalised flow has a standard deviation of 0.1 to 0.2 only; a scale of that size gives the unit variance which the
     schedule expects. The released models diffuse the normalised flow itself, `Variable(1.0, residual=False)`. Raises
@@ -103,6 +104,7 @@ class Variable:
     scale: float = 1.0
     residual: bool = False
     shrunk: bool = False
+    skip: bool = False
 
     def __post_init__(self):
         if not (math.isfinite(self.scale) and self.scale > 0):
@@ -110,13 +112,20 @@ class Variable:
                 "variable.scale", expected="a positive number", got=self.scale, fix="measure the flow's deviation"
             )
 
-    def encode(self, flow: jax.Array, initial: jax.Array) -> jax.Array:
-        """Returns x_0 of a normalised flow; `initial` has the same shape or broadcasts."""
-        return (flow - initial if self.residual else flow) / self.scale
+        if self.skip and not self.shrunk:
+            raise bad("variable.skip", expected="False where shrunk is", got="True", fix="use variable.shrunk=True")
 
-    def decode(self, x0: jax.Array, initial: jax.Array) -> jax.Array:
+    def encode(self, flow: jax.Array, initial: jax.Array, unit: jax.Array | None = None) -> jax.Array:
+        """Returns x_0 of a normalised flow; `initial` and `unit`, which multiplies the scale, broadcast against it."""
+        return (flow - initial if self.residual else flow) / self._scale(unit)
+
+    def decode(self, x0: jax.Array, initial: jax.Array, unit: jax.Array | None = None) -> jax.Array:
         """Returns the normalised flow of x_0, the inverse of `encode`."""
-        return x0 * self.scale + initial if self.residual else x0 * self.scale
+        away = x0 * self._scale(unit)
+        return away + initial if self.residual else away
+
+    def _scale(self, unit):
+        return self.scale if unit is None else self.scale * unit
 
 
 def kept_levels(steps: int, keep: str | Sequence[int]) -> np.ndarray:

@@ -27,11 +27,11 @@ def _still(_: str) -> Entrant:
     return Entrant("still", "no motion", baselines.still, {})
 
 
-def _winner(title: str, pyramid: Callable[[], features.Pyramid], median: int = 0) -> Callable[[str], Entrant]:
+def _winner(title: str, pyramid: Callable[[], features.Pyramid], **smoothing: float) -> Callable[[str], Entrant]:
     def make(name: str) -> Entrant:
         found = pyramid()
-        matcher = baselines.winner_take_all(found, median=median)
-        return Entrant(name, title, matcher, {"weights": weights_digest(found), "median": median})
+        matcher = baselines.winner_take_all(found, **smoothing)
+        return Entrant(name, title, matcher, {"weights": weights_digest(found), **smoothing})
 
     return make
 
@@ -74,7 +74,8 @@ ENTRANTS: dict[str, Callable[[str], Entrant]] = {
     "still": _still,
     "wta-random": _winner("winner-take-all, random features", _random),
     "wta": _winner("winner-take-all", backbone.embedded),
-    "median": _winner("winner-take-all, 5x5 median", backbone.embedded, 5),
+    "median": _winner("winner-take-all, 5x5 median", backbone.embedded, median=5),
+    "fit": _winner("affine fit to mutual winners", backbone.embedded, fit=4.0),
     "match": _match,
     "dis": _dis,
     "sift": _sift,

@@ -12,8 +12,9 @@ from common.method import Evaluation
 from diffmatch_jax import conditions as looking
 from diffmatch_jax import metrics
 from diffmatch_jax.matcher import MEDIAN, Match, Model, match
+from diffmatch_jax.matching import to_pixels
 from diffmatch_jax.pairs import Pair
-from diffmatch_jax.resize import resize_normalised
+from diffmatch_jax.resize import resize, resize_normalised
 from diffmatch_jax.training import Making, pair_of
 
 
@@ -42,13 +43,17 @@ def matched(model: Model, made: Pair, key: jax.Array, *, hypotheses: int, batch_
 
 
 def evaluate(model: Model, made: Pair, key: jax.Array, *, hypotheses: int, batch_size: int) -> Evaluation:
-    """Measures the model beside winner-take-all and its median, in pixels of the pairs.
+    """Measures the model beside winner-take-all, its median and what the model starts from, in pixels of the pairs.
 
     `ratio` is the model's mean end-point error over that of winner-take-all; `rank_correlation` that of spread and
-    error over the valid pixels of all pairs, and `sparsification` the skill of the spread (1 is the error itself).
+    error over the valid pixels of all pairs, that `of_doubt` of the error and how far the matches are from their fit, and
+    `sparsification` the skill of the spread (1 is the error itself).
     """
     found = matched(model, made, key, hypotheses=hypotheses, batch_size=batch_size)
-    rivals = {"winner-take-all": found.winner, "its median": filtered(model, found.winner), "model": found.flow}
+    rivals = {"winner-take-all": found.winner, "its median": filtered(model, found.winner)}
+    if model.plan.look.fit:
+        rivals["its fit"], doubt = initial(model, made, batch_size=batch_size)
+    rivals["model"] = found.flow
     rows = [{"method": name, **measured(flow, made)} for name, flow in rivals.items()]
     numbers: dict[str, Any] = {
         "table": rows,
@@ -64,6 +69,8 @@ def evaluate(model: Model, made: Pair, key: jax.Array, *, hypotheses: int, batch
         curve = metrics.sparsification(error, unsure, made.mask)
         numbers["sparsification"] = curve.skill
         numbers["sparsification_area"] = curve.area
+        if model.plan.look.fit:
+            numbers["rank_correlation_of_doubt"] = metrics.rank_correlation(error, doubt, made.mask)
     few = slice(0, 8)
     arrays = {
         "source": made.source[few],
@@ -83,6 +90,25 @@ def filtered(model: Model, flow: np.ndarray) -> np.ndarray:
     size, cells = flow.shape[1:3], (model.plan.look.cells,) * 2
     coarse = resize_normalised(jnp.asarray(flow), cells)
     return np.asarray(resize_normalised(looking.median(coarse, MEDIAN), size))
+
+
+def initial(model: Model, made: Pair, *, batch_size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the fit `[B, S, S, 2]` that the first stage starts from, in pixels, and its unit `[B, S, S]` in cells."""
+    look, size, num = model.plan.look, made.flow.shape[1:3], len(made.source)
+
+    @jax.jit
+    def run(pyramid, *images):
+        source, target = (looking.maps(pyramid, looking.prepared(each, look), look).first for each in images)
+        told = looking.stage1(source, target, look).conditions
+        return to_pixels(resize_normalised(told.flow, size)), resize(told.unit, size)[..., 0]
+
+    parts = []
+    for start in range(0, num, batch_size):
+        index = np.minimum(np.arange(start, start + batch_size), num - 1)
+        found = run(model.weights.pyramid, made.source[index], made.target[index])
+        parts.append([np.asarray(each[: num - start]) for each in found])
+    flow, unit = map(np.concatenate, zip(*parts, strict=True))
+    return flow, unit
 
 
 def measured(flows: Sequence[np.ndarray], made: Pair) -> dict[str, float]:

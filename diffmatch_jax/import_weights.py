@@ -22,6 +22,7 @@ RELEASED = {
     "conditions.score": False,
     "conditions.soft": 0.0,
     "conditions.median": 0,
+    "conditions.fit": 0.0,
     "conditions.gain": 0.0,
     "process.schedule": "cosine",
     "process.steps": 5,

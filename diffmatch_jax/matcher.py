@@ -27,8 +27,8 @@ MEDIAN = 5  # cells of the filter of the winner-take-all flow, where no first st
 class Plan:
     """How a matcher goes from two images to flow, beside its weights; hashable.
 
-    Without a first stage the winner-take-all flow under a 5x5 median takes its place; without a second one the flow is
-    that of the first. `confidence` is the spread at which confidence is 1/2, pixels of the fine image; `rounds` says
+    Without a first stage the affine fit takes its place, or where there is none the winner-take-all flow under a 5x5
+    median; without a second one the flow is that of the first. `confidence` is the spread at which confidence is 1/2, pixels of the fine image; `rounds` says
     how often the second stage refines.
     """
 
@@ -80,7 +80,7 @@ class Match(NamedTuple):
     flow `[H, W, 2]`: for every pixel of the target, x and y to its place in the source, in the source's pixels: if both
     have one size, source position = target pixel + flow, else likewise by the pixels' own coordinates. confidence
     `[H, W]` in [0, 1]: 1 / (1 + (s / 3)^2), s the spread in pixels of a 256x256 image (or the model's own size); for a
-    model without hypotheses the best correlation. spread `[H, W]`: standard deviation of the hypotheses in pixels of
+    model without hypotheses s is how far the matches are from their fit, or confidence the best correlation. spread `[H, W]`: standard deviation of the hypotheses in pixels of
     the source. winner `[H, W, 2]`: flow to the cells of the largest correlation. hypotheses `[n, h, w, 2]`: normalised
     flow, on the model's grid.
     """
@@ -181,7 +181,7 @@ def on_grid(plan: Plan, weights: Weights, source: Prepared, target: Prepared, ke
     found = looking.stage1(of_source.first, of_target.first, look)
     variance = jnp.zeros_like(found.winner)
     if plan.first is None:
-        flow = looking.median(found.winner, MEDIAN)
+        flow = found.conditions.flow if look.fit else looking.median(found.winner, MEDIAN)
         drawn = flow[:, None]
     else:
         drawn = draw(plan.first, weights.first, found.conditions, hypotheses=hypotheses, keys=keys)
@@ -201,6 +201,9 @@ def on_grid(plan: Plan, weights: Weights, source: Prepared, target: Prepared, ke
     kinds = [stage.kind for stage in (plan.first, plan.second) if stage]
     if hypotheses > 1 and "diffusion" in kinds:
         confidence = confidence_of(jnp.sqrt(variance.sum(-1)) * look.fine, plan.confidence)
+    elif found.conditions.unit is not None:
+        doubt = found.conditions.unit * (look.fine / look.cells)
+        confidence = confidence_of(resize(doubt, flow.shape[1:3])[..., 0], plan.confidence)
     else:
         confidence = jnp.clip(resize(found.score[..., None], flow.shape[1:3])[..., 0], 0, 1)
     return Grid(flow, variance, confidence, drawn, found.winner)

@@ -177,6 +177,7 @@ def build_look(config) -> looking.Settings:
         score=told.score,
         soft=told.soft,
         median=told.median,
+        fit=told.fit,
         gain=told.gain,
         compat=compat_of(config),
     )
@@ -196,7 +197,8 @@ def build_process(config, *, keep: str = "") -> Process:
 
 def build_variable(config) -> Variable:
     """Returns what a config diffuses."""
-    return Variable(scale=config.variable.scale, residual=config.variable.residual, shrunk=config.variable.shrunk)
+    told = config.variable
+    return Variable(scale=told.scale, residual=told.residual, shrunk=told.shrunk, skip=told.skip)
 
 
 def build_stage(config, *, cells: int) -> Stage:

@@ -88,7 +88,11 @@ def predict(
 ) -> jax.Array:
     """Returns the predicted x_0 `[N, h, w, 2]` of noisy `x` at `time [N]`; `keys [N]` switch dropout on.
 
-    `signal` is as in `inputs`.
+    `signal` is as in `inputs`; where the variable says so it is also the share of x_t in the prediction, sqrt(ab) x_t +
+    sqrt(1 - ab) U-Net (Karras et al., NeurIPS 2022, equation 7, for an x_0 of unit variance).
     """
     out = network.apply({"params": params}, inputs(x, conditions, variable, signal), time, keys=keys)
+    if variable.skip and signal is not None:
+        signal = signal[:, None, None, None]
+        out = signal * x + jnp.sqrt(1 - signal**2) * out
     return variable.encode(conditions.flow, conditions.flow) + out

@@ -96,14 +96,14 @@ def coloured(image: jax.Array, *, saturation: jax.Array | float = 1.0, hue: jax.
     The luma stays: what colour adds to it is taken away in gray.
     """
     angle = jnp.radians(hue)
-    axes = jnp.asarray(np.stack([_RED_GREEN, _YELLOW_BLUE]), jnp.float32)
-    turn = saturation * jnp.stack(
-        [jnp.stack([jnp.cos(angle), -jnp.sin(angle)]), jnp.stack([jnp.sin(angle), jnp.cos(angle)])]
-    )
-    luma = jnp.asarray(LUMA, jnp.float32)
-    gray = (image * luma).sum(-1, keepdims=True)
-    colour = (image - gray) @ axes.T @ turn.T @ axes
-    return gray + colour - (colour * luma).sum(-1, keepdims=True)
+    one, other = np.asarray(_RED_GREEN), np.asarray(_YELLOW_BLUE)
+    plane, turn = np.outer(one, one) + np.outer(other, other), np.outer(other, one) - np.outer(one, other)
+    mixed = saturation * (jnp.cos(angle) * plane + jnp.sin(angle) * turn)
+    # What is added to a gray that keeps the luma; a matrix product of so few columns would be slow.
+    luma = np.asarray(LUMA)
+    matrix = np.outer(np.ones(3), luma) + (np.eye(3) - np.outer(np.ones(3), luma)) @ mixed
+    channels = [image[..., i] for i in range(3)]
+    return jnp.stack([sum(matrix[i, j] * channels[j] for j in range(3)) for i in range(3)], -1)
 
 
 def blurred(image: jax.Array, sigma: jax.Array | float) -> jax.Array:

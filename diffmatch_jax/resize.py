@@ -48,6 +48,8 @@ def resize(
     if antialias and (alignment, edge) != ("half_pixel", "repeat"):
         fix = 'use alignment="half_pixel" and edge="repeat"'
         raise bad("antialias", expected="False with these options", got="True", fix=fix)
+    if x.shape[-3:-1] == _size(size):
+        return x if jnp.issubdtype(x.dtype, jnp.floating) else x.astype(jnp.float32)
     rows, columns = (
         interpolation(n, m, alignment, edge, antialias) for n, m in zip(x.shape[-3:-1], _size(size), strict=True)
     )

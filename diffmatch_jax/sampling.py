@@ -79,7 +79,7 @@ def draw(
     if stage.kind == "regression":
         time = jnp.zeros(flow.shape[:1], flow.dtype)
         x0 = predict(stage.network, params, jnp.zeros_like(flow), time, conditions, stage.variable)
-        one = stage.variable.decode(x0, flow)[:, None]
+        one = stage.variable.decode(x0, flow, conditions.unit)[:, None]
         return Drawn(one, one)
     if noise is None:
         noise = diffusion.initial_noise(keys, hypotheses, flow.shape[1:])
@@ -91,7 +91,8 @@ def draw(
     denoise = diffusion.per_hypothesis(network, conditions)
     wants_first = stage.estimate == "first"
     sampled = diffusion.sample(denoise, noise, process=stage.process, eta=stage.eta, keys=keys, trace=wants_first)
-    decode = functools.partial(stage.variable.decode, initial=flow[:, None])
+    unit = None if conditions.unit is None else conditions.unit[:, None]
+    decode = functools.partial(stage.variable.decode, initial=flow[:, None], unit=unit)
     found = decode(sampled.x0)
     return Drawn(found, decode(sampled.trace["x0"][0]) if wants_first else found)
 

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from common.data.batches import example_keys
@@ -105,7 +106,7 @@ class Goal:
 
     A penalty of |prediction - truth| / scale (normalised flow) on the valid pixels of the truth; `first_share` of the
     examples are at the noisiest level, the others at any. Each pair is seen with `draws` levels and noises at once,
-    which costs no features.
+    which costs no features; its levels are spread out, so that of two draws one is at the noisiest with a share of 1/2.
     """
 
     process: Process
@@ -133,13 +134,18 @@ class Goal:
 
 
 def levels(goal: Goal, keys: jax.Array) -> jax.Array:
-    """Returns a noise level for each of `keys [B]`, int32: the noisiest with `first_share`, else uniform over all."""
+    """Returns the noise levels of the draws of each of `keys [B]`, int32 `[B, draws]`.
+
+    Each is the noisiest with probability `first_share`, else uniform over all; those of one key are stratified.
+    """
     last = len(goal.process) - 1
+    places = np.arange(goal.draws, dtype=np.float32) / goal.draws
 
     def one(key):
         of_coin, of_level = jax.random.split(key)
-        index = jax.random.randint(of_level, (), 0, last + 1)
-        return jnp.where(jax.random.uniform(of_coin) < goal.first_share, last, index)
+        coins, ranks = ((jax.random.uniform(each) + places) % 1 for each in (of_coin, of_level))
+        index = jnp.minimum(ranks * (last + 1), last).astype(jnp.int32)
+        return jnp.where(coins < goal.first_share, last, index)
 
     return jax.vmap(one)(keys)
 
@@ -159,20 +165,20 @@ def loss(
     prediction is compared with the truth itself. `first` is the loss of the examples at the noisiest level, `error` the
     mean end-point error in pixels of the truth.
     """
-    if goal.draws > 1 and goal.kind != "regression":
+    index = levels(goal, _folded(keys, 0)).reshape(-1) if goal.kind != "regression" else None
+    if goal.draws > 1 and index is not None:
         repeated = (conditions, truth, mask)
         conditions, truth, mask = jax.tree.map(lambda each: jnp.repeat(each, goal.draws, axis=0), repeated)
         numbers = jnp.tile(jnp.arange(goal.draws), len(keys)) + 100
         keys = jax.vmap(jax.random.fold_in)(jnp.repeat(keys, goal.draws, axis=0), numbers)
-    of_level, of_noise, of_dropout = (jax.vmap(lambda key, i=i: jax.random.fold_in(key, i))(keys) for i in range(3))
+    of_noise, of_dropout = _folded(keys, 1), _folded(keys, 2)
     flow, variable, process = conditions.flow, goal.variable, goal.process
     last = len(process) - 1
-    if goal.kind == "regression":
-        x, time, index = jnp.zeros_like(flow), jnp.zeros(flow.shape[:1], flow.dtype), None
+    if index is None:
+        x, time = jnp.zeros_like(flow), jnp.zeros(flow.shape[:1], flow.dtype)
     else:
-        index = levels(goal, of_level)
         noise = jax.vmap(lambda key: jax.random.normal(key, flow.shape[1:], flow.dtype))(of_noise)
-        x0 = variable.encode(on_grid(truth, mask, flow, compat=goal.compat), flow)
+        x0 = variable.encode(on_grid(truth, mask, flow, compat=goal.compat), flow, conditions.unit)
         x = diffusion.forward(process, x0, noise, index)
         time = jnp.asarray(process.times, jnp.float32)[index]
     signal = diffusion.signal(process, time) if variable.shrunk else None
@@ -180,7 +186,7 @@ def loss(
         network, params, x, time, conditions, variable, signal=signal, keys=of_dropout if goal.dropout else None
     )
     settings = {"penalty": goal.penalty, "scale": goal.scale, "epsilon": goal.epsilon, "compat": goal.compat}
-    decoded = variable.decode(predicted, flow)
+    decoded = variable.decode(predicted, flow, conditions.unit)
     sums = objective.totals(decoded, truth, mask, **settings)
     each = objective.per_sample(sums)
     value = objective.pooled(sums) if goal.pooled else each.mean()
@@ -193,6 +199,10 @@ def loss(
         at_last = index == last
         metrics["first"] = jnp.where(at_last, each, 0).sum() / jnp.maximum(at_last.sum(), 1)
     return value, metrics
+
+
+def _folded(keys: jax.Array, number: int) -> jax.Array:
+    return jax.vmap(lambda key: jax.random.fold_in(key, number))(keys)
 
 
 def on_grid(truth: jax.Array, mask: jax.Array, like: jax.Array, *, compat: str | None = None) -> jax.Array:

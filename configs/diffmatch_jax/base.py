@@ -32,7 +32,7 @@ def base() -> ConfigDict:
     conditions.score = False  # also the winner's correlation, and the share of the patch in a softmax of all
     conditions.soft = 0.0  # temperature of a soft argmax around the winner, as the initial flow (0 = the winner)
     conditions.median = 0  # side of the median filter of the initial flow, odd (0 = none); look-ups follow it
-
+    conditions.fit = 0.0  # cells around (one deviation) of a robust affine fit to mutual winners, instead (0 = none)
     conditions.gain = 8.0  # patches are shown as so many times their distance from their mean (released: 0, as is)
 
     config.model = model = ConfigDict()
@@ -54,6 +54,7 @@ def base() -> ConfigDict:
     variable.scale = 0.1  # normalised flow; the released models: 1
     variable.residual = True  # the released models: False
     variable.shrunk = True  # the network sees sqrt(ab) x_t, which has no noise at the noisiest level; released: False
+    variable.skip = False  # and predicts what is to be added to it, so that hypotheses differ unless it learns better
 
     config.objective = objective = ConfigDict()
     objective.kind = "diffusion"  # "diffusion" | "regression" (the same network in one evaluation, without noise)

@@ -21,18 +21,19 @@ def get_config():
     config.data.source = prepared("bsds500_images/1.0.0")
     config.data.size = 481
 
-    config.conditions.soft = 0.02
-    config.conditions.median = 5
+    config.conditions.fit = 4.0
     config.conditions.wide = 4
     config.conditions.score = True
+    config.variable.scale = 1 / 32
+    config.variable.skip = True
     config.objective.draws = 2
 
-    config.train.steps = 420
+    config.train.steps = 1000
     config.train.batch_size = 8
     config.train.log_every = 20
     config.optimizer.learning_rate = 1e-3
     config.optimizer.warmup = "5 percent"
-    config.ema.decay = 0.98
+    config.ema.decay = 0.99
     config.checkpoint.every = 60
 
     config.sampler.estimate = "first"

@@ -21,6 +21,7 @@ def get_config():
     config.model.multipliers = (1, 2)
     config.model.attention = ()
     config.variable.scale = 0.02
+    config.variable.skip = False
     config.objective.scale = 0.01
 
     config.stage2.size = 32

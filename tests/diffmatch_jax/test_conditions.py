@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from common.errors import InputError
-from diffmatch_jax import conditions, correlation, matching
+from diffmatch_jax import conditions, correlation, fitting, matching
 from diffmatch_jax.conditions import Settings
 
 SIDE = 8
@@ -61,6 +61,23 @@ def test_median_of_the_winners(found):
         np.median(np.pad(flow, ((1, 1), (1, 1), (0, 0)), mode="edge")[:3, :3].reshape(9, 2), axis=0),
         atol=1e-6,
     )
+
+
+def test_a_fit_is_told_with_how_wrong_it_may_be(descriptors):
+    settings = Settings(fine=8 * SIDE, coarse=4 * SIDE, radius=2, score=True, fit=3.0)
+    told = jax.jit(lambda a, b: conditions.stage1(a, b, settings))(*descriptors)
+    best, back = (correlation.search(*each).flow for each in (descriptors, descriptors[::-1]))
+    weight = fitting.mutual(best, back)
+    flow = fitting.fit(best, weight, sigma=3.0)
+    np.testing.assert_allclose(told.conditions.flow * SIDE, flow, rtol=0, atol=1e-3)
+    np.testing.assert_allclose(told.winner * SIDE, best, rtol=0, atol=1e-5)
+    unit = fitting.doubt(best - flow)
+    np.testing.assert_allclose(told.conditions.unit, unit, rtol=1e-3)
+    evidence = told.conditions.evidence
+    assert evidence.shape[-1] == settings.evidence == 25 + 2 + 2 + 2
+    np.testing.assert_allclose(evidence[..., 25:27], jnp.clip((best - flow) / 2, -2, 2), rtol=0, atol=1e-3)
+    np.testing.assert_allclose(evidence[..., 27], weight, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(evidence[..., 28], jnp.log(unit)[..., 0], rtol=0, atol=1e-3)
 
 
 def test_blocks_of_rows_change_nothing(descriptors):
@@ -127,6 +144,7 @@ def test_a_degraded_truth_is_the_truth_up_to_its_noise():
     [
         ({"fine": 250}, "config.features.fine: expected a multiple of 16"),
         ({"median": 4}, "config.conditions.median: expected an odd number"),
+        ({"fit": 4.0, "median": 5}, "config.conditions: expected a fit of 0 or more, and of the winners themselves"),
         ({"wide": 3}, "config.conditions.wide: expected a divisor of 32"),
         ({"radius": 0}, "config.conditions: expected a radius of 1"),
     ],

@@ -141,8 +141,14 @@ def test_variable(residual):
     x0 = variable.encode(flow, initial)
     np.testing.assert_allclose(x0, (flow - residual * initial) / 0.15, atol=1e-6)
     np.testing.assert_allclose(variable.decode(x0, initial), flow, atol=1e-6)
+    unit = jnp.exp(noise(2, 3, 3, 1, seed=2))
+    x0 = variable.encode(flow, initial, unit)
+    np.testing.assert_allclose(x0, (flow - residual * initial) / (0.15 * unit), atol=1e-5)
+    np.testing.assert_allclose(variable.decode(x0, initial, unit), flow, atol=1e-6)
     with pytest.raises(InputError, match="variable.scale: expected a positive number, got 0"):
         diffusion.Variable(0)
+    with pytest.raises(InputError, match="variable.skip: expected False where shrunk is, got True"):
+        diffusion.Variable(1, skip=True)
 
 
 def test_mistakes():

@@ -9,7 +9,7 @@ import diffmatch_jax
 from common.errors import InputError
 from common.networks.adm_unet import ADMUNet
 from common.networks.initial import initialise
-from diffmatch_jax import backbone
+from diffmatch_jax import backbone, matching, warps
 from diffmatch_jax.conditions import Settings
 from diffmatch_jax.diffusion import Process, Variable
 from diffmatch_jax.matcher import Model, Plan, Weights, match
@@ -107,6 +107,29 @@ def test_a_regression_takes_its_confidence_from_the_correlation():
     found = match(picture(64, 64), picture(64, 64), model=model)
     np.testing.assert_allclose(found.confidence, 1, atol=1e-3)
     assert len(found.hypotheses) == 1 and model.plan.nfe(4) == 1
+
+
+def test_a_fit_alone_matches_and_says_where_it_may_be_wrong():
+    """The target is the turned source; a part of it is replaced by what the source does not have."""
+    look = Settings(fine=128, coarse=64, radius=1, fit=3.0)
+    model = Model(Plan(look), Weights(backbone.embedded()))
+    source = picture(128, 128)
+    corners = jnp.asarray([[-1.0, -1.1], [-1.1, 1.0], [0.9, -1.0], [1.0, 0.9]])
+    relative = (matching.grid(128, 128) + 0.5) / 64 - 1
+    flow = 64 * (warps.project(warps.homography_of_corners(corners), relative)[0] - relative)
+    target = np.array(matching.warp(jnp.asarray(source), flow, outside="border"))
+    target[64:, :48] = picture(128, 128, seed=1)[64:, :48]
+    target = np.clip(target + np.random.default_rng(2).normal(0, 0.2, target.shape), 0, 1).astype(np.float32)
+    found = match(source, target, model=model)
+    error = np.linalg.norm(found.flow - flow, axis=-1)
+    winner = np.linalg.norm(found.winner - flow, axis=-1)
+    kept = np.ones((128, 128), bool)
+    kept[64:, :48] = False
+    kept &= np.asarray(matching.valid(flow))
+    assert error[kept].mean() < 0.95 * winner[kept].mean()
+    assert found.confidence[kept].mean() > 1.5 * found.confidence[80:112, 8:32].mean()
+    both = match(np.stack([source, target]), np.stack([target, source]), model=model)
+    np.testing.assert_allclose(both.flow[0], found.flow, rtol=0, atol=1e-3)
 
 
 def test_evaluations_are_counted(unsure):

@@ -52,6 +52,26 @@ def test_a_constant_is_added_in_the_unit_of_the_variable():
     np.testing.assert_allclose(drawn.hypotheses[:, 0], FLOW + jnp.asarray([0.1, -0.2]), rtol=0, atol=1e-6)
 
 
+def test_the_unit_of_a_place_scales_what_is_added_there():
+    unit = jnp.exp(jax.random.normal(jax.random.key(5), (2, 4, 4, 1)))
+    stage = Stage(Scaled(), Variable(0.1, residual=True), PROCESS)
+    drawn = draw(stage, params(0.0, (1.0, -2.0)), GIVEN._replace(unit=unit), hypotheses=2, keys=KEYS)
+    away = drawn.hypotheses - FLOW[:, None]
+    np.testing.assert_allclose(away[:, 1], unit * jnp.asarray([0.1, -0.2]), rtol=0, atol=1e-6)
+    regression = Stage(Scaled(), Variable(0.1, residual=True), PROCESS, kind="regression")
+    drawn = draw(regression, params(0.0, (1.0, -2.0)), GIVEN._replace(unit=unit), hypotheses=2, keys=KEYS)
+    np.testing.assert_allclose(drawn.hypotheses[:, 0] - FLOW, unit * jnp.asarray([0.1, -0.2]), rtol=0, atol=1e-6)
+
+
+def test_a_network_without_output_draws_a_unit_gaussian_with_a_skip():
+    """sqrt(ab) x_t is the posterior mean of a unit Gaussian: its samples are as wide, by as many steps as it takes."""
+    stage = Stage(Scaled(), Variable(0.1, residual=True, shrunk=True, skip=True), Process.cosine(50))
+    given = Conditions(jnp.zeros((2, 16, 16, 2)), jnp.zeros((2, 16, 16, 3)))
+    drawn = draw(stage, params(0.0), given, hypotheses=8, keys=KEYS)
+    np.testing.assert_allclose(drawn.hypotheses.std() / 0.1, 1, rtol=0.1)
+    np.testing.assert_allclose(drawn.first.mean(), drawn.hypotheses.mean(), atol=0.01)
+
+
 def test_hypotheses_and_first_prediction_of_a_linear_network():
     """x_0 = g x_i at every level: DDIM multiplies by what Song et al.'s equation 12 gives for it."""
     gain = 0.3

@@ -71,8 +71,21 @@ def test_objects_are_those_of_the_example(image):
 def test_levels():
     keys = jax.random.split(jax.random.key(1), 4000)
     drawn = np.asarray(jax.jit(lambda each: training.levels(GOAL, each))(keys))
-    shares = np.bincount(drawn, minlength=5) / len(drawn)
+    assert drawn.shape == (4000, 1)
+    shares = np.bincount(drawn[:, 0], minlength=5) / len(drawn)
     np.testing.assert_allclose(shares, [0.1, 0.1, 0.1, 0.1, 0.6], atol=0.03)
+
+
+def test_levels_of_several_draws_are_stratified():
+    keys = jax.random.split(jax.random.key(1), 4000)
+    goal = Goal(GOAL.process, GOAL.variable, first_share=0.5, draws=2)
+    drawn = np.asarray(jax.jit(lambda each: training.levels(goal, each))(keys))
+    shares = np.bincount(drawn.ravel(), minlength=5) / drawn.size
+    np.testing.assert_allclose(shares, [0.1, 0.1, 0.1, 0.1, 0.6], atol=0.03)
+    assert (drawn == 4).any(1).all()
+    goal = Goal(GOAL.process, GOAL.variable, first_share=0.0, draws=5)
+    drawn = np.asarray(jax.jit(lambda each: training.levels(goal, each))(keys))
+    np.testing.assert_array_equal(np.sort(drawn, axis=1), np.broadcast_to(np.arange(5), (4000, 5)))
 
 
 def flows():
