@@ -31,7 +31,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     known = "; ".join(f"{name}{':' if kind.where else ''}{kind.where}" for name, kind in KINDS.items())
     parser.add_argument("--data", default="stereo,warps", metavar="A,B", help=f"(default: stereo,warps) {known}")
     parser.add_argument("--methods", default="match,wta,median", metavar="A,B", help="(default: match,wta,median) also "
-                        "still, wta-random, dis, sift, LABEL=run:DIR")  # fmt: skip
+                        "fit, still, wta-random, dis, sift, LABEL=run:DIR")  # fmt: skip
     parser.add_argument("--corruptions", default=CLEAN, metavar="A,B",
                         help='(default: clean) "all", gaussian_noise, contrast, ...')  # fmt: skip
     parser.add_argument("--severity", type=int, default=5, metavar="N", help="of corruptions, 1 to 5 (default: 5)")

@@ -47,7 +47,7 @@ def run(app: App, request: Request) -> None:
     seconds["draw"] = time.perf_counter() - before
     seconds["all"] = time.perf_counter() - start
     last = read_metrics(first)[-1]
-    rows = [*alone["table"][:2], {**alone["table"][-1], "method": "stage 1"}, {**both["table"][-1], "method": "both"}]
+    rows = [*alone["table"][:-1], {**alone["table"][-1], "method": "stage 1"}, {**both["table"][-1], "method": "both"}]
     numbers = {
         "interrupted_at_step": saved,
         "steps": last["step"],

@@ -46,7 +46,7 @@ def evaluate(model: Model, made: Pair, key: jax.Array, *, hypotheses: int, batch
     """Measures the model beside winner-take-all, its median and what the model starts from, in pixels of the pairs.
 
     `ratio` is the model's mean end-point error over that of winner-take-all; `rank_correlation` that of spread and
-    error over the valid pixels of all pairs, that `of_doubt` of the error and how far the matches are from their fit, and
+    error over the valid pixels of all pairs, that `of_doubt` of error and how far the matches are from their fit; and
     `sparsification` the skill of the spread (1 is the error itself).
     """
     found = matched(model, made, key, hypotheses=hypotheses, batch_size=batch_size)

@@ -28,8 +28,8 @@ class Plan:
     """How a matcher goes from two images to flow, beside its weights; hashable.
 
     Without a first stage the affine fit takes its place, or where there is none the winner-take-all flow under a 5x5
-    median; without a second one the flow is that of the first. `confidence` is the spread at which confidence is 1/2, pixels of the fine image; `rounds` says
-    how often the second stage refines.
+    median; without a second one the flow is that of the first. `confidence` is the spread at which confidence is 1/2,
+    pixels of the fine image; `rounds` says how often the second stage refines.
     """
 
     look: looking.Settings
@@ -80,9 +80,9 @@ class Match(NamedTuple):
     flow `[H, W, 2]`: for every pixel of the target, x and y to its place in the source, in the source's pixels: if both
     have one size, source position = target pixel + flow, else likewise by the pixels' own coordinates. confidence
     `[H, W]` in [0, 1]: 1 / (1 + (s / 3)^2), s the spread in pixels of a 256x256 image (or the model's own size); for a
-    model without hypotheses s is how far the matches are from their fit, or confidence the best correlation. spread `[H, W]`: standard deviation of the hypotheses in pixels of
-    the source. winner `[H, W, 2]`: flow to the cells of the largest correlation. hypotheses `[n, h, w, 2]`: normalised
-    flow, on the model's grid.
+    model without hypotheses s is how far the matches are from their fit, or confidence the best correlation. spread
+    `[H, W]`: standard deviation of the hypotheses in pixels of the source. winner `[H, W, 2]`: flow to the cells of the
+    largest correlation. hypotheses `[n, h, w, 2]`: normalised flow, on the model's grid.
     """
 
     flow: np.ndarray

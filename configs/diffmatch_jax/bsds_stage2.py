@@ -27,7 +27,7 @@ def get_config():
     config.stage2.size = 32
     config.stage2.noise = 0.01
 
-    config.train.steps = 400
+    config.train.steps = 240
     config.train.batch_size = 4
     config.sampler.hypotheses = 2
     return config

@@ -59,6 +59,9 @@ def test_winner_of_a_shift(pyramid):
     assert score.max() <= 1 + 1e-3
     filtered, _ = baselines.winner_take_all(pyramid, fine=128, coarse=64, median=3)(source, target)
     assert (np.abs(filtered[inner] - [16, 0]).max(-1) < 1e-3).mean() > 0.9
+    smooth, _ = baselines.winner_take_all(pyramid, fine=128, coarse=64, fit=4.0)(source, target)
+    errors = [np.linalg.norm(each[:, :104] - [16, 0], axis=-1).mean() for each in (smooth, flow)]
+    assert errors[0] < 0.5 * errors[1]
 
 
 def test_winner_of_images_of_other_sizes(pyramid):
@@ -78,6 +81,8 @@ def test_wrong_settings(pyramid):
         baselines.winner_take_all(pyramid, fine=100, coarse=64)
     with pytest.raises(InputError, match="median: expected 0 or an odd number"):
         baselines.winner_take_all(pyramid, median=4)
+    with pytest.raises(InputError, match="fit: expected 0 or more, and no median with it, got fit 4.0 and median 5"):
+        baselines.winner_take_all(pyramid, fit=4.0, median=5)
 
 
 def test_released_baseline_is_clipped_and_corner_aligned():
