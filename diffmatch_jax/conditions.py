@@ -17,6 +17,7 @@ from diffmatch_jax.features import Prepared, Pyramid
 from diffmatch_jax.matching import mapping_of, to_normalised, to_pixels
 from diffmatch_jax.resize import alignment_of, resize, resize_normalised
 
+MEDIAN = 5  # cells of the filter of the winner-take-all flow, where no stage 1 refines it
 WHOLE = 2**26  # numbers of a cost volume that may be in memory at once
 
 
@@ -52,9 +53,9 @@ class Settings:
             got = f"radius {self.radius} and soft {self.soft}"
             fix = "use 4 and 0"
             raise bad("config.conditions", expected="a radius of 1 or more and soft of 0 or more", got=got, fix=fix)
-        if self.fit < 0 or (self.fit and (self.median or self.soft)):
+        if not (self.fit == 0 or self.fit >= 1) or (self.fit and (self.median or self.soft)):
             got = f"fit {self.fit}, median {self.median}, soft {self.soft}"
-            expected, fix = "a fit of 0 or more, and of the winners themselves", "use median=0 and soft=0 with it"
+            expected, fix = "a fit of 0, or of 1 and more and the winners themselves", "use median=0 and soft=0 with it"
             raise bad("config.conditions", expected=expected, got=got, fix=fix)
         if self.wide < 0 or (self.wide and self.cells % self.wide):
             fix = "use 4, or 0 for none"
@@ -91,7 +92,7 @@ class Conditions(NamedTuple):
     """What a denoiser is told: the initial flow, normalised `[B, h, w, 2]`, and evidence for others `[B, h, w, K]`.
 
     `unit [B, h, w, 1]` is how wrong the initial flow may be from place to place, in cells: what is diffused is measured
-    in it.
+    in it. None counts as 1.
     """
 
     flow: jax.Array
@@ -130,8 +131,8 @@ def stage1(source: jax.Array, target: jax.Array, settings: Settings) -> First:
     """Returns the conditions of stage 1 from descriptors `[B, h, w, C]`.
 
     Evidence is the patch around the initial flow `[(2 radius + 1)^2]`; then, where asked for, the wide patch, the
-    winner's flow from the initial one in radii (within -2..2), how mutual it is, its score, and the share of the patch
-    in the softmax.
+    winner's flow from the initial one in radii (within -2..2), of a fit how mutual the winner is and the logarithm of
+    the unit, the winner's score, and the share of the patch in the softmax.
     """
     cells = target.shape[1] * target.shape[2] * source.shape[1] * source.shape[2] * source.shape[0]
     # In one piece both searches share one volume.
@@ -157,11 +158,16 @@ def stage1(source: jax.Array, target: jax.Array, settings: Settings) -> First:
         parts.append(jnp.clip((best - flow) / settings.radius, -2, 2))
     unit = None
     if weight is not None:
-        unit = fitting.doubt(best - flow)
+        unit = fitting.uncertainty(best - flow)
         parts += [weight[..., None], jnp.log(unit)]
     if settings.score:
         parts += [looked.score[..., None], looked.share[..., None]]
     return First(Conditions(to_normalised(flow), jnp.concatenate(parts, -1), unit), winner, score)
+
+
+def without_stage(found: First, settings: Settings) -> jax.Array:
+    """Returns the flow `[B, h, w, 2]` that takes the place of stage 1: the fit, or the winners under a 5x5 median."""
+    return found.conditions.flow if settings.fit else median(found.winner, MEDIAN)
 
 
 def stage2(source: jax.Array, target: jax.Array, flow: jax.Array, settings: Settings) -> Conditions:

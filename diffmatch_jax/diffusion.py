@@ -94,11 +94,11 @@ class Variable:
     """What is diffused: (flow - initial flow) / scale, or flow / scale if not `residual`; hashable.
 
     `shrunk`: the network is shown sqrt(ab) x_t instead of x_t; `skip`, for those alone: and predicts what is to be
-    added to it, in units of sqrt(1 - ab).
+    added to it, in units of sqrt(1 - ab). Where conditions bring a `unit`, it multiplies the scale from place to place.
 
     Normalised flow has a standard deviation of 0.1 to 0.2 only; a scale of that size gives the unit variance which the
     schedule expects. The released models diffuse the normalised flow itself, `Variable(1.0, residual=False)`. Raises
-    `InputError` for a scale that is not positive.
+    `InputError` for a scale that is not positive, and for a skip without the others.
     """
 
     scale: float = 1.0
@@ -112,8 +112,9 @@ class Variable:
                 "variable.scale", expected="a positive number", got=self.scale, fix="measure the flow's deviation"
             )
 
-        if self.skip and not self.shrunk:
-            raise bad("variable.skip", expected="False where shrunk is", got="True", fix="use variable.shrunk=True")
+        if self.skip and not (self.shrunk and self.residual):
+            fix = "set variable.shrunk and variable.residual"
+            raise bad("variable.skip", expected="False unless shrunk and residual", got="True", fix=fix)
 
     def encode(self, flow: jax.Array, initial: jax.Array, unit: jax.Array | None = None) -> jax.Array:
         """Returns x_0 of a normalised flow; `initial` and `unit`, which multiplies the scale, broadcast against it."""

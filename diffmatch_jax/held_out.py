@@ -11,7 +11,7 @@ from common.data.source import Source, fetch
 from common.method import Evaluation
 from diffmatch_jax import conditions as looking
 from diffmatch_jax import metrics
-from diffmatch_jax.matcher import MEDIAN, Match, Model, match
+from diffmatch_jax.matcher import Match, Model, match
 from diffmatch_jax.matching import to_pixels
 from diffmatch_jax.pairs import Pair
 from diffmatch_jax.resize import resize, resize_normalised
@@ -46,13 +46,13 @@ def evaluate(model: Model, made: Pair, key: jax.Array, *, hypotheses: int, batch
     """Measures the model beside winner-take-all, its median and what the model starts from, in pixels of the pairs.
 
     `ratio` is the model's mean end-point error over that of winner-take-all; `rank_correlation` that of spread and
-    error over the valid pixels of all pairs, that `of_doubt` of error and how far the matches are from their fit; and
+    error over the valid pixels of all pairs, that `of_fit` of error and the fit's own uncertainty; and
     `sparsification` the skill of the spread (1 is the error itself).
     """
     found = matched(model, made, key, hypotheses=hypotheses, batch_size=batch_size)
     rivals = {"winner-take-all": found.winner, "its median": filtered(model, found.winner)}
     if model.plan.look.fit:
-        rivals["its fit"], doubt = initial(model, made, batch_size=batch_size)
+        rivals["its fit"], uncertainty = initial(model, made, batch_size=batch_size)
     rivals["model"] = found.flow
     rows = [{"method": name, **measured(flow, made)} for name, flow in rivals.items()]
     numbers: dict[str, Any] = {
@@ -70,7 +70,7 @@ def evaluate(model: Model, made: Pair, key: jax.Array, *, hypotheses: int, batch
         numbers["sparsification"] = curve.skill
         numbers["sparsification_area"] = curve.area
         if model.plan.look.fit:
-            numbers["rank_correlation_of_doubt"] = metrics.rank_correlation(error, doubt, made.mask)
+            numbers["rank_correlation_of_fit"] = metrics.rank_correlation(error, uncertainty, made.mask)
     few = slice(0, 8)
     arrays = {
         "source": made.source[few],
@@ -86,10 +86,10 @@ def evaluate(model: Model, made: Pair, key: jax.Array, *, hypotheses: int, batch
 
 
 def filtered(model: Model, flow: np.ndarray) -> np.ndarray:
-    """Returns winner-take-all flow `[B, H, W, 2]` under the median of `MEDIAN` x `MEDIAN` cells."""
+    """Returns winner-take-all flow `[B, H, W, 2]` under a median of 5x5 cells."""
     size, cells = flow.shape[1:3], (model.plan.look.cells,) * 2
     coarse = resize_normalised(jnp.asarray(flow), cells)
-    return np.asarray(resize_normalised(looking.median(coarse, MEDIAN), size))
+    return np.asarray(resize_normalised(looking.median(coarse, looking.MEDIAN), size))
 
 
 def initial(model: Model, made: Pair, *, batch_size: int) -> tuple[np.ndarray, np.ndarray]:

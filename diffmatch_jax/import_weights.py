@@ -23,6 +23,7 @@ RELEASED = {
     "conditions.soft": 0.0,
     "conditions.median": 0,
     "conditions.fit": 0.0,
+    "variable.skip": False,
     "conditions.gain": 0.0,
     "process.schedule": "cosine",
     "process.steps": 5,

@@ -20,8 +20,6 @@ from diffmatch_jax.matching import to_pixels
 from diffmatch_jax.resize import alignment_of, resize, resize_normalised
 from diffmatch_jax.sampling import Stage, confidence_of, draw, summarise
 
-MEDIAN = 5  # cells of the filter of the winner-take-all flow, where no first stage is
-
 
 @dataclass(frozen=True)
 class Plan:
@@ -181,7 +179,7 @@ def on_grid(plan: Plan, weights: Weights, source: Prepared, target: Prepared, ke
     found = looking.stage1(of_source.first, of_target.first, look)
     variance = jnp.zeros_like(found.winner)
     if plan.first is None:
-        flow = found.conditions.flow if look.fit else looking.median(found.winner, MEDIAN)
+        flow = looking.without_stage(found, look)
         drawn = flow[:, None]
     else:
         drawn = draw(plan.first, weights.first, found.conditions, hypotheses=hypotheses, keys=keys)

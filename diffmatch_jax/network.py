@@ -66,7 +66,7 @@ def build(config, *, cells: int) -> ADMUNet:
 
 
 def inputs(x: jax.Array, conditions: Conditions, variable: Variable, signal: jax.Array | None = None) -> jax.Array:
-    """Returns what the U-Net sees, `[N, h, w, 4 + K]`; the initial flow is in the unit of the variable.
+    """Returns what the U-Net sees, `[N, h, w, 4 + K]`; the initial flow is in the variable's `scale`.
 
     With `signal [N]`, sqrt(ab), it sees sqrt(ab) x_t, the best linear guess of an x_0 of unit variance: at the noisiest
     level that is nothing, and no noise must be learned to be ignored.
@@ -95,4 +95,4 @@ def predict(
     if variable.skip and signal is not None:
         signal = signal[:, None, None, None]
         out = signal * x + jnp.sqrt(1 - signal**2) * out
-    return variable.encode(conditions.flow, conditions.flow) + out
+    return variable.encode(conditions.flow, conditions.flow, conditions.unit) + out

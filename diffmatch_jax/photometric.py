@@ -96,12 +96,12 @@ def coloured(image: jax.Array, *, saturation: jax.Array | float = 1.0, hue: jax.
     The luma stays: what colour adds to it is taken away in gray.
     """
     angle = jnp.radians(hue)
-    one, other = np.asarray(_RED_GREEN), np.asarray(_YELLOW_BLUE)
+    one, other = np.float32(_RED_GREEN), np.float32(_YELLOW_BLUE)
     plane, turn = np.outer(one, one) + np.outer(other, other), np.outer(other, one) - np.outer(one, other)
     mixed = saturation * (jnp.cos(angle) * plane + jnp.sin(angle) * turn)
     # What is added to a gray that keeps the luma; a matrix product of so few columns would be slow.
-    luma = np.asarray(LUMA)
-    matrix = np.outer(np.ones(3), luma) + (np.eye(3) - np.outer(np.ones(3), luma)) @ mixed
+    gray = np.outer(np.ones(3, np.float32), np.float32(LUMA))
+    matrix = gray + (np.eye(3, dtype=np.float32) - gray) @ mixed
     channels = [image[..., i] for i in range(3)]
     return jnp.stack([sum(matrix[i, j] * channels[j] for j in range(3)) for i in range(3)], -1)
 

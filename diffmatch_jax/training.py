@@ -181,7 +181,7 @@ def loss(
         x0 = variable.encode(on_grid(truth, mask, flow, compat=goal.compat), flow, conditions.unit)
         x = diffusion.forward(process, x0, noise, index)
         time = jnp.asarray(process.times, jnp.float32)[index]
-    signal = diffusion.signal(process, time) if variable.shrunk else None
+    signal = diffusion.signal(process, time) if variable.shrunk and index is not None else None
     predicted = predict(
         network, params, x, time, conditions, variable, signal=signal, keys=of_dropout if goal.dropout else None
     )
@@ -253,8 +253,8 @@ def stage2_batch(
 ) -> tuple[Conditions, jax.Array, jax.Array]:
     """Returns conditions, normalised truth and mask of stage 2 for a batch of pairs.
 
-    The initial flow is one hypothesis of the frozen stage 1 (of `params`; without one the winner-take-all flow under a
-    5x5 median), or for a share of the pairs a degraded truth. With a crop, of that part of the target's grid alone.
+    The initial flow is one hypothesis of the frozen stage 1 (of `params`; without one, that of `without_stage`), or for
+    a share of the pairs a degraded truth. With a crop, of that part of the target's grid alone.
     """
     source, target = (looking.maps(pyramid, images, settings) for images in prepared_pair(settings, batch))
     truth, mask = truth_of(batch), batch["mask"]
@@ -263,7 +263,7 @@ def stage2_batch(
         jax.vmap(lambda key, i=i: jax.random.fold_in(key, 10 + i))(keys) for i in range(4)
     )
     if first is None:
-        flow = looking.median(found.winner, 5)
+        flow = looking.without_stage(found, settings)
     else:
         flow = summarise(first, draw(first, params, found.conditions, hypotheses=1, keys=of_first)).flow
     if second.degraded:

@@ -51,7 +51,7 @@ def base() -> ConfigDict:
     process.keep = ""  # levels of sampling: "" = all | "2" | "ddim2" | ... (diffusion.kept_levels)
 
     config.variable = variable = ConfigDict()  # what is diffused: flow / scale, or (flow - initial flow) / scale
-    variable.scale = 0.1  # normalised flow; the released models: 1
+    variable.scale = 0.1  # normalised flow (with conditions.fit: of a cell, 8 / features.fine); released models: 1
     variable.residual = True  # the released models: False
     variable.shrunk = True  # the network sees sqrt(ab) x_t, which has no noise at the noisiest level; released: False
     variable.skip = False  # and predicts what is to be added to it, so that hypotheses differ unless it learns better

@@ -71,7 +71,7 @@ def test_a_fit_is_told_with_how_wrong_it_may_be(descriptors):
     flow = fitting.fit(best, weight, sigma=3.0)
     np.testing.assert_allclose(told.conditions.flow * SIDE, flow, rtol=0, atol=1e-3)
     np.testing.assert_allclose(told.winner * SIDE, best, rtol=0, atol=1e-5)
-    unit = fitting.doubt(best - flow)
+    unit = fitting.uncertainty(best - flow)
     np.testing.assert_allclose(told.conditions.unit, unit, rtol=1e-3)
     evidence = told.conditions.evidence
     assert evidence.shape[-1] == settings.evidence == 25 + 2 + 2 + 2
@@ -144,7 +144,10 @@ def test_a_degraded_truth_is_the_truth_up_to_its_noise():
     [
         ({"fine": 250}, "config.features.fine: expected a multiple of 16"),
         ({"median": 4}, "config.conditions.median: expected an odd number"),
-        ({"fit": 4.0, "median": 5}, "config.conditions: expected a fit of 0 or more, and of the winners themselves"),
+        (
+            {"fit": 4.0, "median": 5},
+            "config.conditions: expected a fit of 0, or of 1 and more and the winners themselves",
+        ),
         ({"wide": 3}, "config.conditions.wide: expected a divisor of 32"),
         ({"radius": 0}, "config.conditions: expected a radius of 1"),
     ],

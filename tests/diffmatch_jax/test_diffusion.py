@@ -147,7 +147,7 @@ def test_variable(residual):
     np.testing.assert_allclose(variable.decode(x0, initial, unit), flow, atol=1e-6)
     with pytest.raises(InputError, match="variable.scale: expected a positive number, got 0"):
         diffusion.Variable(0)
-    with pytest.raises(InputError, match="variable.skip: expected False where shrunk is, got True"):
+    with pytest.raises(InputError, match="variable.skip: expected False unless shrunk and residual, got True"):
         diffusion.Variable(1, skip=True)
 
 

@@ -48,6 +48,19 @@ def test_weights_tell_which_of_two_motions_counts(fit):
     np.testing.assert_allclose(fit(given, 1.0 - chess), flow + 3.0, rtol=0, atol=0.1)
 
 
+def test_digits_of_a_large_grid():
+    """Most matches wrong, few mutual, 64 cells a side: as in float64 to a hundredth of a cell."""
+    rng = np.random.default_rng(0)
+    flow = np.asarray(affine_flow(64, 64))
+    flow = np.where(rng.random((1, 64, 64, 1)) < 0.4, rng.uniform(-30, 30, flow.shape), flow)
+    weight = (rng.random((1, 64, 64)) < 0.15).astype(np.float32)
+    found = jax.jit(lambda *given: fitting.fit(*given, sigma=2.0))(flow.astype(np.float32), weight)
+    with jax.enable_x64(True):
+        exact = jax.jit(lambda *given: fitting.fit(*given, sigma=2.0))(flow, weight.astype(float))
+    assert exact.dtype == "float64"
+    np.testing.assert_allclose(found, exact, rtol=0, atol=0.01)
+
+
 def test_a_homography_is_followed_to_a_fraction_of_a_cell(fit):
     corners = jnp.asarray([[-1, -1], [-0.8, 0.9], [0.9, -1.1], [1.1, 1.0]])
     relative = (matching.grid(SIDE, SIDE) + 0.5) * 2 / SIDE - 1
@@ -66,9 +79,9 @@ def test_a_batch_is_its_pairs(fit):
         np.testing.assert_allclose(whole[i], fit(flow[i : i + 1], weight[i : i + 1])[0], rtol=0, atol=1e-4)
 
 
-def test_doubt_is_the_mean_distance_around_a_place():
+def test_uncertainty_is_the_mean_distance_around_a_place():
     away = jnp.zeros((2, SIDE, SIDE, 2)).at[1].set(jnp.asarray([3.0, -4.0])).at[0, 8, 8].set(jnp.asarray([60.0, 80.0]))
-    found = np.asarray(fitting.doubt(away))
+    found = np.asarray(fitting.uncertainty(away))
     np.testing.assert_allclose(found[1], 5.25, rtol=1e-5)
     one = found[0, :, :, 0] - 0.25
     assert np.unravel_index(one.argmax(), one.shape) == (8, 8)

@@ -18,7 +18,8 @@ from diffmatch_jax.__main__ import APP
 SMALL = {
     "features.pyramid": "random", "features.fine": 32, "features.coarse": 16, "conditions.radius": 1,
     "model.channels": 8, "model.multipliers": (1,), "model.attention": (), "model.heads": 1,
-    "process.steps": 2, "conditions.fit": 2.0, "variable.skip": True, "pairs.size": 32, "pairs.photometric": 0.0, "pairs.shares": (0, 1, 0),
+    "process.steps": 2, "conditions.fit": 2.0, "variable.skip": True,
+    "pairs.size": 32, "pairs.photometric": 0.0, "pairs.shares": (0, 1, 0),
     "data.fit": "none", "data.size": 40,
     "train.steps": 2, "train.batch_size": 2, "train.log_every": 1, "checkpoint.every": 2, "ema.decay": 0.5,
     "optimizer.schedule": "constant", "sampler.hypotheses": 2, "sampler.num": 2, "evaluate.num": 2,
@@ -65,7 +66,7 @@ def test_evaluation_and_match(runs, capsys):
     told = json.loads(path.read_text())
     rows = {row["method"]: row["aepe"] for row in told["table"]}
     assert set(rows) == {"winner-take-all", "its median", "its fit", "model"}
-    assert -1 <= told["rank_correlation_of_doubt"] <= 1
+    assert -1 <= told["rank_correlation_of_fit"] <= 1
     np.testing.assert_allclose(told["ratio"], rows["model"] / rows["winner-take-all"])
     assert told["nfe"] == 2 * 2 * 2 and -1 <= told["rank_correlation"] <= 1
     image = np.random.default_rng(1).random((20, 30, 3))

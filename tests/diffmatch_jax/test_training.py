@@ -7,12 +7,13 @@ import pytest
 
 from common.errors import InputError
 from diffmatch_jax import conditions as looking
-from diffmatch_jax import training
+from diffmatch_jax import sampling, training
 from diffmatch_jax.conditions import Conditions
 from diffmatch_jax.diffusion import Process, Variable
 from diffmatch_jax.matching import warp
 from diffmatch_jax.pairs import Warps
 from diffmatch_jax.photometric import Photometric
+from diffmatch_jax.sampling import Stage
 from diffmatch_jax.training import Goal, Making
 from tests.diffmatch_jax.test_sampling import Scaled, params
 
@@ -111,6 +112,27 @@ def test_loss_is_zero_at_the_truth_and_ignores_invalid_pixels():
     np.testing.assert_allclose(value, 0, atol=1e-6)
     gradient = jax.jit(jax.grad(lambda p: training.loss(GOAL, Scaled(), p, given, truth, mask, KEYS)[0]))(params(0.1))
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
+
+
+def test_what_is_learned_is_measured_in_the_unit_of_each_place():
+    given, truth, mask = flows()
+    unit = jnp.full((6, 4, 4, 1), 0.5)
+    value, metrics = loss(GOAL, Scaled(), params(0.0, (0.6, 0.8)), given._replace(unit=unit), truth, mask, KEYS)
+    np.testing.assert_allclose([value, metrics["error"]], 0, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["diffusion", "regression"])
+def test_with_a_skip_what_is_sampled_is_what_was_trained(kind):
+    """The loss of a constant at the noisiest level is that of the first prediction that it draws."""
+    variable = Variable(0.1, residual=True, shrunk=True, skip=True)
+    goal = Goal(GOAL.process, variable, kind=kind, first_share=1.0)
+    given, _, mask = flows()
+    stage = Stage(Scaled(), variable, goal.process, kind=kind, estimate="first")
+    first = sampling.draw(stage, params(0.0, (0.3, 0.4)), given, hypotheses=1, keys=KEYS).first[:, 0]
+    truth = jnp.broadcast_to(first.mean((1, 2), keepdims=True), (6, 16, 16, 2))
+    value, _ = loss(goal, Scaled(), params(0.0, (0.3, 0.4)), given, truth, mask, KEYS)
+    # What is left is sqrt(ab) x_t of the noisiest level, 1 % of the unit.
+    assert value < (1e-6 if kind == "regression" else 0.02)
 
 
 @pytest.mark.parametrize("shrunk", [False, True])
