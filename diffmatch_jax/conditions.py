@@ -135,7 +135,7 @@ def stage1(source: jax.Array, target: jax.Array, settings: Settings) -> First:
     the unit, the winner's score, and the share of the patch in the softmax.
     """
     cells = target.shape[1] * target.shape[2] * source.shape[1] * source.shape[2] * source.shape[0]
-    # In one piece both searches share one volume.
+    # In one piece the search and the look-up share one volume.
     rows = target.shape[1] if cells <= WHOLE else 8
     temperature = settings.soft or None
     found = correlation.search(source, target, radius=settings.radius, temperature=temperature, rows=rows)

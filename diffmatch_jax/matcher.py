@@ -19,6 +19,9 @@ from diffmatch_jax.features import Prepared, Pyramid
 from diffmatch_jax.matching import to_pixels
 from diffmatch_jax.resize import alignment_of, resize, resize_normalised
 from diffmatch_jax.sampling import Stage, confidence_of, draw, summarise
+from diffmatch_jax.smoothing import gaussian_matrix
+
+POOLED = 1.0  # cells around, one deviation, over which the variance of the hypotheses is averaged
 
 
 @dataclass(frozen=True)
@@ -61,8 +64,8 @@ class Model(NamedTuple):
 class Grid(NamedTuple):
     """What is found on the matcher's own grid; `[B, h, w, ...]`, normalised flow.
 
-    flow and its variance by coordinate; confidence `[B, h, w]`; hypotheses of the last stage `[B, n, h, w, 2]`; winner:
-    the winner-take-all flow, on the grid of stage 1.
+    flow and its variance by coordinate, pooled over the cells around; confidence `[B, h, w]`; hypotheses of the last
+    stage `[B, n, h, w, 2]`; winner: the winner-take-all flow, on the grid of stage 1.
     """
 
     flow: jax.Array
@@ -77,10 +80,11 @@ class Match(NamedTuple):
 
     flow `[H, W, 2]`: for every pixel of the target, x and y to its place in the source, in the source's pixels: if both
     have one size, source position = target pixel + flow, else likewise by the pixels' own coordinates. confidence
-    `[H, W]` in [0, 1]: 1 / (1 + (s / 3)^2), s the spread in pixels of a 256x256 image (or the model's own size); for a
-    model without hypotheses s is how far the matches are from their fit, or confidence the best correlation. spread
-    `[H, W]`: standard deviation of the hypotheses in pixels of the source. winner `[H, W, 2]`: flow to the cells of the
-    largest correlation. hypotheses `[n, h, w, 2]`: normalised flow, on the model's grid.
+    `[H, W]` in [0, 1]: 1 / (1 + (s / c)^2), s the spread in pixels of a 256x256 image (or the model's own size), c the
+    model's (8 of the weights in the package); for a model without hypotheses s is how far the matches are from their
+    fit, or confidence the best correlation. spread `[H, W]`: standard deviation of the hypotheses, of a cell and those
+    around it, in pixels of the source. winner `[H, W, 2]`: flow to the cells of the largest correlation. hypotheses
+    `[n, h, w, 2]`: normalised flow, on the model's grid.
     """
 
     flow: np.ndarray
@@ -208,7 +212,10 @@ def on_grid(plan: Plan, weights: Weights, source: Prepared, target: Prepared, ke
 
 
 def _variance(covariance: jax.Array) -> jax.Array:
-    return jnp.diagonal(covariance, axis1=-2, axis2=-1)
+    """Returns the variances `[B, h, w, 2]`, pooled with those of the cells around: each is an estimate from a few."""
+    variance = jnp.diagonal(covariance, axis1=-2, axis2=-1)
+    rows, columns = (gaussian_matrix(length, POOLED, reach=4 * POOLED) for length in variance.shape[1:3])
+    return jnp.einsum("yh,xw,bhwc->byxc", rows, columns, variance, precision="highest")
 
 
 @functools.partial(jax.jit, static_argnames=("size", "source", "compat"))

@@ -37,5 +37,6 @@ def get_config():
     config.checkpoint.every = 60
 
     config.sampler.estimate = "first"
+    config.sampler.confidence = 8.0
     config.evaluate.num = 64
     return config
