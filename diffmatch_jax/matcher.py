@@ -65,7 +65,7 @@ class Grid(NamedTuple):
     """What is found on the matcher's own grid; `[B, h, w, ...]`, normalised flow.
 
     flow and its variance by coordinate, pooled over the cells around; confidence `[B, h, w]`; hypotheses of the last
-    stage `[B, n, h, w, 2]`; winner: the winner-take-all flow, on the grid of stage 1.
+    stage that draws several `[B, n, h, w, 2]`; winner: the winner-take-all flow, on the grid of stage 1.
     """
 
     flow: jax.Array
@@ -195,9 +195,11 @@ def on_grid(plan: Plan, weights: Weights, source: Prepared, target: Prepared, ke
         for i in range(plan.rounds):
             own = jax.vmap(lambda key, i=i: jax.random.fold_in(key, 1 + i))(keys)
             given = looking.stage2(of_source.second, of_target.second, flow, look)
-            drawn = draw(plan.second, weights.second, given, hypotheses=hypotheses, keys=own)
-            told = summarise(plan.second, drawn)
-            flow, variance, drawn = told.flow, _variance(told.covariance), drawn.hypotheses
+            refined = draw(plan.second, weights.second, given, hypotheses=hypotheses, keys=own)
+            told = summarise(plan.second, refined)
+            flow, variance = told.flow, _variance(told.covariance)
+            if plan.second.kind == "diffusion" or plan.first is None:
+                drawn = refined.hypotheses
         # The second stage sees the first one's flow alone: what that was unsure of is still unsure.
         variance = variance + before
     kinds = [stage.kind for stage in (plan.first, plan.second) if stage]

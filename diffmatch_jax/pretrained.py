@@ -10,7 +10,10 @@ from configs.diffmatch_jax.base import base
 from diffmatch_jax import method, shipped
 from diffmatch_jax.matcher import Model
 
-SHA256 = {"stage1": "85f9d2b27c3e3e0ba5006e24c3e0dde9cd69391c5dd702ee6384a7acbf07891b"}
+SHA256 = {
+    "stage1": "91e321c5489daf9eff95a89d172b339d8f401dbc07e5d69594cf31aac6b9942e",
+    "stage2": "6976fbee5a4fafb6b1ccc2be9f7988aa987115121dcf7de31450046ffe69302e",
+}
 
 
 def read(directory: str | Path = shipped.DIRECTORY) -> Model:

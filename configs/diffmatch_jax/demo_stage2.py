@@ -25,6 +25,4 @@ def get_config():
     config.train.batch_size = 4
     config.checkpoint.every = 40
     config.optimizer.warmup = 5
-    config.process.keep = "2"
-    config.sampler.hypotheses = 2
     return config
