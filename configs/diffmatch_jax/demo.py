@@ -17,10 +17,11 @@ def get_config():
     config.data.source = "photographs"
     config.data.size = 512
 
-    config.conditions.soft = 0.02
-    config.conditions.median = 5
+    config.conditions.fit = 4.0
     config.conditions.wide = 4
     config.conditions.score = True
+    config.variable.scale = 1 / 32
+    config.variable.skip = True
     config.objective.draws = 2
 
     config.train.steps = 120
@@ -32,6 +33,7 @@ def get_config():
     config.checkpoint.every = 60
 
     config.sampler.estimate = "first"
+    config.sampler.confidence = 8.0
     config.evaluate.num = 8
     config.evaluate.batch_size = 4
     return config

