@@ -47,9 +47,9 @@ def winner_take_all(
         raise bad("fine, coarse", expected="multiples of 16", got=got, fix="use 256 and 128")
     if median < 0 or (median and median % 2 == 0):
         raise bad("median", expected="0 or an odd number of cells", got=median, fix="use 5")
-    if fit < 0 or (fit and median):
+    if not (fit == 0 or fit >= 1) or (fit and median):
         got = f"fit {fit} and median {median}"
-        raise bad("fit", expected="0 or more, and no median with it", got=got, fix="use fit=4 and median=0")
+        raise bad("fit", expected="0, or 1 or more and no median with it", got=got, fix="use fit=4 and median=0")
     if compat == "released":
         fine, coarse = 512, 256
     cells = fine // 8

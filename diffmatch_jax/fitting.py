@@ -20,7 +20,6 @@ FAR = 8.0  # cells
 SMALLEST = 0.25  # cells that matches are from the truth by being cells
 _FLOOR = 3e-3  # weight of a match that does not come back: where there are no others they count
 _RIDGE = 1e-3  # of the neighbourhood's variance, against slopes that few matches decide
-_WHOLE = 2**26  # weights that may be in memory at once
 
 
 def mutual(flow: jax.Array, back: jax.Array) -> jax.Array:
@@ -86,8 +85,8 @@ def fit(flow: jax.Array, weight: jax.Array, *, sigma: float) -> jax.Array:
             weights = prior * (scale**2 / (scale**2 + squared)) ** 2
         return fitted(weights)[2]
 
-    at_once = max(_WHOLE // near.size, 1)
-    places = lax.map(one, (flow, weight[..., None]), batch_size=min(at_once, len(flow)))
+    # One pair after another: products of a batch round otherwise, which the reweighting makes visible.
+    places = lax.map(one, (flow, weight[..., None]))
     return resize_normalised(places.reshape(-1, *size, 2), (height, width))
 
 

@@ -206,8 +206,8 @@ def on_grid(plan: Plan, weights: Weights, source: Prepared, target: Prepared, ke
     if hypotheses > 1 and "diffusion" in kinds:
         confidence = confidence_of(jnp.sqrt(variance.sum(-1)) * look.fine, plan.confidence)
     elif found.conditions.unit is not None:
-        doubt = found.conditions.unit * (look.fine / look.cells)
-        confidence = confidence_of(resize(doubt, flow.shape[1:3])[..., 0], plan.confidence)
+        uncertainty = found.conditions.unit * (look.fine / look.cells)
+        confidence = confidence_of(resize(uncertainty, flow.shape[1:3])[..., 0], plan.confidence)
     else:
         confidence = jnp.clip(resize(found.score[..., None], flow.shape[1:3])[..., 0], 0, 1)
     return Grid(flow, variance, confidence, drawn, found.winner)

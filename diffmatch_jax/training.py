@@ -259,9 +259,7 @@ def stage2_batch(
     source, target = (looking.maps(pyramid, images, settings) for images in prepared_pair(settings, batch))
     truth, mask = truth_of(batch), batch["mask"]
     found = looking.stage1(source.first, target.first, settings)
-    of_first, of_worse, of_coin, of_crop = (
-        jax.vmap(lambda key, i=i: jax.random.fold_in(key, 10 + i))(keys) for i in range(4)
-    )
+    of_first, of_worse, of_coin, of_crop = (_folded(keys, 10 + i) for i in range(4))
     if first is None:
         flow = looking.without_stage(found, settings)
     else:

@@ -81,7 +81,7 @@ def test_wrong_settings(pyramid):
         baselines.winner_take_all(pyramid, fine=100, coarse=64)
     with pytest.raises(InputError, match="median: expected 0 or an odd number"):
         baselines.winner_take_all(pyramid, median=4)
-    with pytest.raises(InputError, match="fit: expected 0 or more, and no median with it, got fit 4.0 and median 5"):
+    with pytest.raises(InputError, match="fit: expected 0, or 1 or more and no median with it, got fit 4.0"):
         baselines.winner_take_all(pyramid, fit=4.0, median=5)
 
 

@@ -76,7 +76,7 @@ def test_a_batch_is_its_pairs(fit):
     weight = jax.random.uniform(jax.random.key(1), flow.shape[:-1])
     whole = fit(flow, weight)
     for i in range(3):
-        np.testing.assert_allclose(whole[i], fit(flow[i : i + 1], weight[i : i + 1])[0], rtol=0, atol=1e-4)
+        np.testing.assert_allclose(whole[i], fit(flow[i : i + 1], weight[i : i + 1])[0], rtol=0, atol=1e-5)
 
 
 def test_uncertainty_is_the_mean_distance_around_a_place():
