@@ -94,17 +94,19 @@ class Variable:
     """What is diffused: (flow - initial flow) / scale, or flow / scale if not `residual`; hashable.
 
     `shrunk`: the network is shown sqrt(ab) x_t instead of x_t; `skip`, for those alone: and predicts what is to be
-    added to it, in units of sqrt(1 - ab). Where conditions bring a `unit`, it multiplies the scale from place to place.
+    added to it, in units of sqrt(1 - ab). Where conditions bring a `unit`, it multiplies the scale from place to place;
+    `learned_scale`, with a skip: and so does the network, which predicts how wrong the initial flow is.
 
     Normalised flow has a standard deviation of 0.1 to 0.2 only; a scale of that size gives the unit variance which the
     schedule expects. The released models diffuse the normalised flow itself, `Variable(1.0, residual=False)`. Raises
-    `InputError` for a scale that is not positive, and for a skip without the others.
+    `InputError` for a scale that is not positive, for a skip without the others, and a learned scale without a skip.
     """
 
     scale: float = 1.0
     residual: bool = False
     shrunk: bool = False
     skip: bool = False
+    learned_scale: bool = False
 
     def __post_init__(self):
         if not (math.isfinite(self.scale) and self.scale > 0):
@@ -115,6 +117,8 @@ class Variable:
         if self.skip and not (self.shrunk and self.residual):
             fix = "set variable.shrunk and variable.residual"
             raise bad("variable.skip", expected="False unless shrunk and residual", got="True", fix=fix)
+        if self.learned_scale and not self.skip:
+            raise bad("variable.learned_scale", expected="False without a skip", got="True", fix="set variable.skip")
 
     def encode(self, flow: jax.Array, initial: jax.Array, unit: jax.Array | None = None) -> jax.Array:
         """Returns x_0 of a normalised flow; `initial` and `unit`, which multiplies the scale, broadcast against it."""

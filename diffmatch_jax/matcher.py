@@ -202,8 +202,7 @@ def on_grid(plan: Plan, weights: Weights, source: Prepared, target: Prepared, ke
                 drawn = refined.hypotheses
         # The second stage sees the first one's flow alone: what that was unsure of is still unsure.
         variance = variance + before
-    kinds = [stage.kind for stage in (plan.first, plan.second) if stage]
-    if hypotheses > 1 and "diffusion" in kinds:
+    if any(stage.tells_spread(hypotheses) for stage in (plan.first, plan.second) if stage):
         confidence = confidence_of(jnp.sqrt(variance.sum(-1)) * look.fine, plan.confidence)
     elif found.conditions.unit is not None:
         uncertainty = found.conditions.unit * (look.fine / look.cells)

@@ -198,7 +198,13 @@ def build_process(config, *, keep: str = "") -> Process:
 def build_variable(config) -> Variable:
     """Returns what a config diffuses."""
     told = config.variable
-    return Variable(scale=told.scale, residual=told.residual, shrunk=told.shrunk, skip=told.skip)
+    return Variable(
+        scale=told.scale,
+        residual=told.residual,
+        shrunk=told.shrunk,
+        skip=told.skip,
+        learned_scale=told.learned_scale,
+    )
 
 
 def build_stage(config, *, cells: int) -> Stage:
@@ -227,6 +233,7 @@ def build_goal(config) -> Goal:
         first_share=goal.first_share,
         draws=goal.draws,
         pooled=goal.pooled,
+        likelihood=goal.likelihood,
         dropout=config.model.dropout > 0,
         compat=compat_of(config),
     )

@@ -1,10 +1,11 @@
 """The denoiser of both stages: a U-Net that is told the noisy flow, the initial flow and correlations.
 
 x_0 = encode(F_init) + U-Net([x_t, F_init, evidence], t): with the released variable, the normalised flow itself, its
-output is what is added to the initial flow; with a residual variable the initial flow is 0.
+output is what is added to the initial flow; with a residual variable the initial flow is 0. Where the variable has a
+learned scale, a third output is the logarithm of how large the error of the initial flow is, in its unit.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -14,6 +15,8 @@ from common.errors import bad
 from common.networks.adm_unet import ADMUNet
 from diffmatch_jax.conditions import Conditions
 from diffmatch_jax.diffusion import Variable
+
+LARGEST = 3.0  # of the learned log s, both ways: errors are between 1/20 of their unit and 20 times it
 
 
 def build(config, *, cells: int) -> ADMUNet:
@@ -50,7 +53,7 @@ def build(config, *, cells: int) -> ADMUNet:
             got, fix = f"a norm of {width}", "use multiples of 32, or of model.min_group and at most 16 times as many"
             raise bad("config.model.channels", expected="norms of equal groups", got=got, fix=fix)
     return ADMUNet(
-        2,
+        3 if config.variable.learned_scale else 2,
         channels=model.channels,
         multipliers=multipliers,
         num_blocks=model.num_blocks,
@@ -75,6 +78,13 @@ def inputs(x: jax.Array, conditions: Conditions, variable: Variable, signal: jax
     return jnp.concatenate([shown, conditions.flow / variable.scale, conditions.evidence], -1)
 
 
+class Prediction(NamedTuple):
+    """Predicted x_0 `[N, h, w, 2]`, and the deviation around it `[N, h, w, 1]`, None if that is not learned."""
+
+    x0: jax.Array
+    deviation: jax.Array | None
+
+
 def predict(
     network: nn.Module,
     params: Any,
@@ -85,14 +95,29 @@ def predict(
     *,
     signal: jax.Array | None = None,
     keys: jax.Array | None = None,
-) -> jax.Array:
-    """Returns the predicted x_0 `[N, h, w, 2]` of noisy `x` at `time [N]`; `keys [N]` switch dropout on.
+) -> Prediction:
+    """Returns what is predicted of x_0 from noisy `x [N, h, w, 2]` at `time [N]`; `keys [N]` switch dropout on.
 
-    `signal` is as in `inputs`; where the variable says so it is also the share of x_t in the prediction, sqrt(ab) x_t +
-    sqrt(1 - ab) U-Net (Karras et al., NeurIPS 2022, equation 7, for an x_0 of unit variance).
+    `signal` is as in `inputs`. Where the variable says so, x_0 is g x_t + sqrt(1 - ab) U-Net, with the g that
+    `gaussian_posterior` has for the learned scale or 1 (Karras et al., NeurIPS 2022, equation 7); without `signal` x_0
+    is the U-Net's, and all of the learned scale is left.
     """
     out = network.apply({"params": params}, inputs(x, conditions, variable, signal), time, keys=keys)
+    deviation = jnp.exp(jnp.clip(out[..., 2:], -LARGEST, LARGEST)) if variable.learned_scale else 1.0
+    out = out[..., :2]
     if variable.skip and signal is not None:
         signal = signal[:, None, None, None]
-        out = signal * x + jnp.sqrt(1 - signal**2) * out
-    return variable.encode(conditions.flow, conditions.flow, conditions.unit) + out
+        kept, deviation = gaussian_posterior(signal, deviation)
+        out = kept * x + jnp.sqrt(1 - signal**2) * out
+    x0 = variable.encode(conditions.flow, conditions.flow, conditions.unit) + out
+    return Prediction(x0, deviation if variable.learned_scale else None)
+
+
+def gaussian_posterior(signal: jax.Array, scale: jax.Array | float) -> tuple[jax.Array, jax.Array]:
+    """Returns what a Gaussian x_0 of deviation s is known by x_t: E[x_0 | x_t] = g x_t, and the deviation around it.
+
+    g = a s^2 / (a^2 s^2 + b^2) and s b / sqrt(a^2 s^2 + b^2), with a = sqrt(ab) = `signal` and b = sqrt(1 - ab).
+    """
+    noise = 1 - signal**2
+    total = (signal * scale) ** 2 + noise
+    return signal * scale**2 / total, scale * jnp.sqrt(noise / total)

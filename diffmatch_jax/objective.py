@@ -3,6 +3,7 @@
 Flow is normalised (1 is a full image), so that prediction and truth may be on different grids.
 """
 
+import math
 from typing import NamedTuple
 
 import jax
@@ -59,6 +60,17 @@ def totals(
 def per_sample(sums: Totals) -> jax.Array:
     """Returns each sample's mean over its valid pixels, `[B]`; 0 without any."""
     return jnp.where(sums.count > 0, sums.total / jnp.where(sums.count > 0, sums.count, 1), 0)
+
+
+def likelihood(error: jax.Array, deviation: jax.Array, weight: jax.Array) -> jax.Array:
+    """Returns -log p of errors `[B, h, w, 2]`, up to a constant: each sample's mean weighted by `[B, h, w]`, `[B]`.
+
+    p is a Laplace law in the plane, k |e| / d + 2 log d with k = sqrt(8 / pi), for which the best `deviation [B, h, w,
+    1]` d is that of a Gaussian with the same mean of |e|, sqrt(pi / 2) d.
+    """
+    length, deviation = jnp.sqrt((error**2).sum(-1) + 1e-6), deviation[..., 0]
+    each = math.sqrt(8 / math.pi) * length / deviation + 2 * jnp.log(deviation)
+    return per_sample(Totals((each * weight).sum((1, 2)), weight.sum((1, 2))))
 
 
 def pooled(sums: Totals) -> jax.Array:

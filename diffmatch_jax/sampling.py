@@ -45,16 +45,24 @@ class Stage:
         """Network evaluations of a hypothesis."""
         return 1 if self.kind == "regression" else len(self.process)
 
+    def tells_spread(self, hypotheses: int) -> bool:
+        """Whether so many hypotheses tell how sure the stage is; those of a regression do if its scale is learned."""
+        return hypotheses > 1 if self.kind == "diffusion" else self.variable.learned_scale
+
 
 class Drawn(NamedTuple):
-    """Normalised flows `[B, n, h, w, 2]`: hypotheses, and what was predicted first, from noise alone."""
+    """Normalised flows `[B, n, h, w, 2]`: hypotheses, and what was predicted first, from noise alone.
+
+    `deviation [B, h, w, 1]` is a regression's own of its errors, normalised; None where that is not learned.
+    """
 
     hypotheses: jax.Array
     first: jax.Array
+    deviation: jax.Array | None = None
 
 
 class Estimate(NamedTuple):
-    """Normalised flow `[B, h, w, 2]` and the covariance of the hypotheses `[B, h, w, 2, 2]`."""
+    """Normalised flow `[B, h, w, 2]` and its covariance `[B, h, w, 2, 2]`: that of the hypotheses, or as learned."""
 
     flow: jax.Array
     covariance: jax.Array
@@ -78,15 +86,16 @@ def draw(
     flow = conditions.flow
     if stage.kind == "regression":
         time = jnp.zeros(flow.shape[:1], flow.dtype)
-        x0 = predict(stage.network, params, jnp.zeros_like(flow), time, conditions, stage.variable)
-        one = stage.variable.decode(x0, flow, conditions.unit)[:, None]
-        return Drawn(one, one)
+        found = predict(stage.network, params, jnp.zeros_like(flow), time, conditions, stage.variable)
+        one = stage.variable.decode(found.x0, flow, conditions.unit)[:, None]
+        deviation = None if found.deviation is None else stage.variable.decode(found.deviation, 0.0, conditions.unit)
+        return Drawn(one, one, deviation)
     if noise is None:
         noise = diffusion.initial_noise(keys, hypotheses, flow.shape[1:])
 
     def network(x, time, given):
         signal = diffusion.signal(stage.process, time) if stage.variable.shrunk else None
-        return predict(stage.network, params, x, time, given, stage.variable, signal=signal)
+        return predict(stage.network, params, x, time, given, stage.variable, signal=signal).x0
 
     denoise = diffusion.per_hypothesis(network, conditions)
     wants_first = stage.estimate == "first"
@@ -100,10 +109,13 @@ def draw(
 def summarise(stage: Stage, drawn: Drawn) -> Estimate:
     """Returns the flow that the stage's rule makes of its hypotheses, and their covariance."""
     told = diffusion.summary(drawn.hypotheses)
+    covariance = told.covariance
+    if drawn.deviation is not None:
+        covariance = drawn.deviation[..., None] ** 2 * jnp.eye(2)
     flow = {"mean": told.mean, "median": told.median, "first": drawn.first.mean(1)}[stage.estimate]
     if stage.clip is not None:
         flow = jnp.clip(flow, -stage.clip, stage.clip)
-    return Estimate(flow, told.covariance)
+    return Estimate(flow, covariance)
 
 
 def confidence_of(spread: jax.Array, scale: float) -> jax.Array:

@@ -21,7 +21,7 @@ from diffmatch_jax.matching import mapping_of, to_pixels
 from diffmatch_jax.network import predict
 from diffmatch_jax.pairs import Pair, Warps, make_pair
 from diffmatch_jax.photometric import Photometric
-from diffmatch_jax.resize import alignment_of, average_flow, resize_normalised
+from diffmatch_jax.resize import alignment_of, area, average_flow, resize_normalised
 from diffmatch_jax.sampling import Stage, draw, summarise
 
 
@@ -107,6 +107,7 @@ class Goal:
     A penalty of |prediction - truth| / scale (normalised flow) on the valid pixels of the truth; `first_share` of the
     examples are at the noisiest level, the others at any. Each pair is seen with `draws` levels and noises at once,
     which costs no features; its levels are spread out, so that of two draws one is at the noisiest with a share of 1/2.
+    A learned scale has `likelihood` times the -log p of x_0 besides, which does not move the prediction itself.
     """
 
     process: Process
@@ -118,6 +119,7 @@ class Goal:
     first_share: float = 0.0
     draws: int = 1
     pooled: bool = False
+    likelihood: float = 0.0
     dropout: bool = False
     compat: str | None = None
 
@@ -127,6 +129,9 @@ class Goal:
             raise bad("config.objective.first_share", expected="a share from 0 to 1", got=got, fix="use 0.5")
         if self.draws < 1:
             raise bad("config.objective.draws", expected="at least 1", got=self.draws, fix="use 1")
+        if self.likelihood < 0 or (self.likelihood and not self.variable.learned_scale):
+            expected, fix = "0, or more with variable.learned_scale", "use 0.3 and set variable.learned_scale"
+            raise bad("config.objective.likelihood", expected=expected, got=self.likelihood, fix=fix)
         for name in ("scale", "epsilon"):
             if not getattr(self, name) > 0:
                 got = getattr(self, name)
@@ -174,11 +179,11 @@ def loss(
     of_noise, of_dropout = _folded(keys, 1), _folded(keys, 2)
     flow, variable, process = conditions.flow, goal.variable, goal.process
     last = len(process) - 1
+    x0 = variable.encode(on_grid(truth, mask, flow, compat=goal.compat), flow, conditions.unit)
     if index is None:
         x, time = jnp.zeros_like(flow), jnp.zeros(flow.shape[:1], flow.dtype)
     else:
         noise = jax.vmap(lambda key: jax.random.normal(key, flow.shape[1:], flow.dtype))(of_noise)
-        x0 = variable.encode(on_grid(truth, mask, flow, compat=goal.compat), flow, conditions.unit)
         x = diffusion.forward(process, x0, noise, index)
         time = jnp.asarray(process.times, jnp.float32)[index]
     signal = diffusion.signal(process, time) if variable.shrunk and index is not None else None
@@ -186,7 +191,7 @@ def loss(
         network, params, x, time, conditions, variable, signal=signal, keys=of_dropout if goal.dropout else None
     )
     settings = {"penalty": goal.penalty, "scale": goal.scale, "epsilon": goal.epsilon, "compat": goal.compat}
-    decoded = variable.decode(predicted, flow, conditions.unit)
+    decoded = variable.decode(predicted.x0, flow, conditions.unit)
     sums = objective.totals(decoded, truth, mask, **settings)
     each = objective.per_sample(sums)
     value = objective.pooled(sums) if goal.pooled else each.mean()
@@ -195,6 +200,11 @@ def loss(
         lax.stop_gradient(decoded), truth, mask, penalty="charbonnier", epsilon=1e-3 / side, compat=goal.compat
     )
     metrics = {"error": objective.per_sample(length).mean() * side}
+    if goal.likelihood:
+        weight = area(mask[..., None].astype(flow.dtype), flow.shape[1:3])[..., 0]
+        unlikely = objective.likelihood(x0 - lax.stop_gradient(predicted.x0), predicted.deviation, weight).mean()
+        value += goal.likelihood * unlikely
+        metrics["likelihood"] = -unlikely
     if index is not None:
         at_last = index == last
         metrics["first"] = jnp.where(at_last, each, 0).sum() / jnp.maximum(at_last.sum(), 1)

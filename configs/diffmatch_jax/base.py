@@ -55,6 +55,7 @@ def base() -> ConfigDict:
     variable.residual = True  # the released models: False
     variable.shrunk = True  # the network sees sqrt(ab) x_t, which has no noise at the noisiest level; released: False
     variable.skip = False  # and predicts what is to be added to it, so that hypotheses differ unless it learns better
+    variable.learned_scale = False  # and how wrong the initial flow is, so that hypotheses differ as much; needs skip
 
     config.objective = objective = ConfigDict()
     objective.kind = "diffusion"  # "diffusion" | "regression" (the same network in one evaluation, without noise)
@@ -64,6 +65,7 @@ def base() -> ConfigDict:
     objective.first_share = 0.5  # share of draws at the noisiest level, where sampling starts (the rest is uniform)
     objective.draws = 1  # levels and noises with which each pair of a batch is seen
     objective.pooled = False  # mean over the batch's valid pixels (released), not of each pair's mean
+    objective.likelihood = 0.0  # weight of x_0's likelihood, from which the learned scale learns (0.3; 0 = none)
 
     config.pairs = pairs = ConfigDict()  # warps (see diffmatch_jax.pairs.Warps) of training and of evaluation
     pairs.size = 256  # side of the pairs, pixels; the truth has this resolution

@@ -26,7 +26,9 @@ def get_config():
     config.conditions.score = True
     config.variable.scale = 1 / 32
     config.variable.skip = True
+    config.variable.learned_scale = True
     config.objective.draws = 2
+    config.objective.likelihood = 0.3
 
     config.train.steps = 1000
     config.train.batch_size = 8

@@ -23,8 +23,10 @@ def get_config():
     config.model.attention = ()
     config.variable.scale = 0.02
     config.variable.skip = False
+    config.variable.learned_scale = False
     config.objective.scale = 0.01
     config.objective.kind = "regression"
+    config.objective.likelihood = 0.0
 
     config.stage2.size = 32
     config.stage2.noise = 0.01

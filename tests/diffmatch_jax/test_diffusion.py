@@ -149,6 +149,8 @@ def test_variable(residual):
         diffusion.Variable(0)
     with pytest.raises(InputError, match="variable.skip: expected False unless shrunk and residual, got True"):
         diffusion.Variable(1, skip=True)
+    with pytest.raises(InputError, match="variable.learned_scale: expected False without a skip, got True"):
+        diffusion.Variable(1, learned_scale=True)
 
 
 def test_mistakes():

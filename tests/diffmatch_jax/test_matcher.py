@@ -1,5 +1,7 @@
 """`match` with an untrained denoiser, which returns the initial flow: geometry, kinds of images, and refusals."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -108,6 +110,18 @@ def test_a_regression_takes_its_confidence_from_the_correlation():
     found = match(picture(64, 64), picture(64, 64), model=model)
     np.testing.assert_allclose(found.confidence, 1, atol=1e-3)
     assert len(found.hypotheses) == 1 and model.plan.nfe(4) == 1
+
+
+def test_a_regression_that_learned_its_scale_has_a_spread():
+    stage, params = tiny(kind="regression")
+    variable = Variable(0.1, residual=True, shrunk=True, skip=True, learned_scale=True)
+    stage = dataclasses.replace(stage, network=stage.network.clone(out_channels=3), variable=variable)
+    last = jax.tree.map(lambda x: jnp.concatenate([x, x[..., :1]], -1), params["out_conv"])
+    params = dict(params, out_conv={**last, "bias": last["bias"].at[2].set(jnp.log(2.0))})
+    model = Model(Plan(LOOK, first=stage, confidence=8.0), Weights(backbone.random(jax.random.key(0)), params))
+    found = match(picture(64, 64), picture(64, 64), model=model)
+    np.testing.assert_allclose(found.spread, np.sqrt(2) * 0.2 * 64, rtol=1e-3)
+    np.testing.assert_allclose(found.confidence, 1 / (1 + (found.spread / 8) ** 2), rtol=1e-4)
 
 
 def test_a_fit_alone_matches_and_says_where_it_may_be_wrong():

@@ -19,6 +19,7 @@ SMALL = {
     "features.pyramid": "random", "features.fine": 32, "features.coarse": 16, "conditions.radius": 1,
     "model.channels": 8, "model.multipliers": (1,), "model.attention": (), "model.heads": 1,
     "process.steps": 2, "conditions.fit": 2.0, "variable.skip": True,
+    "variable.learned_scale": True, "objective.likelihood": 0.3,
     "pairs.size": 32, "pairs.photometric": 0.0, "pairs.shares": (0, 1, 0),
     "data.fit": "none", "data.size": 40,
     "train.steps": 2, "train.batch_size": 2, "train.log_every": 1, "checkpoint.every": 2, "ema.decay": 0.5,

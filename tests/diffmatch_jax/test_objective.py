@@ -54,6 +54,21 @@ def test_invalid_truth_does_not_matter():
     assert objective.pooled(objective.totals(prediction, truth, 0 * mask)) == 0
 
 
+def test_likelihood_is_best_at_the_deviation_of_a_gaussian_of_the_same_mean_error():
+    error = 0.7 * noise(2, 200, 200, 2)
+    weight = jnp.ones((2, 200, 200)).at[1, :100].set(0)
+    error = error.at[1, :100].set(1e3)  # weighs nothing
+
+    def mean(log):
+        return objective.likelihood(error, jnp.full((2, 200, 200, 1), jnp.exp(log)), weight).sum()
+
+    value, slope = jax.value_and_grad(mean)(jnp.log(0.7))
+    np.testing.assert_allclose(slope, 0, atol=0.05)
+    # k |e| / d is 2 on average there, for the k that makes it so.
+    np.testing.assert_allclose(value, 2 * (2 + 2 * np.log(0.7)), rtol=0.02)
+    assert jax.grad(mean)(jnp.log(0.35)) < -1 < 1 < jax.grad(mean)(jnp.log(1.4))
+
+
 def test_robust_loss_is_smooth_at_zero_and_linear_far_away():
     mask, zero = jnp.ones((1, 1, 1)), jnp.zeros((1, 1, 1, 2))
 

@@ -22,7 +22,18 @@ class Scaled(nn.Module):
         return gain * x[..., :2] + self.param("shift", nn.initializers.zeros, (2,))
 
 
+class Learned(Scaled):
+    """Also says how large the errors are, the same everywhere."""
+
+    @nn.compact
+    def __call__(self, x, time, keys=None):
+        out = super().__call__(x, time)
+        scale = self.param("log_scale", nn.initializers.zeros, ())
+        return jnp.concatenate([out, jnp.broadcast_to(scale, (*out.shape[:-1], 1))], -1)
+
+
 PROCESS = Process.cosine(5)
+LEARNED = Variable(0.1, residual=True, shrunk=True, skip=True, learned_scale=True)
 FLOW = jax.random.normal(jax.random.key(1), (2, 4, 4, 2)) / 10
 GIVEN = Conditions(FLOW, jnp.zeros((2, 4, 4, 3)))
 KEYS = jax.random.split(jax.random.key(2), 2)
@@ -33,8 +44,8 @@ draw = jax.jit(sampling.draw, static_argnums=0, static_argnames="hypotheses", co
 summarise = jax.jit(sampling.summarise, static_argnums=0)
 
 
-def params(gain, shift=(0.0, 0.0)):
-    return {"gain": jnp.asarray(gain), "shift": jnp.asarray(shift)}
+def params(gain, shift=(0.0, 0.0), scale=1.0):
+    return {"gain": jnp.asarray(gain), "shift": jnp.asarray(shift), "log_scale": jnp.log(scale)}
 
 
 @pytest.mark.parametrize("residual", [True, False])
@@ -70,6 +81,26 @@ def test_a_network_without_output_draws_a_unit_gaussian_with_a_skip():
     drawn = draw(stage, params(0.0), given, hypotheses=8, keys=KEYS)
     np.testing.assert_allclose(drawn.hypotheses.std() / 0.1, 1, rtol=0.1)
     np.testing.assert_allclose(drawn.first.mean(), drawn.hypotheses.mean(), atol=0.01)
+
+
+@pytest.mark.parametrize("scale", [0.5, 1.0, 3.0])
+def test_hypotheses_are_as_wide_as_the_learned_scale(scale):
+    """A Gaussian x_0 of that deviation is what the network then stands for; for 1 it is the one of the plain skip."""
+    given = Conditions(jnp.zeros((2, 16, 16, 2)), jnp.zeros((2, 16, 16, 3)))
+    stage = Stage(Learned(), LEARNED, Process.cosine(100))
+    drawn = draw(stage, params(0.0, scale=scale), given, hypotheses=8, keys=KEYS).hypotheses
+    np.testing.assert_allclose(drawn.std() / 0.1, scale, rtol=0.1)
+    plain = Stage(Scaled(), Variable(0.1, residual=True, shrunk=True, skip=True), Process.cosine(100))
+    same = draw(plain, params(0.0), given, hypotheses=8, keys=KEYS).hypotheses
+    assert np.allclose(drawn, same, rtol=0, atol=1e-4) == (scale == 1)
+
+
+def test_a_regression_says_how_wrong_it_may_be_if_it_learned_to():
+    unit = jnp.exp(jax.random.normal(jax.random.key(5), (2, 4, 4, 1)))
+    stage = Stage(Learned(), LEARNED, PROCESS, kind="regression")
+    told = summarise(stage, draw(stage, params(0.0, scale=1.5), GIVEN._replace(unit=unit), hypotheses=1))
+    np.testing.assert_allclose(told.covariance, (0.15 * unit[..., None]) ** 2 * np.eye(2), rtol=1e-5)
+    assert stage.tells_spread(1) and not Stage(Scaled(), Variable(), PROCESS, kind="regression").tells_spread(4)
 
 
 def test_hypotheses_and_first_prediction_of_a_linear_network():

@@ -15,7 +15,7 @@ from diffmatch_jax.pairs import Warps
 from diffmatch_jax.photometric import Photometric
 from diffmatch_jax.sampling import Stage
 from diffmatch_jax.training import Goal, Making
-from tests.diffmatch_jax.test_sampling import Scaled, params
+from tests.diffmatch_jax.test_sampling import LEARNED, Learned, Scaled, params
 
 GOAL = Goal(Process.cosine(5), Variable(0.1, residual=True), first_share=0.5)
 KEYS = jax.random.split(jax.random.key(0), 6)
@@ -135,6 +135,26 @@ def test_with_a_skip_what_is_sampled_is_what_was_trained(kind):
     assert value < (1e-6 if kind == "regression" else 0.02)
 
 
+@pytest.mark.parametrize("kind", ["diffusion", "regression"])
+def test_the_likelihood_teaches_the_scale_alone(kind):
+    """It has a gradient for the scale, away from the right one, and none for what is predicted."""
+    given, truth, mask = flows()
+
+    def gradients(weight, scale):
+        def of(p):
+            return training.loss(goal, Learned(), p, given, truth, mask, KEYS)[0]
+
+        goal = Goal(GOAL.process, LEARNED, kind=kind, first_share=1.0, likelihood=weight)
+        return jax.jit(jax.grad(of), compiler_options=QUICK)(params(0.0, scale=scale))
+
+    # x_0 has length 0.5: so has a Gaussian of deviation 0.5 / sqrt(pi / 2) on average.
+    right = 0.5 / np.sqrt(np.pi / 2)
+    with_it, without = gradients(0.3, right), gradients(0.0, right)
+    np.testing.assert_allclose(with_it["shift"], without["shift"], rtol=1e-5)
+    np.testing.assert_allclose(with_it["log_scale"], without["log_scale"], atol=0.01)
+    assert gradients(0.3, right / 2)["log_scale"] < -0.3 and gradients(0.3, 2 * right)["log_scale"] > 0.1
+
+
 @pytest.mark.parametrize("shrunk", [False, True])
 def test_noisy_state_is_that_of_the_process(shrunk):
     """A network that returns c x_i has the error c x_i - x_0; shown sqrt(ab) x_i it returns c sqrt(ab) x_i."""
@@ -192,6 +212,7 @@ def test_a_crop_is_a_part_of_the_whole():
         (lambda: Goal(GOAL.process, GOAL.variable, first_share=1.5), "config.objective.first_share"),
         (lambda: Goal(GOAL.process, GOAL.variable, scale=0.0), "config.objective.scale"),
         (lambda: Goal(GOAL.process, GOAL.variable, draws=0), "config.objective.draws"),
+        (lambda: Goal(GOAL.process, GOAL.variable, likelihood=0.3), "config.objective.likelihood: expected 0, or more"),
         (lambda: Making(elastic=2.0), "config.pairs.elastic"),
         (lambda: Making(size=8), "config.pairs.size"),
     ],
