@@ -16,6 +16,7 @@ from common.errors import bad
 from diffmatch_jax import correlation, features, fitting, matching
 from diffmatch_jax.datasets.record import centres
 from diffmatch_jax.resize import resize, resize_normalised
+from diffmatch_jax.sampling import confidence_of
 
 Matcher = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray | None]]
 
@@ -39,7 +40,8 @@ def winner_take_all(
     """Returns a matcher by the best of all cells of the averaged cost volume, on `fine` / 8 cells a side.
 
     median: the side of a median filter over cells, in x and in y (0: none). fit: cells around of the affine fit to the
-    mutual winners that is taken instead (0: none; `diffmatch_jax.fitting`). Its confidence is the winner's cosine.
+    mutual winners that is taken instead (0: none; `diffmatch_jax.fitting`). The confidence is the winner's
+    cosine, that of a fit 1 / (1 + u^2) for how many cells u it may be wrong by (`fitting.uncertainty`).
     compat="released": their alignments, 512 and 256 pixels, and normalised flow clipped to [-1, 1].
     """
     if fine % 16 or coarse % 16 or min(fine, coarse) < 16:
@@ -60,7 +62,7 @@ def winner_take_all(
             features.prepared(jnp.asarray(each)[None], fine=fine, coarse=coarse, compat=compat)
             for each in (source, target)
         ]
-        flow, score = _winner(pyramid, *ready, cells=cells, fit=fit, compat=compat)
+        flow, sure = _winner(pyramid, *ready, cells=cells, fit=fit, compat=compat)
         if median:
             flow = jnp.asarray(median_filter(np.asarray(flow), size=(median, median, 1), mode="nearest"))
         size = target.shape[:2]
@@ -68,7 +70,7 @@ def winner_take_all(
         whole = resize_normalised(flow / cells, size, alignment=alignment, edge="repeat")
         if compat == "released":
             whole = jnp.clip(whole, -1, 1)
-        confidence = resize(score[..., None], size, alignment=alignment)[..., 0]
+        confidence = resize(sure[..., None], size, alignment=alignment)[..., 0]
         return np.asarray(matching.to_pixels(whole, source=source.shape[:2])), np.asarray(confidence)
 
     return match
@@ -76,17 +78,17 @@ def winner_take_all(
 
 @partial(jax.jit, static_argnames=("cells", "fit", "compat"))
 def _winner(pyramid, source, target, *, cells, fit, compat):
-    """Returns the winner's flow `[cells, cells, 2]` in cells, or its fit, and its cosine `[cells, cells]`."""
+    """Returns the winner's flow `[cells, cells, 2]` in cells, or its fit, and the confidence `[cells, cells]`."""
     of_source, of_target = (
         correlation.descriptor(features.stage1_maps(pyramid, each), (cells, cells), compat=compat)
         for each in (source, target)
     )
     found = correlation.search(of_source, of_target)
-    flow = found.flow
-    if fit:
-        back = correlation.search(of_target, of_source).flow
-        flow = fitting.fit(flow, fitting.mutual(flow, back), sigma=fit)
-    return flow[0], found.scores[0, ..., 0]
+    if not fit:
+        return found.flow[0], found.scores[0, ..., 0]
+    back = correlation.search(of_target, of_source).flow
+    flow = fitting.fit(found.flow, fitting.mutual(found.flow, back), sigma=fit)
+    return flow[0], confidence_of(fitting.uncertainty(found.flow - flow)[0, ..., 0], 1.0)
 
 
 def warped(source: np.ndarray, flow: np.ndarray) -> np.ndarray:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from common.errors import InputError
-from diffmatch_jax import backbone, baselines, classical
+from diffmatch_jax import backbone, baselines, classical, fitting
 from diffmatch_jax.datasets import planar, record
 from diffmatch_jax.features import CONVS
 
@@ -59,9 +59,12 @@ def test_winner_of_a_shift(pyramid):
     assert score.max() <= 1 + 1e-3
     filtered, _ = baselines.winner_take_all(pyramid, fine=128, coarse=64, median=3)(source, target)
     assert (np.abs(filtered[inner] - [16, 0]).max(-1) < 1e-3).mean() > 0.9
-    smooth, _ = baselines.winner_take_all(pyramid, fine=128, coarse=64, fit=4.0)(source, target)
+    smooth, sure = baselines.winner_take_all(pyramid, fine=128, coarse=64, fit=4.0)(source, target)
     errors = [np.linalg.norm(each[:, :104] - [16, 0], axis=-1).mean() for each in (smooth, flow)]
     assert errors[0] < 0.5 * errors[1]
+    # Nothing of the last 16 columns is in the source: no fit holds there.
+    assert sure[inner].min() > 0.5 > np.median(sure[:, 112:])
+    assert 0 < sure.min() and sure.max() < 1 / (1 + fitting.SMALLEST**2) + 1e-5
 
 
 def test_winner_of_images_of_other_sizes(pyramid):
