@@ -22,9 +22,9 @@ def training(workdir: Path) -> list[Path]:
     if not records:
         raise InputError(f"{workdir / 'metrics.jsonl'}: expected training lines, got none; train first")
     path = plotting.path_in(workdir, "training")
-    steps = [each["step"] for each in records]
+    steps, losses = [each["step"] for each in records], [each["loss"] for each in records]
     with plotting.figure(path) as axes:
-        plotting.history(axes, steps, [each["loss"] for each in records], ylabel="loss", log=True)
+        plotting.history(axes, steps, losses, ylabel="loss", log=min(losses) > 0)  # a likelihood may be negative
     return [path]
 
 

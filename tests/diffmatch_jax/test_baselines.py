@@ -64,7 +64,7 @@ def test_winner_of_a_shift(pyramid):
     assert errors[0] < 0.5 * errors[1]
     # Nothing of the last 16 columns is in the source: no fit holds there.
     assert sure[inner].min() > 0.5 > np.median(sure[:, 112:])
-    assert 0 < sure.min() and sure.max() < 1 / (1 + fitting.SMALLEST**2) + 1e-5
+    assert sure.min() > 0 and sure.max() < 1 / (1 + fitting.SMALLEST**2) + 1e-5
 
 
 def test_winner_of_images_of_other_sizes(pyramid):
