@@ -95,7 +95,8 @@ class Variable:
 
     `shrunk`: the network is shown sqrt(ab) x_t instead of x_t; `skip`, for those alone: and predicts what is to be
     added to it, in units of sqrt(1 - ab). Where conditions bring a `unit`, it multiplies the scale from place to place;
-    `learned_scale`, with a skip: and so does the network, which predicts how wrong the initial flow is.
+    `learned_scale`, with a skip: and the network says from place to place how wide x_0 is around what it predicts (a
+    regression, which has no x_t, needs the skip in name only).
 
     Normalised flow has a standard deviation of 0.1 to 0.2 only; a scale of that size gives the unit variance which the
     schedule expects. The released models diffuse the normalised flow itself, `Variable(1.0, residual=False)`. Raises
@@ -128,6 +129,10 @@ class Variable:
         """Returns the normalised flow of x_0, the inverse of `encode`."""
         away = x0 * self._scale(unit)
         return away + initial if self.residual else away
+
+    def lengthened(self, deviation: jax.Array, unit: jax.Array | None = None) -> jax.Array:
+        """Returns a deviation of x_0 as one of the normalised flow."""
+        return deviation * self._scale(unit)
 
     def _scale(self, unit):
         return self.scale if unit is None else self.scale * unit
@@ -246,12 +251,14 @@ def _at(values: np.ndarray, index: jax.Array, x: jax.Array) -> jax.Array:
 class Sampled(NamedTuple):
     """Hypotheses `x0 [B, n, h, w, 2]`, the evaluations each took, and what happened on the way if asked for.
 
-    `trace` has x, x0 and next `[T, B, n, h, w, 2]` and `time [T, B, n]` of every step, in the order of the steps.
+    `trace` has x, x0 and next `[T, B, n, h, w, 2]` and `time [T, B, n]` of every step, in the order of the steps; `aux`
+    what the denoiser returned beside x_0, `[T, ...]` likewise.
     """
 
     x0: jax.Array
     nfe: int
     trace: dict[str, jax.Array] | None
+    aux: Any = None
 
 
 def initial_noise(keys: jax.Array, hypotheses: int, shape: tuple[int, ...]) -> jax.Array:
@@ -275,12 +282,13 @@ def sample(
     keys: jax.Array | None = None,
     clip: float | None = None,
     trace: bool = False,
+    has_aux: bool = False,
 ) -> Sampled:
     """Runs DDIM from `noise [B, n, h, w, 2]` through all levels; the hypotheses are the last predictions of x_0.
 
     `keys [B]`, needed where eta > 0, give the noise of the steps; `clip` limits |x_0| in every step (the released
-    setting has none). With the last step's sigma = 0, the prediction is the sample. Raises `InputError` for eta
-    outside 0..1 or without keys.
+    setting has none). With the last step's sigma = 0, the prediction is the sample. `has_aux`: the denoiser returns x_0
+    and something else. Raises `InputError` for eta outside 0..1 or without keys.
     """
     if not 0 <= eta <= 1:
         raise bad("eta", expected="0 (deterministic) to 1 (ancestral)", got=eta, fix="use 0")
@@ -291,29 +299,29 @@ def sample(
     def body(carry, i):
         x, _ = carry
         time = jnp.broadcast_to(times[i], x.shape[:2])
-        x0 = denoise(x, time)
+        x0, aux = denoise(x, time) if has_aux else (denoise(x, time), None)
         if clip is not None:
             x0 = jnp.clip(x0, -clip, clip)
         extra = _noise(keys, x.shape[1], x.shape[2:], i + 1).astype(x.dtype) if eta > 0 else None
         cleaner = ddim_step(process, x, x0, i, eta=eta, noise=extra)
-        return (cleaner, x0), {"x": x, "x0": x0, "next": cleaner, "time": time} if trace else None
+        return (cleaner, x0), ({"x": x, "x0": x0, "next": cleaner, "time": time} if trace else None, aux)
 
     levels = jnp.arange(len(process) - 1, -1, -1)
-    (_, x0), steps = jax.lax.scan(body, (noise, jnp.zeros_like(noise)), levels)
-    return Sampled(x0, len(process), steps)
+    (_, x0), (steps, aux) = jax.lax.scan(body, (noise, jnp.zeros_like(noise)), levels)
+    return Sampled(x0, len(process), steps, aux)
 
 
-def per_hypothesis(network: Callable[[jax.Array, jax.Array, Any], jax.Array], condition: Any) -> Denoiser:
+def per_hypothesis(network: Callable[[jax.Array, jax.Array, Any], Any], condition: Any) -> Callable:
     """Returns a denoiser of `[B, n, ...]` from `network(x [N, h, w, 2], time [N], condition) -> x_0`.
 
-    `condition` is a tree of arrays `[B, ...]`, each repeated for the hypotheses of its pair.
+    `condition` is a tree of arrays `[B, ...]`, each repeated for the hypotheses of its pair; x_0 may be one too.
     """
 
     def denoise(x, time):
         pairs, n = x.shape[:2]
         repeated = jax.tree.map(lambda each: jnp.repeat(each, n, axis=0), condition)
-        x0 = network(x.reshape(pairs * n, *x.shape[2:]), time.reshape(pairs * n), repeated)
-        return x0.reshape(x.shape)
+        found = network(x.reshape(pairs * n, *x.shape[2:]), time.reshape(pairs * n), repeated)
+        return jax.tree.map(lambda each: each.reshape(pairs, n, *each.shape[1:]), found)
 
     return denoise
 

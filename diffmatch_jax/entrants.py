@@ -31,7 +31,8 @@ def _winner(title: str, pyramid: Callable[[], features.Pyramid], **smoothing: fl
     def make(name: str) -> Entrant:
         found = pyramid()
         matcher = baselines.winner_take_all(found, **smoothing)
-        return Entrant(name, title, matcher, {"weights": weights_digest(found), **smoothing})
+        sure = {"confidence": "uncertainty"} if "fit" in smoothing else {}
+        return Entrant(name, title, matcher, {"weights": weights_digest(found), **smoothing, **sure})
 
     return make
 

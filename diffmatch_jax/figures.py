@@ -24,7 +24,8 @@ def training(workdir: Path) -> list[Path]:
     path = plotting.path_in(workdir, "training")
     steps, losses = [each["step"] for each in records], [each["loss"] for each in records]
     with plotting.figure(path) as axes:
-        plotting.history(axes, steps, losses, ylabel="loss", log=min(losses) > 0)  # a likelihood may be negative
+        positive = all(loss is None or loss > 0 for loss in losses)  # with a likelihood it may be negative
+        plotting.history(axes, steps, losses, ylabel="loss", log=positive)
     return [path]
 
 

@@ -75,7 +75,7 @@ def run(app: App, request: Request) -> None:
             flow=found.flow,
             warped=warped,
             confidence=found.confidence,
-            spread=found.spread if several else None,
+            spread=found.spread if np.any(found.spread) else None,
             title=f"{Path(flags.source).name} to {Path(flags.target).name}",
         )
     )

@@ -30,7 +30,7 @@ def sheet(
     """Draws a match: both images, the warped source, a checkerboard of it and the target; flow, confidence, error.
 
     Images `[H, W, C]` (bytes or in [0, 1]); flow `[H, W, 2]` in pixels; warped: the source drawn on the target's
-    pixels; confidence in [0, 1]; spread: of the hypotheses, pixels; truth with its mask `[H, W]`. What is not given is
+    pixels; confidence in [0, 1]; spread in pixels; truth with its mask `[H, W]`. What is not given is
     not drawn.
     """
     source, target, warped = (colouring.unit(each) for each in (source, target, warped))
@@ -53,7 +53,7 @@ def sheet(
     if confidence is not None:
         cells.append(map_picture(confidence, "confidence", limits=_limits(confidence)))
     if spread is not None:
-        cells.append(map_picture(spread, "spread of the hypotheses (px)", limits=ERRORS, log=True))
+        cells.append(map_picture(spread, "spread (px)", limits=ERRORS, log=True))
     return cells_figure(path, cells, columns=4, title=title)
 
 

@@ -81,10 +81,11 @@ class Match(NamedTuple):
     flow `[H, W, 2]`: for every pixel of the target, x and y to its place in the source, in the source's pixels: if both
     have one size, source position = target pixel + flow, else likewise by the pixels' own coordinates. confidence
     `[H, W]` in [0, 1]: 1 / (1 + (s / c)^2), s the spread in pixels of a 256x256 image (or the model's own size), c the
-    model's (8 of the weights in the package); for a model without hypotheses s is how far the matches are from their
-    fit, or confidence the best correlation. spread `[H, W]`: standard deviation of the hypotheses, of a cell and those
-    around it, in pixels of the source. winner `[H, W, 2]`: flow to the cells of the largest correlation. hypotheses
-    `[n, h, w, 2]`: normalised flow, on the model's grid.
+    model's (8 of the weights in the package); for a model without spread s is how far the matches are from their fit,
+    or confidence the best correlation. spread `[H, W]`: standard deviation of the flow, of a cell and those around it,
+    in pixels of the source: how far the hypotheses are apart and what each leaves open; 0 if neither is told. winner
+    `[H, W, 2]`: flow to the cells of the largest correlation. hypotheses `[n, h, w, 2]`: normalised flow, on the
+    model's grid.
     """
 
     flow: np.ndarray
@@ -200,8 +201,10 @@ def on_grid(plan: Plan, weights: Weights, source: Prepared, target: Prepared, ke
             flow, variance = told.flow, _variance(told.covariance)
             if plan.second.kind == "diffusion" or plan.first is None:
                 drawn = refined.hypotheses
-        # The second stage sees the first one's flow alone: what that was unsure of is still unsure.
-        variance = variance + before
+        # The second stage sees the first one's flow alone: what that was unsure of is still unsure. One that learned
+        # how wrong its own flow is counts that already.
+        if not plan.second.variable.learned_scale:
+            variance = variance + before
     if any(stage.tells_spread(hypotheses) for stage in (plan.first, plan.second) if stage):
         confidence = confidence_of(jnp.sqrt(variance.sum(-1)) * look.fine, plan.confidence)
     elif found.conditions.unit is not None:

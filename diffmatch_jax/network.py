@@ -2,7 +2,7 @@
 
 x_0 = encode(F_init) + U-Net([x_t, F_init, evidence], t): with the released variable, the normalised flow itself, its
 output is what is added to the initial flow; with a residual variable the initial flow is 0. Where the variable has a
-learned scale, a third output is the logarithm of how large the error of the initial flow is, in its unit.
+learned scale s, a third output is its logarithm: the deviation of x_0 around that sum when nothing else is known of it.
 """
 
 from typing import Any, NamedTuple
@@ -16,7 +16,7 @@ from common.networks.adm_unet import ADMUNet
 from diffmatch_jax.conditions import Conditions
 from diffmatch_jax.diffusion import Variable
 
-LARGEST = 3.0  # of the learned log s, both ways: errors are between 1/20 of their unit and 20 times it
+LARGEST_LOG = 3.0  # of the learned s, both ways: errors are between 1/20 of their unit and 20 times it
 
 
 def build(config, *, cells: int) -> ADMUNet:
@@ -98,12 +98,12 @@ def predict(
 ) -> Prediction:
     """Returns what is predicted of x_0 from noisy `x [N, h, w, 2]` at `time [N]`; `keys [N]` switch dropout on.
 
-    `signal` is as in `inputs`. Where the variable says so, x_0 is g x_t + sqrt(1 - ab) U-Net, with the g that
-    `gaussian_posterior` has for the learned scale or 1 (Karras et al., NeurIPS 2022, equation 7); without `signal` x_0
-    is the U-Net's, and all of the learned scale is left.
+    `signal` is as in `inputs`. With a skip x_0 is g x_t + sqrt(1 - ab) U-Net, and g what `gaussian_posterior` gives for
+    the learned s, or for s = 1 (g is the c_skip of Karras et al., NeurIPS 2022, table 1); without `signal` x_0 is the
+    U-Net's alone and all of s is left.
     """
     out = network.apply({"params": params}, inputs(x, conditions, variable, signal), time, keys=keys)
-    deviation = jnp.exp(jnp.clip(out[..., 2:], -LARGEST, LARGEST)) if variable.learned_scale else 1.0
+    deviation = jnp.exp(_limited(out[..., 2:])) if variable.learned_scale else 1.0
     out = out[..., :2]
     if variable.skip and signal is not None:
         signal = signal[:, None, None, None]
@@ -121,3 +121,8 @@ def gaussian_posterior(signal: jax.Array, scale: jax.Array | float) -> tuple[jax
     noise = 1 - signal**2
     total = (signal * scale) ** 2 + noise
     return signal * scale**2 / total, scale * jnp.sqrt(noise / total)
+
+
+def _limited(log: jax.Array) -> jax.Array:
+    """Returns it within its limits; its derivative is 1 beyond them too, so that training can lead back."""
+    return log + jax.lax.stop_gradient(jnp.clip(log, -LARGEST_LOG, LARGEST_LOG) - log)

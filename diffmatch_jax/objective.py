@@ -62,15 +62,17 @@ def per_sample(sums: Totals) -> jax.Array:
     return jnp.where(sums.count > 0, sums.total / jnp.where(sums.count > 0, sums.count, 1), 0)
 
 
-def likelihood(error: jax.Array, deviation: jax.Array, weight: jax.Array) -> jax.Array:
-    """Returns -log p of errors `[B, h, w, 2]`, up to a constant: each sample's mean weighted by `[B, h, w]`, `[B]`.
+def surprise(error: jax.Array, deviation: jax.Array, weight: jax.Array) -> Totals:
+    """Returns the sums of -log p, up to a constant, of errors `[B, h, w, 2]` that count by `weight [B, h, w]`.
 
-    p is a Laplace law in the plane, k |e| / d + 2 log d with k = sqrt(8 / pi), for which the best `deviation [B, h, w,
-    1]` d is that of a Gaussian with the same mean of |e|, sqrt(pi / 2) d.
+    -log p = k |e| / d + 2 log d, a Laplace law in the plane; with k = sqrt(8 / pi) the best `deviation [B, h, w, 1]` d
+    is that of a Gaussian with the same mean of |e|, sqrt(pi / 2) d.
     """
-    length, deviation = jnp.sqrt((error**2).sum(-1) + 1e-6), deviation[..., 0]
+    # Not multiplied by 0, as above.
+    squared = jnp.where(weight[..., None] > 0, error, 0) ** 2
+    length, deviation = jnp.sqrt(squared.sum(-1) + 1e-6), deviation[..., 0]
     each = math.sqrt(8 / math.pi) * length / deviation + 2 * jnp.log(deviation)
-    return per_sample(Totals((each * weight).sum((1, 2)), weight.sum((1, 2))))
+    return Totals((each * weight).sum((1, 2)), weight.sum((1, 2)))
 
 
 def pooled(sums: Totals) -> jax.Array:

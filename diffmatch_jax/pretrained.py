@@ -11,8 +11,8 @@ from diffmatch_jax import method, shipped
 from diffmatch_jax.matcher import Model
 
 SHA256 = {
-    "stage1": "91e321c5489daf9eff95a89d172b339d8f401dbc07e5d69594cf31aac6b9942e",
-    "stage2": "6976fbee5a4fafb6b1ccc2be9f7988aa987115121dcf7de31450046ffe69302e",
+    "stage1": "1985909736431d624f3075da10ceaa3afff9fd1553a17270e7987884811368b3",
+    "stage2": "ec5fadc02df2fe5fd9439e973c474657bf140dbd0b56bb2cd9d2b0ffcd9e7a70",
 }
 
 

@@ -1,7 +1,7 @@
 """From conditions to flow: several hypotheses by diffusion, what they agree on, and how far they are apart.
 
-At the noisiest level the state carries no information, so that the first prediction of x_0 is a regression: the flow
-itself may be taken from it (`estimate="first"`) and its uncertainty from the hypotheses that follow.
+At the noisiest level the state carries hardly any information, so that the first prediction of x_0 is a regression: the
+flow itself may be taken from it (`estimate="first"`) and its uncertainty from the hypotheses that follow.
 """
 
 import functools
@@ -46,14 +46,15 @@ class Stage:
         return 1 if self.kind == "regression" else len(self.process)
 
     def tells_spread(self, hypotheses: int) -> bool:
-        """Whether so many hypotheses tell how sure the stage is; those of a regression do if its scale is learned."""
-        return hypotheses > 1 if self.kind == "diffusion" else self.variable.learned_scale
+        """Whether the covariance tells how sure the stage is, with so many hypotheses."""
+        return self.variable.learned_scale or (self.kind == "diffusion" and hypotheses > 1)
 
 
 class Drawn(NamedTuple):
     """Normalised flows `[B, n, h, w, 2]`: hypotheses, and what was predicted first, from noise alone.
 
-    `deviation [B, h, w, 1]` is a regression's own of its errors, normalised; None where that is not learned.
+    `deviation [B, n, h, w, 1]`, normalised, is what a hypothesis leaves open: at the last level, and of a single one or
+    a regression at the first; None where that is not learned.
     """
 
     hypotheses: jax.Array
@@ -62,7 +63,7 @@ class Drawn(NamedTuple):
 
 
 class Estimate(NamedTuple):
-    """Normalised flow `[B, h, w, 2]` and its covariance `[B, h, w, 2, 2]`: that of the hypotheses, or as learned."""
+    """Normalised flow `[B, h, w, 2]` and its covariance `[B, h, w, 2, 2]`, by hypotheses and what they leave open."""
 
     flow: jax.Array
     covariance: jax.Array
@@ -88,30 +89,38 @@ def draw(
         time = jnp.zeros(flow.shape[:1], flow.dtype)
         found = predict(stage.network, params, jnp.zeros_like(flow), time, conditions, stage.variable)
         one = stage.variable.decode(found.x0, flow, conditions.unit)[:, None]
-        deviation = None if found.deviation is None else stage.variable.decode(found.deviation, 0.0, conditions.unit)
-        return Drawn(one, one, deviation)
+        if found.deviation is None:
+            return Drawn(one, one)
+        return Drawn(one, one, stage.variable.lengthened(found.deviation, conditions.unit)[:, None])
     if noise is None:
         noise = diffusion.initial_noise(keys, hypotheses, flow.shape[1:])
 
     def network(x, time, given):
         signal = diffusion.signal(stage.process, time) if stage.variable.shrunk else None
-        return predict(stage.network, params, x, time, given, stage.variable, signal=signal).x0
+        return predict(stage.network, params, x, time, given, stage.variable, signal=signal)
 
     denoise = diffusion.per_hypothesis(network, conditions)
     wants_first = stage.estimate == "first"
-    sampled = diffusion.sample(denoise, noise, process=stage.process, eta=stage.eta, keys=keys, trace=wants_first)
+    settings = {"process": stage.process, "eta": stage.eta, "keys": keys}
+    sampled = diffusion.sample(denoise, noise, **settings, trace=wants_first, has_aux=True)
     unit = None if conditions.unit is None else conditions.unit[:, None]
     decode = functools.partial(stage.variable.decode, initial=flow[:, None], unit=unit)
     found = decode(sampled.x0)
-    return Drawn(found, decode(sampled.trace["x0"][0]) if wants_first else found)
+    first = decode(sampled.trace["x0"][0]) if wants_first else found
+    if sampled.aux is None:
+        return Drawn(found, first)
+    return Drawn(found, first, stage.variable.lengthened(sampled.aux[0 if hypotheses == 1 else -1], unit))
 
 
 def summarise(stage: Stage, drawn: Drawn) -> Estimate:
-    """Returns the flow that the stage's rule makes of its hypotheses, and their covariance."""
+    """Returns the flow that the stage's rule makes of its hypotheses, and the covariance.
+
+    It is that of the hypotheses and, where it is learned, the mean of what each leaves open (law of total variance).
+    """
     told = diffusion.summary(drawn.hypotheses)
     covariance = told.covariance
     if drawn.deviation is not None:
-        covariance = drawn.deviation[..., None] ** 2 * jnp.eye(2)
+        covariance += (drawn.deviation**2).mean(1)[..., None] * jnp.eye(2)
     flow = {"mean": told.mean, "median": told.median, "first": drawn.first.mean(1)}[stage.estimate]
     if stage.clip is not None:
         flow = jnp.clip(flow, -stage.clip, stage.clip)

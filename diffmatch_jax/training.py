@@ -107,7 +107,7 @@ class Goal:
     A penalty of |prediction - truth| / scale (normalised flow) on the valid pixels of the truth; `first_share` of the
     examples are at the noisiest level, the others at any. Each pair is seen with `draws` levels and noises at once,
     which costs no features; its levels are spread out, so that of two draws one is at the noisiest with a share of 1/2.
-    A learned scale has `likelihood` times the -log p of x_0 besides, which does not move the prediction itself.
+    A learned scale has `likelihood` times -log p of x_0 besides; its errors are taken as they are, without gradient.
     """
 
     process: Process
@@ -129,8 +129,9 @@ class Goal:
             raise bad("config.objective.first_share", expected="a share from 0 to 1", got=got, fix="use 0.5")
         if self.draws < 1:
             raise bad("config.objective.draws", expected="at least 1", got=self.draws, fix="use 1")
-        if self.likelihood < 0 or (self.likelihood and not self.variable.learned_scale):
-            expected, fix = "0, or more with variable.learned_scale", "use 0.3 and set variable.learned_scale"
+        if self.likelihood < 0 or bool(self.likelihood) != self.variable.learned_scale:
+            expected = "more than 0 with variable.learned_scale, 0 without"
+            fix = "use 0.3 and set variable.learned_scale, or neither"
             raise bad("config.objective.likelihood", expected=expected, got=self.likelihood, fix=fix)
         for name in ("scale", "epsilon"):
             if not getattr(self, name) > 0:
@@ -167,8 +168,8 @@ def loss(
     """Returns the loss and metrics of a batch: `truth [B, H, W, 2]` normalised, `mask [B, H, W]`, `keys [B]`.
 
     x_0 is the mean truth of each cell (of compat="released" and for cells without any, its value in the middle); the
-    prediction is compared with the truth itself. `first` is the loss of the examples at the noisiest level, `error` the
-    mean end-point error in pixels of the truth.
+    prediction is compared with the truth itself. `first` is the loss of the examples at the noisiest level, without the
+    likelihood, `error` the mean end-point error in pixels of the truth, `log_likelihood` that of x_0.
     """
     index = levels(goal, _folded(keys, 0)).reshape(-1) if goal.kind != "regression" else None
     if goal.draws > 1 and index is not None:
@@ -194,7 +195,8 @@ def loss(
     decoded = variable.decode(predicted.x0, flow, conditions.unit)
     sums = objective.totals(decoded, truth, mask, **settings)
     each = objective.per_sample(sums)
-    value = objective.pooled(sums) if goal.pooled else each.mean()
+    reduced = objective.pooled if goal.pooled else lambda sums: objective.per_sample(sums).mean()
+    value = reduced(sums)
     side = jnp.asarray(truth.shape[1:3], jnp.float32).mean()
     length = objective.totals(
         lax.stop_gradient(decoded), truth, mask, penalty="charbonnier", epsilon=1e-3 / side, compat=goal.compat
@@ -202,9 +204,10 @@ def loss(
     metrics = {"error": objective.per_sample(length).mean() * side}
     if goal.likelihood:
         weight = area(mask[..., None].astype(flow.dtype), flow.shape[1:3])[..., 0]
-        unlikely = objective.likelihood(x0 - lax.stop_gradient(predicted.x0), predicted.deviation, weight).mean()
-        value += goal.likelihood * unlikely
-        metrics["likelihood"] = -unlikely
+        error = x0 - lax.stop_gradient(predicted.x0)
+        surprise = reduced(objective.surprise(error, predicted.deviation, weight))
+        value += goal.likelihood * surprise
+        metrics["log_likelihood"] = -surprise
     if index is not None:
         at_last = index == last
         metrics["first"] = jnp.where(at_last, each, 0).sum() / jnp.maximum(at_last.sum(), 1)

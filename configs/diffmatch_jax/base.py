@@ -55,7 +55,7 @@ def base() -> ConfigDict:
     variable.residual = True  # the released models: False
     variable.shrunk = True  # the network sees sqrt(ab) x_t, which has no noise at the noisiest level; released: False
     variable.skip = False  # and predicts what is to be added to it, so that hypotheses differ unless it learns better
-    variable.learned_scale = False  # and how wrong the initial flow is, so that hypotheses differ as much; needs skip
+    variable.learned_scale = False  # and how wrong that may be, so that hypotheses differ as much; needs a skip
 
     config.objective = objective = ConfigDict()
     objective.kind = "diffusion"  # "diffusion" | "regression" (the same network in one evaluation, without noise)
@@ -65,7 +65,7 @@ def base() -> ConfigDict:
     objective.first_share = 0.5  # share of draws at the noisiest level, where sampling starts (the rest is uniform)
     objective.draws = 1  # levels and noises with which each pair of a batch is seen
     objective.pooled = False  # mean over the batch's valid pixels (released), not of each pair's mean
-    objective.likelihood = 0.0  # weight of x_0's likelihood, from which the learned scale learns (0.3; 0 = none)
+    objective.likelihood = 0.0  # weight of -log p(x_0), from which the learned scale learns (0.3; 0 without one)
 
     config.pairs = pairs = ConfigDict()  # warps (see diffmatch_jax.pairs.Warps) of training and of evaluation
     pairs.size = 256  # side of the pairs, pixels; the truth has this resolution
@@ -119,7 +119,7 @@ def base() -> ConfigDict:
     sampler.hypotheses = 4  # flows drawn for a pair
     sampler.eta = 0.0  # noise added on the way: 0 = none (DDIM) ... 1
     sampler.estimate = "mean"  # of the hypotheses: "mean" | "median" | "first" (mean of the first predictions)
-    sampler.confidence = 3.0  # spread of the hypotheses, pixels of the fine image, at which confidence is 1/2
+    sampler.confidence = 3.0  # spread of the flow, pixels of the fine image, at which confidence is 1/2
     sampler.num = 8  # held-out pairs that `sample` draws
 
     config.evaluate = evaluate = ConfigDict()

@@ -54,13 +54,14 @@ def test_invalid_truth_does_not_matter():
     assert objective.pooled(objective.totals(prediction, truth, 0 * mask)) == 0
 
 
-def test_likelihood_is_best_at_the_deviation_of_a_gaussian_of_the_same_mean_error():
+def test_surprise_is_least_at_the_deviation_of_a_gaussian_of_the_same_mean_error():
     error = 0.7 * noise(2, 200, 200, 2)
     weight = jnp.ones((2, 200, 200)).at[1, :100].set(0)
-    error = error.at[1, :100].set(1e3)  # weighs nothing
+    error = error.at[1, :50].set(1e3).at[1, 50:100].set(jnp.inf)  # weigh nothing
 
     def mean(log):
-        return objective.likelihood(error, jnp.full((2, 200, 200, 1), jnp.exp(log)), weight).sum()
+        sums = objective.surprise(error, jnp.full((2, 200, 200, 1), jnp.exp(log)), weight)
+        return objective.per_sample(sums).sum()
 
     value, slope = jax.value_and_grad(mean)(jnp.log(0.7))
     np.testing.assert_allclose(slope, 0, atol=0.05)

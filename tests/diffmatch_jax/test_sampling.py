@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from common.errors import InputError
-from diffmatch_jax import sampling
+from diffmatch_jax import network, sampling
 from diffmatch_jax.conditions import Conditions
 from diffmatch_jax.diffusion import Process, Variable, initial_noise
 from diffmatch_jax.sampling import Stage
@@ -83,16 +83,43 @@ def test_a_network_without_output_draws_a_unit_gaussian_with_a_skip():
     np.testing.assert_allclose(drawn.first.mean(), drawn.hypotheses.mean(), atol=0.01)
 
 
+NOWHERE = Conditions(jnp.zeros((2, 16, 16, 2)), jnp.zeros((2, 16, 16, 3)))
+
+
 @pytest.mark.parametrize("scale", [0.5, 1.0, 3.0])
 def test_hypotheses_are_as_wide_as_the_learned_scale(scale):
     """A Gaussian x_0 of that deviation is what the network then stands for; for 1 it is the one of the plain skip."""
-    given = Conditions(jnp.zeros((2, 16, 16, 2)), jnp.zeros((2, 16, 16, 3)))
     stage = Stage(Learned(), LEARNED, Process.cosine(100))
-    drawn = draw(stage, params(0.0, scale=scale), given, hypotheses=8, keys=KEYS).hypotheses
+    drawn = draw(stage, params(0.0, scale=scale), NOWHERE, hypotheses=8, keys=KEYS).hypotheses
     np.testing.assert_allclose(drawn.std() / 0.1, scale, rtol=0.1)
     plain = Stage(Scaled(), Variable(0.1, residual=True, shrunk=True, skip=True), Process.cosine(100))
-    same = draw(plain, params(0.0), given, hypotheses=8, keys=KEYS).hypotheses
+    same = draw(plain, params(0.0), NOWHERE, hypotheses=8, keys=KEYS).hypotheses
     assert np.allclose(drawn, same, rtol=0, atol=1e-4) == (scale == 1)
+
+
+@pytest.mark.parametrize(("scale", "least"), [(0.05, 0.98), (0.2, 0.96), (1.0, 0.82)])
+def test_few_steps_lose_little_of_it_since_what_a_hypothesis_leaves_open_counts(scale, least):
+    """The posteriors by conditioning one of two correlated Gaussians, and DDIM with their means, level by level."""
+    bars = PROCESS.alphas_bar
+    a, b = np.sqrt(bars), np.sqrt(1 - bars)
+    total = a**2 * scale**2 + b**2
+    gain, open_ = a * scale**2 / total, np.sqrt(scale**2 - (a * scale**2) ** 2 / total)
+    factor = 1.0
+    for i in range(4, 0, -1):
+        factor *= a[i - 1] * gain[i] + b[i - 1] * (1 - a[i] * gain[i]) / b[i]
+    unit = jnp.exp(jax.random.normal(jax.random.key(5), (2, 16, 16, 1)))
+    stage = Stage(Learned(), LEARNED, PROCESS)
+    drawn = draw(stage, params(0.0, scale=scale), NOWHERE._replace(unit=unit), hypotheses=16, keys=KEYS)
+    np.testing.assert_allclose(
+        drawn.deviation, np.broadcast_to(0.1 * unit[:, None] * open_[0], (2, 16, 16, 16, 1)), rtol=1e-3
+    )
+    variance = np.trace(summarise(stage, drawn).covariance, axis1=-2, axis2=-1) / (2 * (0.1 * unit[..., 0]) ** 2)
+    np.testing.assert_allclose(variance.mean(), (gain[0] * factor) ** 2 + open_[0] ** 2, rtol=0.03)
+    assert least * scale < np.sqrt(variance.mean()) < 1.02 * scale
+    # A single one has nothing to differ from: what counts is what was open before it.
+    alone = draw(stage, params(0.0, scale=scale), NOWHERE, hypotheses=1, keys=KEYS)
+    np.testing.assert_allclose(summarise(stage, alone).covariance[..., 0, 0], (0.1 * open_[-1]) ** 2, rtol=1e-3)
+    np.testing.assert_allclose(open_[-1], scale, rtol=1e-3)
 
 
 def test_a_regression_says_how_wrong_it_may_be_if_it_learned_to():
@@ -101,6 +128,17 @@ def test_a_regression_says_how_wrong_it_may_be_if_it_learned_to():
     told = summarise(stage, draw(stage, params(0.0, scale=1.5), GIVEN._replace(unit=unit), hypotheses=1))
     np.testing.assert_allclose(told.covariance, (0.15 * unit[..., None]) ** 2 * np.eye(2), rtol=1e-5)
     assert stage.tells_spread(1) and not Stage(Scaled(), Variable(), PROCESS, kind="regression").tells_spread(4)
+
+
+def test_the_learned_scale_is_limited_and_can_come_back():
+    def deviation(log):
+        given = jax.tree.map(lambda each: each[:1], GIVEN)
+        p = {**params(0.0), "log_scale": log}
+        return network.predict(Learned(), p, given.flow, jnp.zeros(1), given, LEARNED).deviation[0, 0, 0, 0]
+
+    for log, want in ((-9.0, np.exp(-3)), (0.5, np.exp(0.5)), (9.0, np.exp(3))):
+        value, slope = jax.value_and_grad(deviation)(log)
+        np.testing.assert_allclose([value, slope], want, rtol=1e-5)
 
 
 def test_hypotheses_and_first_prediction_of_a_linear_network():

@@ -144,12 +144,12 @@ def test_the_likelihood_teaches_the_scale_alone(kind):
         def of(p):
             return training.loss(goal, Learned(), p, given, truth, mask, KEYS)[0]
 
-        goal = Goal(GOAL.process, LEARNED, kind=kind, first_share=1.0, likelihood=weight)
+        goal = Goal(GOAL.process, LEARNED, kind=kind, first_share=1.0, draws=2, likelihood=weight)
         return jax.jit(jax.grad(of), compiler_options=QUICK)(params(0.0, scale=scale))
 
     # x_0 has length 0.5: so has a Gaussian of deviation 0.5 / sqrt(pi / 2) on average.
     right = 0.5 / np.sqrt(np.pi / 2)
-    with_it, without = gradients(0.3, right), gradients(0.0, right)
+    with_it, without = gradients(0.3, right), gradients(1e-9, right)
     np.testing.assert_allclose(with_it["shift"], without["shift"], rtol=1e-5)
     np.testing.assert_allclose(with_it["log_scale"], without["log_scale"], atol=0.01)
     assert gradients(0.3, right / 2)["log_scale"] < -0.3 and gradients(0.3, 2 * right)["log_scale"] > 0.1
@@ -212,7 +212,11 @@ def test_a_crop_is_a_part_of_the_whole():
         (lambda: Goal(GOAL.process, GOAL.variable, first_share=1.5), "config.objective.first_share"),
         (lambda: Goal(GOAL.process, GOAL.variable, scale=0.0), "config.objective.scale"),
         (lambda: Goal(GOAL.process, GOAL.variable, draws=0), "config.objective.draws"),
-        (lambda: Goal(GOAL.process, GOAL.variable, likelihood=0.3), "config.objective.likelihood: expected 0, or more"),
+        (lambda: Goal(GOAL.process, LEARNED), "config.objective.likelihood: expected more than 0"),
+        (
+            lambda: Goal(GOAL.process, GOAL.variable, likelihood=0.3),
+            "config.objective.likelihood: expected more than 0",
+        ),
         (lambda: Making(elastic=2.0), "config.pairs.elastic"),
         (lambda: Making(size=8), "config.pairs.size"),
     ],
