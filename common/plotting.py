@@ -94,9 +94,9 @@ def grid(
             made.suptitle(title, fontsize=9)
         yield list(made.subplots(rows, columns, squeeze=False).reshape(-1))
         stream = io.BytesIO()
-        made.savefig(stream, format="png")
+        made.savefig(stream, format="png", pil_kwargs={"compress_level": 0})  # it is written again without its alpha
     smaller = io.BytesIO()
-    Image.open(stream).convert("RGB").save(smaller, format="PNG", optimize=True)
+    Image.open(stream).convert("RGB").save(smaller, format="PNG")
     write_atomically(Path(path), smaller.getvalue())
 
 
@@ -205,10 +205,10 @@ def panels(
                 if notes and label in notes:
                     cell.set_xlabel(notes[label][j], fontsize=7, labelpad=1)
         stream = io.BytesIO()
-        made.savefig(stream, format="png")
+        made.savefig(stream, format="png", pil_kwargs={"compress_level": 0})  # as in `grid`
     smaller = io.BytesIO()
     gray = next(iter(rows.values())).shape[-1] == 1
-    Image.open(stream).convert("L" if gray else "RGB").save(smaller, format="PNG", optimize=True)
+    Image.open(stream).convert("L" if gray else "RGB").save(smaller, format="PNG")
     write_atomically(Path(path), smaller.getvalue())
 
 
