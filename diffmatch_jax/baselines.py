@@ -1,4 +1,4 @@
-"""What a matcher is compared with: nothing, the cost volume's winner, its median or fit, and OpenCV's matchers.
+"""What a matcher is compared with: nothing, the cost volume's winner, its median, and the fit without networks.
 
 A matcher is any function of a source and a target image `[H, W, 3]` (bytes) that returns the flow `[Ht, Wt, 2]` on the
 target's pixels into the source's, and a confidence `[Ht, Wt]` (larger is surer) or None.
@@ -13,10 +13,11 @@ import numpy as np
 from scipy.ndimage import median_filter
 
 from common.errors import bad
-from diffmatch_jax import correlation, features, fitting, matching
+from diffmatch_jax import correlation, features, matching
+from diffmatch_jax.conditions import Settings
 from diffmatch_jax.datasets.record import centres
+from diffmatch_jax.matcher import Model, Plan, Weights, match
 from diffmatch_jax.resize import resize, resize_normalised
-from diffmatch_jax.sampling import confidence_of
 
 Matcher = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray | None]]
 
@@ -34,14 +35,11 @@ def winner_take_all(
     fine: int = 256,
     coarse: int = 128,
     median: int = 0,
-    fit: float = 0.0,
     compat: str | None = None,
 ) -> Matcher:
     """Returns a matcher by the best of all cells of the averaged cost volume, on `fine` / 8 cells a side.
 
-    median: the side of a median filter over cells, in x and in y (0: none). fit: cells around of the affine fit to the
-    mutual winners that is taken instead (0: none; `diffmatch_jax.fitting`). The confidence is the winner's
-    cosine, that of a fit 1 / (1 + u^2) for how many cells u it may be wrong by (`fitting.uncertainty`).
+    median: the side of a median filter over cells, in x and in y (0: none). The confidence is the winner's cosine.
     compat="released": their alignments, 512 and 256 pixels, and normalised flow clipped to [-1, 1].
     """
     if fine % 16 or coarse % 16 or min(fine, coarse) < 16:
@@ -49,20 +47,17 @@ def winner_take_all(
         raise bad("fine, coarse", expected="multiples of 16", got=got, fix="use 256 and 128")
     if median < 0 or (median and median % 2 == 0):
         raise bad("median", expected="0 or an odd number of cells", got=median, fix="use 5")
-    if not (fit == 0 or fit >= 1) or (fit and median):
-        got = f"fit {fit} and median {median}"
-        raise bad("fit", expected="0, or 1 or more and no median with it", got=got, fix="use fit=4 and median=0")
     if compat == "released":
         fine, coarse = 512, 256
     cells = fine // 8
     pyramid = pyramid if isinstance(pyramid, jax.tree_util.Partial) else jax.tree_util.Partial(pyramid)
 
-    def match(source: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def matcher(source: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         ready = [
             features.prepared(jnp.asarray(each)[None], fine=fine, coarse=coarse, compat=compat)
             for each in (source, target)
         ]
-        flow, sure = _winner(pyramid, *ready, cells=cells, fit=fit, compat=compat)
+        flow, sure = _winner(pyramid, *ready, cells=cells, compat=compat)
         if median:
             flow = jnp.asarray(median_filter(np.asarray(flow), size=(median, median, 1), mode="nearest"))
         size = target.shape[:2]
@@ -73,22 +68,36 @@ def winner_take_all(
         confidence = resize(sure[..., None], size, alignment=alignment)[..., 0]
         return np.asarray(matching.to_pixels(whole, source=source.shape[:2])), np.asarray(confidence)
 
-    return match
+    return matcher
 
 
-@partial(jax.jit, static_argnames=("cells", "fit", "compat"))
-def _winner(pyramid, source, target, *, cells, fit, compat):
-    """Returns the winner's flow `[cells, cells, 2]` in cells, or its fit, and the confidence `[cells, cells]`."""
+@partial(jax.jit, static_argnames=("cells", "compat"))
+def _winner(pyramid, source, target, *, cells, compat):
+    """Returns the winner's flow `[cells, cells, 2]` in cells, and its score `[cells, cells]`."""
     of_source, of_target = (
         correlation.descriptor(features.stage1_maps(pyramid, each), (cells, cells), compat=compat)
         for each in (source, target)
     )
     found = correlation.search(of_source, of_target)
-    if not fit:
-        return found.flow[0], found.scores[0, ..., 0]
-    back = correlation.search(of_target, of_source).flow
-    flow = fitting.fit(found.flow, fitting.mutual(found.flow, back), sigma=fit)
-    return flow[0], confidence_of(fitting.uncertainty(found.flow - flow)[0, ..., 0], 1.0)
+    return found.flow[0], found.scores[0, ..., 0]
+
+
+def fitted(
+    pyramid: features.Pyramid, *, fine: int = 256, coarse: int = 128, fit: float = 4.0, refine: int = 0
+) -> Matcher:
+    """Returns a matcher without networks: the robust fit to mutual winners of `fine` / 8 cells a side.
+
+    fit: cells around a place that it goes through; refine: rounds of matches near it on `fine` / 2 cells a side, which
+    are fitted again. It is what the denoisers start from; the confidence is that of `matcher.Match`.
+    """
+    look = Settings(fine=fine, coarse=coarse, fit=fit, refine=refine)
+    model = Model(Plan(look), Weights(pyramid))
+
+    def matcher(source: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        found = match(source, target, model=model)
+        return found.flow, found.confidence
+
+    return matcher
 
 
 def warped(source: np.ndarray, flow: np.ndarray) -> np.ndarray:

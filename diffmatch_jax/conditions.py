@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from common.errors import bad
-from diffmatch_jax import correlation, features, fitting
+from diffmatch_jax import correlation, features, fitting, refining
 from diffmatch_jax.features import Prepared, Pyramid
 from diffmatch_jax.matching import mapping_of, to_normalised, to_pixels
 from diffmatch_jax.resize import alignment_of, resize, resize_normalised
@@ -36,6 +36,7 @@ class Settings:
     soft: float = 0.0
     median: int = 0
     fit: float = 0.0
+    refine: int = 0
     gain: float = 0.0
     compat: str | None = None
 
@@ -57,6 +58,10 @@ class Settings:
             got = f"fit {self.fit}, median {self.median}, soft {self.soft}"
             expected, fix = "a fit of 0, or of 1 and more and the winners themselves", "use median=0 and soft=0 with it"
             raise bad("config.conditions", expected=expected, got=got, fix=fix)
+        if self.refine < 0 or (self.refine and self.compat):
+            got = f"{self.refine} with compat={self.compat!r}"
+            fix = "use 2, or 0 for none"
+            raise bad("config.conditions.refine", expected="0, or without compat more", got=got, fix=fix)
         if self.wide < 0 or (self.wide and self.cells % self.wide):
             fix = "use 4, or 0 for none"
             raise bad("config.conditions.wide", expected=f"a divisor of {self.cells}", got=self.wide, fix=fix)
@@ -73,8 +78,13 @@ class Settings:
 
     @property
     def patch(self) -> int:
-        """Correlations in a patch, the evidence of stage 2."""
+        """Correlations in a patch."""
         return (2 * self.radius + 1) ** 2
+
+    @property
+    def fine_evidence(self) -> int:
+        """Channels of the evidence of stage 2."""
+        return self.patch + (5 if self.refine else 0)
 
     @property
     def evidence(self) -> int:
@@ -170,15 +180,59 @@ def without_stage(found: First, settings: Settings) -> jax.Array:
     return found.conditions.flow if settings.fit else median(found.winner, MEDIAN)
 
 
-def stage2(source: jax.Array, target: jax.Array, flow: jax.Array, settings: Settings) -> Conditions:
-    """Returns the conditions of stage 2 from maps `[B, h, w, C]` and the first stage's flow, on any grid."""
-    height, width = target.shape[1:3]
-    flow = resize_normalised(flow, (height, width), alignment=alignment_of(settings.compat))
-    return Conditions(flow, look_fine(source, target, mapping_of(to_pixels(flow)), settings))
+class Start(NamedTuple):
+    """What stage 2 starts from, on its grid: the flow, the evidence that is no patch (None without), and the unit."""
+
+    flow: jax.Array
+    evidence: jax.Array | None = None
+    unit: jax.Array | None = None
+
+
+def start(
+    source: jax.Array, target: jax.Array, flow: jax.Array, settings: Settings, *, deviation: jax.Array | None = None
+) -> Start:
+    """Returns what stage 2 starts from: the first stage's flow, refined `settings.refine` times.
+
+    Evidence of a refined one: from it to its last matches in radii (within -2..2), whether these are inside of what was
+    looked at, and logarithms, in cells, of the unit and of `deviation [B, h, w, 1]`, normalised, which is how far off
+    the first stage thinks it may be (None: not at all).
+    """
+    size = target.shape[1:3]
+    if not settings.refine:
+        return Start(resize_normalised(flow, size, alignment=alignment_of(settings.compat)))
+    places = (settings.cells, settings.cells)
+    found = refining.refine(source, target, flow, places=places, radius=settings.radius, rounds=settings.refine)
+    unit = fitting.uncertainty(found.away)
+    deviation = jnp.zeros_like(unit) if deviation is None else resize(deviation, places) * size[0]
+    parts = [
+        jnp.clip(found.away / settings.radius, -2, 2),
+        found.weight[..., None],
+        jnp.log(unit),
+        jnp.log(deviation + fitting.SMALLEST),
+    ]
+    return Start(found.flow, resize(jnp.concatenate(parts, -1), size), resize(unit, size))
+
+
+def stage2(
+    source: jax.Array, target: jax.Array, flow: jax.Array, settings: Settings, *, deviation: jax.Array | None = None
+) -> Conditions:
+    """Returns the conditions of stage 2 from maps `[B, h, w, C]` and the first stage's flow, on any grid.
+
+    Evidence is the patch around the flow that it starts from, then what `start` says of it.
+    """
+    told = start(source, target, flow, settings, deviation=deviation)
+    patches = look_fine(source, target, mapping_of(to_pixels(told.flow)), settings)
+    return conditions_of(told, patches)
+
+
+def conditions_of(told: Start, patches: jax.Array) -> Conditions:
+    """Returns the conditions of a start and the patches around it."""
+    evidence = patches if told.evidence is None else jnp.concatenate([patches, told.evidence], -1)
+    return Conditions(told.flow, evidence, told.unit)
 
 
 def look_fine(source: jax.Array, target: jax.Array, positions: jax.Array, settings: Settings) -> jax.Array:
-    """Returns the evidence of stage 2 for target cells `[B, h, w, C]` that look at `positions [B, h, w, 2]`."""
+    """Returns the patches of stage 2 for target cells `[B, h, w, C]` that look at `positions [B, h, w, 2]`."""
     found = correlation.local_features(source, target, positions, radius=settings.radius, compat=settings.compat)
     return scaled(found, settings)
 
@@ -202,19 +256,15 @@ def median(flow: jax.Array, side: int) -> jax.Array:
     return jnp.median(jnp.stack(shifted), axis=0)
 
 
-def degraded(key: jax.Array, flow: jax.Array, settings: Settings, *, noise: float) -> jax.Array:
-    """Returns a true flow `[H, W, 2]`, normalised, as a first stage might give it: on its grid, and wrong by `noise`.
+def degraded(key: jax.Array, flow: jax.Array, *, noise: float) -> tuple[jax.Array, jax.Array]:
+    """Returns a true flow on the grid of stage 1 `[h, w, 2]` as that might give it, and the error's deviation `[1]`.
 
-    The errors are normal and smooth over a few cells; their size differs from place to place, log-normal. What is not
-    finite is replaced by 0 first.
+    Half of the error's variance differs from cell to cell, half from four cells to the next four. Its size, `noise`
+    times a log-normal number, is one for the pair. All is normalised flow.
     """
-    cells = settings.cells
-    flow = jnp.clip(jnp.where(jnp.isfinite(flow), flow, 0), -2, 2)
-    coarse = resize(flow, (cells, cells), antialias=flow.shape[0] > cells)
-    of_error, of_size, of_pair = jax.random.split(key, 3)
-    small = max(cells // 4, 1)
-    error = jax.random.normal(of_error, (cells, cells, 2)) + resize(
-        jax.random.normal(of_size, (small, small, 2)), (cells, cells)
-    )
-    level = noise * jnp.exp(jax.random.normal(of_pair) * 0.7)
-    return coarse + level * error
+    height, width = flow.shape[:2]
+    of_error, of_smooth, of_size = jax.random.split(key, 3)
+    few = (max(height // 4, 1), max(width // 4, 1), 2)
+    error = jax.random.normal(of_error, flow.shape) + resize(jax.random.normal(of_smooth, few), (height, width))
+    level = noise * jnp.exp(jax.random.normal(of_size, (1,)) * 0.7)
+    return flow + level * error, level * jnp.sqrt(2.0)

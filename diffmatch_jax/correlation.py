@@ -266,6 +266,38 @@ def local_features(
     return _in_rows(block, divisor(target.shape[1], rows), target, positions)
 
 
+class Peak(NamedTuple):
+    """Of patches `[..., (2 radius + 1)^2]`: the `offset [..., 2]` of the largest score, and whether it is `inside`.
+
+    It is inside if none of the patch's border is as large, `[...]`; offsets are (x, y) in cells from the middle.
+    """
+
+    offset: jax.Array
+    inside: jax.Array
+
+
+def peak(patches: jax.Array, *, radius: int) -> Peak:
+    """Returns the peaks of patches with channels as in `local`, between cells by a parabola along each axis."""
+    side = 2 * radius + 1
+    best = patches.argmax(-1)
+    x, y = jnp.divmod(best, side)
+
+    def beside(dx: int, dy: int) -> jax.Array:
+        index = jnp.clip(x + dx, 0, side - 1) * side + jnp.clip(y + dy, 0, side - 1)
+        return jnp.take_along_axis(patches, index[..., None], -1)[..., 0]
+
+    top = beside(0, 0)
+
+    def between(before: jax.Array, after: jax.Array) -> jax.Array:
+        bend = before - 2 * top + after
+        return jnp.where(bend < 0, jnp.clip(0.5 * (before - after) / jnp.where(bend < 0, bend, 1), -0.5, 0.5), 0)
+
+    inside = (x > 0) & (x < side - 1) & (y > 0) & (y < side - 1)
+    part = jnp.stack([between(beside(-1, 0), beside(1, 0)), between(beside(0, -1), beside(0, 1))], -1)
+    part = jnp.where(inside[..., None], part, 0)
+    return Peak(jnp.stack([x, y], -1) - radius + part, inside)
+
+
 def _between(values: jax.Array, fraction: jax.Array) -> jax.Array:
     """Interpolates `[..., n, n, C]` at the same `fraction [..., 2]` of every cell, `[..., n - 1, n - 1, C]`."""
     x, y = fraction[..., 0, None, None, None], fraction[..., 1, None, None, None]

@@ -78,6 +78,11 @@ class Process:
         """Those of the next cleaner level, 1 for the cleanest, float64 `[T]`."""
         return np.append(1.0, self.alphas_bar[:-1])
 
+    @property
+    def noisiest(self) -> "Process":
+        """The process of the noisiest level alone, as it is."""
+        return Process((1 - self.alphas_bar[-1],), self.times[-1:])
+
     def respaced(self, keep: str | Sequence[int]) -> "Process":
         """Returns the process of some levels alone, with the same marginals there: beta = 1 - ab_k / ab_before.
 

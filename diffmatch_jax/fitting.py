@@ -1,7 +1,8 @@
 """A smooth flow through the matches that can be trusted: moving least squares, robust against those that cannot.
 
 Neighbouring cells of a scene move alike, wrong matches do not. Around each place the affine flow that most matches
-nearby agree on is found by iteratively reweighted least squares with graduated non-convexity.
+nearby agree on is found by iteratively reweighted least squares with graduated non-convexity; first of nearly the whole
+image, then of ever smaller neighbourhoods, each of which departs from the wider one only where its matches ask for it.
 """
 
 import jax
@@ -13,7 +14,10 @@ from diffmatch_jax.matching import compose, grid
 from diffmatch_jax.resize import resize_normalised
 from diffmatch_jax.smoothing import gaussian_matrix
 
+WIDTHS = (4.0, 2.83, 2.0, 1.41, 1.0)  # of the neighbourhoods, of the last one's
 SCALES = (16.0, 8.0, 4.0, 2.0, 1.0, 0.5)  # cells: from nearly any flow to the sampling of the matches
+NARROW = (4.0, 2.0, 1.0, 0.5)  # the same where a wider fit is known
+PRIOR = 1.0  # matches for which a wider fit counts
 TOLERANCE = 0.6  # cells between a cell and where its match's own match leads, one deviation
 AROUND = 2.0  # cells over which distances from the fit are averaged, one deviation
 FAR = 8.0  # cells
@@ -36,8 +40,9 @@ def fit(flow: jax.Array, weight: jax.Array, *, sigma: float) -> jax.Array:
 
     At a place c it is b of the affine map A (x - c) + b that minimises the sum over cells x of
     (weight + .003) exp(-|x - c|^2 / 2 sigma^2) rho(A (x - c) + b - flow(x)), rho(r) = s^2 r^2 / (s^2 + r^2) (Geman &
-    McClure, 1987), with a small ridge on A, reweighted once for each s of `SCALES`. Places are the middles of 2x2
-    cells where sides are even; between them it is interpolated. `sigma` is at least 1.
+    McClure, 1987), with a small ridge on A, reweighted once for each s of `SCALES`. That is done for `WIDTHS` times
+    sigma, and from the second width on for what is left of the flow, with one match more that says 0 at c. Places are
+    the middles of 2x2 cells where sides are even; between them it is interpolated. `sigma` is at least 1.
     """
     height, width = flow.shape[1:3]
     size = tuple(length if length % 2 or length == 2 else length // 2 for length in (height, width))
@@ -45,49 +50,60 @@ def fit(flow: jax.Array, weight: jax.Array, *, sigma: float) -> jax.Array:
     steps = np.asarray([width / size[1], height / size[0]], np.float32)
     # From each place to each cell: in positions from a corner the moments would cancel to the last digits.
     away = cells - ((grid(*size).reshape(-1, 1, 2) + 0.5) * steps - 0.5)
-    x, y = away[..., 0], away[..., 1]
-    near = jnp.exp(-0.5 * (x**2 + y**2) / sigma**2)
-    ridge = _RIDGE * sigma**2
+    squared = (away**2).sum(-1)
 
     def one(pair):
         flow, weight = (each.reshape(-1, each.shape[-1]) for each in pair)
-        prior = near * (weight[:, 0] + _FLOOR)
-        table = jnp.concatenate([jnp.ones_like(weight), flow], -1)
-
-        def fitted(weights):
-            """Returns the slopes in x and y and the value of the affine maps `[3, n, 2]`."""
-            sums, of_x, of_y = (
-                jnp.matmul(each, table, precision="highest") for each in (weights, weights * x, weights * y)
-            )
-            total = sums[:, :1]
-            value, mean_x, mean_y = sums[:, 1:] / total, of_x[:, :1] / total, of_y[:, :1] / total
-            xx, xy, yy = (
-                (weights * product).sum(-1, keepdims=True) / total - one * other
-                for product, one, other in (
-                    (x * x, mean_x, mean_x),
-                    (x * y, mean_x, mean_y),
-                    (y * y, mean_y, mean_y),
-                )
-            )
-            along, across = of_x[:, 1:] / total - mean_x * value, of_y[:, 1:] / total - mean_y * value
-            xx, yy = xx + ridge, yy + ridge
-            det = xx * yy - xy**2
-            slope_x, slope_y = (yy * along - xy * across) / det, (xx * across - xy * along) / det
-            return slope_x, slope_y, value - mean_x * slope_x - mean_y * slope_y
-
-        weights = prior
-        for scale in SCALES:
-            slope_x, slope_y, value = fitted(weights)
-            squared = sum(
-                (x * slope_x[:, i, None] + y * slope_y[:, i, None] + value[:, i, None] - flow[:, i]) ** 2
-                for i in (0, 1)
-            )
-            weights = prior * (scale**2 / (scale**2 + squared)) ** 2
-        return fitted(weights)[2]
+        places, known = jnp.zeros((size[0] * size[1], 2)), jnp.zeros_like(flow)
+        for number, factor in enumerate(WIDTHS):
+            radius = factor * sigma
+            prior = jnp.exp(-0.5 * squared / radius**2) * (weight[:, 0] + _FLOOR)
+            settings = {"mass": PRIOR if number else 0.0, "ridge": _RIDGE * radius**2}
+            places += _affine(flow - known, away, prior, NARROW if number else SCALES, **settings)
+            known = resize_normalised(places.reshape(*size, 2), (height, width)).reshape(-1, 2)
+        return known.reshape(height, width, 2)
 
     # One pair after another: products of a batch round otherwise, which the reweighting makes visible.
-    places = lax.map(one, (flow, weight[..., None]))
-    return resize_normalised(places.reshape(-1, *size, 2), (height, width))
+    return lax.map(one, (flow, weight[..., None]))
+
+
+def _affine(flow, away, prior, scales, *, mass, ridge):
+    """Returns the values `[n, 2]` at n places of robust affine maps through flows `[m, 2]` of cells `away [n, m, 2]`.
+
+    `prior [n, m]` are the weights before the residuals are known; `mass` counts for a flow of 0 at the place itself.
+    """
+    x, y = away[..., 0], away[..., 1]
+    table = jnp.concatenate([jnp.ones_like(flow[:, :1]), flow], -1)
+
+    def fitted(weights):
+        """Returns the slopes in x and y and the value of the affine maps `[3, n, 2]`."""
+        sums, of_x, of_y = (
+            jnp.matmul(each, table, precision="highest") for each in (weights, weights * x, weights * y)
+        )
+        total = sums[:, :1] + mass
+        value, mean_x, mean_y = sums[:, 1:] / total, of_x[:, :1] / total, of_y[:, :1] / total
+        xx, xy, yy = (
+            (weights * product).sum(-1, keepdims=True) / total - one * other
+            for product, one, other in (
+                (x * x, mean_x, mean_x),
+                (x * y, mean_x, mean_y),
+                (y * y, mean_y, mean_y),
+            )
+        )
+        along, across = of_x[:, 1:] / total - mean_x * value, of_y[:, 1:] / total - mean_y * value
+        xx, yy = xx + ridge, yy + ridge
+        det = xx * yy - xy**2
+        slope_x, slope_y = (yy * along - xy * across) / det, (xx * across - xy * along) / det
+        return slope_x, slope_y, value - mean_x * slope_x - mean_y * slope_y
+
+    weights = prior
+    for scale in scales:
+        slope_x, slope_y, value = fitted(weights)
+        left = sum(
+            (x * slope_x[:, i, None] + y * slope_y[:, i, None] + value[:, i, None] - flow[:, i]) ** 2 for i in (0, 1)
+        )
+        weights = prior * (scale**2 / (scale**2 + left)) ** 2
+    return fitted(weights)[2]
 
 
 def uncertainty(away: jax.Array) -> jax.Array:

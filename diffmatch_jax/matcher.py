@@ -18,10 +18,7 @@ from diffmatch_jax import conditions as looking
 from diffmatch_jax.features import Prepared, Pyramid
 from diffmatch_jax.matching import to_pixels
 from diffmatch_jax.resize import alignment_of, resize, resize_normalised
-from diffmatch_jax.sampling import Stage, confidence_of, draw, summarise
-from diffmatch_jax.smoothing import gaussian_matrix
-
-POOLED = 1.0  # cells around, one deviation, over which the variance of the hypotheses is averaged
+from diffmatch_jax.sampling import Stage, confidence_of, deviation_of, draw, pooled_variance, summarise
 
 
 @dataclass(frozen=True)
@@ -29,8 +26,9 @@ class Plan:
     """How a matcher goes from two images to flow, beside its weights; hashable.
 
     Without a first stage the affine fit takes its place, or where there is none the winner-take-all flow under a 5x5
-    median; without a second one the flow is that of the first. `confidence` is the spread at which confidence is 1/2,
-    pixels of the fine image; `rounds` says how often the second stage refines.
+    median; without a second one the flow is that of the first. With neither, the fit is refined as for a second one.
+    `confidence` is the spread at which confidence is 1/2, pixels of the fine image; `rounds` says how often the second
+    stage refines.
     """
 
     look: looking.Settings
@@ -189,16 +187,21 @@ def on_grid(plan: Plan, weights: Weights, source: Prepared, target: Prepared, ke
     else:
         drawn = draw(plan.first, weights.first, found.conditions, hypotheses=hypotheses, keys=keys)
         told = summarise(plan.first, drawn)
-        flow, variance, drawn = told.flow, _variance(told.covariance), drawn.hypotheses
+        flow, variance, drawn = told.flow, pooled_variance(told.covariance), drawn.hypotheses
+    unit = None if found.conditions.unit is None else found.conditions.unit * (look.fine / look.cells)
+    if plan.first is None and plan.second is None and look.refine:
+        begun = looking.start(of_source.second, of_target.second, flow, look)
+        flow, unit = begun.flow, begun.unit * (look.fine / look.fine_cells)
+        drawn, variance = flow[:, None], resize(variance, flow.shape[1:3])
     if plan.second is not None:
         size = of_target.second.shape[1:3]
         before = resize(variance, size, alignment=alignment_of(look.compat))
         for i in range(plan.rounds):
             own = jax.vmap(lambda key, i=i: jax.random.fold_in(key, 1 + i))(keys)
-            given = looking.stage2(of_source.second, of_target.second, flow, look)
+            given = looking.stage2(of_source.second, of_target.second, flow, look, deviation=deviation_of(variance))
             refined = draw(plan.second, weights.second, given, hypotheses=hypotheses, keys=own)
             told = summarise(plan.second, refined)
-            flow, variance = told.flow, _variance(told.covariance)
+            flow, variance = told.flow, pooled_variance(told.covariance)
             if plan.second.kind == "diffusion" or plan.first is None:
                 drawn = refined.hypotheses
         # The second stage sees the first one's flow alone: what that was unsure of is still unsure. One that learned
@@ -207,19 +210,11 @@ def on_grid(plan: Plan, weights: Weights, source: Prepared, target: Prepared, ke
             variance = variance + before
     if any(stage.tells_spread(hypotheses) for stage in (plan.first, plan.second) if stage):
         confidence = confidence_of(jnp.sqrt(variance.sum(-1)) * look.fine, plan.confidence)
-    elif found.conditions.unit is not None:
-        uncertainty = found.conditions.unit * (look.fine / look.cells)
-        confidence = confidence_of(resize(uncertainty, flow.shape[1:3])[..., 0], plan.confidence)
+    elif unit is not None:
+        confidence = confidence_of(resize(unit, flow.shape[1:3])[..., 0], plan.confidence)
     else:
         confidence = jnp.clip(resize(found.score[..., None], flow.shape[1:3])[..., 0], 0, 1)
     return Grid(flow, variance, confidence, drawn, found.winner)
-
-
-def _variance(covariance: jax.Array) -> jax.Array:
-    """Returns the variances `[B, h, w, 2]`, pooled with those of the cells around: each is an estimate from a few."""
-    variance = jnp.diagonal(covariance, axis1=-2, axis2=-1)
-    rows, columns = (gaussian_matrix(length, POOLED, reach=4 * POOLED) for length in variance.shape[1:3])
-    return jnp.einsum("yh,xw,bhwc->byxc", rows, columns, variance, precision="highest")
 
 
 @functools.partial(jax.jit, static_argnames=("size", "source", "compat"))

@@ -68,7 +68,7 @@ def build(config) -> Method:
         del batch
         cells, evidence = plan.look.cells, plan.look.evidence
         if second is not None:
-            cells, evidence = second.size or plan.look.fine_cells, plan.look.patch
+            cells, evidence = second.size or plan.look.fine_cells, plan.look.fine_evidence
         shown = jnp.zeros((1, cells, cells, 4 + evidence))
         made = initialise(trained.network, key, shown, jnp.zeros(1))
         return Variables(made.params, {name: each for name, each in frozen()._asdict().items() if each is not None})
@@ -178,6 +178,7 @@ def build_look(config) -> looking.Settings:
         soft=told.soft,
         median=told.median,
         fit=told.fit,
+        refine=told.refine,
         gain=told.gain,
         compat=compat_of(config),
     )

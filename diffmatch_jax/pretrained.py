@@ -11,8 +11,8 @@ from diffmatch_jax import method, shipped
 from diffmatch_jax.matcher import Model
 
 SHA256 = {
-    "stage1": "1985909736431d624f3075da10ceaa3afff9fd1553a17270e7987884811368b3",
-    "stage2": "ec5fadc02df2fe5fd9439e973c474657bf140dbd0b56bb2cd9d2b0ffcd9e7a70",
+    "stage1": "46b42147d313259d179e4b8c15b97818087d8c659eb560a303459ae28a69fcf5",
+    "stage2": "4fc2b8bc7efda12d3f28673e525fdaf2e9ed84fd3c07afd2b7bf645672de5535",
 }
 
 

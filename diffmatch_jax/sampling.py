@@ -17,7 +17,9 @@ from diffmatch_jax import diffusion
 from diffmatch_jax.conditions import Conditions
 from diffmatch_jax.diffusion import Process, Variable
 from diffmatch_jax.network import predict
+from diffmatch_jax.smoothing import gaussian_matrix
 
+POOLED = 1.0  # cells around, one deviation, over which the variance of the hypotheses is averaged
 KINDS = ("diffusion", "regression")
 ESTIMATES = ("mean", "median", "first")
 
@@ -125,6 +127,18 @@ def summarise(stage: Stage, drawn: Drawn) -> Estimate:
     if stage.clip is not None:
         flow = jnp.clip(flow, -stage.clip, stage.clip)
     return Estimate(flow, covariance)
+
+
+def pooled_variance(covariance: jax.Array) -> jax.Array:
+    """Returns the variances `[B, h, w, 2]`, pooled with those of the cells around: each is an estimate from a few."""
+    variance = jnp.diagonal(covariance, axis1=-2, axis2=-1)
+    rows, columns = (gaussian_matrix(length, POOLED, reach=4 * POOLED) for length in variance.shape[1:3])
+    return jnp.einsum("yh,xw,bhwc->byxc", rows, columns, variance, precision="highest")
+
+
+def deviation_of(variance: jax.Array) -> jax.Array:
+    """Returns the deviation of a coordinate `[B, h, w, 1]` from the variances of both."""
+    return jnp.sqrt(jnp.maximum(variance.mean(-1, keepdims=True), 0))
 
 
 def confidence_of(spread: jax.Array, scale: float) -> jax.Array:

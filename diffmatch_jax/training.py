@@ -1,7 +1,7 @@
 """What one training step sees: pairs made on the device from photographs, and the losses of both stages."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import jax
@@ -22,7 +22,7 @@ from diffmatch_jax.network import predict
 from diffmatch_jax.pairs import Pair, Warps, make_pair
 from diffmatch_jax.photometric import Photometric
 from diffmatch_jax.resize import alignment_of, area, average_flow, resize_normalised
-from diffmatch_jax.sampling import Stage, draw, summarise
+from diffmatch_jax.sampling import Stage, deviation_of, draw, pooled_variance, summarise
 
 
 @dataclass(frozen=True)
@@ -273,25 +273,39 @@ def stage2_batch(
     truth, mask = truth_of(batch), batch["mask"]
     found = looking.stage1(source.first, target.first, settings)
     of_first, of_worse, of_coin, of_crop = (_folded(keys, 10 + i) for i in range(4))
+    deviation = jnp.zeros_like(found.conditions.flow[..., :1])
     if first is None:
         flow = looking.without_stage(found, settings)
     else:
-        flow = summarise(first, draw(first, params, found.conditions, hypotheses=1, keys=of_first)).flow
+        drawn = draw(once(first), params, found.conditions, hypotheses=1, keys=of_first)
+        told = summarise(first, drawn)
+        flow, deviation = told.flow, deviation_of(pooled_variance(told.covariance))
     if second.degraded:
-        worse = jax.vmap(lambda key, each: looking.degraded(key, each, settings, noise=second.noise))(of_worse, truth)
-        coin = jax.vmap(jax.random.uniform)(of_coin) < second.degraded
-        flow = jnp.where(coin[:, None, None, None], worse, flow)
-    flow = lax.stop_gradient(flow)
+        coarse = on_grid(truth, mask, flow, compat=settings.compat)
+        worse, away = jax.vmap(lambda key, each: looking.degraded(key, each, noise=second.noise))(of_worse, coarse)
+        coin = (jax.vmap(jax.random.uniform)(of_coin) < second.degraded)[:, None, None, None]
+        flow = jnp.where(coin, worse, flow)
+        deviation = jnp.where(coin, away[:, None, None], deviation)
+    flow, deviation = lax.stop_gradient((flow, deviation))
+    told = looking.start(source.second, target.second, flow, settings, deviation=deviation)
     if not second.size:
-        return looking.stage2(source.second, target.second, flow, settings), truth, mask
-    return cropped(settings, source.second, target.second, flow, truth, mask, of_crop, size=second.size)
+        patches = looking.look_fine(source.second, target.second, mapping_of(to_pixels(told.flow)), settings)
+        return looking.conditions_of(told, patches), truth, mask
+    return cropped(settings, source.second, target.second, told, truth, mask, of_crop, size=second.size)
+
+
+def once(stage: Stage) -> Stage:
+    """Returns a stage that draws one hypothesis as `stage` does, without levels that its estimate does not use."""
+    if stage.kind == "regression" or stage.estimate != "first":
+        return stage
+    return replace(stage, process=stage.process.noisiest)
 
 
 def cropped(
     settings: looking.Settings,
     source: jax.Array,
     target: jax.Array,
-    flow: jax.Array,
+    told: looking.Start,
     truth: jax.Array,
     mask: jax.Array,
     keys: jax.Array,
@@ -301,8 +315,7 @@ def cropped(
     """Returns conditions, truth and mask of stage 2 on a square of `size` cells of the target's grid for each pair."""
     height, width = target.shape[1:3]
     ratio = truth.shape[1] // height
-    whole = resize_normalised(flow, (height, width), alignment=alignment_of(settings.compat))
-    positions = mapping_of(to_pixels(whole))
+    positions = mapping_of(to_pixels(told.flow))
     corners = jax.vmap(
         lambda key: jax.random.randint(key, (2,), 0, jnp.asarray([height - size + 1, width - size + 1]))
     )(keys)
@@ -314,8 +327,9 @@ def cropped(
 
         return jax.vmap(one)(x, corners)
 
-    evidence = looking.look_fine(source, cut(target), cut(positions), settings)
-    return Conditions(cut(whole), evidence), cut(truth, ratio), cut(mask, ratio)
+    patches = looking.look_fine(source, cut(target), cut(positions), settings)
+    given = looking.conditions_of(jax.tree.map(cut, told), patches)
+    return given, cut(truth, ratio), cut(mask, ratio)
 
 
 def batch_keys(key: jax.Array, batch: Mapping[str, jax.Array]) -> jax.Array:

@@ -33,6 +33,7 @@ def base() -> ConfigDict:
     conditions.soft = 0.0  # temperature of a soft argmax around the winner, as the initial flow (0 = the winner)
     conditions.median = 0  # side of the median filter of the initial flow, odd (0 = none); look-ups follow it
     conditions.fit = 0.0  # cells around (one deviation) of a robust affine fit to mutual winners, instead (0 = none)
+    conditions.refine = 0  # rounds that make the flow finer before stage 2, by matches near where it leads (0 = none)
     conditions.gain = 8.0  # patches are shown as so many times their distance from their mean (released: 0, as is)
 
     config.model = model = ConfigDict()
@@ -51,7 +52,9 @@ def base() -> ConfigDict:
     process.keep = ""  # levels of sampling: "" = all | "2" | "ddim2" | ... (diffusion.kept_levels)
 
     config.variable = variable = ConfigDict()  # what is diffused: flow / scale, or (flow - initial flow) / scale
-    variable.scale = 0.1  # normalised flow (with conditions.fit: of a cell, 8 / features.fine); released models: 1
+    variable.scale = (
+        0.1  # normalised flow; of what has a unit: a cell, 8 / features.fine, 2 / ... in stage 2 (released: 1)
+    )
     variable.residual = True  # the released models: False
     variable.shrunk = True  # the network sees sqrt(ab) x_t, which has no noise at the noisiest level; released: False
     variable.skip = False  # and predicts what is to be added to it, so that hypotheses differ unless it learns better
@@ -105,7 +108,7 @@ def base() -> ConfigDict:
     config.stage2 = stage2 = ConfigDict()  # task "stage2"
     stage2.stage1 = ""  # directory of the run whose predictions are refined (its averaged weights, frozen)
     stage2.degraded = 0.5  # share of training pairs that start from a degraded truth instead
-    stage2.noise = 0.01  # degraded truth: deviation of its errors, normalised flow, constant over a cell of stage 1
+    stage2.noise = 0.01  # degraded truth: size of its errors, normalised flow (diffmatch_jax.conditions.degraded)
     stage2.size = 0  # side of the crops of the grid that are trained on, cells (0 = the whole grid)
 
     config.optimizer.name = "adamw"

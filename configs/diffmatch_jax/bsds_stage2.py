@@ -18,19 +18,17 @@ def get_config():
     config = bsds.get_config()
     config.task = "stage2"
 
-    config.model.channels = 16
-    config.model.multipliers = (1, 2)
+    config.model.channels = 24
+    config.model.multipliers = (1, 2, 2)
     config.model.attention = ()
-    config.variable.scale = 0.02
-    config.variable.skip = False
-    config.variable.learned_scale = False
+    config.variable.scale = 1 / 128
     config.objective.scale = 0.01
     config.objective.kind = "regression"
-    config.objective.likelihood = 0.0
 
-    config.stage2.size = 32
+    config.stage2.size = 64
+    config.stage2.degraded = 0.25
     config.stage2.noise = 0.01
 
-    config.train.steps = 400
+    config.train.steps = 600
     config.train.batch_size = 4
     return config

@@ -18,6 +18,7 @@ def get_config():
     config.data.size = 512
 
     config.conditions.fit = 4.0
+    config.conditions.refine = 2
     config.conditions.wide = 4
     config.conditions.score = True
     config.variable.scale = 1 / 32
@@ -35,7 +36,7 @@ def get_config():
     config.checkpoint.every = 60
 
     config.sampler.estimate = "first"
-    config.sampler.confidence = 8.0
+    config.sampler.confidence = 4.0
     config.evaluate.num = 8
     config.evaluate.batch_size = 4
     return config

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from common.errors import InputError
-from diffmatch_jax import backbone, baselines, classical, fitting
+from diffmatch_jax import backbone, baselines, classical
 from diffmatch_jax.datasets import planar, record
 from diffmatch_jax.features import CONVS
 
@@ -59,12 +59,21 @@ def test_winner_of_a_shift(pyramid):
     assert score.max() <= 1 + 1e-3
     filtered, _ = baselines.winner_take_all(pyramid, fine=128, coarse=64, median=3)(source, target)
     assert (np.abs(filtered[inner] - [16, 0]).max(-1) < 1e-3).mean() > 0.9
-    smooth, sure = baselines.winner_take_all(pyramid, fine=128, coarse=64, fit=4.0)(source, target)
-    errors = [np.linalg.norm(each[:, :104] - [16, 0], axis=-1).mean() for each in (smooth, flow)]
-    assert errors[0] < 0.5 * errors[1]
+
+
+def test_fit_of_a_shift(pyramid):
+    """The same shift, and what is not in the source; finer maps make it finer."""
+    big = photograph(128, 160)
+    source, target = big[:, :128], big[:, 16:144]
+    flow, _ = baselines.winner_take_all(pyramid, fine=128, coarse=64)(source, target)
+    smooth, sure = baselines.fitted(pyramid, fine=128, coarse=64)(source, target)
+    finer, surer = baselines.fitted(pyramid, fine=128, coarse=64, refine=2)(source, target)
+    errors = [np.linalg.norm(each[:, :104] - [16, 0], axis=-1).mean() for each in (finer, smooth, flow)]
+    assert errors[0] < 0.7 * errors[1] < 0.35 * errors[2]
+    inner = (slice(40, 88), slice(40, 72))
     # Nothing of the last 16 columns is in the source: no fit holds there.
-    assert sure[inner].min() > 0.5 > np.median(sure[:, 112:])
-    assert sure.min() > 0 and sure.max() < 1 / (1 + fitting.SMALLEST**2) + 1e-5
+    assert np.median(sure[inner]) > 2 * np.median(sure[:, 112:])
+    assert np.median(surer[inner]) > 2 * np.median(surer[:, 116:])
 
 
 def test_winner_of_images_of_other_sizes(pyramid):
@@ -84,8 +93,8 @@ def test_wrong_settings(pyramid):
         baselines.winner_take_all(pyramid, fine=100, coarse=64)
     with pytest.raises(InputError, match="median: expected 0 or an odd number"):
         baselines.winner_take_all(pyramid, median=4)
-    with pytest.raises(InputError, match="fit: expected 0, or 1 or more and no median with it, got fit 4.0"):
-        baselines.winner_take_all(pyramid, fit=4.0, median=5)
+    with pytest.raises(InputError, match="config.conditions: expected a fit of 0, or of 1 and more"):
+        baselines.fitted(pyramid, fit=0.5)
 
 
 def test_released_baseline_is_clipped_and_corner_aligned():

@@ -120,23 +120,43 @@ def test_second_stage_looks_where_the_flow_leads():
     assert (np.asarray(told.evidence[0, :, :14]).argmax(-1) == 4).all()
 
 
-def test_a_degraded_truth_is_the_truth_up_to_its_noise():
-    settings = Settings(fine=64, coarse=32)
-    x, y = np.meshgrid(np.arange(32), np.arange(32))
-    truth = jnp.asarray(np.stack([0.01 * x - 0.1, 0.2 - 0.01 * y], -1), jnp.float32)
-    want = np.asarray(truth).reshape(8, 4, 8, 4, 2).mean((1, 3))
+def test_what_stage_2_starts_from():
+    """Refined flow, and beside the patches what its matches say and how unsure stage 1 is."""
+    source = jax.image.resize(jax.random.normal(jax.random.key(1), (1, 32, 32, 6)), (1, 64, 64, 6), "cubic")
+    target = jnp.roll(source, -3, axis=2)  # every cell finds itself three to the right
+    settings = Settings(fine=128, coarse=64, radius=4, refine=2)
+    flow = jnp.zeros((1, 16, 16, 2)) + jnp.asarray([1 / 64, -1 / 64])
+    deviation = jnp.full((1, 16, 16, 1), 2 / 64)
 
     @jax.jit
-    def degraded(key, truth, noise):
-        return conditions.degraded(key, truth, settings, noise=noise)
+    def run(source, target):
+        told = conditions.start(source, target, flow, settings, deviation=deviation)
+        return told, conditions.stage2(source, target, flow, settings, deviation=deviation)
 
-    exact = degraded(jax.random.key(0), truth, 0.0)
-    np.testing.assert_allclose(exact[1:-1, 1:-1], want[1:-1, 1:-1], rtol=0, atol=1e-6)
-    many = jax.lax.map(lambda key: degraded(key, truth, 0.01), jax.random.split(jax.random.key(1), 200))
-    away = np.asarray(many - exact)
+    told, given = run(source, target)
+    middle = np.s_[0, 16:48, 16:44]
+    np.testing.assert_allclose(told.flow[middle] * 64, np.broadcast_to([3.0, 0.0], (32, 28, 2)), rtol=0, atol=0.05)
+    np.testing.assert_allclose(told.evidence[..., 4], np.log(2 + fitting.SMALLEST), rtol=1e-5)
+    np.testing.assert_allclose(told.evidence[..., 3][middle], jnp.log(told.unit[..., 0][middle]), rtol=0, atol=0.02)
+    np.testing.assert_allclose(told.unit[middle], fitting.SMALLEST, rtol=0, atol=0.1)
+    np.testing.assert_allclose(told.evidence[..., 2][middle], 1, atol=1e-5)
+    assert given.evidence.shape[-1] == settings.fine_evidence == 81 + 5
+    assert (np.asarray(given.evidence[..., :81])[middle].argmax(-1) == 40).all()
+    np.testing.assert_array_equal(given.evidence[..., 81:], told.evidence)
+    np.testing.assert_array_equal(given.unit, told.unit)
+
+
+def test_a_degraded_truth_is_the_truth_up_to_its_noise():
+    truth = jax.random.normal(jax.random.key(2), (8, 8, 2)) / 10
+    run = jax.jit(lambda key, noise: conditions.degraded(key, truth, noise=noise))
+    np.testing.assert_array_equal(run(jax.random.key(0), 0.0)[0], truth)
+    flows, deviations = jax.lax.map(lambda key: run(key, 0.01), jax.random.split(jax.random.key(1), 400))
+    away = np.asarray(flows - truth)
     assert np.abs(away.mean(0)).max() < 0.005
-    assert 0.01 < away.std() < 0.03
-    assert jnp.isfinite(degraded(jax.random.key(0), truth.at[0, 0].set(jnp.inf), 0.1)).all()
+    assert deviations.shape == (400, 1)
+    # In units of what is said of each pair, whatever its size.
+    np.testing.assert_allclose((away / deviations[:, None, None]).std(), 1, rtol=0.03)
+    np.testing.assert_allclose(np.log(deviations).std(), 0.7, rtol=0.1)
 
 
 @pytest.mark.parametrize(
@@ -150,6 +170,8 @@ def test_a_degraded_truth_is_the_truth_up_to_its_noise():
         ),
         ({"wide": 3}, "config.conditions.wide: expected a divisor of 32"),
         ({"radius": 0}, "config.conditions: expected a radius of 1"),
+        ({"refine": -1}, "config.conditions.refine: expected 0, or without compat more"),
+        ({"refine": 1, "compat": "released"}, "config.conditions.refine: expected 0, or without compat more"),
     ],
 )
 def test_impossible_settings(change, words):

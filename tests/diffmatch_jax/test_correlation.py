@@ -129,3 +129,16 @@ def test_blocks():
     assert [correlation.divisor(12, each) for each in (1, 5, 8, 12, 100)] == [1, 4, 6, 12, 12]
     with pytest.raises(InputError, match="descriptors: expected as many pairs"):
         correlation.search(noise(1, 2, 2, 3), noise(1, 2, 2, 4))
+
+
+def test_peaks_between_cells():
+    """Of a paraboloid the top is found exactly; on the border it is the cell, and said not to be inside."""
+    tops = jnp.asarray([[0.3, -1.4], [-0.5, 0.25], [2.0, 0.0], [0.0, 3.0]])
+    steps = jnp.arange(-2, 3)
+    dx, dy = (each.ravel() for each in jnp.meshgrid(steps, steps, indexing="ij"))  # the x offset is the slow one
+    patches = 1 - 0.1 * ((dx - tops[:, :1]) ** 2 + (dy - tops[:, 1:]) ** 2)
+    found = correlation.peak(patches, radius=2)
+    np.testing.assert_array_equal(found.inside, [True, True, False, False])
+    np.testing.assert_allclose(found.offset, [*tops[:3], (0.0, 2.0)], rtol=0, atol=1e-5)
+    flat = correlation.peak(jnp.zeros((1, 25)), radius=2)
+    assert not flat.inside[0] and np.isfinite(flat.offset).all()

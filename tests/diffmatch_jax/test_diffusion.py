@@ -175,3 +175,10 @@ def test_mistakes():
         diffusion.sample(lambda x, t: x, start, process=PROCESS, eta=0.5)
     with pytest.raises(ValueError, match="noise: expected an array"):
         diffusion.ddim_step(PROCESS, start, start, 1, eta=0.5)
+
+
+def test_the_noisiest_level_alone():
+    whole = Process.cosine(5)
+    last = whole.noisiest
+    assert len(last) == 1 and last.times == whole.times[-1:]
+    np.testing.assert_allclose(last.alphas_bar, whole.alphas_bar[-1:], rtol=1e-9)

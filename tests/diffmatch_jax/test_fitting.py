@@ -39,6 +39,18 @@ def test_wrong_matches_do_not_count(fit):
     assert away.max() < 0.25 < 1 < np.linalg.norm(given - flow, axis=-1).mean()
 
 
+def test_a_wider_fit_stands_in_where_no_match_is_right(fit):
+    """A quarter of the cells, together, go anywhere: wider than the neighbourhood, and none of them is mutual."""
+    side = 24
+    flow = affine_flow(side, side)
+    rng = np.random.default_rng(0)
+    given, weight = np.array(flow), np.ones((1, side, side), np.float32)
+    given[:, :12, :12] = rng.uniform(-side, side, (1, 12, 12, 2))
+    weight[:, :12, :12] = 0
+    away = np.linalg.norm(fit(jnp.asarray(given), jnp.asarray(weight)) - flow, axis=-1)
+    assert away.max() < 0.3
+
+
 def test_weights_tell_which_of_two_motions_counts(fit):
     """Two flows, half of the cells each: what is given no weight leaves no trace."""
     flow = affine_flow()

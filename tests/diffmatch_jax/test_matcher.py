@@ -11,7 +11,7 @@ import diffmatch_jax
 from common.errors import InputError
 from common.networks.adm_unet import ADMUNet
 from common.networks.initial import initialise
-from diffmatch_jax import backbone, held_out, matcher, matching, metrics, warps
+from diffmatch_jax import backbone, held_out, matching, metrics, warps
 from diffmatch_jax.conditions import Settings
 from diffmatch_jax.diffusion import Process, Variable
 from diffmatch_jax.matcher import Model, Plan, Weights, match
@@ -149,14 +149,11 @@ def test_a_fit_alone_matches_and_says_where_it_may_be_wrong():
     assert metrics.rank_correlation(error, uncertainty[0], np.asarray(matching.valid(flow))) > 0.3
     both = match(np.stack([source, target]), np.stack([target, source]), model=model)
     np.testing.assert_allclose(both.flow[0], found.flow, rtol=0, atol=1e-4)
-
-
-def test_variances_are_pooled_over_neighbouring_cells():
-    covariance = jnp.zeros((1, 16, 16, 2, 2)).at[0, 8, 8].set(jnp.asarray([[2.0, 1.0], [1.0, 4.0]]))
-    pooled = np.asarray(matcher._variance(covariance))
-    np.testing.assert_allclose(pooled.sum((0, 1, 2)), [2, 4], rtol=1e-4)
-    np.testing.assert_allclose(pooled[0, 8, 7] / pooled[0, 8, 8], np.exp(-0.5), rtol=1e-4)
-    np.testing.assert_allclose(matcher._variance(jnp.ones((1, 16, 16, 2, 2))), 1, rtol=1e-5)
+    finer = match(source, target, model=Model(Plan(dataclasses.replace(look, refine=2)), model.weights))
+    again = np.linalg.norm(finer.flow - flow, axis=-1)
+    assert again[kept].mean() < 0.8 * error[kept].mean()
+    assert finer.confidence[kept].mean() > 1.5 * finer.confidence[80:112, 8:32].mean()
+    assert finer.hypotheses.shape == (1, 64, 64, 2)
 
 
 def test_evaluations_are_counted(unsure):

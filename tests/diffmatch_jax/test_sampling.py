@@ -214,3 +214,11 @@ def test_impossible_stages(change, words):
 def test_no_hypotheses():
     with pytest.raises(InputError, match="hypotheses: expected at least 1"):
         sampling.draw(Stage(Scaled(), Variable(), PROCESS), params(0.0), GIVEN, hypotheses=0, keys=KEYS)
+
+
+def test_variances_are_pooled_over_neighbouring_cells():
+    covariance = jnp.zeros((1, 16, 16, 2, 2)).at[0, 8, 8].set(jnp.asarray([[2.0, 1.0], [1.0, 4.0]]))
+    pooled = np.asarray(sampling.pooled_variance(covariance))
+    np.testing.assert_allclose(pooled.sum((0, 1, 2)), [2, 4], rtol=1e-4)
+    np.testing.assert_allclose(pooled[0, 8, 7] / pooled[0, 8, 8], np.exp(-0.5), rtol=1e-4)
+    np.testing.assert_allclose(sampling.pooled_variance(jnp.ones((1, 16, 16, 2, 2))), 1, rtol=1e-5)

@@ -180,16 +180,19 @@ def test_truth_on_the_grid_leaves_invalid_pixels_out():
     np.testing.assert_allclose(got[0, 0, :, 0], [1, 0], atol=1e-6)
 
 
-def test_a_crop_is_a_part_of_the_whole():
-    settings = looking.Settings(fine=32, coarse=16, radius=1)
+@pytest.mark.parametrize("rounds", [0, 1])
+def test_a_crop_is_a_part_of_the_whole(rounds):
+    settings = looking.Settings(fine=32, coarse=16, radius=1, refine=rounds)
     keys = jax.random.split(jax.random.key(6), 5)
     source, target = (jax.random.normal(key, (2, 16, 16, 3)) for key in keys[:2])
     flow = jax.random.normal(keys[2], (2, 4, 4, 2)) / 20
     truth, mask = jax.random.normal(keys[3], (2, 32, 32, 2)), jax.random.bernoulli(keys[4], 0.5, (2, 32, 32))
 
     @jax.jit
-    def both(*arrays):
-        return looking.stage2(*arrays[:3], settings), training.cropped(settings, *arrays, size=8)
+    def both(source, target, flow, truth, mask, keys):
+        told = looking.start(source, target, flow, settings)
+        whole = looking.stage2(source, target, flow, settings)
+        return whole, training.cropped(settings, source, target, told, truth, mask, keys, size=8)
 
     whole, (crop, part, known) = both(source, target, flow, truth, mask, keys[:2])
     assert crop.flow.shape == (2, 8, 8, 2) and part.shape == (2, 16, 16, 2)
@@ -204,6 +207,24 @@ def test_a_crop_is_a_part_of_the_whole():
         np.testing.assert_allclose(whole.evidence[i, y : y + 8, x : x + 8], crop.evidence[i], atol=1e-5)
         np.testing.assert_array_equal(truth[i, 2 * y : 2 * y + 16, 2 * x : 2 * x + 16], part[i])
         np.testing.assert_array_equal(mask[i, 2 * y : 2 * y + 16, 2 * x : 2 * x + 16], known[i])
+        if rounds:
+            np.testing.assert_array_equal(whole.unit[i, y : y + 8, x : x + 8], crop.unit[i])
+
+
+def test_one_hypothesis_needs_the_first_level_alone():
+    """A stage whose estimate is its first prediction gives the same from that level and from all."""
+    stage = Stage(Learned(), LEARNED, GOAL.process, estimate="first")
+    given, _, _ = flows()
+    noise = jax.random.normal(jax.random.key(7), (6, 1, 4, 4, 2))
+    whole, part = (
+        sampling.summarise(each, sampling.draw(each, params(0.2, (0.3, 0.4), 0.5), given, hypotheses=1, noise=noise))
+        for each in (stage, training.once(stage))
+    )
+    for one, other in zip(whole, part, strict=True):
+        np.testing.assert_allclose(one, other, rtol=0, atol=1e-6)
+    assert training.once(stage).nfe == 1 and stage.nfe == 5
+    mean = Stage(Scaled(), GOAL.variable, GOAL.process)
+    assert training.once(mean) is mean
 
 
 @pytest.mark.parametrize(
