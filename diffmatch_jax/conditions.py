@@ -259,8 +259,9 @@ def median(flow: jax.Array, side: int) -> jax.Array:
 def degraded(key: jax.Array, flow: jax.Array, *, noise: float) -> tuple[jax.Array, jax.Array]:
     """Returns a true flow on the grid of stage 1 `[h, w, 2]` as that might give it, and the error's deviation `[1]`.
 
-    Half of the error's variance differs from cell to cell, half from four cells to the next four. Its size, `noise`
-    times a log-normal number, is one for the pair. All is normalised flow.
+    The error differs from cell to cell and, as much, from four cells to the next four; between these the latter is
+    interpolated, so that the deviation is up to 15 % less there. It is sqrt(2) times `noise` times a log-normal number,
+    one for the pair. All is normalised flow.
     """
     height, width = flow.shape[:2]
     of_error, of_smooth, of_size = jax.random.split(key, 3)

@@ -62,18 +62,18 @@ def test_winner_of_a_shift(pyramid):
 
 
 def test_fit_of_a_shift(pyramid):
-    """The same shift, and what is not in the source; finer maps make it finer."""
+    """By 13 pixels, which are no cells, and what is not in the source; finer maps make it finer."""
     big = photograph(128, 160)
-    source, target = big[:, :128], big[:, 16:144]
+    source, target = big[:, :128], big[:, 13:141]
     flow, _ = baselines.winner_take_all(pyramid, fine=128, coarse=64)(source, target)
     smooth, sure = baselines.fitted(pyramid, fine=128, coarse=64)(source, target)
     finer, surer = baselines.fitted(pyramid, fine=128, coarse=64, refine=2)(source, target)
-    errors = [np.linalg.norm(each[:, :104] - [16, 0], axis=-1).mean() for each in (finer, smooth, flow)]
-    assert errors[0] < 0.7 * errors[1] < 0.35 * errors[2]
+    errors = [np.linalg.norm(each[:, :104] - [13, 0], axis=-1).mean() for each in (finer, smooth, flow)]
+    assert errors[0] < 0.6 * errors[1] < 0.6 * errors[2]
     inner = (slice(40, 88), slice(40, 72))
-    # Nothing of the last 16 columns is in the source: no fit holds there.
-    assert np.median(sure[inner]) > 2 * np.median(sure[:, 112:])
-    assert np.median(surer[inner]) > 2 * np.median(surer[:, 116:])
+    # Nothing of the last 13 columns is in the source: no fit holds there.
+    for confidence in (sure, surer):
+        assert np.median(confidence[inner]) > 1.5 * np.median(confidence[:, 118:])
 
 
 def test_winner_of_images_of_other_sizes(pyramid):

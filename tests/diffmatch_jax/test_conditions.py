@@ -154,8 +154,10 @@ def test_a_degraded_truth_is_the_truth_up_to_its_noise():
     away = np.asarray(flows - truth)
     assert np.abs(away.mean(0)).max() < 0.005
     assert deviations.shape == (400, 1)
-    # In units of what is said of each pair, whatever its size.
-    np.testing.assert_allclose((away / deviations[:, None, None]).std(), 1, rtol=0.03)
+    # In units of what is said of each pair, whatever its size; at the corners nothing is interpolated.
+    relative = away / deviations[:, None, None]
+    np.testing.assert_allclose(relative[:, 0, 0].std(), 1, rtol=0.06)
+    assert 0.8 < relative.std() < 1
     np.testing.assert_allclose(np.log(deviations).std(), 0.7, rtol=0.1)
 
 
