@@ -51,10 +51,13 @@ def run(app: App, request: Request) -> None:
 
     flags = request.flags
     workdir = workdirs.required(request, "workdir")
+    workdirs.without_config(request)
     for name, least in (("count", 1), ("side", 16), ("size", 32)):
         value = getattr(flags, name)
         if value is not None and value < least:
             raise bad(f"--{name}", expected=f"at least {least}", got=value, fix="use another number")
+    if not 0 <= flags.seed < 2**32:
+        raise bad("--seed", expected="0 to 2**32 - 1", got=flags.seed, fix="use 0")
     workdirs.check_writable(workdir)
     corruptions = _corruptions(flags.corruptions, flags.severity, flags.seed)
     options = Options(side=flags.side, count=flags.count, size=flags.size, seed=flags.seed)

@@ -59,7 +59,7 @@ def read_coco(
         of, box, polygons = found[index]
         if of != last:
             last, photograph = of, _photograph(Path(folder) / str(files.get(of, of)))
-        image[row], mask[row] = cut_out(photograph, box, polygons, side=side)
+        image[row], mask[row] = cut_out(photograph, box, polygons, side=side, name=f"{annotations}, image {of}")
     return Cutout(image, mask)
 
 
@@ -71,13 +71,26 @@ def _photograph(path: Path) -> np.ndarray:
 
 
 def cut_out(
-    photograph: np.ndarray, box: Sequence[float], polygons: Sequence[Sequence[float]], *, side: int
+    photograph: np.ndarray,
+    box: Sequence[float],
+    polygons: Sequence[Sequence[float]],
+    *,
+    side: int,
+    name: str = "annotation",
 ) -> tuple[np.ndarray, np.ndarray]:
     """Returns a square `[side, side, 3]` around box (x, y, width, height) and its mask `[side, side]`, uint8.
 
-    The union of the polygons counts; the mask's outermost pixels are empty.
+    The union of the polygons counts; the mask's outermost pixels are empty. Raises `InputError`, which begins with
+    `name`, for a box or polygons that are none.
     """
-    left, top, width, height = box
+    try:
+        left, top, width, height = (float(each) for each in box)
+        outlines = [np.asarray(each, np.float64).reshape(-1, 2) for each in polygons]
+        if not all(np.isfinite(each).all() for each in (np.asarray([left, top, width, height]), *outlines)):
+            raise ValueError("numbers that are not finite")
+    except (TypeError, ValueError) as error:
+        expected = "a box x, y, width, height and polygons x1, y1, x2, y2, ..."
+        raise bad(name, expected=expected, got=error, fix="download the list again") from None
     length = max(2, round(_MARGIN * max(width, height, 1)))
     corner = np.round([left + width / 2 - length / 2, top + height / 2 - length / 2]).astype(int)
     rows, columns = (
@@ -85,8 +98,8 @@ def cut_out(
         for start, limit in ((corner[1], photograph.shape[0]), (corner[0], photograph.shape[1]))
     )
     fine = Image.new("L", (side * _FINE, side * _FINE))
-    for polygon in polygons:
-        points = (np.reshape(polygon, (-1, 2)) - corner) * (side * _FINE / length) - 0.5
+    for outline in outlines:
+        points = (outline - corner) * (side * _FINE / length) - 0.5
         if len(points) > 2:
             ImageDraw.Draw(fine).polygon([tuple(point) for point in points.tolist()], fill=255)
     cover = np.asarray(fine, np.float32).reshape(side, _FINE, side, _FINE).mean((1, 3))

@@ -1,5 +1,6 @@
 """Matchers by name, as a command line gives them: `match,wta,median,dis,sift`, or `run:DIR` for a trained run."""
 
+import re
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -95,6 +96,10 @@ def open_entrants(text: str) -> list[Entrant]:
         if rest.startswith("run:"):
             where = rest.removeprefix("run:")
             name = label or where.rstrip("/").rpartition("/")[2]
+            if not re.fullmatch(r"[A-Za-z0-9_.-]*[A-Za-z0-9_-][A-Za-z0-9_.-]*", name):
+                # It becomes the name of a directory.
+                expected = "a label of letters, digits, _ . and -"
+                raise bad("--methods", expected=expected, got=repr(name), fix="write LABEL=run:DIR")
             made = _of_model(name, label or name, where)
         else:
             made = ENTRANTS[choice("--methods", each, ENTRANTS)](each)

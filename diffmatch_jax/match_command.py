@@ -6,10 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from common import results
+from common import results, workdirs
 from common.app import App, Request, lines
 from common.errors import bad
-from common.workdirs import check_writable
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -27,9 +26,14 @@ def run(app: App, request: Request) -> None:
     del app
     flags = request.flags
     out = Path(flags.out)
-    check_writable(out)
+    workdirs.without_config(request)
+    if flags.step is not None and not flags.workdir:
+        raise bad("--step", expected="a run in --workdir", got="none", fix="add --workdir DIR, or leave it out")
+    workdirs.check_writable(out)
     if flags.hypotheses < 1:
         raise bad("--hypotheses", expected="at least 1", got=flags.hypotheses, fix="use 4")
+    if not 0 <= flags.seed < 2**32:
+        raise bad("--seed", expected="0 to 2**32 - 1", got=flags.seed, fix="use 0")
     source, target = (_read(path) for path in (flags.source, flags.target))
     import jax
 

@@ -76,7 +76,10 @@ def corrupt(image: np.ndarray, kind: str, severity: int, seed: int | Sequence[in
 
 
 def generator(seed: int | Sequence[int] | jax.Array, kind: str) -> np.random.Generator:
-    """Returns the source of random numbers of one image and kind."""
+    """Returns the source of random numbers of one image and kind; raises `InputError` for negative seeds."""
     if isinstance(seed, jax.Array) and jax.dtypes.issubdtype(seed.dtype, jax.dtypes.prng_key):
         seed = jax.random.key_data(seed)
-    return np.random.default_rng([*map(int, np.ravel(seed)), list(KINDS).index(kind)])
+    numbers = [int(each) for each in np.ravel(seed)]
+    if any(each < 0 for each in numbers):
+        raise bad("seed", expected="at least 0", got=seed, fix="use 0")
+    return np.random.default_rng([*numbers, list(KINDS).index(kind)])

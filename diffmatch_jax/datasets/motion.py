@@ -54,6 +54,9 @@ def sintel(directory: str | Path, *, render: str = "clean", occluded: bool = Tru
     files = sorted((root / "flow").glob("*/frame_*.flo"))
     if not files:
         raise bad(str(root), expected="flow/SCENE/frame_*.flo", got="none", fix="name Sintel's folder training")
+    for path in files:
+        if not path.stem.removeprefix("frame_").isdecimal():
+            raise bad(str(path), expected="frame_0001.flo", got=path.name, fix="remove what is not Sintel's")
 
     def load(index: int) -> Example:
         path = files[index]

@@ -95,6 +95,12 @@ def test_wrong_use(tmp_path, capsys):
         (["--data", "stereo:x"], "leave out what follows the colon"),
         (["--side", "3"], "--side: expected at least 16, got 3"),
         (["--methods", f"run:{tmp_path}/none"], "none"),
+        (["--config.nonsense=1"], "--config.nonsense: expected none with this verb, got one"),
+        (["--config", "configs/diffmatch_jax/base.py"], "--config: expected none with this verb, got one"),
+        (["--seed", "-1", "--corruptions", "gaussian_noise", "--dry-run"], "--seed: expected 0 to 2**32 - 1, got -1"),
+        (["--methods", "run:.."], "--methods: expected a label of letters, digits, _ . and -, got '..'"),
+        (["--methods", "a/../../b=run:x"], "expected a label of letters, digits, _ . and -, got 'a/../../b'"),
+        (["--methods", "=run:/"], "expected a label of letters, digits, _ . and -, got ''"),
     ):
         flags = flags if "--methods" in flags else [*flags, "--methods", "still"]
         assert main(["benchmark", "--workdir", str(tmp_path / "w"), *flags], app()) == 2, flags

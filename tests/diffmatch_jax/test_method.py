@@ -90,6 +90,23 @@ def test_the_match_command_writes_what_match_finds(runs, tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--config.nonsense=1"], "error: --config.nonsense: expected none with this verb, got one"),
+        (["--config", "base.py"], "error: --config: expected none with this verb, got one"),
+        (["--step", "3"], "error: --step: expected a run in --workdir, got none"),
+        (["--no-ema"], "error: --no-ema: unknown flag"),
+        (["--hypotheses", "0"], "error: --hypotheses: expected at least 1, got 0"),
+        (["--seed", str(2**70)], "error: --seed: expected 0 to 2**32 - 1"),
+        ([], "a.png: expected an image file, got no such file"),
+    ],
+)
+def test_the_match_command_refuses(tmp_path, capsys, flags, words):
+    assert main(["match", str(tmp_path / "a.png"), "b.png", "--out", str(tmp_path / "out"), *flags], APP) == 2
+    assert words in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
     ("changes", "words"),
     [
         ({"task": "stage3"}, "config.task: expected one of"),

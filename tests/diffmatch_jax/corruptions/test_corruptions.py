@@ -228,6 +228,8 @@ def test_mistakes():
         corrupt(image, "glas_blur", 1, 0)
     with pytest.raises(InputError, match="severity: expected 1, 2, 3, 4 or 5, got 6"):
         corrupt(image, "snow", 6, 0)
+    with pytest.raises(InputError, match="seed: expected at least 0"):
+        corrupt(image, "snow", 1, (-1, 3))
     for wrong in (image[:31], image[..., 0], np.zeros((40, 40, 2)), image[None]):
         with pytest.raises(InputError, match=r"image: expected \[H, W, 1 or 3\] of at least 32 x 32"):
             corrupt(wrong, "snow", 1, 0)

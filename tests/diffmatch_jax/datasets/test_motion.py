@@ -127,6 +127,9 @@ def test_sintel_from_files(tmp_path):
     np.testing.assert_array_equal(motion.sintel(tmp_path, render="final").load(0).target, picture(11))
     with pytest.raises(InputError, match='did you mean "clean"'):
         motion.sintel(tmp_path, render="clear")
+    flow_files.write_flo(tmp_path / "flow" / "alley_1" / "frame_one.flo", flow)
+    with pytest.raises(InputError, match="frame_one.flo: expected frame_0001.flo"):
+        motion.sintel(tmp_path)
 
 
 def test_stereo_pair():
