@@ -37,6 +37,7 @@ def run(app: App, request: Request) -> None:
     source, target = (_read(path) for path in (flags.source, flags.target))
     import jax
 
+    from common.checkpoint import restore_variables
     from common.pictures import save_png
     from common.training import parallel
     from diffmatch_jax import match_figures
@@ -45,7 +46,9 @@ def run(app: App, request: Request) -> None:
     from diffmatch_jax.matcher import load, match
 
     parallel.enable_compilation_cache()
-    model = load(flags.workdir, step=flags.step)
+    # The step that is recorded and the one that is loaded must be the same.
+    step = restore_variables(flags.workdir, step=flags.step)[1] if flags.workdir else None
+    model = load(flags.workdir, step=step)
     key = jax.random.key(flags.seed)
     start = time.perf_counter()
     found = match(source, target, model=model, key=key, hypotheses=flags.hypotheses)
@@ -56,7 +59,7 @@ def run(app: App, request: Request) -> None:
             config_hash="",
             config_changes=[],
             seed=flags.seed,
-            step=flags.step,
+            step=step,
             device=parallel.device_name(),
             wall_s=seconds,
             nfe=model.plan.nfe(flags.hypotheses),

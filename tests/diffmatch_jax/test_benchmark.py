@@ -40,7 +40,11 @@ def workdir(tmp_path_factory):
     """A finished benchmark of two matchers on two data sets."""
     place = tmp_path_factory.mktemp("benchmark")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(entrants.ENTRANTS, "sure", lambda name: Entrant(name, "still, sure", still, {"version": 1}))
+        patch.setitem(
+            entrants.ENTRANTS,
+            "sure",
+            lambda name: Entrant(name, "still, sure", still, {"version": 1}, {"known": "well"}),
+        )
         # In the place of generated warps, whose program takes longest to compile.
         patch.setitem(catalogue.KINDS, "warps", catalogue.Kind("two kinds", lambda where, options: shifts(), ""))
         command = ["benchmark", "--workdir", str(place), "--methods", "still,sure", "--side", "64", "--count", "2"]
@@ -61,6 +65,8 @@ def test_table(workdir, capsys):
     assert rows["stereo", "sure", "all"]["rank_correlation"] is not None
     assert rows["stereo", "still", "all"]["rank_correlation"] is None
     assert list(arrays) == [f"{data}.clean.sure.{name}" for data in ("stereo", "warps") for name in ("curve", "oracle")]
+    assert numbers["step"] is None and numbers["nfe"] is None
+    assert numbers["matchers"] == {"still": {"nfe": 0}, "sure": {"nfe": 0, "known": "well"}}
     text = (workdir / "results" / "benchmark.md").read_text()
     assert "### stereo, 1 pair, clean" in text
     assert f"| no motion | {rows['stereo', 'still', 'all']['aepe']:.2f} |" in text
@@ -97,6 +103,9 @@ def test_wrong_use(tmp_path, capsys):
         (["--methods", f"run:{tmp_path}/none"], "none"),
         (["--config.nonsense=1"], "--config.nonsense: expected none with this verb, got one"),
         (["--config", "configs/diffmatch_jax/base.py"], "--config: expected none with this verb, got one"),
+        (["--hypotheses", "0"], "--hypotheses: expected at least 1, got 0"),
+        (["--methods", "still@2"], 'got "still@2"; did you mean "still"?'),
+        (["--methods", "match@0"], "--methods match@0: expected at least 1 hypothesis, got 0"),
         (["--seed", "-1", "--corruptions", "gaussian_noise", "--dry-run"], "--seed: expected 0 to 2**32 - 1, got -1"),
         (["--methods", "run:.."], "--methods: expected a label of letters, digits, _ . and -, got '..'"),
         (["--methods", "a/../../b=run:x"], "expected a label of letters, digits, _ . and -, got 'a/../../b'"),

@@ -12,7 +12,7 @@ from common.checkpoint import restore_params
 from common.cli import main
 from common.errors import InputError
 from configs.diffmatch_jax.base import base
-from diffmatch_jax import baselines, matcher, method, pretrained
+from diffmatch_jax import baselines, entrants, matcher, method, pretrained
 from diffmatch_jax.__main__ import APP
 
 SMALL = {
@@ -85,6 +85,7 @@ def test_the_match_command_writes_what_match_finds(runs, tmp_path):
     found = matcher.match(picture, picture[:, ::-1], model=runs / "two", hypotheses=2)
     stored = np.load(tmp_path / "out" / "match.npz")
     np.testing.assert_allclose(stored["flow"], found.flow, atol=1e-4)
+    assert json.loads((tmp_path / "out" / "match.json").read_text())["step"] == 2
     drawn = np.asarray(Image.open(tmp_path / "out" / "warped.png"))
     np.testing.assert_allclose(drawn, baselines.warped(picture, found.flow), atol=1)
 
@@ -133,6 +134,26 @@ def test_refusals(changes, words):
 def test_other_features_than_stage_1(runs):
     with pytest.raises(InputError, match="config.features: expected those of stage 1: fine 32"):
         method.build(config(**{"task": "stage2", "stage2.stage1": str(runs / "one"), "features.fine": 48}))
+
+
+def test_entrants_of_several_hypotheses(runs):
+    """One run with different numbers of hypotheses, each a row with a name, title and record of its own."""
+    two = runs / "two"
+    one, three, plain = entrants.open_entrants(f"run:{two}@1,a=run:{two}@3,a=run:{two}", 2)
+    assert [each.name for each in (one, three, plain)] == ["two@1", "a@3", "a"]
+    assert [each.title for each in (one, three, plain)] == ["two, 1 hypothesis", "a, 3 hypotheses", "a"]
+    for each, hypotheses in ((one, 1), (three, 3), (plain, 2)):
+        told = {"nfe": 2 * 2 * hypotheses, "hypotheses": hypotheses, "weights": str(two), "step": 2}
+        assert each.told == told and each.identity["hypotheses"] == hypotheses
+    image = np.random.default_rng(1).random((20, 30, 3))
+    for each, hypotheses in ((one, 1), (plain, 2)):
+        found = matcher.match(image, image[:, ::-1], model=two, hypotheses=hypotheses)
+        np.testing.assert_array_equal(each.matcher(image, image[:, ::-1])[0], found.flow)
+    (shipped,) = entrants.open_entrants("match@8")
+    assert shipped.name == "match@8" and shipped.title == "this model, 8 hypotheses"
+    assert shipped.told["nfe"] == matcher.load().plan.nfe(8) and shipped.told["step"] is None
+    with pytest.raises(InputError, match="--methods: expected each name once"):
+        entrants.open_entrants(f"run:{two}@1,two=run:{two}@1")
 
 
 def test_exported_stages_are_the_same_matcher(runs, tmp_path):
