@@ -158,7 +158,8 @@ def _homography(picture, canvas, kind, numbers, size, compat):
     corner = np.asarray([width // 2 - size // 2, height // 2 - size // 2], np.float64)
     places = centres((size, size)) + corner
     moved = np.concatenate([places, np.ones((size, size, 1))], -1) @ np.linalg.inv(matrix).T
-    positions = moved[..., :2] / moved[..., 2:]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        positions = moved[..., :2] / moved[..., 2:]
     target = matching.sample(picture, jnp.asarray(positions, jnp.float32))
     left, top = corner.astype(int)
     source = picture[top : top + size, left : left + size]
