@@ -134,6 +134,7 @@ class WithObjects:
         return self.read([index])[0]
 
     def read(self, indices: Sequence[int]) -> list[Element]:
+        """Returns the elements at `indices`, each with its object."""
         indices = np.asarray(indices, np.int64)
         elements = read(self._source, (indices % len(self._source)).tolist())
         objects = _hash(indices.astype(np.uint32), self._seed) % len(self._cutouts.mask)
@@ -143,25 +144,31 @@ class WithObjects:
         ]
 
     def name(self, index: int) -> str:
+        """Returns what a message calls an element: the name of its image."""
         return name_of(self._source, index % len(self._source))
 
     def known_bad(self) -> Mapping[int, str]:
+        """Returns the elements of images that are known to be unusable, with the reason."""
         inner, count = known_bad(self._source), len(self._source)
         return {index + turn * count: reason for turn in range(self._repeats) for index, reason in inner.items()}
 
     def shapes(self) -> np.ndarray:
+        """Returns the shapes of the images, `[N, 3]`."""
         return np.tile(shapes_of(self._source), (self._repeats, 1))
 
     @property
     def num_classes(self) -> int | None:
+        """Returns the number of classes of the labels, None without labels."""
         return classes_of(self._source)
 
     @property
     def nbytes(self) -> int | None:
+        """Returns the bytes of images and objects, each counted once; None if they must be streamed."""
         inner = nbytes(self._source)
         return None if inner is None else inner + sum(each.nbytes for each in self._cutouts)
 
     def resident(self) -> Resident:
+        """Returns images and objects as arrays for a device, and what brings them together there."""
         inner, count, seed = resident(self._source), len(self._source), self._seed
         arrays = {"source": inner.arrays, "cutouts": tuple(self._cutouts)}
 

@@ -2,10 +2,11 @@
 
 Types and tables are those of Hendrycks & Dietterich (ICLR 2019) and were made for 224 x 224. Here every length (blur,
 shift, flake, block) is `scale` = sqrt(H W) / 224 times as long, so that a large image looks like an enlarged small one;
-noise stays per pixel, JPEG keeps its blocks of 8. Nothing is resized on the way, and every draw comes from a
-seed. Different from the published code: glass blur swaps everywhere and really swaps; motion blur is centred, so that
-it moves nothing; frost is drawn by `weather.frost_texture`, not a photograph of frost; elastic moves positions once,
-in one interpolation, and says where to.
+noise stays per pixel, JPEG keeps its blocks of 8. In images of less than about 32 pixels a side blurs and shifts become
+shorter than a pixel, and change little (a defocus below 10 pixels nothing). Nothing is resized on the way, and every
+draw comes from a seed. Different from the published code: glass blur swaps everywhere and really swaps; motion blur is
+centred, so that it moves nothing; frost is drawn by `weather.frost_texture`, not a photograph of frost; elastic moves
+positions once, in one interpolation, and says where to.
 """
 
 from collections.abc import Callable, Sequence
@@ -36,7 +37,7 @@ KINDS: dict[str, Callable] = {
     "jpeg_compression": digital.jpeg,
 }
 SEVERITIES = (1, 2, 3, 4, 5)
-LEAST = 32  # pixels along a side
+LEAST = 2  # pixels along a side: one alone has no inside to move in
 
 
 class Corrupted(NamedTuple):
@@ -53,7 +54,7 @@ def corrupt(image: np.ndarray, kind: str, severity: int, seed: int | Sequence[in
     """Returns `image [H, W, 1 or 3]` corrupted: bytes stay bytes, floating point in [0, 1] becomes float32.
 
     A function of image, kind, severity and seed (one or more integers, or a JAX key) alone; the same seed gives the
-    same draws at all severities. Raises `InputError` for other kinds, severities, shapes, or sides below 32 pixels.
+    same draws at all severities. Raises `InputError` for other kinds, severities, shapes, or sides below 2 pixels.
     """
     image = np.asarray(image)
     choice("kind", kind, KINDS)
