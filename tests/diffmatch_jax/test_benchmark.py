@@ -135,7 +135,7 @@ def test_figures_need_only_files(workdir):
 
 
 def _colour(name, value):
-    return np.asarray(matplotlib.colormaps[name](value)[:3])
+    return np.asarray(matplotlib.colormaps[name](float(value))[:3])
 
 
 def _middle(path, colour, least=2000):
