@@ -22,7 +22,7 @@ def provenance(
     *,
     config_hash: str,
     seed: int,
-    step: int,
+    step: int | None,
     device: str,
     wall_s: float,
     nfe: int | None,
@@ -30,7 +30,8 @@ def provenance(
 ) -> dict[str, Any]:
     """Returns what every result carries: how it was made, on what, with which versions.
 
-    `nfe` counts network evaluations per example; `config_changes` says how the config differs from the trained run's.
+    `step` is that of the weights, None where there are none or several; `nfe` counts network evaluations per example;
+    `config_changes` says how the config differs from the trained run's.
     """
     return {
         "config_hash": config_hash,

@@ -90,6 +90,14 @@ def to_describe(app: App, request: Request) -> ConfigDict:
     return config
 
 
+def without_config(request: Request) -> None:
+    """Raises `InputError` for `--config` and `--config.KEY=VALUE` given to a command that reads no experiment."""
+    given = [f"--config.{key}" for key in request.overrides] + ["--config"] * bool(request.flags.config)
+    if given:
+        fix = "leave it out: a run's own config is used"
+        raise bad(given[0], expected="none with this verb", got="one", fix=fix)
+
+
 def check_writable(directory: Path) -> None:
     """Raises `InputError` unless `directory` exists, or could be made, and can be written; leaves no trace."""
     existing = directory

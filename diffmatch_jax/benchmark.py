@@ -31,7 +31,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     known = "; ".join(f"{name}{':' if kind.where else ''}{kind.where}" for name, kind in KINDS.items())
     parser.add_argument("--data", default="stereo,warps", metavar="A,B", help=f"(default: stereo,warps) {known}")
     parser.add_argument("--methods", default="match,wta,median", metavar="A,B", help="(default: match,wta,median) also "
-                        "fit, still, wta-random, dis, sift, LABEL=run:DIR")  # fmt: skip
+                        "fit, still, wta-random, dis, sift, LABEL=run:DIR; match@8: of 8 hypotheses")  # fmt: skip
+    parser.add_argument("--hypotheses", type=int, default=4, metavar="N",
+                        help="flows that match and runs draw where no @N says it (default: 4)")  # fmt: skip
     parser.add_argument("--corruptions", default=CLEAN, metavar="A,B",
                         help='(default: clean) "all", gaussian_noise, contrast, ...')  # fmt: skip
     parser.add_argument("--severity", type=int, default=5, metavar="N", help="of corruptions, 1 to 5 (default: 5)")
@@ -51,14 +53,17 @@ def run(app: App, request: Request) -> None:
 
     flags = request.flags
     workdir = workdirs.required(request, "workdir")
-    for name, least in (("count", 1), ("side", 16), ("size", 32)):
+    workdirs.without_config(request)
+    for name, least in (("count", 1), ("side", 16), ("size", 32), ("hypotheses", 1)):
         value = getattr(flags, name)
         if value is not None and value < least:
             raise bad(f"--{name}", expected=f"at least {least}", got=value, fix="use another number")
+    if not 0 <= flags.seed < 2**32:
+        raise bad("--seed", expected="0 to 2**32 - 1", got=flags.seed, fix="use 0")
     workdirs.check_writable(workdir)
     corruptions = _corruptions(flags.corruptions, flags.severity, flags.seed)
     options = Options(side=flags.side, count=flags.count, size=flags.size, seed=flags.seed)
-    datasets, entrants = open_datasets(flags.data, options), open_entrants(flags.methods)
+    datasets, entrants = open_datasets(flags.data, options), open_entrants(flags.methods, flags.hypotheses)
     if flags.dry_run:
         lines(
             *(f"{data.name}: {len(data)} pairs, {', '.join(corruptions)}" for data in datasets),
@@ -79,15 +84,16 @@ def run(app: App, request: Request) -> None:
     origin = results.provenance(
         config_hash=_hash(flags, datasets, entrants),
         seed=flags.seed,
-        step=0,
+        step=None,  # each matcher has its own: see "matchers"
         device=parallel.device_name(),
         wall_s=time.perf_counter() - start,
         nfe=None,
     )
     rows, arrays = found
     told = {"data": [data.name for data in datasets], "corruptions": list(corruptions), "severity": flags.severity}
-    titles = {each.name: each.title for each in entrants}
-    numbers = {**origin, **told, "methods": titles, "pairs": {data.name: len(data) for data in datasets}, "rows": rows}
+    told |= {"methods": {each.name: each.title for each in entrants}}
+    told |= {"matchers": {each.name: {"nfe": 0, **each.told} for each in entrants}}
+    numbers = {**origin, **told, "pairs": {data.name: len(data) for data in datasets}, "rows": rows}
     path = results.write(workdir / "results", "benchmark", numbers=numbers, arrays=arrays)[-1]
     text = markdown(numbers)
     write_atomically(path.with_suffix(".md"), text.encode())
@@ -117,6 +123,7 @@ def _measure(workdir: Path, datasets, entrants, corruptions, *, should_stop):
     from diffmatch_jax import evaluation
 
     rows, arrays = [], {}
+    compiled: dict[str, set[tuple[int, ...]]] = {entrant.name: set() for entrant in entrants}
     for data in datasets:
         for corruption, corrupt in corruptions.items():
             for entrant in entrants:
@@ -134,6 +141,7 @@ def _measure(workdir: Path, datasets, entrants, corruptions, *, should_stop):
                     corrupt=corrupt,
                     should_stop=should_stop,
                     add=bar.add,
+                    compiled=compiled[entrant.name],
                 )
                 bar.close()
                 if measured is None:
@@ -208,7 +216,7 @@ def markdown(numbers: Mapping[str, Any]) -> str:
         "AEPE: mean end-point error, pixels (per image; of groups where the benchmark asks for it). median: mean over "
         "pairs of the median error. PCK-t: share of pixels within t pixels, per image. sparsification: area under the "
         "error of the pixels that remain when the least sure go first, divided by the error of all (1: no better than "
-        "chance). rank corr.: Spearman's, of error and uncertainty."
+        "chance). rank corr.: Spearman's, of error and uncertainty. s a pair: seconds, without compilation."
     )
     return "\n".join(parts) + "\n"
 

@@ -59,7 +59,7 @@ def read_coco(
         of, box, polygons = found[index]
         if of != last:
             last, photograph = of, _photograph(Path(folder) / str(files.get(of, of)))
-        image[row], mask[row] = cut_out(photograph, box, polygons, side=side)
+        image[row], mask[row] = cut_out(photograph, box, polygons, side=side, name=f"{annotations}, image {of}")
     return Cutout(image, mask)
 
 
@@ -71,13 +71,26 @@ def _photograph(path: Path) -> np.ndarray:
 
 
 def cut_out(
-    photograph: np.ndarray, box: Sequence[float], polygons: Sequence[Sequence[float]], *, side: int
+    photograph: np.ndarray,
+    box: Sequence[float],
+    polygons: Sequence[Sequence[float]],
+    *,
+    side: int,
+    name: str = "annotation",
 ) -> tuple[np.ndarray, np.ndarray]:
     """Returns a square `[side, side, 3]` around box (x, y, width, height) and its mask `[side, side]`, uint8.
 
-    The union of the polygons counts; the mask's outermost pixels are empty.
+    The union of the polygons counts; the mask's outermost pixels are empty. Raises `InputError`, which begins with
+    `name`, for a box or polygons that are none.
     """
-    left, top, width, height = box
+    try:
+        left, top, width, height = (float(each) for each in box)
+        outlines = [np.asarray(each, np.float64).reshape(-1, 2) for each in polygons]
+        if not all(np.isfinite(each).all() for each in (np.asarray([left, top, width, height]), *outlines)):
+            raise ValueError("numbers that are not finite")
+    except (TypeError, ValueError) as error:
+        expected = "a box x, y, width, height and polygons x1, y1, x2, y2, ..."
+        raise bad(name, expected=expected, got=error, fix="download the list again") from None
     length = max(2, round(_MARGIN * max(width, height, 1)))
     corner = np.round([left + width / 2 - length / 2, top + height / 2 - length / 2]).astype(int)
     rows, columns = (
@@ -85,8 +98,8 @@ def cut_out(
         for start, limit in ((corner[1], photograph.shape[0]), (corner[0], photograph.shape[1]))
     )
     fine = Image.new("L", (side * _FINE, side * _FINE))
-    for polygon in polygons:
-        points = (np.reshape(polygon, (-1, 2)) - corner) * (side * _FINE / length) - 0.5
+    for outline in outlines:
+        points = (outline - corner) * (side * _FINE / length) - 0.5
         if len(points) > 2:
             ImageDraw.Draw(fine).polygon([tuple(point) for point in points.tolist()], fill=255)
     cover = np.asarray(fine, np.float32).reshape(side, _FINE, side, _FINE).mean((1, 3))
@@ -121,6 +134,7 @@ class WithObjects:
         return self.read([index])[0]
 
     def read(self, indices: Sequence[int]) -> list[Element]:
+        """Returns the elements at `indices`, each with its object."""
         indices = np.asarray(indices, np.int64)
         elements = read(self._source, (indices % len(self._source)).tolist())
         objects = _hash(indices.astype(np.uint32), self._seed) % len(self._cutouts.mask)
@@ -130,25 +144,31 @@ class WithObjects:
         ]
 
     def name(self, index: int) -> str:
+        """Returns what a message calls an element: the name of its image."""
         return name_of(self._source, index % len(self._source))
 
     def known_bad(self) -> Mapping[int, str]:
+        """Returns the elements of images that are known to be unusable, with the reason."""
         inner, count = known_bad(self._source), len(self._source)
         return {index + turn * count: reason for turn in range(self._repeats) for index, reason in inner.items()}
 
     def shapes(self) -> np.ndarray:
+        """Returns the shapes of the images, `[N, 3]`."""
         return np.tile(shapes_of(self._source), (self._repeats, 1))
 
     @property
     def num_classes(self) -> int | None:
+        """Returns the number of classes of the labels, None without labels."""
         return classes_of(self._source)
 
     @property
     def nbytes(self) -> int | None:
+        """Returns the bytes of images and objects, each counted once; None if they must be streamed."""
         inner = nbytes(self._source)
         return None if inner is None else inner + sum(each.nbytes for each in self._cutouts)
 
     def resident(self) -> Resident:
+        """Returns images and objects as arrays for a device, and what brings them together there."""
         inner, count, seed = resident(self._source), len(self._source), self._seed
         arrays = {"source": inner.arrays, "cutouts": tuple(self._cutouts)}
 

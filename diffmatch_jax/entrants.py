@@ -1,11 +1,14 @@
 """Matchers by name, as a command line gives them: `match,wta,median,dis,sift`, or `run:DIR` for a trained run."""
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
+from common.checkpoint import restore_variables
 from common.data.source import digest
 from common.errors import bad, choice
 from diffmatch_jax import backbone, baselines, features
@@ -15,12 +18,17 @@ CLASSICAL = ("dis", "sift")
 
 
 class Entrant(NamedTuple):
-    """A matcher in a table: its name, title, the function, and what decides its results (plain values)."""
+    """A matcher in a table: its name, title, the function, and what decides its results (plain values).
+
+    told: what else a record of the results has of it: network evaluations for a pair (`nfe`), `hypotheses`, `weights`
+    and their training `step`.
+    """
 
     name: str
     title: str
     matcher: Matcher
     identity: dict[str, Any]
+    told: Mapping[str, Any] = MappingProxyType({})
 
 
 def _still(_: str) -> Entrant:
@@ -54,21 +62,21 @@ def _sift(name: str) -> Entrant:
     return Entrant(name, "SIFT + MAGSAC++ homography", classical.sift_magsac(), {"opencv": version})
 
 
-def _match(name: str) -> Entrant:
-    return _of_model(name, "this model", None)
-
-
-def _of_model(name: str, title: str, where: str | None) -> Entrant:
+def _of_model(name: str, title: str, where: str | None, hypotheses: int) -> Entrant:
     from diffmatch_jax.matcher import load, match
 
-    model = load(where)
+    # Of a run that goes on, the step that is recorded and the one that is loaded must be the same.
+    step = restore_variables(where)[1] if where else None
+    model = load(where, step=step)
     key = jax.random.key(0)
 
     def matcher(source: np.ndarray, target: np.ndarray):
-        found = match(source, target, model=model, key=key)
+        found = match(source, target, model=model, key=key, hypotheses=hypotheses)
         return found.flow, found.confidence
 
-    return Entrant(name, title, matcher, {"plan": repr(model.plan), "weights": weights_digest(model.weights)})
+    identity = {"plan": repr(model.plan), "weights": weights_digest(model.weights), "hypotheses": hypotheses}
+    told = {"nfe": model.plan.nfe(hypotheses), "hypotheses": hypotheses, "weights": where or "of the package"}
+    return Entrant(name, title, matcher, identity, {**told, "step": step})
 
 
 ENTRANTS: dict[str, Callable[[str], Entrant]] = {
@@ -77,33 +85,54 @@ ENTRANTS: dict[str, Callable[[str], Entrant]] = {
     "wta": _winner("winner-take-all", backbone.embedded),
     "median": _winner("winner-take-all, 5x5 median", backbone.embedded, median=5),
     "fit": _winner("affine fit to mutual winners", backbone.embedded, fit=4.0),
-    "match": _match,
     "dis": _dis,
     "sift": _sift,
 }
 
 
-def open_entrants(text: str) -> list[Entrant]:
-    """Returns the matchers of a list of names of `ENTRANTS`; `run:DIR` is the matcher of a trained run.
+MATCH = "match"
 
-    Also `LABEL=run:DIR`, so that several runs have a row each. Raises `InputError` for unknown names, names that occur
-    twice, runs that are none, or what is not installed.
+
+def open_entrants(text: str, hypotheses: int = 4) -> list[Entrant]:
+    """Returns the matchers of a list of names of `ENTRANTS`, `match` (the weights in the package) and `run:DIR`.
+
+    `LABEL=run:DIR` gives a trained run another name than its directory's. `match@N` and `run:DIR@N` draw N hypotheses
+    instead of `hypotheses`. Raises `InputError` for unknown names, names that occur twice, runs that are none, or what
+    is not installed.
     """
     found: list[Entrant] = []
     for each in filter(None, (part.strip() for part in text.split(","))):
-        label, _, rest = each.rpartition("=")
-        if rest.startswith("run:"):
-            where = rest.removeprefix("run:")
-            name = label or where.rstrip("/").rpartition("/")[2]
-            made = _of_model(name, label or name, where)
-        else:
-            made = ENTRANTS[choice("--methods", each, ENTRANTS)](each)
+        made = _opened(each, hypotheses)
         if made.name in [other.name for other in found]:
             raise bad("--methods", expected="each name once", got=text, fix="write LABEL=run:DIR")
         found.append(made)
     if not found:
-        raise bad("--methods", expected=f"some of {', '.join(ENTRANTS)}", got=repr(text), fix="for example wta,median")
+        expected = f"some of {', '.join((*ENTRANTS, MATCH))}"
+        raise bad("--methods", expected=expected, got=repr(text), fix="for example wta,median")
     return found
+
+
+def _opened(text: str, hypotheses: int) -> Entrant:
+    what, suffix, count = re.fullmatch(r"(?s)(.*?)(?:(@)(\d+))?", text).groups()
+    label, run, where = what.partition("run:")
+    if run and (not label or label.endswith("=")):
+        name = label[:-1] or where.rstrip("/").rpartition("/")[2]
+        if not re.fullmatch(r"[A-Za-z0-9_.-]+", name) or not name.strip("."):
+            # It becomes the name of a directory.
+            expected = "a label of letters, digits, _ . and -"
+            raise bad("--methods", expected=expected, got=repr(name), fix="write LABEL=run:DIR")
+        title = name
+    elif what == MATCH:
+        name, title, where = MATCH, "this model", None
+    else:
+        # A suffix that means nothing there stays on, and is refused as a part of the name.
+        return ENTRANTS[choice("--methods", text, (*ENTRANTS, MATCH))](text)
+    if not suffix:
+        return _of_model(name, title, where, hypotheses)
+    if int(count) < 1:
+        raise bad(f"--methods {text}", expected="at least 1 hypothesis", got=count, fix=f"use {what}@4")
+    plural = "hypothesis" if int(count) == 1 else "hypotheses"
+    return _of_model(f"{name}@{int(count)}", f"{title}, {int(count)} {plural}", where, int(count))
 
 
 def weights_digest(tree: Any) -> str:

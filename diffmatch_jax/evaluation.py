@@ -36,20 +36,27 @@ def evaluate_flow(
     thresholds: Sequence[float] = metrics.THRESHOLDS,
     should_stop: Callable[[], bool] = lambda: False,
     add: Callable[[int], object] = lambda count: None,
+    compiled: set[tuple[int, ...]] | None = None,
 ) -> dict[str, np.ndarray] | None:
     """Returns a row for each pair, arrays `[N, ...]` by name as `measure_pair` gives them; None if it was stopped.
 
     directory: where rows are kept, so that the same call goes on where an earlier one stopped; `identity` (plain JSON
     values) says what the matcher is, and rows of another one are refused. `corrupt(pair, seed)` changes each pair
-    first. `add(count)` is told of finished pairs, `should_stop()` asked before each. Raises `InputError` for a matcher
-    that returns another shape or no numbers.
+    first. `add(count)` is told of finished pairs, `should_stop()` asked before each. Pairs of sizes that are not in
+    `compiled` are matched twice, so that `seconds` are those of a compiled program; then their sizes are added to it.
+    Raises `InputError` for a matcher that returns another shape or no numbers.
     """
+    compiled = set() if compiled is None else compiled
 
     def compute(indices: np.ndarray) -> dict[str, np.ndarray]:
         index = int(indices[0])
         example = dataset.load(index)
         if corrupt is not None:
             example = corrupt(example, seed_of(dataset.names[index]))
+        sizes = (*example.source.shape, *example.target.shape)
+        if sizes not in compiled:
+            matcher(example.source, example.target)
+            compiled.add(sizes)
         row = measure_pair(matcher, example, thresholds=thresholds)
         return {name: np.asarray(value)[None] for name, value in row.items()}
 
@@ -99,8 +106,9 @@ def measure_pair(
     """
     start = time.perf_counter()
     flow, confidence = matcher(example.source, example.target)
+    # Arrays of a device may still be computed.
+    flow, confidence = np.asarray(flow), None if confidence is None else np.asarray(confidence)
     seconds = time.perf_counter() - start
-    flow = np.asarray(flow)
     found = metrics.measure(flow, example.flow, example.mask, thresholds=thresholds)
     row = {
         "aepe": found.aepe,
@@ -118,7 +126,7 @@ def measure_pair(
     error = metrics.endpoint_error(flow, example.flow)
     row["median"] = float(np.median(error[example.mask]))
     if confidence is not None:
-        unsure = -np.asarray(confidence, np.float64)
+        unsure = -confidence.astype(np.float64)
         if unsure.shape != example.mask.shape:
             got, fix = list(unsure.shape), "resize it first"
             raise bad("confidence", expected=f"{list(example.mask.shape)}", got=got, fix=fix)

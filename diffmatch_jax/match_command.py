@@ -6,10 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from common import results
+from common import results, workdirs
 from common.app import App, Request, lines
 from common.errors import bad
-from common.workdirs import check_writable
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -27,12 +26,18 @@ def run(app: App, request: Request) -> None:
     del app
     flags = request.flags
     out = Path(flags.out)
-    check_writable(out)
+    workdirs.without_config(request)
+    if flags.step is not None and not flags.workdir:
+        raise bad("--step", expected="a run in --workdir", got="none", fix="add --workdir DIR, or leave it out")
+    workdirs.check_writable(out)
     if flags.hypotheses < 1:
         raise bad("--hypotheses", expected="at least 1", got=flags.hypotheses, fix="use 4")
+    if not 0 <= flags.seed < 2**32:
+        raise bad("--seed", expected="0 to 2**32 - 1", got=flags.seed, fix="use 0")
     source, target = (_read(path) for path in (flags.source, flags.target))
     import jax
 
+    from common.checkpoint import restore_variables
     from common.pictures import save_png
     from common.training import parallel
     from diffmatch_jax import match_figures
@@ -41,7 +46,9 @@ def run(app: App, request: Request) -> None:
     from diffmatch_jax.matcher import load, match
 
     parallel.enable_compilation_cache()
-    model = load(flags.workdir, step=flags.step)
+    # The step that is recorded and the one that is loaded must be the same.
+    step = restore_variables(flags.workdir, step=flags.step)[1] if flags.workdir else None
+    model = load(flags.workdir, step=step)
     key = jax.random.key(flags.seed)
     start = time.perf_counter()
     found = match(source, target, model=model, key=key, hypotheses=flags.hypotheses)
@@ -52,7 +59,7 @@ def run(app: App, request: Request) -> None:
             config_hash="",
             config_changes=[],
             seed=flags.seed,
-            step=flags.step,
+            step=step,
             device=parallel.device_name(),
             wall_s=seconds,
             nfe=model.plan.nfe(flags.hypotheses),

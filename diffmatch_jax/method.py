@@ -20,6 +20,8 @@ from configs.diffmatch_jax.base import base
 from diffmatch_jax import backbone, features, held_out, pretraining, training
 from diffmatch_jax import conditions as looking
 from diffmatch_jax.cutouts import WithObjects, read_coco
+from diffmatch_jax.datasets import listed
+from diffmatch_jax.datasets.record import PairSource
 from diffmatch_jax.diffusion import Process, Variable
 from diffmatch_jax.features import Pyramid
 from diffmatch_jax.matcher import Match, Model, Plan, Weights
@@ -262,9 +264,20 @@ def build_making(config, *, plain: bool = False) -> Making:
 
 
 def build_all_sources(config) -> dict[str, Source]:
-    """Returns the photographs of a config, those for training with objects to paste where it names some."""
+    """Returns the photographs of a config; for training, the pairs of a list if it names one, and objects to paste."""
+    told = config.pairs
+    if told.coco and not told.objects:
+        expected = "a share above 0, for the objects of pairs.coco"
+        raise bad("config.pairs.objects", expected=expected, got=told.objects, fix="use 0.5, or leave pairs.coco empty")
     found = build_sources(config.data)
-    if not config.pairs.coco:
+    if told.listed:
+        photographs, _, rows = told.listed.partition(":")
+        if not rows:
+            fix = "name the folder of photographs and the list"
+            raise bad("config.pairs.listed", expected="PHOTOGRAPHS:CSV", got=told.listed, fix=fix)
+        pairs = listed.listed(photographs, rows, size=told.size, compat=compat_of(config))
+        found = {**found, "train": PairSource(pairs)}
+    if not told.coco:
         return found
     annotations, _, folder = config.pairs.coco.partition(":")
     if not folder:

@@ -9,7 +9,7 @@ width and height, does not. At the border half-pixel samples lie up to half a ce
 their edge there, flow is continued by its slope (edge="linear"), which leaves every affine flow exact.
 """
 
-from functools import cache
+from functools import lru_cache
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +20,7 @@ from common.errors import bad, choice
 ALIGNMENTS = ("half_pixel", "corner")
 EDGES = ("repeat", "linear")
 COMPAT = ("released",)
+_KEPT = 64  # matrices of each kind, of the axes that were asked for last: a data set may have images of any size
 
 
 def alignment_of(compat: str | None) -> str:
@@ -125,7 +126,7 @@ def _apply(x: jax.Array, rows: np.ndarray, columns: np.ndarray) -> jax.Array:
     return jnp.einsum("yh,...hxc->...yxc", rows.astype(x.dtype), x, precision="highest")
 
 
-@cache
+@lru_cache(maxsize=_KEPT)
 def interpolation(length: int, new: int, alignment: str, edge: str, antialias: bool) -> np.ndarray:
     """Returns the interpolation of one axis, `[new, length]` in float64: what `resize` multiplies by."""
     out = np.arange(new)
@@ -145,7 +146,7 @@ def interpolation(length: int, new: int, alignment: str, edge: str, antialias: b
     return matrix
 
 
-@cache
+@lru_cache(maxsize=_KEPT)
 def areas(length: int, new: int) -> np.ndarray:
     """Returns the averaging of one axis, `[new, length]` in float64: what `area` multiplies by."""
     starts, pixels = np.arange(new)[:, None] * (length / new), np.arange(length)
@@ -154,7 +155,7 @@ def areas(length: int, new: int) -> np.ndarray:
     return overlap / overlap.sum(1, keepdims=True)
 
 
-@cache
+@lru_cache(maxsize=_KEPT)
 def _adaptive(length: int, new: int) -> np.ndarray:
     out, pixels = np.arange(new)[:, None], np.arange(length)
     inside = (pixels >= out * length // new) & (pixels < -(-(out + 1) * length // new))

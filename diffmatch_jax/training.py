@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from common.data.augment import to_unit
 from common.data.batches import example_keys
 from common.errors import bad
 from common.method import Aux, Variables
@@ -49,14 +50,20 @@ class Making:
 def pair_of(making: Making, key: jax.Array, example: Mapping[str, jax.Array]) -> Pair:
     """Returns the pair that a key makes of `example`: `image [H, W, 1 or 3]`, the first `size [2]` of it if given.
 
-    Objects are those of `example` (`object_image`, `object_mask`), or pieces of the image itself.
+    An example that is a pair already (`source`, `target`, `flow`, `mask`) is not warped; all else happens to it too.
+    Objects are those of `example` (`object_image`, `object_mask`), or pieces of the image or the source itself.
     """
-    image = example["image"]
+    made = "source" in example
+    image = example["source" if made else "image"]
     image = jnp.broadcast_to(image, (*image.shape[:2], 3))
     extent = example["size"] if "size" in example else jnp.asarray(image.shape[:2], jnp.int32)
     keys = dict(zip(("warp", "flip", "elastic", "objects", "source", "target"), jax.random.split(key, 6), strict=True))
     settings = {"size": making.size, "settings": making.warps, "supersample": making.supersample}
-    pair = make_pair(keys["warp"], image, extent, **settings)
+    if made:
+        none = jnp.zeros((), jnp.int32)
+        pair = Pair(to_unit(image), to_unit(example["target"]), example["flow"], example["mask"], none, none)
+    else:
+        pair = make_pair(keys["warp"], image, extent, **settings)
     if making.elastic:
         pair = _sometimes(keys["elastic"], making.elastic, discontinuities.perturb, pair)
     if making.objects:

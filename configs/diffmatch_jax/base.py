@@ -83,6 +83,9 @@ def base() -> ConfigDict:
     pairs.photometric = 0.5  # share of training pictures that are changed in colour, contrast, blur and noise
     pairs.elastic = 0.0  # share of training pairs with elastic discontinuities
     pairs.objects = 0.0  # share of training pairs with a moving pasted object
+    pairs.listed = (
+        ""  # "PHOTOGRAPHS:CSV": folder and list of fixed pairs, in the place of warps in training ("" = none)
+    )
     pairs.coco = (
         ""  # "ANNOTATIONS:FOLDER": COCO's JSON file and images, whose objects are pasted ("" = pieces of others)
     )

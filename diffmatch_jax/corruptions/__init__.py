@@ -2,10 +2,11 @@
 
 Types and tables are those of Hendrycks & Dietterich (ICLR 2019) and were made for 224 x 224. Here every length (blur,
 shift, flake, block) is `scale` = sqrt(H W) / 224 times as long, so that a large image looks like an enlarged small one;
-noise stays per pixel, JPEG keeps its blocks of 8. Nothing is resized on the way, and every draw comes from a
-seed. Different from the published code: glass blur swaps everywhere and really swaps; motion blur is centred, so that
-it moves nothing; frost is drawn by `weather.frost_texture`, not a photograph of frost; elastic moves positions once,
-in one interpolation, and says where to.
+noise stays per pixel, JPEG keeps its blocks of 8. In images of less than about 32 pixels a side blurs and shifts become
+shorter than a pixel, and change little (a defocus below 10 pixels nothing). Nothing is resized on the way, and every
+draw comes from a seed. Different from the published code: glass blur swaps everywhere and really swaps; motion blur is
+centred, so that it moves nothing; frost is drawn by `weather.frost_texture`, not a photograph of frost; elastic moves
+positions once, in one interpolation, and says where to.
 """
 
 from collections.abc import Callable, Sequence
@@ -36,7 +37,7 @@ KINDS: dict[str, Callable] = {
     "jpeg_compression": digital.jpeg,
 }
 SEVERITIES = (1, 2, 3, 4, 5)
-LEAST = 32  # pixels along a side
+LEAST = 2  # pixels along a side: one alone has no inside to move in
 
 
 class Corrupted(NamedTuple):
@@ -53,7 +54,7 @@ def corrupt(image: np.ndarray, kind: str, severity: int, seed: int | Sequence[in
     """Returns `image [H, W, 1 or 3]` corrupted: bytes stay bytes, floating point in [0, 1] becomes float32.
 
     A function of image, kind, severity and seed (one or more integers, or a JAX key) alone; the same seed gives the
-    same draws at all severities. Raises `InputError` for other kinds, severities, shapes, or sides below 32 pixels.
+    same draws at all severities. Raises `InputError` for other kinds, severities, shapes, or sides below 2 pixels.
     """
     image = np.asarray(image)
     choice("kind", kind, KINDS)
@@ -76,7 +77,10 @@ def corrupt(image: np.ndarray, kind: str, severity: int, seed: int | Sequence[in
 
 
 def generator(seed: int | Sequence[int] | jax.Array, kind: str) -> np.random.Generator:
-    """Returns the source of random numbers of one image and kind."""
+    """Returns the source of random numbers of one image and kind; raises `InputError` for negative seeds."""
     if isinstance(seed, jax.Array) and jax.dtypes.issubdtype(seed.dtype, jax.dtypes.prng_key):
         seed = jax.random.key_data(seed)
-    return np.random.default_rng([*map(int, np.ravel(seed)), list(KINDS).index(kind)])
+    numbers = [int(each) for each in np.ravel(seed)]
+    if any(each < 0 for each in numbers):
+        raise bad("seed", expected="at least 0", got=seed, fix="use 0")
+    return np.random.default_rng([*numbers, list(KINDS).index(kind)])

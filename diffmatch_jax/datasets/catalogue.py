@@ -61,6 +61,14 @@ KINDS: dict[str, Kind] = {
     "oxford": Kind("scenes with homographies", lambda where, o: planar.scenes(where, side=o.side, name="oxford")),
     "hpatches": Kind("HPatches viewpoints I-V, original size", lambda where, o: planar.hpatches(where)),
     "hpatches-240": Kind("HPatches viewpoints I-V at 240 x 240", lambda where, o: planar.hpatches(where, size=240)),
+    "hpatches-exact": Kind(
+        "HPatches viewpoints I-V, original size, homographies to half a pixel",
+        lambda where, o: planar.hpatches(where, compat=None, name="hpatches-exact"),
+    ),
+    "hpatches-240-exact": Kind(
+        "HPatches viewpoints I-V at 240 x 240, homographies to half a pixel",
+        lambda where, o: planar.hpatches(where, size=240, compat=None, name="hpatches-240-exact"),
+    ),
     "eth3d": Kind("ETH3D at seven intervals", lambda where, o: sparse.eth3d(where)),
     "megadepth": Kind("1600 pairs of MegaDepth", lambda where, o: sparse.megadepth(where)),
     "kitti": Kind("KITTI flow", lambda where, o: _shrunk(motion.kitti(where), o.side)),
@@ -70,6 +78,11 @@ KINDS: dict[str, Kind] = {
     ),
     "sintel": Kind("Sintel, clean", lambda where, o: _shrunk(motion.sintel(where), o.side)),
     "sintel-final": Kind("Sintel, final", lambda where, o: _shrunk(motion.sintel(where, render="final"), o.side)),
+    "middlebury": Kind("Middlebury stereo", lambda where, o: _shrunk(motion.middlebury(where), o.side)),
+    "middlebury-noc": Kind(
+        "Middlebury stereo without occlusions",
+        lambda where, o: _shrunk(motion.middlebury(where, occluded=False, name="middlebury-noc"), o.side),
+    ),
     "stereo": Kind("the stereo pair in scikit-image", lambda where, o: motion.stereo(side=o.side), where=""),
     "warps": Kind("generated warps of held-out photographs", _warps, where="[SOURCE]"),
 }

@@ -1,5 +1,6 @@
-"""Files of flow: Middlebury's `.flo`, and the PNG of 16 bits a channel in which KITTI publishes flow."""
+"""Files of flow: Middlebury's `.flo` and `.pfm`, and the PNG of 16 bits a channel in which KITTI publishes flow."""
 
+import re
 import struct
 import zlib
 from pathlib import Path
@@ -39,6 +40,21 @@ def write_flo(path: str | Path, flow: np.ndarray, known: np.ndarray | None = Non
         flow = np.where(np.asarray(known, bool)[..., None], flow, np.float32(1e10)).astype("<f4")
     height, width = flow.shape[:2]
     return write_atomically(path, _MAGIC + struct.pack("<ii", width, height) + flow.tobytes())
+
+
+def read_pfm(path: str | Path) -> np.ndarray:
+    """Returns the numbers `[H, W]` (float32, first row on top) of a gray PFM file; raises `InputError` if damaged."""
+    data = _bytes(path)
+    header = re.match(rb"Pf\s+(\d+)\s+(\d+)\s+([-+]?)[\d.]+(?:[eE][-+]?\d+)?\s", data)
+    if header is None:
+        raise bad(str(path), expected="a gray PFM file", got="another kind of file", fix=_AGAIN)
+    width, height, little = int(header[1]), int(header[2]), header[3] == b"-"
+    if len(data) - header.end() != 4 * width * height or not width * height:
+        got = f"{width} x {height} in {len(data)} bytes"
+        raise bad(str(path), expected=f"{header.end()} bytes and 4 a pixel", got=got, fix=_AGAIN)
+    # The sign of the scale is the order of the bytes; rows go from the bottom to the top.
+    numbers = np.frombuffer(data, "<f4" if little else ">f4", offset=header.end()).reshape(height, width)
+    return numbers[::-1].astype(np.float32)
 
 
 def read_kitti(path: str | Path) -> tuple[np.ndarray, np.ndarray]:

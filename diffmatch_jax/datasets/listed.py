@@ -44,12 +44,16 @@ def read_list(path: str | Path) -> list[Row]:
             lines = list(csv.reader(file))[1:]
     except OSError as error:
         raise bad(str(path), expected="a csv list of pairs", got=error.strerror, fix="check the path") from None
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise bad(str(path), expected="a csv list of pairs", got=error, fix="check the path") from None
     rows = []
     for number, line in enumerate(lines, start=2):
         try:
             row = Row(line[0], int(line[1]), np.asarray([float(each) for each in line[2:20]]))
             if row.kind not in range(3) or len(row.numbers) != 18 or not np.isfinite(row.numbers).all():
                 raise ValueError(f"type {line[1]} with {len(row.numbers)} numbers")
+            if row.kind == 2 and not _invertible(row.numbers):
+                raise ValueError("a homography without an inverse")
         except (ValueError, IndexError) as error:
             expected = "a name, a type from 0 to 2 and 18 numbers"
             raise bad(f"{path}, line {number}", expected=expected, got=error, fix="download it again") from None
@@ -57,6 +61,11 @@ def read_list(path: str | Path) -> list[Row]:
     if not rows:
         raise bad(str(path), expected="rows", got="none", fix="download it again")
     return rows
+
+
+def _invertible(numbers: np.ndarray) -> bool:
+    """Tells whether the first nine numbers are a homography with an inverse."""
+    return abs(np.linalg.det(np.reshape(numbers[:9], (3, 3)))) >= 1e-12
 
 
 def listed(
@@ -82,12 +91,14 @@ def pair(
 ) -> Example:
     """Returns the pair `[size, size, 3]` of a photograph `[H, W, 3]` (bytes) under one row's warp.
 
-    Raises `InputError` for an unknown kind.
+    Raises `InputError` for an unknown kind, or a homography without an inverse.
     """
     if compat is not None:
         choice("compat", compat, ("released",))
     if kind not in range(3):
         raise bad("kind", expected="0, 1 or 2", got=kind, fix="see KINDS")
+    if kind == 2 and not _invertible(numbers):
+        raise bad("numbers", expected="a homography with an inverse", got="one without", fix="leave the row out")
     scale = size / _REFERENCE
     canvas = tuple(int(each * scale) for each in _CANVAS[kind])
     picture = jnp.asarray(_cut(image, canvas), jnp.float32)
@@ -147,7 +158,8 @@ def _homography(picture, canvas, kind, numbers, size, compat):
     corner = np.asarray([width // 2 - size // 2, height // 2 - size // 2], np.float64)
     places = centres((size, size)) + corner
     moved = np.concatenate([places, np.ones((size, size, 1))], -1) @ np.linalg.inv(matrix).T
-    positions = moved[..., :2] / moved[..., 2:]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        positions = moved[..., :2] / moved[..., 2:]
     target = matching.sample(picture, jnp.asarray(positions, jnp.float32))
     left, top = corner.astype(int)
     source = picture[top : top + size, left : left + size]

@@ -1,4 +1,4 @@
-"""Optical flow and stereo: KITTI, Sintel and the pair of photographs inside scikit-image.
+"""Optical flow and stereo: KITTI, Sintel, Middlebury and the pair of photographs inside scikit-image.
 
 KITTI 2015 (Menze & Geiger, CVPR 2015) and 2012 (Geiger et al., CVPR 2012), their folder `training`:
 
@@ -11,6 +11,12 @@ Sintel (Butler et al., ECCV 2012), its folder `training`:
     DIR/flow/SCENE/frame_0001.flo                  flow from this frame to the next
     DIR/invalid/SCENE/frame_0001.png               white where it is not to be counted (may be missing)
     DIR/occlusions/SCENE/frame_0001.png            white where the next frame does not show it (may be missing)
+
+Middlebury stereo 2014 (Scharstein et al., GCPR 2014), also in the layout of its evaluation:
+
+    DIR/SCENE/im0.png, im1.png                     left and right view, rectified
+    DIR/SCENE/disp0.pfm                            or disp0GT.pfm: disparity of the left view, infinite where unknown
+    DIR/SCENE/mask0nocc.png                        white where both views show it (may be missing)
 
 Flow starts at the first frame, which therefore is the target; the second is the source.
 """
@@ -25,6 +31,7 @@ from common.errors import bad, choice
 from diffmatch_jax.datasets import flow_files
 from diffmatch_jax.datasets.record import Dataset, Example, centres, folder_of, inside, make, read_image, resized
 
+_DISPARITIES = ("disp0.pfm", "disp0GT.pfm")
 _KITTI_FOLDERS = ("image_2", "colored_0", "image_0")
 
 
@@ -54,6 +61,9 @@ def sintel(directory: str | Path, *, render: str = "clean", occluded: bool = Tru
     files = sorted((root / "flow").glob("*/frame_*.flo"))
     if not files:
         raise bad(str(root), expected="flow/SCENE/frame_*.flo", got="none", fix="name Sintel's folder training")
+    for path in files:
+        if not path.stem.removeprefix("frame_").isdecimal():
+            raise bad(str(path), expected="frame_0001.flo", got=path.name, fix="remove what is not Sintel's")
 
     def load(index: int) -> Example:
         path = files[index]
@@ -72,6 +82,46 @@ def sintel(directory: str | Path, *, render: str = "clean", occluded: bool = Tru
     return make(name or f"sintel-{render}", entries, load, content=content)
 
 
+def middlebury(directory: str | Path, *, occluded: bool = True, name: str = "middlebury") -> Dataset:
+    """Returns Middlebury's stereo pairs, as `stereo` has its one; without `occluded` only what both views show counts.
+
+    Raises `InputError` for a folder without scenes, and missing or damaged files.
+    """
+    root = folder_of(directory)
+    folders = sorted(each.parent for each in root.glob("*/im0.png"))
+    if not folders:
+        raise bad(str(root), expected="SCENE/im0.png", got="none", fix="name the folder of the scenes")
+    files = []
+    for folder in folders:
+        disparity = next((folder / each for each in _DISPARITIES if (folder / each).is_file()), folder / "disp0.pfm")
+        files.append((folder / "im0.png", folder / "im1.png", disparity, *[folder / "mask0nocc.png"] * (not occluded)))
+        for path in files[-1]:
+            if not path.is_file():
+                raise bad(str(path), expected="a file", got="none", fix="unpack the scene again")
+
+    def load(index: int) -> Example:
+        left, right, path, *masks = files[index]
+        images = read_image(left), read_image(right)
+        example = _checked(_of_disparity(folders[index].name, *images, flow_files.read_pfm(path)), path)
+        for each in masks:
+            seen = read_image(each)[..., 0] == 255
+            example = _checked(example._replace(mask=seen), each)._replace(mask=example.mask & seen)
+        return example
+
+    entries = [(each.name, name) for each in folders]
+    content = [path.stat().st_size for group in files for path in group]
+    return make(name, entries, load, content=[*content, occluded])
+
+
+def _of_disparity(name: str, left: np.ndarray, right: np.ndarray, disparity: np.ndarray) -> Example:
+    """Returns the pair whose target is the left view, from its `disparity [H, W]`, not finite where it is unknown."""
+    known = np.isfinite(disparity)
+    flow = np.zeros((*disparity.shape, 2), np.float32)
+    flow[..., 0] = np.where(known, -disparity, 0)
+    known &= inside(centres(disparity.shape) + flow, right.shape[:2])
+    return Example(name, right, left, flow, known)
+
+
 def stereo(*, side: int | None = None, name: str = "stereo") -> Dataset:
     """Returns the motorcycle of Middlebury 2014 (Scharstein et al., GCPR 2014) that scikit-image brings.
 
@@ -79,16 +129,12 @@ def stereo(*, side: int | None = None, name: str = "stereo") -> Dataset:
     place is known, though not seen. Raises `InputError` if the files cannot be had.
     """
     left, right, disparity = _motorcycle()
-    known = np.isfinite(disparity)
-    flow = np.zeros((*disparity.shape, 2), np.float32)
-    flow[..., 0] = np.where(known, -disparity, 0)
-    known &= inside(centres(disparity.shape) + flow, right.shape[:2])
-    example = Example("motorcycle", right, left, flow, known)
+    example = _of_disparity("motorcycle", left, right, disparity)
 
     def load(index: int) -> Example:
         return example if side is None else resized(example, side)
 
-    return make(name, [("motorcycle", name)], load, content=[digest(left, right, flow), side])
+    return make(name, [("motorcycle", name)], load, content=[digest(left, right, example.flow), side])
 
 
 def _motorcycle() -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -119,6 +119,7 @@ class PairSource:
         return {name: getattr(example, name) for name in ("source", "target", "flow", "mask")}
 
     def name(self, index: int) -> str:
+        """Returns the pair's name, for messages."""
         return self._dataset.names[index]
 
 

@@ -167,7 +167,10 @@ def megadepth(directory: str | Path, *, name: str = "megadepth") -> Dataset:
         missing = [column for column in _COLUMNS if not rows or column not in rows[0]]
         if missing:
             raise ValueError(f"no column {', '.join(missing)}")
-    except (OSError, ValueError) as error:
+        for number, row in enumerate(rows):
+            if any(row[column] is None for column in _COLUMNS):
+                raise ValueError(f"pair {number} with fewer columns")
+    except (OSError, ValueError, csv.Error) as error:
         fix = "name the folder with test1600Pairs.csv"
         raise bad(str(path), expected="the list of pairs", got=error, fix=fix) from None
 

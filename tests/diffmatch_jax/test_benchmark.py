@@ -3,6 +3,7 @@
 import json
 import shutil
 
+import matplotlib
 import numpy as np
 import pytest
 from PIL import Image
@@ -11,7 +12,7 @@ from common import results
 from common.app import App
 from common.cli import main
 from common.errors import InputError
-from diffmatch_jax import benchmark_figures, entrants, figures, match_figures
+from diffmatch_jax import benchmark_figures, colouring, entrants, figures, match_figures
 from diffmatch_jax.__main__ import BENCHMARK
 from diffmatch_jax.datasets import catalogue, record
 from diffmatch_jax.entrants import Entrant
@@ -40,7 +41,11 @@ def workdir(tmp_path_factory):
     """A finished benchmark of two matchers on two data sets."""
     place = tmp_path_factory.mktemp("benchmark")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(entrants.ENTRANTS, "sure", lambda name: Entrant(name, "still, sure", still, {"version": 1}))
+        patch.setitem(
+            entrants.ENTRANTS,
+            "sure",
+            lambda name: Entrant(name, "still, sure", still, {"version": 1}, {"known": "well"}),
+        )
         # In the place of generated warps, whose program takes longest to compile.
         patch.setitem(catalogue.KINDS, "warps", catalogue.Kind("two kinds", lambda where, options: shifts(), ""))
         command = ["benchmark", "--workdir", str(place), "--methods", "still,sure", "--side", "64", "--count", "2"]
@@ -61,6 +66,8 @@ def test_table(workdir, capsys):
     assert rows["stereo", "sure", "all"]["rank_correlation"] is not None
     assert rows["stereo", "still", "all"]["rank_correlation"] is None
     assert list(arrays) == [f"{data}.clean.sure.{name}" for data in ("stereo", "warps") for name in ("curve", "oracle")]
+    assert numbers["step"] is None and numbers["nfe"] is None
+    assert numbers["matchers"] == {"still": {"nfe": 0}, "sure": {"nfe": 0, "known": "well"}}
     text = (workdir / "results" / "benchmark.md").read_text()
     assert "### stereo, 1 pair, clean" in text
     assert f"| no motion | {rows['stereo', 'still', 'all']['aepe']:.2f} |" in text
@@ -95,6 +102,15 @@ def test_wrong_use(tmp_path, capsys):
         (["--data", "stereo:x"], "leave out what follows the colon"),
         (["--side", "3"], "--side: expected at least 16, got 3"),
         (["--methods", f"run:{tmp_path}/none"], "none"),
+        (["--config.nonsense=1"], "--config.nonsense: expected none with this verb, got one"),
+        (["--config", "configs/diffmatch_jax/base.py"], "--config: expected none with this verb, got one"),
+        (["--hypotheses", "0"], "--hypotheses: expected at least 1, got 0"),
+        (["--methods", "still@2"], 'got "still@2"; did you mean "still"?'),
+        (["--methods", "match@0"], "--methods match@0: expected at least 1 hypothesis, got 0"),
+        (["--seed", "-1", "--corruptions", "gaussian_noise", "--dry-run"], "--seed: expected 0 to 2**32 - 1, got -1"),
+        (["--methods", "run:.."], "--methods: expected a label of letters, digits, _ . and -, got '..'"),
+        (["--methods", "a/../../b=run:x"], "expected a label of letters, digits, _ . and -, got 'a/../../b'"),
+        (["--methods", "=run:/"], "expected a label of letters, digits, _ . and -, got ''"),
     ):
         flags = flags if "--methods" in flags else [*flags, "--methods", "still"]
         assert main(["benchmark", "--workdir", str(tmp_path / "w"), *flags], app()) == 2, flags
@@ -118,6 +134,18 @@ def test_figures_need_only_files(workdir):
         benchmark_figures.read(workdir / "none")
 
 
+def _colour(name, value):
+    return np.asarray(matplotlib.colormaps[name](float(value))[:3])
+
+
+def _middle(path, colour, least=2000):
+    """Returns where (x, y) a picture has a colour (in [0, 1]): the median of its pixels, of which there are many."""
+    with Image.open(path) as image:
+        found = (np.abs(np.asarray(image.convert("RGB")) - 255 * np.asarray(colour)) < 1.5).all(-1)
+    assert found.sum() > least
+    return np.median(np.argwhere(found), axis=0)[::-1]
+
+
 def test_corruption_table(tmp_path):
     rows = [
         {"data": "d", "corruption": each, "method": method, "group": "all", "aepe": value}
@@ -128,8 +156,10 @@ def test_corruption_table(tmp_path):
     (tmp_path / "results").mkdir()
     (tmp_path / "results" / "benchmark.json").write_text(json.dumps({**numbers, "rows": rows}))
     (path,) = benchmark_figures.corruptions(tmp_path)
-    with Image.open(path) as image:
-        assert np.ptp(np.asarray(image.convert("RGB"))) > 200
+    # Logarithmic in the error, over white: of 1 to 8, 2 is a third of the way; no number is no colour.
+    first, second, below = (_middle(path, 0.8 * _colour("Blues", each) + 0.2) for each in (0, 1 / 3, 1))
+    assert second[0] > first[0] + 50 and abs(second[1] - first[1]) < 10
+    assert below[1] > first[1] + 30 and abs(below[0] - first[0]) < 10
 
 
 def test_cells_of_a_sheet():
@@ -152,6 +182,10 @@ def test_hypotheses(tmp_path):
         error=np.ones((16, 16)),
         known=np.ones((16, 16), bool),
     )
-    with Image.open(path) as image:
-        width, height = image.size
-    assert width > height > 100
+    longest = colouring.longest_of(flows)
+    colours = [np.zeros(3), *(colouring.flow_colours(each, longest=longest)[0, 0] for each in flows)]
+    # Of 0.3 to 30 pixels, logarithmically.
+    colours += [_colour("cividis", np.log(each / 0.3) / np.log(100)) for each in (0.7, 1.0)]
+    *row, error = (_middle(path, each) for each in colours)
+    assert (np.diff([x for x, _ in row]) > 300).all() and np.ptp([y for _, y in row]) < 20
+    assert error[1] > row[0][1] + 300 and abs(error[0] - row[0][0]) < 20

@@ -102,5 +102,11 @@ def test_mistakes(coco, tmp_path):
         cutouts.read_coco(path, folder, least_area=4000)
     with pytest.raises(InputError, match="a.png: expected a photograph of the list"):
         cutouts.read_coco(path, tmp_path)
+    listed = json.loads(path.read_text())
+    for name, value in (("segmentation", [[0, 0, 5, 0, 5, 5, 0]]), ("bbox", [30, 20, 60]), ("bbox", None)):
+        changed = [dict(listed["annotations"][0], **{name: value})]
+        (tmp_path / "odd.json").write_text(json.dumps({**listed, "annotations": changed}))
+        with pytest.raises(InputError, match="odd.json, image 7: expected a box x, y, width, height and polygons"):
+            cutouts.read_coco(tmp_path / "odd.json", folder)
     with pytest.raises(InputError, match="repeats: expected 1 to"):
         cutouts.WithObjects(ArraySource({"image": np.zeros((2, 1, 1, 1))}), Cutout(None, None), repeats=0)

@@ -1,5 +1,6 @@
 """Rows of pairs, kept and resumed, and the tables of each scheme from known errors."""
 
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -94,7 +95,8 @@ def test_resumed_equals_whole(tmp_path, monkeypatch):
     assert evaluation.num_missing(tmp_path, dataset()) == 3  # the third row was in a chunk that was not full
     done = []
     rows = evaluation.evaluate_flow(counted, dataset(), add=done.append, **how)
-    assert len(calls) == 3 + 3 and sum(done) == 3 and evaluation.num_missing(tmp_path, dataset()) == 0
+    # Once more in each process, to compile.
+    assert len(calls) == (1 + 3) + (1 + 3) and sum(done) == 3 and evaluation.num_missing(tmp_path, dataset()) == 0
     whole = evaluation.evaluate_flow(matcher, dataset())
     for name in whole:
         if name != "seconds":
@@ -103,6 +105,30 @@ def test_resumed_equals_whole(tmp_path, monkeypatch):
         evaluation.evaluate_flow(matcher, dataset(), directory=tmp_path, identity={"matcher": "other"})
     with pytest.raises(InputError, match="choose another directory"):
         evaluation.evaluate_flow(matcher, dataset("groups"), **how)
+
+
+def test_seconds_are_those_of_a_compiled_program():
+    """A pair of another size is matched twice, and the second call is timed."""
+    tall = [False, True, False, True, True]
+    known, calls = set(), []
+
+    def load(index):
+        example = data.load(index)
+        return example._replace(source=np.repeat(example.source, 1 + tall[index], axis=0))
+
+    def compiling(source, target):
+        calls.append(source.shape[0])
+        if source.shape not in known:
+            known.add(source.shape)
+            time.sleep(0.2)
+        return matcher(source, target)
+
+    data = dataset()
+    rows = evaluation.evaluate_flow(compiling, replace(data, load=load))
+    assert calls == [6, 6, 12, 12, 6, 12, 12] and rows["seconds"].max() < 0.1
+    compiled = {(6, 8, 3, 6, 8, 3)}
+    evaluation.evaluate_flow(compiling, replace(data, load=load), compiled=compiled)
+    assert calls[7:] == [6, 12, 12, 6, 12, 12] and compiled == {(6, 8, 3, 6, 8, 3), (12, 8, 3, 6, 8, 3)}
 
 
 def test_corruption_has_a_seed_of_its_own():

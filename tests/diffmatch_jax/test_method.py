@@ -12,8 +12,9 @@ from common.checkpoint import restore_params
 from common.cli import main
 from common.errors import InputError
 from configs.diffmatch_jax.base import base
-from diffmatch_jax import baselines, matcher, method, pretrained
+from diffmatch_jax import baselines, entrants, matcher, method, pretrained
 from diffmatch_jax.__main__ import APP
+from diffmatch_jax.datasets import flow_files
 
 SMALL = {
     "features.pyramid": "random", "features.fine": 32, "features.coarse": 16, "conditions.radius": 1,
@@ -47,6 +48,81 @@ def runs(tmp_path_factory):
         argv = ["train", "--config", str(experiment), "--workdir", str(root / name), *words, *extra]
         assert main(argv, APP) == 0
     return root
+
+
+@pytest.fixture
+def photographs(tmp_path):
+    """A folder with two photographs, a list of three pairs in the original's format, and COCO's list of one object."""
+    rng = np.random.default_rng(3)
+    images = (rng.random((4, 40, 40, 3)) * 255).astype(np.uint8)
+    np.savez(tmp_path / "images.npz", train=images, test=images[:2])
+    for name in "ab":
+        Image.fromarray((rng.random((80, 100, 3)) * 255).astype(np.uint8)).save(tmp_path / f"{name}.png")
+    shift = [1, 0, 24, 0, 1, -12, 0, 0, 1]
+    square = [(x, y) for x in (-1, 0, 1) for y in (-1, 0, 1)]
+    warps = [(0, [1, 0, 0.1, 0, 1, 0]), (1, [x for x, _ in square] + [y for _, y in square]), (2, shift)]
+    lines = [["fname", "aff/tps/homo", *(f"t{i}" for i in range(1, 19))]]
+    lines += [["ab"[kind % 2] + ".png", kind, *row, *[0] * (18 - len(row))] for kind, row in warps]
+    (tmp_path / "pairs.csv").write_text("\n".join(",".join(map(str, line)) for line in lines) + "\n")
+    triangle = {"iscrowd": 0, "area": 1800, "bbox": [10, 10, 60, 60], "segmentation": [[10, 10, 70, 10, 10, 70]]}
+    listed = {"images": [{"id": 1, "file_name": "a.png"}], "annotations": [{"image_id": 1, **triangle}]}
+    (tmp_path / "instances.json").write_text(json.dumps(listed))
+    return tmp_path
+
+
+def test_training_on_a_list_of_pairs(photographs):
+    """Two steps by the command line; what the step sees are the list's own pairs, with objects where asked for."""
+    place = f"{photographs}:{photographs}/pairs.csv"
+    told = {**SMALL, "data.source": f"npz:{photographs}/images.npz", "data.flip": False, "pairs.listed": place}
+    words = [f"--config.{key}={value}" for key, value in told.items()]
+    (photographs / "small.py").write_text("from configs.diffmatch_jax.base import base as get_config\n")
+    workdir = photographs / "run"
+    assert main(["train", "--config", str(photographs / "small.py"), "--workdir", str(workdir), *words], APP) == 0
+    losses = [json.loads(line)["loss"] for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    assert len(losses) == 2 and np.isfinite(losses).all()
+
+    made = method.build(config(**{**told, "pairs.objects": 1.0, "pairs.coco": ""}))
+    plain = method.build(config(**told))
+    train = plain.sources()["train"]
+    assert len(train) == 3 and train.name(2) == "2/a.png" and len(plain.sources()["test"]) == 2
+    np.testing.assert_allclose(train[2]["flow"], np.broadcast_to([-3.2, 1.6], (32, 32, 2)), atol=1e-5)  # of 240: 24, 12
+    seen = jax.jit(plain.augment)(jax.random.key(1), train[2])
+    for name, want in train[2].items():
+        np.testing.assert_allclose(seen[name] * (255 if name in ("source", "target") else 1), want, atol=1e-4)
+    pasted = jax.jit(made.augment)(jax.random.key(1), train[2])
+    assert (np.abs(pasted["flow"] - train[2]["flow"]).max(-1) > 1e-3).any()
+
+
+def test_training_with_objects_of_coco(photographs):
+    place = f"{photographs}/instances.json:{photographs}"
+    told = {"data.source": f"npz:{photographs}/images.npz", "pairs.coco": place, "pairs.objects": 1.0}
+    made = method.build(config(**told))
+    train = made.sources()["train"]
+    element = train[5]
+    assert set(element) == {"image", "object_image", "object_mask"} and len(train) == 4 * 64
+    cover = element["object_mask"] / 255
+    np.testing.assert_allclose(cover.mean(), 0.5 * (60 / 66) ** 2, rtol=0.05)  # half of the box, of 66 pixels
+    plain = method.build(config(**{**told, "pairs.objects": 0.0, "pairs.coco": ""}))
+    seen, without = (jax.jit(each.augment)(jax.random.key(2), element) for each in (made, plain))
+    changed = np.abs(seen["flow"] - without["flow"]).max(-1) > 1e-3
+    assert 0.005 < changed.mean() < 0.9
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"pairs.listed": "folder"}, "config.pairs.listed: expected PHOTOGRAPHS:CSV, got folder"),
+        ({"pairs.listed": "nowhere:pairs.csv"}, "nowhere: expected a directory, got no such directory"),
+        ({"pairs.listed": "{0}:{0}/none.csv"}, "none.csv: expected a csv list of pairs, got No such file"),
+        ({"pairs.listed": "{0}:{0}/instances.json"}, "instances.json: expected rows, got none"),
+        ({"pairs.coco": "{0}/instances.json", "pairs.objects": 1.0}, "config.pairs.coco: expected ANNOTATIONS:FOLDER"),
+        ({"pairs.coco": "{0}/instances.json:{0}"}, "config.pairs.objects: expected a share above 0, for the objects"),
+    ],
+)
+def test_refused_sources(photographs, changes, words):
+    told = {key: value.format(photographs) if isinstance(value, str) else value for key, value in changes.items()}
+    with pytest.raises(InputError, match=words):
+        method.build(config(**{"data.source": f"npz:{photographs}/images.npz", **told})).sources()
 
 
 def test_stages_and_their_weights(runs):
@@ -85,8 +161,48 @@ def test_the_match_command_writes_what_match_finds(runs, tmp_path):
     found = matcher.match(picture, picture[:, ::-1], model=runs / "two", hypotheses=2)
     stored = np.load(tmp_path / "out" / "match.npz")
     np.testing.assert_allclose(stored["flow"], found.flow, atol=1e-4)
+    assert json.loads((tmp_path / "out" / "match.json").read_text())["step"] == 2
+    flow, known = flow_files.read_flo(tmp_path / "out" / "flow.flo")
+    np.testing.assert_array_equal(flow, stored["flow"])
+    assert known.all()
     drawn = np.asarray(Image.open(tmp_path / "out" / "warped.png"))
     np.testing.assert_allclose(drawn, baselines.warped(picture, found.flow), atol=1)
+    # Four columns of 2.6 inches at 200 dots: eight cells of the match, and target, two hypotheses and spread.
+    sizes = [Image.open(tmp_path / "out" / f"{name}.png").size for name in ("match", "hypotheses")]
+    heights = [2 * (0.94 * 2.6 * 20 / 30 + 0.2) + 0.25, 0.94 * 2.6 * 20 / 30 + 0.2]
+    np.testing.assert_allclose(sizes, [(2080, 200 * each) for each in heights], atol=1)
+
+
+def test_the_match_command_takes_a_gray_png_and_a_colour_jpeg(runs, tmp_path):
+    rng = np.random.default_rng(4)
+    Image.fromarray((rng.random((24, 36)) * 255).astype(np.uint8)).save(tmp_path / "a.png")
+    Image.fromarray((rng.random((20, 30, 3)) * 255).astype(np.uint8)).save(tmp_path / "b.jpg", quality=95)
+    gray, colour = (np.asarray(Image.open(tmp_path / name)) for name in ("a.png", "b.jpg"))
+    assert gray.shape == (24, 36) and colour.shape == (20, 30, 3)
+    words = ["--workdir", str(runs / "two"), "--hypotheses", "2", "--out", str(tmp_path / "out")]
+    assert main(["match", str(tmp_path / "a.png"), str(tmp_path / "b.jpg"), *words], APP) == 0
+    found = matcher.match(gray, colour, model=runs / "two", hypotheses=2)
+    stored = np.load(tmp_path / "out" / "match.npz")
+    np.testing.assert_allclose(stored["flow"], found.flow, atol=1e-4)
+    drawn = np.asarray(Image.open(tmp_path / "out" / "warped.png"))
+    np.testing.assert_allclose(drawn, baselines.warped(gray[..., None], found.flow)[..., 0], atol=1)
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--config.nonsense=1"], "error: --config.nonsense: expected none with this verb, got one"),
+        (["--config", "base.py"], "error: --config: expected none with this verb, got one"),
+        (["--step", "3"], "error: --step: expected a run in --workdir, got none"),
+        (["--no-ema"], "error: --no-ema: unknown flag"),
+        (["--hypotheses", "0"], "error: --hypotheses: expected at least 1, got 0"),
+        (["--seed", str(2**70)], "error: --seed: expected 0 to 2**32 - 1"),
+        ([], "a.png: expected an image file, got no such file"),
+    ],
+)
+def test_the_match_command_refuses(tmp_path, capsys, flags, words):
+    assert main(["match", str(tmp_path / "a.png"), "b.png", "--out", str(tmp_path / "out"), *flags], APP) == 2
+    assert words in capsys.readouterr().err and not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(
@@ -116,6 +232,26 @@ def test_refusals(changes, words):
 def test_other_features_than_stage_1(runs):
     with pytest.raises(InputError, match="config.features: expected those of stage 1: fine 32"):
         method.build(config(**{"task": "stage2", "stage2.stage1": str(runs / "one"), "features.fine": 48}))
+
+
+def test_entrants_of_several_hypotheses(runs):
+    """One run with different numbers of hypotheses, each a row with a name, title and record of its own."""
+    two = runs / "two"
+    one, three, plain = entrants.open_entrants(f"run:{two}@1,a=run:{two}@3,a=run:{two}", 2)
+    assert [each.name for each in (one, three, plain)] == ["two@1", "a@3", "a"]
+    assert [each.title for each in (one, three, plain)] == ["two, 1 hypothesis", "a, 3 hypotheses", "a"]
+    for each, hypotheses in ((one, 1), (three, 3), (plain, 2)):
+        told = {"nfe": 2 * 2 * hypotheses, "hypotheses": hypotheses, "weights": str(two), "step": 2}
+        assert each.told == told and each.identity["hypotheses"] == hypotheses
+    image = np.random.default_rng(1).random((20, 30, 3))
+    for each, hypotheses in ((one, 1), (plain, 2)):
+        found = matcher.match(image, image[:, ::-1], model=two, hypotheses=hypotheses)
+        np.testing.assert_array_equal(each.matcher(image, image[:, ::-1])[0], found.flow)
+    (shipped,) = entrants.open_entrants("match@8")
+    assert shipped.name == "match@8" and shipped.title == "this model, 8 hypotheses"
+    assert shipped.told["nfe"] == matcher.load().plan.nfe(8) and shipped.told["step"] is None
+    with pytest.raises(InputError, match="--methods: expected each name once"):
+        entrants.open_entrants(f"run:{two}@1,two=run:{two}@1")
 
 
 def test_exported_stages_are_the_same_matcher(runs, tmp_path):

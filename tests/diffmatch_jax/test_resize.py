@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from common.errors import InputError
 from diffmatch_jax import matching
+from diffmatch_jax import resize as resizing
 from diffmatch_jax.resize import adaptive_mean, alignment_of, area, average_flow, resize, resize_flow, resize_normalised
 
 QUICK = settings(max_examples=10, deadline=None)
@@ -89,6 +90,19 @@ def test_means():
     np.testing.assert_allclose(adaptive_mean(line, (1, 2))[0, :, 0], [4.5, 7.5], atol=1e-6)  # the middle one in both
     np.testing.assert_allclose(adaptive_mean(line, (1, 4))[0, :, 0], [3, 4.5, 7.5, 9], atol=1e-6)
     assert area(np.full((4, 4, 1), 255, np.uint8), (2, 2)).dtype == jnp.float32
+
+
+def test_matrices_of_many_sizes_are_not_all_kept():
+    first = resizing.areas(2, 3).copy()
+    for kept, call in (
+        (resizing.areas, lambda n: resizing.areas(n, 3)),
+        (resizing.interpolation, lambda n: resizing.interpolation(n, 3, "half_pixel", "repeat", False)),
+        (resizing._adaptive, lambda n: resizing._adaptive(n, 3)),
+    ):
+        for n in range(2, 102):
+            call(n)
+        assert kept.cache_info().currsize == 64
+    np.testing.assert_array_equal(resizing.areas(2, 3), first)
 
 
 def test_average_flow_leaves_invalid_flow_out():

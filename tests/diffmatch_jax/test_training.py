@@ -52,6 +52,32 @@ def test_shares_of_changes(image):
     assert np.abs(one["source"] - other["source"]).max() > 0.05
 
 
+def test_a_given_pair_is_not_warped(image):
+    """It goes through as it is, or mirrored; colours change as those of warped photographs do."""
+    flow = np.random.default_rng(1).normal(size=(48, 48, 2)).astype(np.float32)
+    example = {"source": image, "target": image[::-1], "flow": flow, "mask": flow[..., 0] > 0}
+
+    def made(**settings):
+        making = Making(size=48, **settings)
+        augment = jax.jit(jax.vmap(training.augmentation(making), in_axes=(0, None)), compiler_options=QUICK)
+        return augment(jax.random.split(jax.random.key(5), 8), example)
+
+    plain = made(flip=False)
+    for i in range(8):
+        np.testing.assert_array_equal(plain["flow"][i], flow)
+        np.testing.assert_array_equal(plain["mask"][i], example["mask"])
+        np.testing.assert_allclose(plain["source"][i] * 255, image, atol=1e-4)
+        np.testing.assert_allclose(plain["target"][i] * 255, image[::-1], atol=1e-4)
+    flipped = made(flip=True)
+    turned = (np.asarray(flipped["flow"]) == flow[:, ::-1] * np.asarray([-1, 1])).all((1, 2, 3))
+    kept = (np.asarray(flipped["flow"]) == flow).all((1, 2, 3))
+    assert (turned ^ kept).all() and turned.any() and kept.any()
+    np.testing.assert_allclose(flipped["source"][turned.argmax()] * 255, image[:, ::-1], atol=1e-4)
+    coloured = made(flip=False, photometric=Photometric(blur=0.0))
+    np.testing.assert_array_equal(coloured["flow"], plain["flow"])
+    assert np.abs(coloured["source"] - plain["source"]).max() > 0.05
+
+
 def test_objects_are_those_of_the_example(image):
     """A green square is pasted into both pictures, and the flow inside it is its own motion."""
     green = np.zeros((16, 16, 3), np.uint8) + np.asarray([0, 255, 0], np.uint8)

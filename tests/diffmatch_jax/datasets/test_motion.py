@@ -9,7 +9,7 @@ from PIL import Image
 
 from common.errors import InputError
 from diffmatch_jax.baselines import warped
-from diffmatch_jax.datasets import flow_files, motion
+from diffmatch_jax.datasets import catalogue, flow_files, motion
 
 
 def deep_png(values, kinds):
@@ -127,6 +127,64 @@ def test_sintel_from_files(tmp_path):
     np.testing.assert_array_equal(motion.sintel(tmp_path, render="final").load(0).target, picture(11))
     with pytest.raises(InputError, match='did you mean "clean"'):
         motion.sintel(tmp_path, render="clear")
+    flow_files.write_flo(tmp_path / "flow" / "alley_1" / "frame_one.flo", flow)
+    with pytest.raises(InputError, match="frame_one.flo: expected frame_0001.flo"):
+        motion.sintel(tmp_path)
+
+
+def pfm(values, order):
+    """Returns a PFM file as the format is defined: rows from the bottom, the scale's sign for the order of bytes."""
+    height, width = values.shape
+    scale = {"<": "-0.003922", ">": "1"}[order]
+    numbers = b"".join(struct.pack(f"{order}{width}f", *row) for row in values[::-1].tolist())
+    return f"Pf\n{width} {height}\n{scale}\n".encode() + numbers
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_pfm_files(tmp_path, order):
+    values = np.float32(np.random.default_rng(0).normal(size=(3, 5)) * 100)
+    values[1, 2] = np.inf
+    path = tmp_path / "a.pfm"
+    path.write_bytes(pfm(values, order))
+    np.testing.assert_array_equal(flow_files.read_pfm(path), values)
+    path.write_bytes(pfm(values, order)[:-1])
+    with pytest.raises(InputError, match="a.pfm: expected .* bytes and 4 a pixel, got 5 x 3 in"):
+        flow_files.read_pfm(path)
+    path.write_bytes(b"PF\n5 3\n-1\n" + bytes(180))
+    with pytest.raises(InputError, match="a.pfm: expected a gray PFM file"):
+        flow_files.read_pfm(path)
+
+
+def test_middlebury_from_files(tmp_path):
+    disparity = np.full((6, 9), 2.5, np.float32)
+    disparity[0, 4] = np.inf
+    seen = np.full((6, 9), 255, np.uint8)
+    seen[3, 5], seen[4, 5] = 128, 0
+    for scene, file in (("Piano", "disp0.pfm"), ("Adirondack", "disp0GT.pfm")):
+        for view in (0, 1):
+            save(tmp_path / scene / f"im{view}.png", picture(view))
+        save(tmp_path / scene / "mask0nocc.png", seen)
+        (tmp_path / scene / file).write_bytes(pfm(disparity, "<"))
+    data = motion.middlebury(tmp_path)
+    assert data.names == ("Adirondack", "Piano")
+    found = data.load(1)
+    np.testing.assert_array_equal(found.target, picture(0))  # flow starts at the left view
+    np.testing.assert_array_equal(found.source, picture(1))
+    # What is nearer is farther to the left in the right view; its first columns do not see the rest.
+    want = np.arange(9) >= 2.5
+    want = np.broadcast_to(want, (6, 9)) & np.isfinite(disparity)
+    np.testing.assert_array_equal(found.mask, want)
+    np.testing.assert_array_equal(found.flow[want], np.broadcast_to([-2.5, 0], (want.sum(), 2)))
+    (both,) = catalogue.open_datasets(f"middlebury-noc:{tmp_path}", catalogue.Options(count=1))
+    np.testing.assert_array_equal(both.load(0).mask, want & (seen == 255))
+    (tmp_path / "Piano" / "mask0nocc.png").unlink()
+    with pytest.raises(InputError, match="Piano/mask0nocc.png: expected a file, got none"):
+        motion.middlebury(tmp_path, occluded=False)
+    (tmp_path / "Piano" / "disp0.pfm").write_bytes(pfm(disparity[1:], "<"))
+    with pytest.raises(InputError, match="disp0.pfm: expected flow of the image's size"):
+        data.load(1)
+    with pytest.raises(InputError, match="expected SCENE/im0.png, got none"):
+        motion.middlebury(tmp_path / "Piano")
 
 
 def test_stereo_pair():

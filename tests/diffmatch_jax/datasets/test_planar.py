@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from common.errors import InputError
-from diffmatch_jax.datasets import planar, record
+from diffmatch_jax.datasets import catalogue, planar, record
 
 MATRIX = np.asarray([[1.05, 0.1, 3.0], [-0.08, 0.95, 2.0], [4e-4, -3e-4, 1.0]])
 
@@ -94,6 +94,11 @@ def test_hpatches_from_files(tmp_path):
     both = exact.mask & fixed.load(0).mask
     away = np.linalg.norm(exact.flow - fixed.load(0).flow, axis=-1)[both]
     assert 0.001 < away.max() < 0.5  # half-pixel shifts of both images nearly cancel
+    named = catalogue.open_datasets(f"hpatches-exact:{tmp_path},hpatches-240-exact:{tmp_path},hpatches-240:{tmp_path}")
+    for each, settings in zip(named, ((None, None), (240, None), (240, "released")), strict=True):
+        want = planar.hpatches(tmp_path, size=settings[0], compat=settings[1]).load(1)
+        np.testing.assert_array_equal(each.load(1).flow, want.flow)
+    assert [each.name for each in named] == ["hpatches-exact", "hpatches-240-exact", "hpatches-240"]
     (tmp_path / "v_one" / "H_1_4").write_text("1 2 3\n4 5 6\n")
     with pytest.raises(InputError, match="H_1_4: expected a 3 x 3 homography"):
         data.load(2)

@@ -103,6 +103,9 @@ def test_megadepth_from_files(tmp_path):
     with pytest.raises(InputError, match="expected numbers|expected as many"):
         data = sparse.megadepth(tmp_path)
         data.load(0)
+    (folder / "test1600Pairs.csv").write_text(head + rows + "a.png,a.png,1;2\n")
+    with pytest.raises(InputError, match="test1600Pairs.csv: expected the list of pairs, got pair 2 with fewer"):
+        sparse.megadepth(tmp_path)
     (folder / "test1600Pairs.csv").write_text("source_image,target_image\na,b\n")
     with pytest.raises(InputError, match="no column XA, YA, XB, YB, scene"):
         sparse.megadepth(tmp_path)

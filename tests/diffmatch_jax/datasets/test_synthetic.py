@@ -79,6 +79,19 @@ def test_listed_pairs(tmp_path):
         listed.pair(image, 3, np.zeros(18), size=40)
 
 
+def test_damaged_lists_of_pairs(tmp_path):
+    path = tmp_path / "list.csv"
+    path.write_bytes(b"\x89PNG\r\n\x1a\n\x00\xff")
+    with pytest.raises(InputError, match="list.csv: expected a csv list of pairs"):
+        listed.read_list(path)
+    flat = [1, 2, 0, 2, 4, 0, 0, 0, 1] + [0] * 9
+    path.write_text("\n".join(["fname,type", ",".join(map(str, ["p.png", 2, *flat]))]))
+    with pytest.raises(InputError, match="list.csv, line 2: expected .* got a homography without an inverse"):
+        listed.read_list(path)
+    with pytest.raises(InputError, match="numbers: expected a homography with an inverse"):
+        listed.pair(np.zeros((40, 40, 3), np.uint8), 2, np.asarray(flat), size=40)
+
+
 def test_large_photographs_are_cut():
     image = smooth(500, 100, 0)
     cut = listed._cut(image, (96, 128))
