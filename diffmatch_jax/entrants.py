@@ -39,8 +39,15 @@ def _winner(title: str, pyramid: Callable[[], features.Pyramid], **smoothing: fl
     def make(name: str) -> Entrant:
         found = pyramid()
         matcher = baselines.winner_take_all(found, **smoothing)
-        sure = {"confidence": "uncertainty"} if "fit" in smoothing else {}
-        return Entrant(name, title, matcher, {"weights": weights_digest(found), **smoothing, **sure})
+        return Entrant(name, title, matcher, {"weights": weights_digest(found), **smoothing})
+
+    return make
+
+
+def _fitted(title: str, **how: float) -> Callable[[str], Entrant]:
+    def make(name: str) -> Entrant:
+        found = backbone.embedded()
+        return Entrant(name, title, baselines.fitted(found, **how), {"weights": weights_digest(found), **how})
 
     return make
 
@@ -84,7 +91,8 @@ ENTRANTS: dict[str, Callable[[str], Entrant]] = {
     "wta-random": _winner("winner-take-all, random features", _random),
     "wta": _winner("winner-take-all", backbone.embedded),
     "median": _winner("winner-take-all, 5x5 median", backbone.embedded, median=5),
-    "fit": _winner("affine fit to mutual winners", backbone.embedded, fit=4.0),
+    "fit": _fitted("affine fit to mutual winners", fit=4.0, refine=0),
+    "refined": _fitted("affine fit, refined", fit=4.0, refine=2),
     "dis": _dis,
     "sift": _sift,
 }
