@@ -31,7 +31,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     known = "; ".join(f"{name}{':' if kind.where else ''}{kind.where}" for name, kind in KINDS.items())
     parser.add_argument("--data", default="stereo,warps", metavar="A,B", help=f"(default: stereo,warps) {known}")
     parser.add_argument("--methods", default="match,wta,median", metavar="A,B", help="(default: match,wta,median) also "
-                        "fit, refined, still, wta-random, dis, sift, LABEL=run:DIR; match@8: of 8 hypotheses")  # fmt: skip
+                        "fit, refined, still, wta-random, dis, sift, LABEL=run:DIR; match@8: 8 hypotheses")  # fmt: skip
     parser.add_argument("--hypotheses", type=int, default=4, metavar="N",
                         help="flows that match and runs draw where no @N says it (default: 4)")  # fmt: skip
     parser.add_argument("--corruptions", default=CLEAN, metavar="A,B",
