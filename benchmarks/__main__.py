@@ -10,7 +10,7 @@ from pathlib import Path
 from common.errors import InputError, RunError, choice
 
 # In the order in which they run; each is a module with `FULL`, `QUICK` and `run(settings) -> Report`.
-NAMES = ("overheads", "start", "unet", "eigenbasis", "phase_bridge_solvers", "phase_bridge_sampler")
+NAMES = ("overheads", "start", "unet", "eigenbasis", "phase_bridge_solvers", "phase_bridge_sampler", "diffmatch")
 DESCRIPTION = "Measures overheads and throughput, prints tables and keeps records. The machine should do nothing else."
 
 

@@ -47,17 +47,22 @@ def sample(
     process: Process,
     rule: Tableau = EULER,
     sigmas: np.ndarray | None = None,
+    has_aux: bool = False,
 ) -> Sampled:
     """Returns hypotheses from `noise [B, n, h, w, 2]` by any rule over falling `sigmas`, by default the levels.
 
-    The last step, from the smallest sigma to 0, is the prediction of x_0 itself. Raises `InputError` unless sigmas
-    fall, are positive and two or more.
+    The last step, from the smallest sigma to 0, is the prediction of x_0 itself. `has_aux`: the denoiser returns x_0
+    and something else; that of the last prediction is `aux [1, ...]`. Raises `InputError` unless sigmas fall, are
+    positive and two or more.
     """
     sigmas = noise_levels(process) if sigmas is None else np.asarray(sigmas, np.float64)
     if sigmas.ndim != 1 or len(sigmas) < 2 or not (np.diff(sigmas) < 0).all() or not sigmas[-1] > 0:
         fix = "use fields.noise_levels or common.solvers.grids.power"
         raise bad("sigmas", expected="two or more falling positive numbers", got=sigmas.tolist(), fix=fix)
     start = noise * np.sqrt(1 + sigmas[0] ** 2).astype(np.float32)
-    y, _ = integrate(probability_flow(denoise, process), start, sigmas, rule=rule)
-    last = jnp.asarray(sigmas[-1], y.dtype)
-    return Sampled(_predict(denoise, process, y, last), (len(sigmas) - 1) * len(rule.b) + 1, None)
+    alone = (lambda x, time: denoise(x, time)[0]) if has_aux else denoise
+    y, _ = integrate(probability_flow(alone, process), start, sigmas, rule=rule)
+    found = _predict(denoise, process, y, jnp.asarray(sigmas[-1], y.dtype))
+    x0, aux = found if has_aux else (found, None)
+    nfe = (len(sigmas) - 1) * len(rule.b) + 1
+    return Sampled(x0, nfe, None, jax.tree.map(lambda each: each[None], aux))

@@ -111,15 +111,20 @@ def kind(path: Path):
         for section, values in sorted(whole.items())
         if section not in UNTRAINED
         for key, value in (sorted(values.items()) if isinstance(values, dict) else [("", values)])
+        if "compute_dtype" not in (section, key)
     )
 
 
 def each_kind_once():
-    """Yields all experiments; slow are those whose training goes through the same code as that of one before."""
+    """Yields all experiments; slow are those whose training goes through the same code as that of one before.
+
+    Every compute type of a method is seen too, though not with every kind.
+    """
     seen = set()
     for path in EXPERIMENTS:
-        marks = [pytest.mark.slow] if kind(path) in seen else []
-        seen.add(kind(path))
+        new = {kind(path), (path.parent.name, load(path).compute_dtype)} - seen
+        marks = [] if new else [pytest.mark.slow]
+        seen |= new
         yield pytest.param(path, id=name(path), marks=marks)
 
 

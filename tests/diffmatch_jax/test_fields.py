@@ -1,15 +1,22 @@
 """Other samplers: Euler's rule is DDIM, rules of higher order are nearer to the exact solution."""
 
+import functools
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from common.errors import InputError
+from common.networks.adm_unet import ADMUNet
 from common.solvers.grids import power
 from common.solvers.runge_kutta import EULER, HEUN
 from diffmatch_jax import diffusion, fields
-from diffmatch_jax.diffusion import Process
+from diffmatch_jax.conditions import Conditions
+from diffmatch_jax.diffusion import Process, Variable
+from diffmatch_jax.network import inputs, predict
 
+QUICK = {"xla_backend_optimization_level": 0}
 START = jnp.asarray(np.random.default_rng(0).normal(size=(2, 3, 2, 2, 2)), jnp.float32)
 
 
@@ -60,6 +67,74 @@ def test_order_on_a_gaussian():
         slope = np.log2(error(rule, 16) / error(rule, 32))
         assert slope > rule.order - 0.35, (rule, slope)
     assert error(HEUN, 16) < error(EULER, 32)
+
+
+def network_of(learned_scale):
+    """Returns `denoiser(process) -> (x_0, deviation)` of a small U-Net with conditions, as `sampling.draw` makes it."""
+    variable = Variable(0.1, residual=True, shrunk=True, skip=True, learned_scale=learned_scale)
+    network = ADMUNet(
+        3 if learned_scale else 2,
+        channels=8,
+        multipliers=(1,),
+        num_blocks=1,
+        attention=(),
+        heads=1,
+        resampling="convolution",
+    )
+    rng = np.random.default_rng(1)
+    conditions = Conditions(*(jnp.asarray(0.1 * rng.normal(size=(2, 2, 2, n)), jnp.float32) for n in (2, 3)))
+    shown = inputs(conditions.flow, conditions, variable)
+    shapes = jax.eval_shape(network.init, jax.random.key(0), shown, jnp.zeros(2))["params"]
+    params = jax.tree.map(lambda leaf: jnp.asarray(0.2 * rng.normal(size=leaf.shape), jnp.float32), shapes)
+
+    def denoiser(process):
+        def of_pairs(x, time, given):
+            signal = diffusion.signal(process, time)
+            return predict(network, params, x, time, given, variable, signal=signal)
+
+        return diffusion.per_hypothesis(of_pairs, conditions)
+
+    return denoiser
+
+
+@pytest.mark.parametrize("learned_scale", [False, True])
+def test_euler_is_ddim_for_a_network_with_conditions(learned_scale):
+    """So are the deviations that it returns beside x_0, at the last level."""
+    denoiser, levels = network_of(learned_scale), Process.cosine(5)
+    got, want = (
+        jax.jit(
+            lambda noise, sample=sample: sample(denoiser(levels), noise, process=levels, has_aux=True)[::3],
+            compiler_options=QUICK,
+        )(START)
+        for sample in (fields.sample, diffusion.sample)
+    )
+    np.testing.assert_allclose(got[0], want[0], atol=5e-5)
+    assert (got[1] is not None) == learned_scale
+    if learned_scale:
+        assert got[1].shape == (1, 2, 3, 2, 2, 1) and float(jnp.std(got[1])) > 1e-3
+        np.testing.assert_allclose(got[1][0], want[1][-1], rtol=1e-4)
+
+
+def test_heun_comes_near_many_levels_of_a_network_sooner():
+    denoiser, many = network_of(True), Process.cosine(400)
+    first, *_, last = fields.noise_levels(many)
+
+    @functools.partial(jax.jit, compiler_options=QUICK)
+    def exact(noise):
+        return diffusion.sample(denoiser(many), noise, process=many, has_aux=True).x0
+
+    def error(rule, steps):
+        grid = power(first, last, steps, order=7.0)
+        run = jax.jit(
+            lambda noise: fields.sample(denoiser(many), noise, process=many, rule=rule, sigmas=grid, has_aux=True).x0,
+            compiler_options=QUICK,
+        )
+        return float(jnp.abs(run(START) - finest).max())
+
+    finest = exact(START)
+    assert float(jnp.abs(finest).max()) > 1
+    assert error(HEUN, 160) < 0.02
+    assert 3 * error(HEUN, 60) < error(EULER, 60)
 
 
 @pytest.mark.parametrize("sigmas", [[1.0], [1.0, 2.0], [1.0, 0.0]])

@@ -143,6 +143,8 @@ def test_training_gradient(arrays):
     for name, want in wanted.items():
         np.testing.assert_allclose(found[name], want, rtol=0, atol=1e-4 * np.abs(want).max(), err_msg=name)
     assert wanted
+    norm = np.sqrt(sum(np.square(np.asarray(each, np.float64)).sum() for each in jax.tree.leaves(gradient)))
+    np.testing.assert_allclose(norm, d["loss_grad_global_norm"], rtol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["unet_stage1", "unet_sr"])
