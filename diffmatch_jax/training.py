@@ -175,8 +175,8 @@ def loss(
     """Returns the loss and metrics of a batch: `truth [B, H, W, 2]` normalised, `mask [B, H, W]`, `keys [B]`.
 
     x_0 is the mean truth of each cell (of compat="released" and for cells without any, its value in the middle); the
-    prediction is compared with the truth itself. `first` is the loss of the examples at the noisiest level, without the
-    likelihood, `error` the mean end-point error in pixels of the truth, `log_likelihood` that of x_0.
+    prediction is compared with the truth itself. `first` is the loss at the noisiest level, without the likelihood,
+    `error` the mean end-point error in pixels of the truth, `log_likelihood` that of x_0.
     """
     index = levels(goal, _folded(keys, 0)).reshape(-1) if goal.kind != "regression" else None
     if goal.draws > 1 and index is not None:
@@ -216,8 +216,9 @@ def loss(
         value += goal.likelihood * surprise
         metrics["log_likelihood"] = -surprise
     if index is not None:
-        at_last = index == last
-        metrics["first"] = jnp.where(at_last, each, 0).sum() / jnp.maximum(at_last.sum(), 1)
+        # By the share that is expected, so that parts of a batch have it as their mean.
+        share = goal.first_share + (1 - goal.first_share) / len(process)
+        metrics["first"] = jnp.where(index == last, each, 0).mean() / share
     return value, metrics
 
 
