@@ -75,7 +75,7 @@ def build(config) -> Method:
 
     def loss(variables, key, batch):
         keys = training.batch_keys(key, batch)
-        pyramid = as_pyramid(config, variables.stats["pyramid"])
+        pyramid = as_pyramid(before or config, variables.stats["pyramid"])
         if second is None:
             seen = training.stage1_batch(plan.look, pyramid, batch)
         else:
@@ -151,6 +151,10 @@ def build_plan(config, before=None) -> Plan:
             expected = f"those of stage 1: fine {theirs.fine}, coarse {theirs.coarse}"
             got = f"fine {look.fine}, coarse {look.coarse}"
             raise bad("config.features", expected=expected, got=got, fix="use the same")
+        kinds = {kind_of(each.features.pyramid) for each in (config, before)}
+        if len(kinds) > 1 and kind_of(pyramid) != "embedded":
+            expected, fix = f'stage 1\'s, "{before.features.pyramid}"', "leave it out, stage 1's is used"
+            raise bad("config.features.pyramid", expected=expected, got=f'"{pyramid}"', fix=fix)
         look = theirs
     return Plan(look, first, build_stage(config, cells=look.fine_cells), confidence=sampler.confidence)
 
@@ -307,16 +311,21 @@ def pyramid_params(name: str) -> Any:
     return params
 
 
+def kind_of(pyramid: str) -> str:
+    """Returns the kind of the pyramid that a config names, whatever its file."""
+    return VGG if pyramid.startswith(VGG) else pyramid
+
+
 def as_pyramid(config, params: Any) -> Pyramid:
-    """Returns the pyramid of a config with parameters of its kind."""
-    make = features.vgg if config.features.pyramid.startswith(VGG) else backbone.frozen
+    """Returns the pyramid of a config, of a stage 2 that of its stage 1's, with parameters of its kind."""
+    make = features.vgg if kind_of(config.features.pyramid) == VGG else backbone.frozen
     return make(params, compute_dtype=config.features.compute_dtype)
 
 
 def model_of(config, variables: Variables, before=None) -> Model:
     """Returns the matcher that variables of a config's run make; `before` is as in `build_plan`."""
     plan, stats = build_plan(config, before), variables.stats
-    pyramid = as_pyramid(config, stats["pyramid"])
+    pyramid = as_pyramid(before or config, stats["pyramid"])
     if config.task == "stage1":
         return Model(plan, Weights(pyramid, variables.params))
     return Model(plan, Weights(pyramid, stats["stage1"] if plan.first else None, variables.params))
