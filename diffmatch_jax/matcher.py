@@ -148,18 +148,26 @@ def _shipped() -> Model:
 
 def as_batch(images: Any, name: str) -> tuple[np.ndarray, bool]:
     """Returns images as a batch `[B, H, W, 1 or 3]`, bytes or float32, and whether they were a single one."""
-    x = np.asarray(images)
+    try:
+        x = np.asarray(images)
+    except ValueError as error:  # a list of unequal parts
+        expected, fix = "an array, or a list of images of one size", "match images of several sizes one by one"
+        raise bad(name, expected=expected, got=str(error).partition(".")[0], fix=fix) from None
     if x.dtype == bool or not (np.issubdtype(x.dtype, np.floating) or x.dtype == np.uint8):
         fix = "convert it by np.uint8 or divide by its largest value"
         raise bad(name, expected="bytes, or floating point in [0, 1]", got=str(x.dtype), fix=fix)
+    expected, got = "[H, W], [H, W, 1 or 3] or a batch of those", list(x.shape)
+    if x.ndim in (3, 4) and x.shape[-1] in (2, 4):
+        # With an alpha channel or gray images of this width: nothing tells which.
+        fix = "drop the alpha channel (x[..., :-1]), or give gray images an axis of channels (x[..., None])"
+        raise bad(name, expected=expected, got=got, fix=fix)
     # The last axis of three is channels where it may be.
     if x.ndim == 2 or (x.ndim == 3 and x.shape[-1] not in (1, 3)):
         x = x[..., None]
     single = x.ndim == 3
     x = x[None] if single else x
     if x.ndim != 4 or x.shape[-1] not in (1, 3) or not len(x):
-        got = list(np.shape(images))
-        raise bad(name, expected="[H, W], [H, W, 1 or 3] or a batch of those", got=got, fix="use gray or RGB images")
+        raise bad(name, expected=expected, got=got, fix="use gray or RGB images")
     if min(x.shape[1:3]) < 2:
         got = f"{x.shape[1]} x {x.shape[2]}"
         raise bad(name, expected="at least 2 pixels in each direction", got=got, fix="give a whole image")

@@ -172,6 +172,9 @@ def test_evaluations_are_counted(unsure):
         (np.full((9, 9), 128.0), np.zeros((9, 9)), "source: expected numbers from 0 to 1, got 128 to 128"),
         (np.zeros((2, 9, 9, 3)), np.zeros((9, 9, 3)), "source, target: expected as many images"),
         (np.full((9, 9), np.nan), np.zeros((9, 9)), "source: expected numbers from 0 to 1"),
+        (np.zeros((9, 9, 4)), np.zeros((9, 9)), r"source: expected .*, got \[9, 9, 4\]; drop the alpha channel"),
+        (np.zeros((9, 9)), np.zeros((9, 9, 2)), r"target: expected .*; drop the alpha .*, or give gray images an axis"),
+        ([np.zeros((9, 9)), np.zeros((8, 9))], np.zeros((9, 9)), "source: expected an array, or a list of images of"),
     ],
 )
 def test_refusals(model, source, target, words):
