@@ -96,7 +96,7 @@ APP = App(
         "benchmark --workdir runs/benchmark --data stereo,warps",
         "export --workdir runs/matcher",
         "describe --config configs/diffmatch_jax/paper.py",
-        "import-weights checkpoint.pt --workdir runs/authors",
+        "import-weights stage1.pt --workdir runs/released --config.features.pyramid=vgg16:vgg16-397923af.pth",
     ),
 )
 
