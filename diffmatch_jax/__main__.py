@@ -19,6 +19,12 @@ def _build(config):
     return build(config)
 
 
+def _complete(config, workdir):
+    from diffmatch_jax.method import complete
+
+    return complete(config, workdir)
+
+
 def _import_weights(path, **how):
     from diffmatch_jax.import_weights import import_weights
 
@@ -84,6 +90,7 @@ APP = App(
     summary="Dense correspondence by diffusion: train both stages, match two images, measure, draw.",
     base=_base,
     build=_build,
+    complete=_complete,
     import_weights=_import_weights,
     figures=_figures,
     extra_verbs=(DEMO, MATCH, BENCHMARK, EXPORT),

@@ -1,7 +1,9 @@
 """The method as training, sampling and the command line know it: the one place that reads its configs."""
 
 import functools
+import json
 import os
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -9,10 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from common import config as configs
-from common.checkpoint import restore_params
+from common.checkpoint import checkpoints, restore_params, store
 from common.data.pipeline import build as build_sources
 from common.data.source import Source
-from common.errors import at_least_one, bad, choice
+from common.errors import InputError, at_least_one, bad, choice
 from common.method import Evaluation, Method, Samples, Variables
 from common.networks.initial import initialise
 from common.pictures import grid
@@ -33,6 +35,8 @@ from diffmatch_jax.training import Goal, Making, Second
 NAME = "diffmatch_jax"
 TASKS = ("stage1", "stage2", "backbone")
 VGG = "vgg16:"
+# The sections of a config that say what a trained stage 1 is.
+MATTERS = ("features", "conditions", "model", "process", "variable", "objective", "sampler")
 
 
 class Frozen(NamedTuple):
@@ -69,9 +73,8 @@ def build(config) -> Method:
         cells, evidence = plan.look.cells, plan.look.evidence
         if second is not None:
             cells, evidence = second.size or plan.look.fine_cells, plan.look.patch
-        shown = jnp.zeros((1, cells, cells, 4 + evidence))
-        made = initialise(trained.network, key, shown, jnp.zeros(1))
-        return Variables(made.params, {name: each for name, each in frozen()._asdict().items() if each is not None})
+        params = initial_params(trained, key, cells=cells, evidence=evidence)
+        return Variables(params, {name: each for name, each in frozen()._asdict().items() if each is not None})
 
     def loss(variables, key, batch):
         keys = training.batch_keys(key, batch)
@@ -160,14 +163,46 @@ def build_plan(config, before=None) -> Plan:
 
 
 def first_config(config):
-    """Returns the config of the stage 1 that a stage 2 refines, None without; raises `InputError` if it is none."""
+    """Returns the config of the stage 1 that a stage 2 refines, None without; raises `InputError` if it is none.
+
+    A run under way has it in its own, see `complete`.
+    """
     if config.task != "stage2" or not config.stage2.stage1:
         return None
-    before = configs.read(config.stage2.stage1, base())
+    if config.stage2.stage1_config:
+        return configs.from_dict(json.loads(config.stage2.stage1_config), base())
+    return read_first(config.stage2.stage1)
+
+
+def read_first(directory: str):
+    """Returns the config of the stage 1 in a directory; raises `InputError` if there is none."""
+    before = configs.read(directory, base())
     if before.method != NAME or before.task != "stage1":
         got = f"one of {before.method} {before.task}"
         raise bad("config.stage2.stage1", expected="the directory of a stage 1", got=got, fix="name another")
     return before
+
+
+def complete(config, workdir: Path):
+    """Returns the config of a run in `workdir`, of a stage 2 with that of its stage 1 inside.
+
+    A run that has checkpoints keeps the one it began with, whatever became of stage 1 since; its weights are in the
+    checkpoints. Raises `InputError` for a new run whose stage 1 cannot be read.
+    """
+    if config.task != "stage2" or not config.stage2.stage1:
+        return config
+    if store.steps(workdir / checkpoints.FOLDER) and (workdir / configs.FILE_NAME).exists():
+        told = configs.read(workdir, base()).stage2.stage1_config
+    else:
+        told = json.dumps(matters(read_first(config.stage2.stage1)), sort_keys=True)
+        restore_params(config.stage2.stage1)
+    return configs.from_dict(configs.to_dict(config), base(), {"stage2.stage1_config": told})
+
+
+def matters(config) -> dict[str, Any]:
+    """Returns what a stage 2 needs of the config of its stage 1, plain JSON values."""
+    values = configs.to_dict(config)
+    return {name: values[name] for name in MATTERS}
 
 
 def build_look(config) -> looking.Settings:
@@ -294,11 +329,35 @@ def build_second(config, plan: Plan) -> Second:
 
 
 def build_frozen(config) -> Frozen:
-    """Returns the weights that a config starts from and leaves as they are."""
-    if first_config(config) is not None:
-        before = restore_params(config.stage2.stage1)
-        return Frozen(before.stats["pyramid"], before.params)
-    return Frozen(pyramid_params(config.features.pyramid))
+    """Returns the weights that a config starts from and leaves as they are.
+
+    For a run under way (see `complete`) whose stage 1 is gone, or another by now, arrays of their shapes without a
+    number in them: its checkpoints have the weights, and nothing can be trained or saved with these.
+    """
+    before = first_config(config)
+    if before is None:
+        return Frozen(pyramid_params(config.features.pyramid))
+    try:
+        if matters(read_first(config.stage2.stage1)) == matters(before):
+            found = restore_params(config.stage2.stage1)
+            return Frozen(found.stats["pyramid"], found.params)
+    except InputError:
+        if not config.stage2.stage1_config:
+            raise
+    look, key = build_look(before), jax.random.key(0)
+    stage = build_stage(before, cells=look.cells)
+    widths = features.WIDTHS if kind_of(before.features.pyramid) == VGG else backbone.WIDTHS
+    shapes = Frozen(
+        jax.eval_shape(lambda: backbone.init(key, widths)),
+        jax.eval_shape(lambda: initial_params(stage, key, cells=look.cells, evidence=look.evidence)),
+    )
+    return jax.tree.map(lambda x: np.full(x.shape, np.nan, x.dtype), shapes)
+
+
+def initial_params(stage: Stage, key: jax.Array, *, cells: int, evidence: int) -> Any:
+    """Returns the parameters from which a stage that sees squares of `cells` cells is trained."""
+    shown = jnp.zeros((1, cells, cells, 4 + evidence))
+    return initialise(stage.network, key, shown, jnp.zeros(1)).params
 
 
 def pyramid_params(name: str) -> Any:

@@ -104,6 +104,7 @@ def base() -> ConfigDict:
 
     config.stage2 = stage2 = ConfigDict()  # task "stage2"
     stage2.stage1 = ""  # directory of the run whose predictions are refined (its averaged weights, frozen)
+    stage2.stage1_config = ""  # what that run was, as JSON: filled in once training starts, which needs it no more then
     stage2.degraded = 0.5  # share of training pairs that start from a degraded truth instead
     stage2.noise = 0.01  # degraded truth: deviation of its errors, normalised flow, constant over a cell of stage 1
     stage2.size = 0  # side of the crops of the grid that are trained on, cells (0 = the whole grid)

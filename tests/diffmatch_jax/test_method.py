@@ -1,6 +1,7 @@
 """The method from config to matches: both stages by the command line, and what is refused, in words."""
 
 import json
+import shutil
 
 import jax
 import numpy as np
@@ -22,7 +23,7 @@ SMALL = {
     "variable.learned_scale": True, "objective.likelihood": 0.3,
     "pairs.size": 32, "pairs.photometric": 0.0, "pairs.shares": (0, 1, 0),
     "data.fit": "none", "data.size": 40,
-    "train.steps": 2, "train.batch_size": 2, "train.log_every": 1, "checkpoint.every": 2, "ema.decay": 0.5,
+    "train.steps": 2, "train.batch_size": 2, "train.log_every": 1, "checkpoint.every": 1, "ema.decay": 0.5,
     "optimizer.schedule": "constant", "sampler.hypotheses": 2, "sampler.num": 2, "evaluate.num": 2,
     "evaluate.batch_size": 2,
 }  # fmt: skip
@@ -87,6 +88,39 @@ def test_the_match_command_writes_what_match_finds(runs, tmp_path):
     np.testing.assert_allclose(stored["flow"], found.flow, atol=1e-4)
     drawn = np.asarray(Image.open(tmp_path / "out" / "warped.png"))
     np.testing.assert_allclose(drawn, baselines.warped(picture, found.flow), atol=1)
+
+
+def test_a_stage_2_does_without_its_stage_1(runs, tmp_path, capsys):
+    """It matches, measures, is exported and resumed with what it keeps, and a new run is refused in words."""
+    own = shutil.copytree(runs / "two", tmp_path / "two")
+    whole = matcher.load(runs / "two")
+    stored = configs.read(own, base())
+    config_of_stage1 = json.loads(stored.stage2.stage1_config)
+    assert config_of_stage1["model"]["channels"] == 8 and "data" not in config_of_stage1
+    first = runs / "one"
+    first.rename(runs / "elsewhere")
+    try:
+        model = matcher.load(own)
+        assert model.plan == whole.plan
+        jax.tree.map(np.testing.assert_array_equal, model.weights.first, whole.weights.first)
+        assert main(["evaluate", "--workdir", str(own), "--dry-run"], APP) == 0
+        assert main(["export", "--workdir", str(own)], APP) == 0
+        kept = restore_params(own).stats
+        shapes = jax.eval_shape(lambda: method.build(stored).init(jax.random.key(0), {})).stats
+        jax.tree.map(lambda got, want: np.testing.assert_equal(got.shape, want.shape), shapes, kept)
+        # Another stage 1 in its place changes nothing: resumed from step 1, the run ends where it did.
+        first.mkdir()
+        configs.write({**configs.to_dict(configs.read(runs / "elsewhere", base())), "model": {"channels": 16}}, first)
+        shutil.rmtree(own / "checkpoints" / "2")
+        assert main(["train", "--workdir", str(own)], APP) == 0
+        jax.tree.map(np.testing.assert_array_equal, restore_params(own), restore_params(runs / "two"))
+        shutil.rmtree(own / "checkpoints")
+        capsys.readouterr()
+        assert main(["train", "--workdir", str(own)], APP) == 2
+        assert f"workdir {first}: expected checkpoints" in capsys.readouterr().err
+    finally:
+        shutil.rmtree(first, ignore_errors=True)
+        (runs / "elsewhere").rename(first)
 
 
 @pytest.mark.parametrize(
