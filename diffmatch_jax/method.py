@@ -59,6 +59,10 @@ def build(config) -> Method:
     sampler, checks, size = config.sampler, config.evaluate, config.pairs.size
     sources = functools.cache(lambda: build_all_sources(config))
     frozen = functools.cache(lambda: build_frozen(config))
+    if config.objective.pooled and config.train.accumulate > 1:
+        # The mean of means over parts of the batch, which have different numbers of valid pixels, is another loss.
+        fix = "use train.accumulate=1, or objective.pooled=false"
+        raise bad("config.train.accumulate", expected="1 with objective.pooled", got=config.train.accumulate, fix=fix)
     at_least_one(
         {
             "config.sampler.hypotheses": sampler.hypotheses,
@@ -149,17 +153,30 @@ def build_plan(config, before=None) -> Plan:
         return Plan(look, first=build_stage(config, cells=look.cells), confidence=sampler.confidence)
     first = None
     if before is not None:
-        first, theirs = build_stage(before, cells=look.cells), build_look(before)
-        if (theirs.fine, theirs.coarse, theirs.compat) != (look.fine, look.coarse, look.compat):
-            expected = f"those of stage 1: fine {theirs.fine}, coarse {theirs.coarse}"
-            got = f"fine {look.fine}, coarse {look.coarse}"
-            raise bad("config.features", expected=expected, got=got, fix="use the same")
-        kinds = {kind_of(each.features.pyramid) for each in (config, before)}
-        if len(kinds) > 1 and kind_of(pyramid) != "embedded":
-            expected, fix = f'stage 1\'s, "{before.features.pyramid}"', "leave it out, stage 1's is used"
-            raise bad("config.features.pyramid", expected=expected, got=f'"{pyramid}"', fix=fix)
-        look = theirs
+        first, look = build_stage(before, cells=look.cells), shared_look(config, before)
     return Plan(look, first, build_stage(config, cells=look.fine_cells), confidence=sampler.confidence)
+
+
+def shared_look(config, before) -> looking.Settings:
+    """Returns the conditions of the stage 1 of `before`, which stage 2 shares.
+
+    Raises `InputError` for what the config of stage 2 says otherwise; which features they are need not be repeated.
+    """
+    look, theirs = build_look(config), build_look(before)
+    if (theirs.fine, theirs.coarse, theirs.compat) != (look.fine, look.coarse, look.compat):
+        expected = f"those of stage 1: fine {theirs.fine}, coarse {theirs.coarse}"
+        got = f"fine {look.fine}, coarse {look.coarse}"
+        raise bad("config.features", expected=expected, got=got, fix="use the same")
+    ours, wanted = config.features.pyramid, before.features.pyramid
+    if kind_of(ours) not in ("embedded", kind_of(wanted)):
+        expected, fix = f'stage 1\'s, "{wanted}"', "leave it out, stage 1's is used"
+        raise bad("config.features.pyramid", expected=expected, got=f'"{ours}"', fix=fix)
+    for name in config.conditions:
+        ours, wanted = config.conditions[name], before.conditions[name]
+        if ours != wanted:
+            fix = "leave it as stage 1 has it, or train another stage 1"
+            raise bad(f"config.conditions.{name}", expected=f"{wanted}, as in stage 1", got=ours, fix=fix)
+    return theirs
 
 
 def first_config(config):

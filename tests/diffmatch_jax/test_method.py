@@ -13,7 +13,7 @@ from common.checkpoint import restore_params
 from common.cli import main
 from common.errors import InputError
 from configs.diffmatch_jax.base import base
-from diffmatch_jax import baselines, matcher, method, pretrained
+from diffmatch_jax import baselines, matcher, method, pretrained, shipped
 from diffmatch_jax.__main__ import APP
 
 SMALL = {
@@ -136,6 +136,7 @@ def test_a_stage_2_does_without_its_stage_1(runs, tmp_path, capsys):
         ({"objective.penalty": "huber"}, "config.objective.penalty"),
         ({"sampler.estimate": "best"}, "config.sampler.estimate"),
         ({"sampler.confidence": 0.0}, "config.sampler.confidence"),
+        ({"objective.pooled": True, "train.accumulate": 2}, "config.train.accumulate: expected 1 with objective"),
         ({"evaluate.num": 0}, "config.evaluate.num"),
         ({"task": "stage2", "stage2.degraded": 1.5}, "config.stage2.degraded"),
         ({"task": "stage2", "stage2.size": 99}, "config.stage2.size: expected 0 to 16 cells"),
@@ -152,6 +153,14 @@ def test_other_features_than_stage_1(runs):
         method.build(config(**{"task": "stage2", "stage2.stage1": str(runs / "one"), "features.fine": 48}))
 
 
+def test_other_conditions_than_stage_1(runs):
+    """Stage 2 looks where stage 1 looks, so another choice would be ignored."""
+    second = {"task": "stage2", "stage2.stage1": str(runs / "one")}
+    for name, value in (("radius", 2), ("gain", 1.0), ("score", True)):
+        with pytest.raises(InputError, match=f"config.conditions.{name}: expected .*, as in stage 1, got {value}"):
+            method.build(config(**second, **{f"conditions.{name}": value}))
+
+
 def test_exported_stages_are_the_same_matcher(runs, tmp_path):
     """What `export` writes is what the package would read, in half precision."""
     for name in ("one", "two"):
@@ -162,8 +171,24 @@ def test_exported_stages_are_the_same_matcher(runs, tmp_path):
     assert model.plan == own.plan
     for got, want in zip(jax.tree.leaves(model.weights[1:]), jax.tree.leaves(own.weights[1:]), strict=True):
         np.testing.assert_allclose(got, want, rtol=1e-3, atol=1e-6)
+    told = (tmp_path / "stage2.json").read_text()
+    for content in (None, told[:-2]):
+        (tmp_path / "stage2.json").unlink()
+        if content is not None:
+            (tmp_path / "stage2.json").write_text(content)
+        with pytest.raises(InputError, match="stage2.json: expected the config of stage2.npz"):
+            pretrained.read(tmp_path)
     (tmp_path / "stage2.npz").unlink()
     assert pretrained.read(tmp_path).plan == matcher.load(runs / "one").plan
     (tmp_path / "stage1.npz").unlink()
     with pytest.raises(InputError, match="stage1.npz: expected weights of a matcher"):
+        pretrained.read(tmp_path)
+
+
+def test_a_package_without_its_second_stage_is_refused(tmp_path, monkeypatch):
+    for name in ("stage1.npz", "stage1.json"):
+        shutil.copy(shipped.DIRECTORY / name, tmp_path)
+    assert pretrained.read(tmp_path).plan.second is None
+    monkeypatch.setattr(shipped, "DIRECTORY", tmp_path)
+    with pytest.raises(InputError, match="stage2.npz: expected weights of a matcher, got no such file; install"):
         pretrained.read(tmp_path)
