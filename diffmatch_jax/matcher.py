@@ -47,7 +47,11 @@ class Plan:
 
 
 class Weights(NamedTuple):
-    """The arrays of a matcher: a pyramid (a `jax.tree_util.Partial`) and the parameters of both stages."""
+    """The arrays of a matcher: a pyramid and the parameters of both stages.
+
+    The pyramid is a `jax.tree_util.Partial` with its weights, or any function as in `diffmatch_jax.features`; one and
+    the same function shares its compiled programs.
+    """
 
     pyramid: Pyramid
     first: Any = None
@@ -106,9 +110,10 @@ def match(
     """Finds for every pixel of `target` its place in `source`.
 
     Images are `[H, W]`, `[H, W, 1]` or `[H, W, 3]`, bytes or floating point in [0, 1], of any two sizes, or batches of
-    them with a first axis `[B, ...]`. `model` is what `load` returned, the directory of a trained run, or None for the
-    weights that come with the package. `key` decides the noise of the hypotheses, the same for all pairs of a batch, so
-    that a batch equals its single pairs; or one key for each pair `[B]`. Raises `InputError` for images that cannot be
+    them with a first axis `[B, ...]`. `model` is what `load` returned, the directory of a trained run, None for the
+    weights that come with the package, or a `Model` of your own, `Model(Plan(Settings(...)), Weights(pyramid))`, whose
+    pyramid may be any function. `key` decides the noise of the hypotheses, the same for all pairs of a batch, so that a
+    batch equals its single pairs; or one key for each pair `[B]`. Raises `InputError` for images that cannot be
     matched.
     """
     sources, single = as_batch(source, "source")
@@ -124,7 +129,8 @@ def match(
     if keys.shape != (len(sources),):
         raise bad("key", expected=f"one key, or {len(sources)}", got=list(keys.shape), fix="leave it out")
     images = (_prepared(jnp.asarray(each), model.plan.look) for each in (sources, targets))
-    found = on_grid(model.plan, model.weights, *images, keys, hypotheses)
+    weights = model.weights._replace(pyramid=as_argument(model.weights.pyramid))
+    found = on_grid(model.plan, weights, *images, keys, hypotheses)
     sizes = {"size": targets.shape[1:3], "source": sources.shape[1:3], "compat": model.plan.look.compat}
     result = Match(*jax.device_get(_finish(found, **sizes)), np.asarray(found.hypotheses))
     return Match(*(each[0] for each in result)) if single else result
@@ -144,6 +150,11 @@ def _shipped() -> Model:
     from diffmatch_jax.pretrained import read
 
     return read()
+
+
+def as_argument(pyramid: Pyramid) -> jax.tree_util.Partial:
+    """Returns a pyramid as what jitted functions take for an argument."""
+    return pyramid if isinstance(pyramid, jax.tree_util.Partial) else jax.tree_util.Partial(pyramid)
 
 
 def as_batch(images: Any, name: str) -> tuple[np.ndarray, bool]:
