@@ -172,10 +172,8 @@ def test_exported_stages_are_the_same_matcher(runs, tmp_path):
     for got, want in zip(jax.tree.leaves(model.weights[1:]), jax.tree.leaves(own.weights[1:]), strict=True):
         np.testing.assert_allclose(got, want, rtol=1e-3, atol=1e-6)
     told = (tmp_path / "stage2.json").read_text()
-    for content in (None, told[:-2]):
-        (tmp_path / "stage2.json").unlink()
-        if content is not None:
-            (tmp_path / "stage2.json").write_text(content)
+    for damage in (lambda path: path.write_text(told[:-2]), lambda path: path.unlink()):
+        damage(tmp_path / "stage2.json")
         with pytest.raises(InputError, match="stage2.json: expected the config of stage2.npz"):
             pretrained.read(tmp_path)
     (tmp_path / "stage2.npz").unlink()
