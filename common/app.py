@@ -36,6 +36,8 @@ class App(NamedTuple):
     `base()` holds every config key; `import_weights(path, *, workdir, config, dry_run)` writes an ordinary checkpoint
     of foreign weights and returns the lines to print; `figures()` maps names to functions that read only the result
     files of a work directory and return the paths they wrote (`InputError` if a file they need is missing).
+    `complete(config, workdir)` returns the config of a run in `workdir` with what it takes over from other runs, so
+    that they are needed no more once it is under way.
     """
 
     name: str
@@ -46,6 +48,7 @@ class App(NamedTuple):
     figures: Callable[[], Mapping[str, Callable[[Path], Sequence[Path]]]]
     extra_verbs: Sequence[Verb] = ()
     examples: Sequence[str] = ()
+    complete: Callable[[ConfigDict, Path], ConfigDict] = lambda config, workdir: config
 
 
 def lines(*texts: Any) -> None:

@@ -46,6 +46,7 @@ def to_train(app: App, request: Request) -> tuple[ConfigDict, Path]:
         config = configs.read(workdir, app.base(), request.overrides)
     _check_method(app, config, request.flags.config or workdir)
     check_writable(workdir)
+    config = app.complete(config, workdir)
     if stored is not None and (changes := configs.diff(stored, config, configs.RESUME_MAY_CHANGE)):
         raise bad(
             f"workdir {workdir}",
@@ -65,6 +66,7 @@ def of_trained(app: App, request: Request) -> Resolved:
     else:
         config = configs.read(workdir, app.base(), request.overrides)
     _check_method(app, stored, workdir)
+    config = app.complete(config, workdir)
     changes = configs.diff(stored, config)
     refused = configs.diff(stored, config, TRAINED_MAY_CHANGE)
     refused += [each for each in changes if each.startswith(TRAINED_MUST_AGREE)]

@@ -19,6 +19,12 @@ def _build(config):
     return build(config)
 
 
+def _complete(config, workdir):
+    from diffmatch_jax.method import complete
+
+    return complete(config, workdir)
+
+
 def _import_weights(path, **how):
     from diffmatch_jax.import_weights import import_weights
 
@@ -84,6 +90,7 @@ APP = App(
     summary="Dense correspondence by diffusion: train both stages, match two images, measure, draw.",
     base=_base,
     build=_build,
+    complete=_complete,
     import_weights=_import_weights,
     figures=_figures,
     extra_verbs=(DEMO, MATCH, BENCHMARK, EXPORT),
@@ -96,7 +103,7 @@ APP = App(
         "benchmark --workdir runs/benchmark --data stereo,warps",
         "export --workdir runs/matcher",
         "describe --config configs/diffmatch_jax/paper.py",
-        "import-weights checkpoint.pt --workdir runs/authors",
+        "import-weights stage1.pt --workdir runs/released --config.features.pyramid=vgg16:vgg16-397923af.pth",
     ),
 )
 

@@ -26,7 +26,7 @@ def run(app: App, request: Request) -> None:
     if task != "backbone":
         # What the weights mean; where they were trained is of no use to others.
         values = configs.to_dict(resolved.config)
-        values["stage2"] = {**values["stage2"], "stage1": ""}
+        values["stage2"] = {**values["stage2"], "stage1": "", "stage1_config": ""}
         values["data"] = {**values["data"], "source": _nameless(values["data"]["source"]), "directory": ""}
         write_atomically(path.with_suffix(".json"), json.dumps(values, indent=2, sort_keys=True).encode())
     lines(f"wrote {path}, {path.stat().st_size / 2**20:.2f} MiB in half precision, sha256 {digest}")

@@ -1,6 +1,7 @@
 """What `evaluate` measures while a matcher is made: flow of generated warps of held-out photographs."""
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -11,7 +12,7 @@ from common.data.source import Source, fetch
 from common.method import Evaluation
 from diffmatch_jax import conditions as looking
 from diffmatch_jax import metrics
-from diffmatch_jax.matcher import Match, Model, match
+from diffmatch_jax.matcher import Match, Model, as_argument, match
 from diffmatch_jax.matching import to_pixels
 from diffmatch_jax.pairs import Pair
 from diffmatch_jax.resize import resize, resize_normalised
@@ -20,7 +21,7 @@ from diffmatch_jax.training import Making, pair_of
 
 def pairs(making: Making, source: Source, key: jax.Array, *, num: int) -> Pair:
     """Returns `num` pairs of the photographs of `source`, in turn, as NumPy arrays; pair i depends on key and i."""
-    run = jax.jit(lambda keys, examples: jax.vmap(lambda k, e: pair_of(making, k, e))(keys, examples))
+    run = _make(making)
     parts = []
     for start in range(0, num, 8):
         index = np.arange(start, start + 8)  # always as many, so that one program serves all
@@ -28,6 +29,11 @@ def pairs(making: Making, source: Source, key: jax.Array, *, num: int) -> Pair:
         made = run(keys, fetch(source, (index % len(source)).tolist()))
         parts.append(jax.tree.map(lambda x, n=num - start: np.asarray(x[:n]), made))
     return jax.tree.map(lambda *each: np.concatenate(each), *parts)
+
+
+@functools.cache
+def _make(making: Making) -> Callable[..., Pair]:
+    return jax.jit(jax.vmap(functools.partial(pair_of, making)))
 
 
 def matched(model: Model, made: Pair, key: jax.Array, *, hypotheses: int, batch_size: int) -> Match:
@@ -95,20 +101,21 @@ def filtered(model: Model, flow: np.ndarray) -> np.ndarray:
 def initial(model: Model, made: Pair, *, batch_size: int) -> tuple[np.ndarray, np.ndarray]:
     """Returns the fit `[B, S, S, 2]` that the first stage starts from, in pixels, and its unit `[B, S, S]` in cells."""
     look, size, num = model.plan.look, made.flow.shape[1:3], len(made.source)
-
-    @jax.jit
-    def run(pyramid, *images):
-        source, target = (looking.maps(pyramid, looking.prepared(each, look), look).first for each in images)
-        told = looking.stage1(source, target, look).conditions
-        return to_pixels(resize_normalised(told.flow, size)), resize(told.unit, size)[..., 0]
-
+    pyramid = as_argument(model.weights.pyramid)
     parts = []
     for start in range(0, num, batch_size):
         index = np.minimum(np.arange(start, start + batch_size), num - 1)
-        found = run(model.weights.pyramid, made.source[index], made.target[index])
+        found = _fitted(pyramid, made.source[index], made.target[index], look=look, size=size)
         parts.append([np.asarray(each[: num - start]) for each in found])
     flow, unit = map(np.concatenate, zip(*parts, strict=True))
     return flow, unit
+
+
+@functools.partial(jax.jit, static_argnames=("look", "size"))
+def _fitted(pyramid, *images, look: looking.Settings, size: tuple[int, int]) -> tuple[jax.Array, jax.Array]:
+    source, target = (looking.maps(pyramid, looking.prepared(each, look), look).first for each in images)
+    told = looking.stage1(source, target, look).conditions
+    return to_pixels(resize_normalised(told.flow, size)), resize(told.unit, size)[..., 0]
 
 
 def measured(flows: Sequence[np.ndarray], made: Pair) -> dict[str, float]:

@@ -64,6 +64,7 @@ def import_weights(
     config, imported = build(config, imports.load(path), field=str(path))
     from diffmatch_jax import method  # it imports the data sources, which `convert` does not need
 
+    config = method.complete(config, Path(workdir))
     method.build(config)
     count = sum(leaf.size for leaf in imports.flatten(imported.params).values())
     network = imported.network

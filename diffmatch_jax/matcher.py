@@ -45,7 +45,11 @@ class Plan:
 
 
 class Weights(NamedTuple):
-    """The arrays of a matcher: a pyramid (a `jax.tree_util.Partial`) and the parameters of both stages."""
+    """The arrays of a matcher: a pyramid and the parameters of both stages.
+
+    The pyramid is a `jax.tree_util.Partial` with its weights, or any function as in `diffmatch_jax.features`; one and
+    the same function shares its compiled programs.
+    """
 
     pyramid: Pyramid
     first: Any = None
@@ -104,9 +108,10 @@ def match(
     """Finds for every pixel of `target` its place in `source`.
 
     Images are `[H, W]`, `[H, W, 1]` or `[H, W, 3]`, bytes or floating point in [0, 1], of any two sizes, or batches of
-    them with a first axis `[B, ...]`. `model` is what `load` returned, the directory of a trained run, or None for the
-    weights that come with the package. `key` decides the noise of the hypotheses, the same for all pairs of a batch, so
-    that a batch equals its single pairs; or one key for each pair `[B]`. Raises `InputError` for images that cannot be
+    them with a first axis `[B, ...]`. `model` is what `load` returned, the directory of a trained run, None for the
+    weights that come with the package, or a `Model` of your own, `Model(Plan(Settings(...)), Weights(pyramid))`, whose
+    pyramid may be any function. `key` decides the noise of the hypotheses, the same for all pairs of a batch, so that a
+    batch equals its single pairs; or one key for each pair `[B]`. Raises `InputError` for images that cannot be
     matched.
     """
     sources, single = as_batch(source, "source")
@@ -122,7 +127,8 @@ def match(
     if keys.shape != (len(sources),):
         raise bad("key", expected=f"one key, or {len(sources)}", got=list(keys.shape), fix="leave it out")
     images = (_prepared(jnp.asarray(each), model.plan.look) for each in (sources, targets))
-    found = on_grid(model.plan, model.weights, *images, keys, hypotheses)
+    weights = model.weights._replace(pyramid=as_argument(model.weights.pyramid))
+    found = on_grid(model.plan, weights, *images, keys, hypotheses)
     sizes = {"size": targets.shape[1:3], "source": sources.shape[1:3], "compat": model.plan.look.compat}
     result = Match(*jax.device_get(_finish(found, **sizes)), np.asarray(found.hypotheses))
     return Match(*(each[0] for each in result)) if single else result
@@ -144,20 +150,33 @@ def _shipped() -> Model:
     return read()
 
 
+def as_argument(pyramid: Pyramid) -> jax.tree_util.Partial:
+    """Returns a pyramid as what jitted functions take for an argument."""
+    return pyramid if isinstance(pyramid, jax.tree_util.Partial) else jax.tree_util.Partial(pyramid)
+
+
 def as_batch(images: Any, name: str) -> tuple[np.ndarray, bool]:
     """Returns images as a batch `[B, H, W, 1 or 3]`, bytes or float32, and whether they were a single one."""
-    x = np.asarray(images)
+    try:
+        x = np.asarray(images)
+    except ValueError as error:  # a list of unequal parts
+        expected, fix = "an array, or a list of images of one size", "match images of several sizes one by one"
+        raise bad(name, expected=expected, got=str(error).partition(".")[0], fix=fix) from None
     if x.dtype == bool or not (np.issubdtype(x.dtype, np.floating) or x.dtype == np.uint8):
         fix = "convert it by np.uint8 or divide by its largest value"
         raise bad(name, expected="bytes, or floating point in [0, 1]", got=str(x.dtype), fix=fix)
+    expected, got = "[H, W], [H, W, 1 or 3] or a batch of those", list(x.shape)
+    if x.ndim in (3, 4) and x.shape[-1] in (2, 4):
+        # With an alpha channel or gray images of this width: nothing tells which.
+        fix = "drop the alpha channel (x[..., :-1]), or give gray images an axis of channels (x[..., None])"
+        raise bad(name, expected=expected, got=got, fix=fix)
     # The last axis of three is channels where it may be.
     if x.ndim == 2 or (x.ndim == 3 and x.shape[-1] not in (1, 3)):
         x = x[..., None]
     single = x.ndim == 3
     x = x[None] if single else x
     if x.ndim != 4 or x.shape[-1] not in (1, 3) or not len(x):
-        got = list(np.shape(images))
-        raise bad(name, expected="[H, W], [H, W, 1 or 3] or a batch of those", got=got, fix="use gray or RGB images")
+        raise bad(name, expected=expected, got=got, fix="use gray or RGB images")
     if min(x.shape[1:3]) < 2:
         got = f"{x.shape[1]} x {x.shape[2]}"
         raise bad(name, expected="at least 2 pixels in each direction", got=got, fix="give a whole image")

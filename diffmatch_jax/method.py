@@ -1,7 +1,9 @@
 """The method as training, sampling and the command line know it: the one place that reads its configs."""
 
 import functools
+import json
 import os
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -9,10 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from common import config as configs
-from common.checkpoint import restore_params
+from common.checkpoint import checkpoints, restore_params, store
 from common.data.pipeline import build as build_sources
 from common.data.source import Source
-from common.errors import at_least_one, bad, choice
+from common.errors import InputError, at_least_one, bad, choice
 from common.method import Evaluation, Method, Samples, Variables
 from common.networks.initial import initialise
 from common.pictures import grid
@@ -35,6 +37,8 @@ from diffmatch_jax.training import Goal, Making, Second
 NAME = "diffmatch_jax"
 TASKS = ("stage1", "stage2", "backbone")
 VGG = "vgg16:"
+# The sections of a config that say what a trained stage 1 is.
+MATTERS = ("features", "conditions", "model", "process", "variable", "objective", "sampler")
 
 
 class Frozen(NamedTuple):
@@ -57,6 +61,10 @@ def build(config) -> Method:
     sampler, checks, size = config.sampler, config.evaluate, config.pairs.size
     sources = functools.cache(lambda: build_all_sources(config))
     frozen = functools.cache(lambda: build_frozen(config))
+    if config.objective.pooled and config.train.accumulate > 1:
+        # The mean of means over parts of the batch, which have different numbers of valid pixels, is another loss.
+        fix = "use train.accumulate=1, or objective.pooled=false"
+        raise bad("config.train.accumulate", expected="1 with objective.pooled", got=config.train.accumulate, fix=fix)
     at_least_one(
         {
             "config.sampler.hypotheses": sampler.hypotheses,
@@ -71,13 +79,12 @@ def build(config) -> Method:
         cells, evidence = plan.look.cells, plan.look.evidence
         if second is not None:
             cells, evidence = second.size or plan.look.fine_cells, plan.look.fine_evidence
-        shown = jnp.zeros((1, cells, cells, 4 + evidence))
-        made = initialise(trained.network, key, shown, jnp.zeros(1))
-        return Variables(made.params, {name: each for name, each in frozen()._asdict().items() if each is not None})
+        params = initial_params(trained, key, cells=cells, evidence=evidence)
+        return Variables(params, {name: each for name, each in frozen()._asdict().items() if each is not None})
 
     def loss(variables, key, batch):
         keys = training.batch_keys(key, batch)
-        pyramid = as_pyramid(config, variables.stats["pyramid"])
+        pyramid = as_pyramid(before or config, variables.stats["pyramid"])
         if second is None:
             seen = training.stage1_batch(plan.look, pyramid, batch)
         else:
@@ -148,24 +155,73 @@ def build_plan(config, before=None) -> Plan:
         return Plan(look, first=build_stage(config, cells=look.cells), confidence=sampler.confidence)
     first = None
     if before is not None:
-        first, theirs = build_stage(before, cells=look.cells), build_look(before)
-        if (theirs.fine, theirs.coarse, theirs.compat) != (look.fine, look.coarse, look.compat):
-            expected = f"those of stage 1: fine {theirs.fine}, coarse {theirs.coarse}"
-            got = f"fine {look.fine}, coarse {look.coarse}"
-            raise bad("config.features", expected=expected, got=got, fix="use the same")
-        look = theirs
+        first, look = build_stage(before, cells=look.cells), shared_look(config, before)
     return Plan(look, first, build_stage(config, cells=look.fine_cells), confidence=sampler.confidence)
 
 
+def shared_look(config, before) -> looking.Settings:
+    """Returns the conditions of the stage 1 of `before`, which stage 2 shares.
+
+    Raises `InputError` for what the config of stage 2 says otherwise; which features they are need not be repeated.
+    """
+    look, theirs = build_look(config), build_look(before)
+    if (theirs.fine, theirs.coarse, theirs.compat) != (look.fine, look.coarse, look.compat):
+        expected = f"those of stage 1: fine {theirs.fine}, coarse {theirs.coarse}"
+        got = f"fine {look.fine}, coarse {look.coarse}"
+        raise bad("config.features", expected=expected, got=got, fix="use the same")
+    ours, wanted = config.features.pyramid, before.features.pyramid
+    if kind_of(ours) not in ("embedded", kind_of(wanted)):
+        expected, fix = f'stage 1\'s, "{wanted}"', "leave it out, stage 1's is used"
+        raise bad("config.features.pyramid", expected=expected, got=f'"{ours}"', fix=fix)
+    for name in config.conditions:
+        ours, wanted = config.conditions[name], before.conditions[name]
+        if ours != wanted:
+            fix = "leave it as stage 1 has it, or train another stage 1"
+            raise bad(f"config.conditions.{name}", expected=f"{wanted}, as in stage 1", got=ours, fix=fix)
+    return theirs
+
+
 def first_config(config):
-    """Returns the config of the stage 1 that a stage 2 refines, None without; raises `InputError` if it is none."""
+    """Returns the config of the stage 1 that a stage 2 refines, None without; raises `InputError` if it is none.
+
+    A run under way has it in its own, see `complete`.
+    """
     if config.task != "stage2" or not config.stage2.stage1:
         return None
-    before = configs.read(config.stage2.stage1, base())
+    if config.stage2.stage1_config:
+        return configs.from_dict(json.loads(config.stage2.stage1_config), base())
+    return read_first(config.stage2.stage1)
+
+
+def read_first(directory: str):
+    """Returns the config of the stage 1 in a directory; raises `InputError` if there is none."""
+    before = configs.read(directory, base())
     if before.method != NAME or before.task != "stage1":
         got = f"one of {before.method} {before.task}"
         raise bad("config.stage2.stage1", expected="the directory of a stage 1", got=got, fix="name another")
     return before
+
+
+def complete(config, workdir: Path):
+    """Returns the config of a run in `workdir`, of a stage 2 with that of its stage 1 inside.
+
+    A run that has checkpoints keeps the one it began with, whatever became of stage 1 since; its weights are in the
+    checkpoints. Raises `InputError` for a new run whose stage 1 cannot be read.
+    """
+    if config.task != "stage2" or not config.stage2.stage1:
+        return config
+    if store.steps(workdir / checkpoints.FOLDER) and (workdir / configs.FILE_NAME).exists():
+        told = configs.read(workdir, base()).stage2.stage1_config
+    else:
+        told = json.dumps(matters(read_first(config.stage2.stage1)), sort_keys=True)
+        restore_params(config.stage2.stage1)
+    return configs.from_dict(configs.to_dict(config), base(), {"stage2.stage1_config": told})
+
+
+def matters(config) -> dict[str, Any]:
+    """Returns what a stage 2 needs of the config of its stage 1, plain JSON values."""
+    values = configs.to_dict(config)
+    return {name: values[name] for name in MATTERS}
 
 
 def build_look(config) -> looking.Settings:
@@ -304,11 +360,35 @@ def build_second(config, plan: Plan) -> Second:
 
 
 def build_frozen(config) -> Frozen:
-    """Returns the weights that a config starts from and leaves as they are."""
-    if first_config(config) is not None:
-        before = restore_params(config.stage2.stage1)
-        return Frozen(before.stats["pyramid"], before.params)
-    return Frozen(pyramid_params(config.features.pyramid))
+    """Returns the weights that a config starts from and leaves as they are.
+
+    For a run under way (see `complete`) whose stage 1 is gone, or another by now, arrays of their shapes without a
+    number in them: its checkpoints have the weights, and nothing can be trained or saved with these.
+    """
+    before = first_config(config)
+    if before is None:
+        return Frozen(pyramid_params(config.features.pyramid))
+    try:
+        if matters(read_first(config.stage2.stage1)) == matters(before):
+            found = restore_params(config.stage2.stage1)
+            return Frozen(found.stats["pyramid"], found.params)
+    except InputError:
+        if not config.stage2.stage1_config:
+            raise
+    look, key = build_look(before), jax.random.key(0)
+    stage = build_stage(before, cells=look.cells)
+    widths = features.WIDTHS if kind_of(before.features.pyramid) == VGG else backbone.WIDTHS
+    shapes = Frozen(
+        jax.eval_shape(lambda: backbone.init(key, widths)),
+        jax.eval_shape(lambda: initial_params(stage, key, cells=look.cells, evidence=look.evidence)),
+    )
+    return jax.tree.map(lambda x: np.full(x.shape, np.nan, x.dtype), shapes)
+
+
+def initial_params(stage: Stage, key: jax.Array, *, cells: int, evidence: int) -> Any:
+    """Returns the parameters from which a stage that sees squares of `cells` cells is trained."""
+    shown = jnp.zeros((1, cells, cells, 4 + evidence))
+    return initialise(stage.network, key, shown, jnp.zeros(1)).params
 
 
 def pyramid_params(name: str) -> Any:
@@ -321,16 +401,21 @@ def pyramid_params(name: str) -> Any:
     return params
 
 
+def kind_of(pyramid: str) -> str:
+    """Returns the kind of the pyramid that a config names, whatever its file."""
+    return VGG if pyramid.startswith(VGG) else pyramid
+
+
 def as_pyramid(config, params: Any) -> Pyramid:
-    """Returns the pyramid of a config with parameters of its kind."""
-    make = features.vgg if config.features.pyramid.startswith(VGG) else backbone.frozen
+    """Returns the pyramid of a config, of a stage 2 that of its stage 1's, with parameters of its kind."""
+    make = features.vgg if kind_of(config.features.pyramid) == VGG else backbone.frozen
     return make(params, compute_dtype=config.features.compute_dtype)
 
 
 def model_of(config, variables: Variables, before=None) -> Model:
     """Returns the matcher that variables of a config's run make; `before` is as in `build_plan`."""
     plan, stats = build_plan(config, before), variables.stats
-    pyramid = as_pyramid(config, stats["pyramid"])
+    pyramid = as_pyramid(before or config, stats["pyramid"])
     if config.task == "stage1":
         return Model(plan, Weights(pyramid, variables.params))
     return Model(plan, Weights(pyramid, stats["stage1"] if plan.first else None, variables.params))

@@ -17,7 +17,10 @@ SHA256 = {
 
 
 def read(directory: str | Path = shipped.DIRECTORY) -> Model:
-    """Returns the matcher of the files in `directory`, both stages or the first alone; raises `InputError`."""
+    """Returns the matcher of the files in `directory`, both stages or the first alone; raises `InputError`.
+
+    In the directory of the package nothing may be missing.
+    """
     directory = Path(directory)
     ours = directory == shipped.DIRECTORY
     parts = {}
@@ -25,14 +28,23 @@ def read(directory: str | Path = shipped.DIRECTORY) -> Model:
         path = directory / f"{stage}.npz"
         if path.is_file():
             params = shipped.load(path, sha256=SHA256[stage] if ours else None)
-            told = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
-            parts[stage] = params, configs.from_dict(told, base())
-    if "stage1" not in parts:
-        fix = "give model=DIR, the directory of a trained run"
-        raise bad(str(directory / "stage1.npz"), expected="weights of a matcher", got="no such file", fix=fix)
+            parts[stage] = params, _config_of(path)
+        elif ours or stage == "stage1":
+            fix = "install the package again, or give model=DIR, the directory of a trained run"
+            raise bad(str(path), expected="weights of a matcher", got="no such file", fix=fix)
     first, config = parts["stage1"]
     stats = {"pyramid": method.pyramid_params(config.features.pyramid)}
     if "stage2" not in parts:
         return method.model_of(config, Variables(first, stats))
     second, refining = parts["stage2"]
     return method.model_of(refining, Variables(second, {**stats, "stage1": first}), config)
+
+
+def _config_of(weights: Path):
+    """Returns the config beside a file of weights; raises `InputError`."""
+    path = weights.with_suffix(".json")
+    try:
+        return configs.from_dict(json.loads(path.read_text(encoding="utf-8")), base())
+    except (OSError, json.JSONDecodeError) as error:
+        got = error.strerror if isinstance(error, OSError) else error
+        raise bad(str(path), expected=f"the config of {weights.name}", got=got, fix="export it again") from None

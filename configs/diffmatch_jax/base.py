@@ -67,6 +67,7 @@ def base() -> ConfigDict:
     objective.epsilon = 0.1  # charbonnier: below it errors count squared, in units of `scale`
     objective.first_share = 0.5  # share of draws at the noisiest level, where sampling starts (the rest is uniform)
     objective.draws = 1  # levels and noises with which each pair of a batch is seen
+    # Of several devices under parallel=pmap each takes the mean over its own part, as the released training does.
     objective.pooled = False  # mean over the batch's valid pixels (released), not of each pair's mean
     objective.likelihood = 0.0  # weight of -log p(x_0), from which the learned scale learns (0.3; 0 without one)
 
@@ -110,6 +111,7 @@ def base() -> ConfigDict:
 
     config.stage2 = stage2 = ConfigDict()  # task "stage2"
     stage2.stage1 = ""  # directory of the run whose predictions are refined (its averaged weights, frozen)
+    stage2.stage1_config = ""  # what that run was, as JSON: filled in once training starts, which needs it no more then
     stage2.degraded = 0.5  # share of training pairs that start from a degraded truth instead
     stage2.noise = 0.01  # degraded truth: size of its errors, normalised flow (diffmatch_jax.conditions.degraded)
     stage2.size = 0  # side of the crops of the grid that are trained on, cells (0 = the whole grid)

@@ -2,7 +2,8 @@
 
     python -m diffmatch_jax train --config configs/diffmatch_jax/paper.py --workdir runs/paper \
         --config.data.source=folder:DIR --config.features.pyramid=vgg16:vgg16-397923af.pth
-    python -m diffmatch_jax import-weights checkpoint.pt --config configs/diffmatch_jax/paper.py --workdir runs/authors
+    python -m diffmatch_jax import-weights checkpoint.pt --config configs/diffmatch_jax/paper.py \
+        --workdir runs/authors --config.features.pyramid=vgg16:vgg16-397923af.pth
 
 Data: warps of 40,000 photographs (DPED, CityScapes, ADE-20K) in the paper, 520x520 pixels; any folder of images.
 Network: U-Net with 128, 256, 384 and 512 channels on 64x64 cells, 121 million parameters, on VGG-16 with ImageNet's

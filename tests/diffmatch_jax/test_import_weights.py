@@ -1,5 +1,9 @@
 """The authors' checkpoints become runs of ours: same numbers back, both stages together, every misfit named."""
 
+import re
+import shlex
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,6 +15,7 @@ from common.checkpoint import restore_params
 from common.cli import main
 from common.errors import InputError
 from common.networks.adm_unet import ADMUNet
+from configs.diffmatch_jax import paper, paper_stage2
 from configs.diffmatch_jax.base import base
 from diffmatch_jax import authors, backbone, features, matcher
 from diffmatch_jax.__main__ import APP
@@ -73,7 +78,7 @@ def test_both_stages_from_the_command_line(params, tensors, tmp_path, capsys):
     first = tmp_path / "first"
     assert command(tmp_path / "lr.safetensors", first, "--config.features.pyramid=vgg16:x.pth") == 0
     assert "stage1, U-Net of 8, 16, 16 channels, 2 blocks a level" in capsys.readouterr().out
-    words = ("--config.features.pyramid=vgg16:x.pth", "--config.task=stage2", f"--config.stage2.stage1={first}")
+    words = ("--config.task=stage2", f"--config.stage2.stage1={first}")
     assert command(tmp_path / "sr.safetensors", tmp_path / "second", *words) == 0
     equal(restore_params(first).params, params)
     config = configs.read(tmp_path / "second", base())
@@ -83,6 +88,15 @@ def test_both_stages_from_the_command_line(params, tensors, tmp_path, capsys):
     equal(jax.tree.map(np.asarray, model.weights.second), jax.tree.map(lambda x: x + 1, params))
     assert model.plan.first.network == model.plan.second.network == NETWORK
     assert model.plan.first.clip == 1 and len(model.plan.first.process) == 5
+    # Stage 2 sees the features of stage 1, also where its own config does not name them.
+    assert config.features.pyramid == "embedded"
+    image = np.random.default_rng(1).random((1, 16, 16, 3), np.float32)
+    (pyramid,) = model.weights.pyramid.args
+    for got, want in zip(model.weights.pyramid(image), features.vgg(pyramid)(image), strict=True):
+        np.testing.assert_array_equal(got, want)
+    other = (*words, "--config.features.pyramid=random", "--dry-run")
+    assert command(tmp_path / "sr.safetensors", tmp_path / "third", *other) == 2
+    assert 'config.features.pyramid: expected stage 1\'s, "vgg16:x.pth", got "random"' in capsys.readouterr().err
 
 
 def test_what_is_missing_besides_the_file(tensors, tmp_path, capsys):
@@ -92,6 +106,27 @@ def test_what_is_missing_besides_the_file(tensors, tmp_path, capsys):
     assert command(tmp_path / "lr.safetensors", tmp_path / "run", "--config.task=stage2") == 2
     assert "config.stage2.stage1: expected the imported stage 1" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+def documented():
+    """Returns the documented commands of the verb, those of a card in their order."""
+    root = Path(__file__).parents[2]
+    told = [paper.__doc__ + paper_stage2.__doc__, (root / "README.md").read_text(), *APP.examples]
+    return [
+        [shlex.split(line)[1:] for line in re.findall(r"(?:diffmatch_jax |^)(import-weights .*)", text, re.MULTILINE)]
+        for text in told
+    ]
+
+
+def test_documented_commands_work(tensors, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    commands = [each for each in documented() if each]
+    assert [len(each) for each in commands] == [2, 1, 1]
+    for number, (file, *words) in enumerate(each for part in commands for each in part):
+        save_file(tensors, tmp_path / file)
+        words = [str(Path(paper.__file__).parents[2] / word) if word[:8] == "configs/" else word for word in words]
+        # The second one needs what the first one writes; of the others the checks are enough.
+        assert main(["import-weights", file, *words, *(["--dry-run"] if number else [])], APP) == 0
 
 
 def without(tensors, name):

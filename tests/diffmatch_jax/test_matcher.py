@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import diffmatch_jax
+from common.data.source import ArraySource
 from common.errors import InputError
 from common.networks.adm_unet import ADMUNet
 from common.networks.initial import initialise
@@ -17,6 +18,7 @@ from diffmatch_jax.diffusion import Process, Variable
 from diffmatch_jax.matcher import Model, Plan, Weights, match
 from diffmatch_jax.pairs import Pair
 from diffmatch_jax.sampling import Stage
+from diffmatch_jax.training import Making
 
 LOOK = Settings(fine=64, coarse=32, radius=1)
 
@@ -95,6 +97,17 @@ def test_a_batch_equals_its_pairs(unsure):
             np.testing.assert_allclose(got, want[i], rtol=0, atol=1e-4)
 
 
+def test_a_batch_equals_its_pairs_with_the_weights_of_the_package():
+    sources = np.stack([picture(256, 256, seed=i) for i in range(2)])
+    targets = np.stack([np.roll(sources[0], (5, -9), (0, 1)), picture(256, 256, seed=9)])
+    whole = match(sources, targets, hypotheses=2)
+    for i in range(2):
+        one = match(sources[i], targets[i], hypotheses=2)
+        np.testing.assert_allclose(one.flow / 256, whole.flow[i] / 256, rtol=0, atol=1e-4)
+        np.testing.assert_allclose(one.hypotheses, whole.hypotheses[i], rtol=0, atol=1e-4)
+        np.testing.assert_allclose(one.confidence, whole.confidence[i], rtol=0, atol=1e-3)
+
+
 def test_keys_decide_the_hypotheses(unsure):
     source, target = (np.stack([picture(40, 56, seed=i)] * 2) for i in (1, 2))
     keys = jax.random.split(jax.random.key(5), 2)
@@ -160,6 +173,55 @@ def test_evaluations_are_counted(unsure):
     assert unsure.plan.nfe(3) == 2 * 2 * 3
 
 
+def test_a_function_of_ones_own_as_features(model):
+    """Colours of 8x8 squares find a shift of two cells, by themselves and before a stage."""
+    calls = []
+
+    def colours(images):
+        calls.append(images.shape)
+        return backbone.patches(images)
+
+    image = picture(64, 80)
+    source, target = image[:, :64], image[:, 16:]
+    weights = Weights(pyramid=colours, first=model.weights.first)
+    for plan in (Plan(LOOK), model.plan):
+        found = match(source, target, model=Model(plan, weights))
+        inside = found.winner[8:-8, 8:-24]
+        np.testing.assert_allclose(np.median(inside, (0, 1)), [16, 0], atol=0.1)
+        assert (np.linalg.norm(found.flow[8:-8, 8:-24] - [16, 0], axis=-1) < 1).mean() > 0.8
+    traced = len(calls)
+    match(source, target, model=Model(model.plan, weights))
+    assert traced and len(calls) == traced
+
+
+def compiled(caplog):
+    """Returns the programs compiled since the last call, by what JAX tells of them."""
+    told = [each.getMessage() for each in caplog.records if each.getMessage().startswith("Compiling ")]
+    caplog.clear()
+    return told
+
+
+def test_a_program_serves_all_weights_and_keys(unsure, caplog):
+    """Second calls compile nothing: matches, pairs of held-out images, and their fits."""
+    source, target = picture(40, 48, seed=3), picture(48, 40, seed=4)
+    other = unsure._replace(weights=jax.tree.map(lambda x: x + 0.01, unsure.weights))
+    making = Making(size=32, flip=False)
+    images = ArraySource({"image": (np.stack([picture(40, 40, seed=i) for i in range(2)]) * 255).astype(np.uint8)})
+    look = Settings(fine=64, coarse=32, radius=1, fit=2.0)
+    with jax.log_compiles():
+        found = match(source, target, model=unsure, key=jax.random.key(1), hypotheses=2)
+        assert compiled(caplog)
+        again = match(target.transpose(1, 0, 2), target, model=other, key=jax.random.key(2), hypotheses=2)
+        assert not compiled(caplog)
+        made = held_out.pairs(making, images, jax.random.key(0), num=2)
+        fitted = held_out.initial(Model(Plan(look), unsure.weights), made, batch_size=2)
+        assert compiled(caplog)
+        others = held_out.pairs(Making(size=32, flip=False), images, jax.random.key(1), num=2)
+        fitted_again = held_out.initial(Model(Plan(look), other.weights), others, batch_size=2)
+        assert not compiled(caplog)
+    assert np.abs(found.flow - again.flow).max() > 0.1 and np.abs(fitted[0] - fitted_again[0]).max() > 0.1
+
+
 @pytest.mark.parametrize(
     ("source", "target", "words"),
     [
@@ -169,6 +231,9 @@ def test_evaluations_are_counted(unsure):
         (np.full((9, 9), 128.0), np.zeros((9, 9)), "source: expected numbers from 0 to 1, got 128 to 128"),
         (np.zeros((2, 9, 9, 3)), np.zeros((9, 9, 3)), "source, target: expected as many images"),
         (np.full((9, 9), np.nan), np.zeros((9, 9)), "source: expected numbers from 0 to 1"),
+        (np.zeros((9, 9, 4)), np.zeros((9, 9)), r"source: expected .*, got \[9, 9, 4\]; drop the alpha channel"),
+        (np.zeros((9, 9)), np.zeros((9, 9, 2)), r"target: expected .*; drop the alpha .*, or give gray images an axis"),
+        ([np.zeros((9, 9)), np.zeros((8, 9))], np.zeros((9, 9)), "source: expected an array, or a list of images of"),
     ],
 )
 def test_refusals(model, source, target, words):

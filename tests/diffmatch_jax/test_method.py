@@ -1,6 +1,7 @@
 """The method from config to matches: both stages by the command line, and what is refused, in words."""
 
 import json
+import shutil
 
 import jax
 import numpy as np
@@ -12,7 +13,7 @@ from common.checkpoint import restore_params
 from common.cli import main
 from common.errors import InputError
 from configs.diffmatch_jax.base import base
-from diffmatch_jax import baselines, entrants, matcher, method, pretrained
+from diffmatch_jax import baselines, entrants, matcher, method, pretrained, shipped
 from diffmatch_jax.__main__ import APP
 from diffmatch_jax.datasets import flow_files
 
@@ -23,7 +24,7 @@ SMALL = {
     "variable.learned_scale": True, "objective.likelihood": 0.3,
     "pairs.size": 32, "pairs.photometric": 0.0, "pairs.shares": (0, 1, 0),
     "data.fit": "none", "data.size": 40,
-    "train.steps": 2, "train.batch_size": 2, "train.log_every": 1, "checkpoint.every": 2, "ema.decay": 0.5,
+    "train.steps": 2, "train.batch_size": 2, "train.log_every": 1, "checkpoint.every": 1, "ema.decay": 0.5,
     "optimizer.schedule": "constant", "sampler.hypotheses": 2, "sampler.num": 2, "evaluate.num": 2,
     "evaluate.batch_size": 2,
 }  # fmt: skip
@@ -205,6 +206,39 @@ def test_the_match_command_refuses(tmp_path, capsys, flags, words):
     assert words in capsys.readouterr().err and not (tmp_path / "out").exists()
 
 
+def test_a_stage_2_does_without_its_stage_1(runs, tmp_path, capsys):
+    """It matches, measures, is exported and resumed with what it keeps, and a new run is refused in words."""
+    own = shutil.copytree(runs / "two", tmp_path / "two")
+    whole = matcher.load(runs / "two")
+    stored = configs.read(own, base())
+    config_of_stage1 = json.loads(stored.stage2.stage1_config)
+    assert config_of_stage1["model"]["channels"] == 8 and "data" not in config_of_stage1
+    first = runs / "one"
+    first.rename(runs / "elsewhere")
+    try:
+        model = matcher.load(own)
+        assert model.plan == whole.plan
+        jax.tree.map(np.testing.assert_array_equal, model.weights.first, whole.weights.first)
+        assert main(["evaluate", "--workdir", str(own), "--dry-run"], APP) == 0
+        assert main(["export", "--workdir", str(own)], APP) == 0
+        kept = restore_params(own).stats
+        shapes = jax.eval_shape(lambda: method.build(stored).init(jax.random.key(0), {})).stats
+        jax.tree.map(lambda got, want: np.testing.assert_equal(got.shape, want.shape), shapes, kept)
+        # Another stage 1 in its place changes nothing: resumed from step 1, the run ends where it did.
+        first.mkdir()
+        configs.write({**configs.to_dict(configs.read(runs / "elsewhere", base())), "model": {"channels": 16}}, first)
+        shutil.rmtree(own / "checkpoints" / "2")
+        assert main(["train", "--workdir", str(own)], APP) == 0
+        jax.tree.map(np.testing.assert_array_equal, restore_params(own), restore_params(runs / "two"))
+        shutil.rmtree(own / "checkpoints")
+        capsys.readouterr()
+        assert main(["train", "--workdir", str(own)], APP) == 2
+        assert f"workdir {first}: expected checkpoints" in capsys.readouterr().err
+    finally:
+        shutil.rmtree(first, ignore_errors=True)
+        (runs / "elsewhere").rename(first)
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
@@ -218,6 +252,7 @@ def test_the_match_command_refuses(tmp_path, capsys, flags, words):
         ({"objective.penalty": "huber"}, "config.objective.penalty"),
         ({"sampler.estimate": "best"}, "config.sampler.estimate"),
         ({"sampler.confidence": 0.0}, "config.sampler.confidence"),
+        ({"objective.pooled": True, "train.accumulate": 2}, "config.train.accumulate: expected 1 with objective"),
         ({"evaluate.num": 0}, "config.evaluate.num"),
         ({"task": "stage2", "stage2.degraded": 1.5}, "config.stage2.degraded"),
         ({"task": "stage2", "stage2.size": 99}, "config.stage2.size: expected 0 to 16 cells"),
@@ -254,6 +289,14 @@ def test_entrants_of_several_hypotheses(runs):
         entrants.open_entrants(f"run:{two}@1,two=run:{two}@1")
 
 
+def test_other_conditions_than_stage_1(runs):
+    """Stage 2 looks where stage 1 looks, so another choice would be ignored."""
+    second = {"task": "stage2", "stage2.stage1": str(runs / "one")}
+    for name, value in (("radius", 2), ("gain", 1.0), ("score", True)):
+        with pytest.raises(InputError, match=f"config.conditions.{name}: expected .*, as in stage 1, got {value}"):
+            method.build(config(**second, **{f"conditions.{name}": value}))
+
+
 def test_exported_stages_are_the_same_matcher(runs, tmp_path):
     """What `export` writes is what the package would read, in half precision."""
     for name in ("one", "two"):
@@ -264,8 +307,22 @@ def test_exported_stages_are_the_same_matcher(runs, tmp_path):
     assert model.plan == own.plan
     for got, want in zip(jax.tree.leaves(model.weights[1:]), jax.tree.leaves(own.weights[1:]), strict=True):
         np.testing.assert_allclose(got, want, rtol=1e-3, atol=1e-6)
+    told = (tmp_path / "stage2.json").read_text()
+    for damage in (lambda path: path.write_text(told[:-2]), lambda path: path.unlink()):
+        damage(tmp_path / "stage2.json")
+        with pytest.raises(InputError, match="stage2.json: expected the config of stage2.npz"):
+            pretrained.read(tmp_path)
     (tmp_path / "stage2.npz").unlink()
     assert pretrained.read(tmp_path).plan == matcher.load(runs / "one").plan
     (tmp_path / "stage1.npz").unlink()
     with pytest.raises(InputError, match="stage1.npz: expected weights of a matcher"):
+        pretrained.read(tmp_path)
+
+
+def test_a_package_without_its_second_stage_is_refused(tmp_path, monkeypatch):
+    for name in ("stage1.npz", "stage1.json"):
+        shutil.copy(shipped.DIRECTORY / name, tmp_path)
+    assert pretrained.read(tmp_path).plan.second is None
+    monkeypatch.setattr(shipped, "DIRECTORY", tmp_path)
+    with pytest.raises(InputError, match="stage2.npz: expected weights of a matcher, got no such file; install"):
         pretrained.read(tmp_path)

@@ -7,9 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffmatch_jax import authors, conditions, correlation, features, matching, metrics, sampling
+from diffmatch_jax import authors, conditions, correlation, features, matcher, matching, metrics, sampling
 from diffmatch_jax.conditions import Conditions
 from diffmatch_jax.diffusion import Process, Variable
+from diffmatch_jax.matcher import Plan, Weights
 from diffmatch_jax.resize import resize_normalised
 from diffmatch_jax.sampling import Stage
 
@@ -123,6 +124,38 @@ def test_second_denoiser(arrays, golden, maps):
     pixels = matching.to_pixels(resize_normalised(got, d["mask"].shape, alignment="corner"))
     off = np.abs(pixels - nhwc(d["final_flow_pixels"]))
     assert off.max() <= 0.5 and off.mean() <= 1e-3
+
+
+def test_the_whole_path(arrays, golden, monkeypatch):
+    """From the images to the flow in one piece, as `match` goes, with the stored noise."""
+    d = arrays
+    tensors = {name.removeprefix("vgg/"): each for name, each in d.items() if name.startswith("vgg/")}
+    (first, of_first), (second, of_second) = (stage_of(golden, name) for name in ("unet_stage1", "unet_sr"))
+    noise = {each.shape[-1]: nhwc(each)[None] for each in (d["noise_lr"], d["noise_sr"])}
+
+    def draw(stage, params, given, *, hypotheses, keys):
+        del keys
+        return sampling.draw(stage, params, given, hypotheses=hypotheses, noise=noise[given.flow.shape[1]])
+
+    monkeypatch.setattr(matcher, "draw", draw)
+    plan = Plan(conditions.Settings(compat="released"), first, second)
+    weights = Weights(features.vgg(features.convert(tensors)), of_first, of_second)
+    # Compiled here, so that no program with this noise stays behind.
+    run = jax.jit(lambda *each: matcher.on_grid.__wrapped__(plan, weights, *each, len(d["noise_lr"])))
+    found = run(prepared(d, "source"), prepared(d, "target"), jax.random.split(jax.random.key(0), 1))
+    size = d["mask"].shape
+    flow, confidence, _, _ = matcher._finish(found, size=size, source=size, compat="released")
+    sure = d["argmax_margin"] > 1e-5
+    np.testing.assert_array_equal(found.winner[0][sure], nhwc(d["init_flow_normalised"])[0][sure])
+    # The first stage's flow is the original's but for rounding, 1e-6 at most; the look-ups of the second one turn that
+    # into 1e-4 in a few percent of the cells, and into more where they are ill-conditioned.
+    away = np.abs(found.flow[0] - nhwc(d["sr_sample"]))
+    assert np.mean(away <= 1e-4) >= 0.95 and np.mean(away <= 1e-3) >= 0.995 and away.max() <= 2e-2
+    off = np.abs(flow[0] - nhwc(d["final_flow_pixels"]))
+    assert off.max() <= 1 and off.mean() <= 5e-3
+    assert confidence.min() > 0 and confidence.max() < 1
+    told = metrics.measure(np.asarray(flow[0]), np.moveaxis(d["gt_flow"], 0, -1), d["mask"])
+    np.testing.assert_allclose([told.aepe, told.pck[2]], [d["final_aepe"], d["final_pck5"]], rtol=0, atol=1e-2)
 
 
 def test_result(arrays):
