@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -12,11 +13,12 @@ from common.data.source import Source, fetch
 from common.method import Evaluation
 from diffmatch_jax import conditions as looking
 from diffmatch_jax import metrics
-from diffmatch_jax.matcher import Match, Model, as_argument, match
-from diffmatch_jax.matching import to_pixels
+from diffmatch_jax.matcher import Match, Model, Plan, Weights, match
 from diffmatch_jax.pairs import Pair
-from diffmatch_jax.resize import resize, resize_normalised
+from diffmatch_jax.resize import resize_normalised
 from diffmatch_jax.training import Making, pair_of
+
+FIT, REFINED = "its fit", "its fit, refined"
 
 
 def pairs(making: Making, source: Source, key: jax.Array, *, num: int) -> Pair:
@@ -57,9 +59,10 @@ def evaluate(model: Model, made: Pair, key: jax.Array, *, hypotheses: int, batch
     """
     found = matched(model, made, key, hypotheses=hypotheses, batch_size=batch_size)
     rivals = {"winner-take-all": found.winner, "its median": filtered(model, found.winner)}
-    if model.plan.look.fit:
-        rivals["its fit"], uncertainty = initial(model, made, batch_size=batch_size)
-    rivals["model"] = found.flow
+    fits = {
+        name: matched(each, made, key, hypotheses=1, batch_size=batch_size) for name, each in fits_of(model).items()
+    }
+    rivals |= {name: each.flow for name, each in fits.items()} | {"model": found.flow}
     rows = [{"method": name, **measured(flow, made)} for name, flow in rivals.items()]
     numbers: dict[str, Any] = {
         "table": rows,
@@ -75,8 +78,8 @@ def evaluate(model: Model, made: Pair, key: jax.Array, *, hypotheses: int, batch
         curve = metrics.sparsification(error, unsure, made.mask)
         numbers["sparsification"] = curve.skill
         numbers["sparsification_area"] = curve.area
-        if model.plan.look.fit:
-            numbers["rank_correlation_of_fit"] = metrics.rank_correlation(error, uncertainty, made.mask)
+        if fits:
+            numbers["rank_correlation_of_fit"] = metrics.rank_correlation(error, 1 - fits[FIT].confidence, made.mask)
     few = slice(0, 8)
     arrays = {
         "source": made.source[few],
@@ -98,24 +101,13 @@ def filtered(model: Model, flow: np.ndarray) -> np.ndarray:
     return np.asarray(resize_normalised(looking.median(coarse, looking.MEDIAN), size))
 
 
-def initial(model: Model, made: Pair, *, batch_size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the fit `[B, S, S, 2]` that the first stage starts from, in pixels, and its unit `[B, S, S]` in cells."""
-    look, size, num = model.plan.look, made.flow.shape[1:3], len(made.source)
-    pyramid = as_argument(model.weights.pyramid)
-    parts = []
-    for start in range(0, num, batch_size):
-        index = np.minimum(np.arange(start, start + batch_size), num - 1)
-        found = _fitted(pyramid, made.source[index], made.target[index], look=look, size=size)
-        parts.append([np.asarray(each[: num - start]) for each in found])
-    flow, unit = map(np.concatenate, zip(*parts, strict=True))
-    return flow, unit
-
-
-@functools.partial(jax.jit, static_argnames=("look", "size"))
-def _fitted(pyramid, *images, look: looking.Settings, size: tuple[int, int]) -> tuple[jax.Array, jax.Array]:
-    source, target = (looking.maps(pyramid, looking.prepared(each, look), look).first for each in images)
-    told = looking.stage1(source, target, look).conditions
-    return to_pixels(resize_normalised(told.flow, size)), resize(told.unit, size)[..., 0]
+def fits_of(model: Model) -> dict[str, Model]:
+    """Returns what the model starts from as matchers without networks: its fit, and that refined; none without."""
+    look, weights = model.plan.look, Weights(model.weights.pyramid)
+    if not look.fit:
+        return {}
+    rounds = {FIT: 0} | ({REFINED: look.refine} if look.refine else {})
+    return {name: Model(Plan(replace(look, refine=n)), weights) for name, n in rounds.items()}
 
 
 def measured(flows: Sequence[np.ndarray], made: Pair) -> dict[str, float]:

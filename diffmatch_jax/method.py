@@ -68,6 +68,7 @@ def build(config) -> Method:
     at_least_one(
         {
             "config.sampler.hypotheses": sampler.hypotheses,
+            "config.sampler.rounds": sampler.rounds,
             "config.sampler.num": sampler.num,
             "config.evaluate.num": checks.num,
             "config.evaluate.batch_size": checks.batch_size,
@@ -156,7 +157,8 @@ def build_plan(config, before=None) -> Plan:
     first = None
     if before is not None:
         first, look = build_stage(before, cells=look.cells), shared_look(config, before)
-    return Plan(look, first, build_stage(config, cells=look.fine_cells), confidence=sampler.confidence)
+    second = build_stage(config, cells=look.fine_cells)
+    return Plan(look, first, second, confidence=sampler.confidence, rounds=sampler.rounds)
 
 
 def shared_look(config, before) -> looking.Settings:

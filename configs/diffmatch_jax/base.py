@@ -52,9 +52,7 @@ def base() -> ConfigDict:
     process.keep = ""  # levels of sampling: "" = all | "2" | "ddim2" | ... (diffusion.kept_levels)
 
     config.variable = variable = ConfigDict()  # what is diffused: flow / scale, or (flow - initial flow) / scale
-    variable.scale = (
-        0.1  # normalised flow; of what has a unit: a cell, 8 / features.fine, 2 / ... in stage 2 (released: 1)
-    )
+    variable.scale = 0.1  # normalised flow; with conditions.fit or refine a cell, 8 or 2 / features.fine (released: 1)
     variable.residual = True  # the released models: False
     variable.shrunk = True  # the network sees sqrt(ab) x_t, which has no noise at the noisiest level; released: False
     variable.skip = False  # and predicts what is to be added to it, so that hypotheses differ unless it learns better
@@ -125,6 +123,7 @@ def base() -> ConfigDict:
 
     config.sampler = sampler = ConfigDict()
     sampler.hypotheses = 4  # flows drawn for a pair
+    sampler.rounds = 1  # how often stage 2 refines the flow
     sampler.eta = 0.0  # noise added on the way: 0 = none (DDIM) ... 1
     sampler.estimate = "mean"  # of the hypotheses: "mean" | "median" | "first" (mean of the first predictions)
     sampler.confidence = 3.0  # spread of the flow, pixels of the fine image, at which confidence is 1/2

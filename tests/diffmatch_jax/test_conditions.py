@@ -63,6 +63,19 @@ def test_median_of_the_winners(found):
     )
 
 
+def test_a_soft_argmax_as_the_initial_flow(descriptors):
+    """Around the winner, and looked at there; the winner itself is still told."""
+    settings = Settings(fine=8 * SIDE, coarse=4 * SIDE, radius=2, soft=0.1)
+    told = jax.jit(lambda a, b: conditions.stage1(a, b, settings))(*descriptors)
+    scores = correlation.volume(*descriptors)
+    best = correlation.soft_argmax(scores, temperature=0.1, radius=2)
+    np.testing.assert_allclose(matching.mapping_of(told.conditions.flow * SIDE), best, rtol=0, atol=1e-4)
+    np.testing.assert_allclose(told.conditions.evidence, correlation.local(scores, best, radius=2), rtol=0, atol=1e-4)
+    winner, _ = correlation.winner(scores)
+    np.testing.assert_allclose(matching.mapping_of(told.winner * SIDE), winner, rtol=0, atol=1e-4)
+    assert np.abs(best - winner).max() > 0.3
+
+
 def test_a_fit_is_told_with_how_wrong_it_may_be(descriptors):
     settings = Settings(fine=8 * SIDE, coarse=4 * SIDE, radius=2, score=True, fit=3.0)
     told = jax.jit(lambda a, b: conditions.stage1(a, b, settings))(*descriptors)

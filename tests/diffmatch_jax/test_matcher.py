@@ -12,7 +12,7 @@ from common.data.source import ArraySource
 from common.errors import InputError
 from common.networks.adm_unet import ADMUNet
 from common.networks.initial import initialise
-from diffmatch_jax import backbone, held_out, matching, metrics, warps
+from diffmatch_jax import backbone, held_out, matching, warps
 from diffmatch_jax.conditions import Settings
 from diffmatch_jax.diffusion import Process, Variable
 from diffmatch_jax.matcher import Model, Plan, Weights, match
@@ -156,10 +156,12 @@ def test_a_fit_alone_matches_and_says_where_it_may_be_wrong():
     kept &= np.asarray(matching.valid(flow))
     assert error[kept].mean() < 0.95 * winner[kept].mean()
     assert found.confidence[kept].mean() > 1.5 * found.confidence[80:112, 8:32].mean()
-    made = Pair(source[None], target[None], np.asarray(flow)[None], kept[None], 0, 0)
-    fitted, uncertainty = held_out.initial(model, made, batch_size=1)
-    np.testing.assert_allclose(fitted[0], found.flow, rtol=0, atol=1e-3)
-    assert metrics.rank_correlation(error, uncertainty[0], np.asarray(matching.valid(flow))) > 0.3
+    valid = np.asarray(matching.valid(flow))
+    made = Pair(source[None], target[None], np.asarray(flow)[None], valid[None], 0, 0)
+    told = held_out.evaluate(model, made, jax.random.key(0), hypotheses=1, batch_size=1).numbers
+    fitted, itself = (row["aepe"] for row in told["table"][-2:])
+    np.testing.assert_allclose([fitted, itself], error[valid].mean(), rtol=1e-3)
+    assert told["rank_correlation_of_fit"] > 0.3
     both = match(np.stack([source, target]), np.stack([target, source]), model=model)
     np.testing.assert_allclose(both.flow[0], found.flow, rtol=0, atol=1e-4)
     finer = match(source, target, model=Model(Plan(dataclasses.replace(look, refine=2)), model.weights))
@@ -171,6 +173,20 @@ def test_a_fit_alone_matches_and_says_where_it_may_be_wrong():
 
 def test_evaluations_are_counted(unsure):
     assert unsure.plan.nfe(3) == 2 * 2 * 3
+    assert dataclasses.replace(unsure.plan, rounds=2).nfe(3) == 3 * 2 * 3
+
+
+def test_rounds_of_the_second_stage():
+    """One that always adds 1/20 of the image's size does so in each round."""
+    stage, params = tiny(kind="regression")
+    out = params["out_conv"]
+    weights = Weights(
+        backbone.random(jax.random.key(0)), None, {**params, "out_conv": {**out, "bias": out["bias"] + 0.5}}
+    )
+    image = picture(64, 64)
+    once, thrice = (match(image, image, model=Model(Plan(LOOK, second=stage, rounds=n), weights)).flow for n in (1, 3))
+    np.testing.assert_allclose(once, 64 / 20, rtol=0, atol=1e-3)
+    np.testing.assert_allclose(thrice, 3 * 64 / 20, rtol=0, atol=1e-3)
 
 
 def test_a_function_of_ones_own_as_features(model):
@@ -208,18 +224,23 @@ def test_a_program_serves_all_weights_and_keys(unsure, caplog):
     making = Making(size=32, flip=False)
     images = ArraySource({"image": (np.stack([picture(40, 40, seed=i) for i in range(2)]) * 255).astype(np.uint8)})
     look = Settings(fine=64, coarse=32, radius=1, fit=2.0)
+
+    def fitted(weights, made):
+        fits = held_out.fits_of(Model(Plan(look), weights))
+        return held_out.matched(fits[held_out.FIT], made, jax.random.key(0), hypotheses=1, batch_size=2).flow
+
     with jax.log_compiles():
         found = match(source, target, model=unsure, key=jax.random.key(1), hypotheses=2)
         assert compiled(caplog)
         again = match(target.transpose(1, 0, 2), target, model=other, key=jax.random.key(2), hypotheses=2)
         assert not compiled(caplog)
         made = held_out.pairs(making, images, jax.random.key(0), num=2)
-        fitted = held_out.initial(Model(Plan(look), unsure.weights), made, batch_size=2)
+        one = fitted(unsure.weights, made)
         assert compiled(caplog)
         others = held_out.pairs(Making(size=32, flip=False), images, jax.random.key(1), num=2)
-        fitted_again = held_out.initial(Model(Plan(look), other.weights), others, batch_size=2)
+        two = fitted(other.weights, others)
         assert not compiled(caplog)
-    assert np.abs(found.flow - again.flow).max() > 0.1 and np.abs(fitted[0] - fitted_again[0]).max() > 0.1
+    assert np.abs(found.flow - again.flow).max() > 0.1 and np.abs(one - two).max() > 0.1
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from diffmatch_jax.datasets import flow_files
 SMALL = {
     "features.pyramid": "random", "features.fine": 32, "features.coarse": 16, "conditions.radius": 1,
     "model.channels": 8, "model.multipliers": (1,), "model.attention": (), "model.heads": 1,
-    "process.steps": 2, "conditions.fit": 2.0, "variable.skip": True,
+    "process.steps": 2, "conditions.fit": 2.0, "conditions.refine": 1, "variable.skip": True,
     "variable.learned_scale": True, "objective.likelihood": 0.3,
     "pairs.size": 32, "pairs.photometric": 0.0, "pairs.shares": (0, 1, 0),
     "data.fit": "none", "data.size": 40,
@@ -143,7 +143,7 @@ def test_evaluation_and_match(runs, capsys):
     path = runs / "two" / "results" / "evaluate-step-2-seed-0.json"
     told = json.loads(path.read_text())
     rows = {row["method"]: row["aepe"] for row in told["table"]}
-    assert set(rows) == {"winner-take-all", "its median", "its fit", "model"}
+    assert set(rows) == {"winner-take-all", "its median", "its fit", "its fit, refined", "model"}
     assert "rank_correlation_of_fit" in told  # null here: the cells of so small a pair all agree
     np.testing.assert_allclose(told["ratio"], rows["model"] / rows["winner-take-all"])
     assert told["nfe"] == 2 * 2 * 2 and -1 <= told["rank_correlation"] <= 1
@@ -254,6 +254,7 @@ def test_a_stage_2_does_without_its_stage_1(runs, tmp_path, capsys):
         ({"sampler.confidence": 0.0}, "config.sampler.confidence"),
         ({"objective.pooled": True, "train.accumulate": 2}, "config.train.accumulate: expected 1 with objective"),
         ({"evaluate.num": 0}, "config.evaluate.num"),
+        ({"sampler.rounds": 0}, "config.sampler.rounds"),
         ({"task": "stage2", "stage2.degraded": 1.5}, "config.stage2.degraded"),
         ({"task": "stage2", "stage2.size": 99}, "config.stage2.size: expected 0 to 16 cells"),
         ({"task": "stage2", "stage2.stage1": "nowhere"}, "nowhere"),
