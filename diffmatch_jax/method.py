@@ -353,6 +353,10 @@ def build_second(config, plan: Plan) -> Second:
     if not 0 <= goal.size <= plan.look.fine_cells:
         expected = f"0 to {plan.look.fine_cells} cells"
         raise bad("config.stage2.size", expected=expected, got=goal.size, fix="use 0 for the whole grid")
+    if goal.size and plan.look.compat is not None:
+        # Outermost centres coincide: a part of the grid lies elsewhere in the truth than the same part of that.
+        fix = "use 0 for the whole grid"
+        raise bad("config.stage2.size", expected=f"0 with compat={plan.look.compat!r}", got=goal.size, fix=fix)
     if goal.size and config.pairs.size % plan.look.fine_cells:
         expected = f"a multiple of {plan.look.fine_cells}, to train on crops"
         raise bad("config.pairs.size", expected=expected, got=config.pairs.size, fix="use features.fine")

@@ -21,7 +21,7 @@ def get_config():
     config.features.coarse = 256
     config.features.compute_dtype = "bfloat16"
     config.variable.scale = 8 / 512  # a cell
-    config.sampler.confidence = 16.0  # pixels of 512, as 8 of 256
+    config.sampler.confidence = 8.0  # pixels of 512, as 4 of 256
 
     config.model.channels = 64
     config.model.multipliers = (1, 2, 3, 4)

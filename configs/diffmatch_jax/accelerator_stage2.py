@@ -20,7 +20,7 @@ def get_config():
     config.variable.update(refining.variable)
     config.objective.update(refining.objective)
     config.stage2.update(refining.stage2)
-    config.stage2.size = 64
+    config.variable.scale = 2 / 512  # a cell
 
     config.train.steps = 20_000
     return config

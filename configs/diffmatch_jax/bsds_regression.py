@@ -3,9 +3,8 @@
     python -m diffmatch_jax train    --config configs/diffmatch_jax/bsds_regression.py --workdir runs/regression
     python -m diffmatch_jax evaluate --workdir runs/regression
 
-Data: as bsds.py. Network: as bsds.py. Hardware: any; meant for two CPU cores. Only run with train.steps=300, which
-takes 6 minutes: seeds 0, 1, 2 give 4.52, 5.59, 5.60 px and rank correlations of .58, .60, .62, bsds.py so 4.53, 5.58,
-5.60 and .56, .59, .64; their fits 4.67, 5.75, 5.72.
+Data: as bsds.py. Network: as bsds.py. Hardware: any; meant for two CPU cores. Only run with train.steps=200, which
+takes 5 minutes: 3.656 px and a rank correlation of .52, bsds.py so 3.658 px and .51, their fit 3.666 px.
 """
 
 from configs.diffmatch_jax import bsds

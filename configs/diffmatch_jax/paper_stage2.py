@@ -5,8 +5,8 @@
     python -m diffmatch_jax import-weights sr.pt --config configs/diffmatch_jax/paper_stage2.py \
         --workdir runs/authors2 --config.stage2.stage1=runs/authors
 
-Data: as paper.py; half of the pairs start from a degraded truth. Network: that of paper.py on 256x256 cells, trained on
-crops of 64x64. Hardware: accelerators (not run here).
+Data: as paper.py; half of the pairs start from a degraded truth. Network: that of paper.py on 256x256 cells.
+Hardware: accelerators (not run here).
 """
 
 from configs.diffmatch_jax import paper
@@ -15,7 +15,6 @@ from configs.diffmatch_jax import paper
 def get_config():
     config = paper.get_config()
     config.task = "stage2"
-    config.pairs.size = 512
-    config.stage2.size = 64
+    config.train.batch_size = 4
     config.train.remat = True
     return config

@@ -257,6 +257,16 @@ def test_a_stage_2_does_without_its_stage_1(runs, tmp_path, capsys):
         ({"sampler.rounds": 0}, "config.sampler.rounds"),
         ({"task": "stage2", "stage2.degraded": 1.5}, "config.stage2.degraded"),
         ({"task": "stage2", "stage2.size": 99}, "config.stage2.size: expected 0 to 16 cells"),
+        (
+            {
+                "task": "stage2",
+                "stage2.size": 8,
+                "features.compat": "released",
+                "conditions.fit": 0.0,
+                "conditions.refine": 0,
+            },
+            "config.stage2.size: expected 0 with compat='released', got 8",
+        ),
         ({"task": "stage2", "stage2.stage1": "nowhere"}, "nowhere"),
     ],
 )
