@@ -54,13 +54,17 @@ def fit(flow: jax.Array, weight: jax.Array, *, sigma: float) -> jax.Array:
 
     def one(pair):
         flow, weight = (each.reshape(-1, each.shape[-1]) for each in pair)
-        places, known = jnp.zeros((size[0] * size[1], 2)), jnp.zeros_like(flow)
-        for number, factor in enumerate(WIDTHS):
+
+        def refitted(known, factor, scales, mass):
+            """Returns a known flow of the cells with what affine maps through the rest of the matches add to it."""
             radius = factor * sigma
             prior = jnp.exp(-0.5 * squared / radius**2) * (weight[:, 0] + _FLOOR)
-            settings = {"mass": PRIOR if number else 0.0, "ridge": _RIDGE * radius**2}
-            places += _affine(flow - known, away, prior, NARROW if number else SCALES, **settings)
-            known = resize_normalised(places.reshape(*size, 2), (height, width)).reshape(-1, 2)
+            places = _affine(flow - known, away, prior, scales, mass=mass, ridge=_RIDGE * radius**2)
+            return known + resize_normalised(places.reshape(*size, 2), (height, width)).reshape(-1, 2)
+
+        known = refitted(jnp.zeros_like(flow), WIDTHS[0], SCALES, 0.0)
+        narrower = jnp.asarray(WIDTHS[1:], flow.dtype)
+        known, _ = lax.scan(lambda known, factor: (refitted(known, factor, NARROW, PRIOR), None), known, narrower)
         return known.reshape(height, width, 2)
 
     # One pair after another: products of a batch round otherwise, which the reweighting makes visible.
@@ -96,13 +100,14 @@ def _affine(flow, away, prior, scales, *, mass, ridge):
         slope_x, slope_y = (yy * along - xy * across) / det, (xx * across - xy * along) / det
         return slope_x, slope_y, value - mean_x * slope_x - mean_y * slope_y
 
-    weights = prior
-    for scale in scales:
+    def reweighted(weights, scale):
         slope_x, slope_y, value = fitted(weights)
         left = sum(
             (x * slope_x[:, i, None] + y * slope_y[:, i, None] + value[:, i, None] - flow[:, i]) ** 2 for i in (0, 1)
         )
-        weights = prior * (scale**2 / (scale**2 + left)) ** 2
+        return prior * (scale**2 / (scale**2 + left)) ** 2, None
+
+    weights, _ = lax.scan(reweighted, prior, jnp.asarray(scales, flow.dtype))
     return fitted(weights)[2]
 
 

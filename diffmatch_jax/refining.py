@@ -9,6 +9,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 from diffmatch_jax import correlation, fitting
 from diffmatch_jax.matching import mapping_of, to_pixels
@@ -42,14 +43,18 @@ def refine(
     flow = resize_normalised(flow, size)
     windows = [jnp.asarray(_windows(n, length), target.dtype) for n, length in zip(places, size, strict=True)]
     scale = jnp.asarray([size[1], size[0]], flow.dtype)
-    for _ in range(rounds):
-        looks = correlation.local_features(source, target, mapping_of(to_pixels(flow)), radius=radius)
+
+    def around(_, found: Refined) -> Refined:
+        looks = correlation.local_features(source, target, mapping_of(to_pixels(found.flow)), radius=radius)
         looks = jnp.einsum("yh,xw,bhwc->byxc", *windows, looks, precision="highest")
-        found = correlation.peak(looks, radius=radius)
-        weight = found.inside.astype(flow.dtype)
-        fitted = fitting.fit(found.offset, weight, sigma=AROUND)
-        flow = flow + resize_normalised(fitted, size) / scale
-    return Refined(flow, found.offset - fitted, weight)
+        peak = correlation.peak(looks, radius=radius)
+        weight = peak.inside.astype(flow.dtype)
+        fitted = fitting.fit(peak.offset, weight, sigma=AROUND)
+        return Refined(found.flow + resize_normalised(fitted, size) / scale, peak.offset - fitted, weight)
+
+    at_places = jnp.zeros((flow.shape[0], *places), flow.dtype)
+    start = Refined(flow, jnp.stack([at_places, at_places], -1), at_places)
+    return lax.fori_loop(0, rounds, around, start)
 
 
 def _windows(places: int, length: int) -> np.ndarray:

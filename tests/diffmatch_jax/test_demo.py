@@ -32,6 +32,7 @@ SMALL = {
 }
 
 
+@pytest.mark.slow
 def test_both_stages_are_trained_measured_and_drawn(tmp_path, capfd):
     changes = [f"--config.{key}={value}" for key, value in SMALL.items()]
     assert main(["demo", "--workdir", str(tmp_path), *changes], APP) == 0

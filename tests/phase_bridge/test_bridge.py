@@ -76,6 +76,7 @@ def test_mean_follows_the_control_from_any_start(b, x0, v0, x1):
 @settings(max_examples=40, deadline=None)
 @given(p=st.floats(0.5, 6), correlation=st.floats(-0.8, 0.8), varx=st.floats(0.5, 4), varv=st.floats(0.5, 4))
 @example(p=3.0, correlation=-0.2, varx=1.0, varv=1.0)
+@example(p=2.875, correlation=-0.78125, varx=1.0, varv=4.0)
 def test_float32_keeps_six_digits(p, correlation, varx, varv):
     b, t = Bridge(p, correlation, varx, varv), TIMES.astype(np.float32)
     t = np.concatenate([t, np.float32([0.99999])])
@@ -92,7 +93,12 @@ def test_float32_keeps_six_digits(p, correlation, varx, varv):
         # The float32 number of each time is the time: what is asked is what the formulas lose, not its rounding.
         want, got = np.asarray(quantity(t.astype(float))), np.asarray(quantity(jnp.asarray(t)))
         assert got.dtype == np.float32
-        np.testing.assert_allclose(got, want, rtol=2e-6 if name == "estimate" else 1e-6, err_msg=name)
+        if name == "estimate":
+            # That of the velocity changes sign, where digits are those of the estimate: beside the other coefficient.
+            size = np.abs(want).max(0)
+            np.testing.assert_allclose(got / size, want / size, rtol=2e-6, atol=2e-7, err_msg=name)
+        else:
+            np.testing.assert_allclose(got, want, rtol=1e-6, err_msg=name)
     spread = np.sqrt(np.prod(bridge.covariance(b, t.astype(float))[0::2], axis=0))
     off = bridge.covariance(b, jnp.asarray(t))[1] - bridge.covariance(b, t.astype(float))[1]
     assert np.abs(off / spread).max() < 1e-6
