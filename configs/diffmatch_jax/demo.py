@@ -27,7 +27,7 @@ def get_config():
     config.objective.draws = 2
     config.objective.likelihood = 0.3
 
-    config.train.steps = 80
+    config.train.steps = 50
     config.train.batch_size = 4
     config.train.log_every = 10
     config.optimizer.learning_rate = 1e-3

@@ -20,8 +20,11 @@ def get_config():
     config.variable.update(refining.variable)
     config.objective.update(refining.objective)
     config.stage2.update(refining.stage2)
+    config.stage2.size = 32
+    config.model.channels = 16
+    config.model.multipliers = (1, 2)
 
-    config.train.steps = 30
+    config.train.steps = 20
     config.train.batch_size = 4
     config.checkpoint.every = 30
     config.optimizer.warmup = 5
