@@ -16,7 +16,7 @@ from common.errors import bad
 from diffmatch_jax import correlation, features, matching
 from diffmatch_jax.conditions import Settings
 from diffmatch_jax.datasets.record import centres
-from diffmatch_jax.matcher import Model, Plan, Weights, match
+from diffmatch_jax.matcher import Model, Plan, Weights, as_argument, match
 from diffmatch_jax.resize import resize, resize_normalised
 
 Matcher = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray | None]]
@@ -50,7 +50,7 @@ def winner_take_all(
     if compat == "released":
         fine, coarse = 512, 256
     cells = fine // 8
-    pyramid = pyramid if isinstance(pyramid, jax.tree_util.Partial) else jax.tree_util.Partial(pyramid)
+    pyramid = as_argument(pyramid)
 
     def matcher(source: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         ready = [
