@@ -10,7 +10,7 @@ comparison.
 
 import importlib
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -18,7 +18,7 @@ import jax.numpy as jnp
 
 from benchmarks import flops, harness
 from benchmarks.harness import Report, Seconds
-from benchmarks.unet import Program, matrix_product, peak_bytes, program_bytes
+from benchmarks.unet import Program, matrix_product, peak_bytes, program_bytes, row
 from benchmarks.workload import on
 from common import config as configs
 from common.data.batches import make_batches
@@ -120,7 +120,7 @@ def run(settings: Settings) -> Report:
         # The best of them, for it is a roof.
         peak = product.flops / min(each.wall for each in taken[f"matrix product, {dtype}"])
         rows += [
-            row(name, each, taken[name], pairs=several, peak=peak * many)
+            row(name, each, taken[name], several=several, peak=peak * many, unit="pair")
             for (name, each), several, many in zip(programs.items(), pairs, devices, strict=True)
         ]
         ratios.append(harness.compare(f"{drawing} / {calling}", taken[drawing], taken[calling]))
@@ -245,21 +245,3 @@ def sampling(model: Model, settings: Settings) -> tuple[Callable[[], Seconds], C
         harness.timed(lambda: drawn(plan.first, params, conditions, hypotheses=settings.hypotheses, keys=keys)),
         harness.timed(calls),
     )
-
-
-def row(name: str, program: Program, taken: Sequence[Seconds], *, pairs: int, peak: float) -> dict[str, Any]:
-    """Returns the numbers of one program that treats so many pairs; `peak` in FLOP/s."""
-    middle = harness.median(taken)
-    speed = program.flops / middle.wall
-    return {
-        "what": name,
-        "pairs": pairs,
-        "wall s": middle.wall,
-        "CPU s": middle.cpu,
-        "pairs/s": pairs / middle.wall,
-        "GFLOP/pair": program.flops / pairs / 1e9,
-        "GFLOP/s": speed / 1e9,
-        "peak GFLOP/s": peak / 1e9,
-        "MFU": speed / peak,
-        "MiB": None if program.bytes is None else program.bytes / 2**20,
-    }

@@ -6,6 +6,7 @@ product of the same type reached in the same minutes (MFU). The forward pass is 
 step is the one that training takes, with a constant batch. No goals: the numbers are for comparison.
 """
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -71,7 +72,7 @@ def run(settings: Settings) -> Report:
         product = f"matrix product, {dtype}"
         peak = programs.pop(product).flops / min(each.wall for each in taken[product])
         rows += [
-            row(name, each, taken[name], batch_size=settings.batch_size, peak=peak * device_count())
+            row(name, each, taken[name], several=settings.batch_size, peak=peak * device_count())
             for name, each in programs.items()
         ]
     if (used := peak_bytes()) is not None:
@@ -130,16 +131,19 @@ def images_for(config) -> jax.Array:
     return jax.random.uniform(jax.random.key(config.seed), shape)
 
 
-def row(name: str, program: Program, taken: list[Seconds], *, batch_size: int, peak: float) -> dict[str, Any]:
-    """Returns the numbers of one program; `peak` in FLOP/s."""
+def row(
+    name: str, program: Program, taken: Sequence[Seconds], *, several: int, peak: float, unit: str = "example"
+) -> dict[str, Any]:
+    """Returns the numbers of one program that treats `several` of a unit; `peak` in FLOP/s."""
     middle = harness.median(taken)
     speed = program.flops / middle.wall
     return {
         "what": name,
+        f"{unit}s": several,
         "wall s": middle.wall,
         "CPU s": middle.cpu,
-        "examples/s": batch_size / middle.wall,
-        "GFLOP/example": program.flops / batch_size / 1e9,
+        f"{unit}s/s": several / middle.wall,
+        f"GFLOP/{unit}": program.flops / several / 1e9,
         "GFLOP/s": speed / 1e9,
         "peak GFLOP/s": peak / 1e9,
         "MFU": speed / peak,

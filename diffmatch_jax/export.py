@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 from common import config as configs
 from common import workdirs
@@ -24,18 +25,23 @@ def run(app: App, request: Request) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     digest = shipped.save(path, weights)
     if task != "backbone":
-        # What the weights mean; where they were trained is of no use to others.
-        values = configs.to_dict(resolved.config)
-        values["stage2"] = {**values["stage2"], "stage1": "", "stage1_config": ""}
-        values["data"] = {**values["data"], "source": _nameless(values["data"]["source"]), "directory": ""}
-        write_atomically(path.with_suffix(".json"), json.dumps(values, indent=2, sort_keys=True).encode())
+        told = json.dumps(portable(resolved.config), indent=2, sort_keys=True)
+        write_atomically(path.with_suffix(".json"), told.encode())
     lines(f"wrote {path}, {path.stat().st_size / 2**20:.2f} MiB in half precision, sha256 {digest}")
 
 
-def _nameless(source: str) -> str:
-    """Returns a data source without the directories in which its data set lies."""
-    kind, _, where = source.partition(":")
-    return f"{kind}:{'/'.join(Path(where).parts[-2:])}" if where else kind
+def portable(config) -> dict[str, Any]:
+    """Returns the values of a config without the directories of the machine where it was trained."""
+    values = configs.to_dict(config)
+    kind, _, where = values["data"]["source"].partition(":")
+    source = f"{kind}:{'/'.join(Path(where).parts[-2:])}" if where else kind
+    names = {of: ":".join(Path(each).name for each in values["pairs"][of].split(":")) for of in ("listed", "coco")}
+    return {
+        **values,
+        "data": {**values["data"], "source": source, "directory": ""},
+        "pairs": {**values["pairs"], **names},
+        "stage2": {**values["stage2"], "stage1": "", "stage1_config": ""},
+    }
 
 
 def arguments(parser) -> None:

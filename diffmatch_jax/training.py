@@ -295,10 +295,9 @@ def stage2_batch(
         flow = jnp.where(coin, worse, flow)
         deviation = jnp.where(coin, away[:, None, None], deviation)
     flow, deviation = lax.stop_gradient((flow, deviation))
-    told = looking.start(source.second, target.second, flow, settings, deviation=deviation)
     if not second.size:
-        patches = looking.look_fine(source.second, target.second, mapping_of(to_pixels(told.flow)), settings)
-        return looking.conditions_of(told, patches), truth, mask
+        return looking.stage2(source.second, target.second, flow, settings, deviation=deviation), truth, mask
+    told = looking.start(source.second, target.second, flow, settings, deviation=deviation)
     return cropped(settings, source.second, target.second, told, truth, mask, of_crop, size=second.size)
 
 

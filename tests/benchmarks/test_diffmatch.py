@@ -8,8 +8,6 @@ from jax import lax
 
 from benchmarks import diffmatch as benchmark
 from benchmarks import flops
-from benchmarks.harness import Seconds
-from benchmarks.unet import Program
 from common import config as configs
 from common.networks.convolution import convolve
 from configs.diffmatch_jax import bsds, bsds_stage2, paper, paper_stage2
@@ -90,22 +88,6 @@ def test_counts_agree_with_those_of_the_compiler():
     told = whole.lower(*arrays).cost_analysis()["flops"]
     # The compiler counts all additions too, and nothing of the zeros around what the gradient is convolved with.
     np.testing.assert_allclose(flops.products(whole.trace(*arrays)), told, rtol=0.3)
-
-
-def test_a_row():
-    program, taken = Program(None, flops=6e9, bytes=3 * 2**20), [Seconds(each, 2 * each) for each in (1.0, 2.0, 3.0)]
-    assert benchmark.row("x", program, taken, pairs=4, peak=12e9) == {
-        "what": "x",
-        "pairs": 4,
-        "wall s": 2.0,
-        "CPU s": 4.0,
-        "pairs/s": 2.0,
-        "GFLOP/pair": 1.5,
-        "GFLOP/s": 3.0,
-        "peak GFLOP/s": 12.0,
-        "MFU": 0.25,
-        "MiB": 3.0,
-    }
 
 
 @pytest.mark.slow

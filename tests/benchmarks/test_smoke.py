@@ -200,15 +200,17 @@ def test_the_sampler_is_compared_to_as_many_calls():
     assert {name: len(each) for name, each in samples.items()} == {"sampler, per call": 2, "denoiser call": 2}
 
 
-def test_a_row_of_throughput():
+@pytest.mark.parametrize("unit", ["example", "pair"])
+def test_a_row_of_throughput(unit):
     program = unet.Program(None, flops=6e9, bytes=3 * 2**20)
-    found = unet.row("x", program, seconds(1.0, 2.0, 3.0), batch_size=4, peak=12e9)
+    found = unet.row("x", program, seconds(1.0, 2.0, 3.0), several=4, peak=12e9, unit=unit)
     assert found == {
         "what": "x",
+        f"{unit}s": 4,
         "wall s": 2.0,
         "CPU s": 4.0,
-        "examples/s": 2.0,
-        "GFLOP/example": 1.5,
+        f"{unit}s/s": 2.0,
+        f"GFLOP/{unit}": 1.5,
         "GFLOP/s": 3.0,
         "peak GFLOP/s": 12.0,
         "MFU": 0.25,

@@ -35,9 +35,17 @@ def test_positions():
     np.testing.assert_allclose(matching.flow_of(matching.mapping_of(flow)), flow, atol=1e-5)
 
 
-def test_identity():
-    x = image(3)
-    np.testing.assert_array_equal(matching.warp(x, jnp.zeros((*SIZE, 2))), x)
+# A few sizes, since each is compiled.
+@given(size=st.sampled_from([SIZE, (1, 1), (2, 5), (8, 8)]), seed=st.integers(0, 2**31))
+@QUICK
+def test_identity(size, seed):
+    """No flow changes nothing, is valid everywhere, and leads back to where it starts."""
+    x, zero = image(3, seed, size), jnp.zeros((*size, 2))
+    for outside in ("zeros", "border"):
+        np.testing.assert_array_equal(matching.warp(x, zero, outside=outside), x)
+    assert matching.valid(zero).all()
+    error, consistent = matching.consistency(zero, zero)
+    assert not error.any() and consistent.all()
 
 
 @given(dx=st.integers(-14, 14), dy=st.integers(-10, 10))

@@ -16,6 +16,9 @@ from configs.diffmatch_jax.base import base
 from diffmatch_jax import baselines, entrants, matcher, method, pretrained, shipped
 from diffmatch_jax.__main__ import APP
 from diffmatch_jax.datasets import flow_files
+from diffmatch_jax.export import portable
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 SMALL = {
     "features.pyramid": "random", "features.fine": 32, "features.coarse": 16, "conditions.radius": 1,
@@ -328,6 +331,21 @@ def test_exported_stages_are_the_same_matcher(runs, tmp_path):
     (tmp_path / "stage1.npz").unlink()
     with pytest.raises(InputError, match="stage1.npz: expected weights of a matcher"):
         pretrained.read(tmp_path)
+
+
+def test_what_is_exported_names_no_directories():
+    places = {
+        "data.source": "prepared:/home/me/data/bsds500_images/1.0.0",
+        "data.directory": "/home/me/data",
+        "pairs.listed": "/home/me/pascal:/home/me/pairs.csv",
+        "pairs.coco": "/home/me/coco/instances.json:/home/me/coco/train2017",
+        "stage2.stage1": "/home/me/runs/matcher",
+    }
+    told = portable(config(**places))
+    assert told["data"]["source"] == "prepared:bsds500_images/1.0.0"
+    assert told["pairs"]["listed"] == "pascal:pairs.csv" and told["pairs"]["coco"] == "instances.json:train2017"
+    assert "home" not in json.dumps(told)
+    assert portable(config()) == configs.to_dict(config())
 
 
 def test_a_package_without_its_second_stage_is_refused(tmp_path, monkeypatch):
