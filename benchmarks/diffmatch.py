@@ -30,9 +30,10 @@ from diffmatch_jax import backbone, features
 from diffmatch_jax import conditions as looking
 from diffmatch_jax.features import Prepared
 from diffmatch_jax.matcher import Model, Plan, on_grid
-from diffmatch_jax.method import VGG, build, build_plan, model_of
+from diffmatch_jax.method import build, model_of
 from diffmatch_jax.network import inputs
 from diffmatch_jax.sampling import draw
+from diffmatch_jax.settings import VGG, build_plan
 
 # Only for counting: the arithmetic that is asked for, whatever kernel does it and whatever is computed twice.
 COUNTED = {"model.fused_attention": False, "train.remat": False}
@@ -151,7 +152,7 @@ def stages_for(settings: Settings, dtype: str, **more: Any) -> tuple[Stage, Stag
 
 def init_for(config, first: Callable | None = None) -> Callable:
     """Returns a method's `init` that reads no weights: the pyramid's are random, and stage 1's are made by `first`."""
-    alone = {"features.pyramid": "embedded", "stage2.stage1": ""}
+    alone = {"features.pyramid": "embedded", "stage2.stage1": "", "stage2.from_stage1": False}
     trained = build(configs.from_dict(config.to_dict(), config, alone)).init
     widths = features.WIDTHS if config.features.pyramid.startswith(VGG) else backbone.WIDTHS
 

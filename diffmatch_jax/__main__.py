@@ -53,8 +53,9 @@ def _run(module):
 MATCH = Verb(
     "match",
     "match two image files: flow, confidence and pictures",
-    "Writes match.npz, match.json, flow.flo (Middlebury's format), match.png, hypotheses.png and warped.png to\n"
-    "--out DIR. Uses the weights that come with the package, or those of the run in --workdir.",
+    "Writes match.npz, match.json, flow.flo (Middlebury's format), match.png and warped.png to --out DIR, and\n"
+    "hypotheses.png if several were drawn. Uses the weights that come with the package, or those of the run in\n"
+    "--workdir.",
     _arguments("match_command"),
     _run("match_command"),
 )

@@ -7,6 +7,7 @@ pair of each data set in DIR/results/shown-DATA.json and .npz, and the figures m
 
 import argparse
 import functools
+import hashlib
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -117,6 +118,14 @@ def _corruptions(text: str, severity: int, seed: int) -> dict[str, Any]:
     return {name: None if name == CLEAN else corruption(name, severity, seed) for name in names}
 
 
+@functools.cache
+def _code() -> str:
+    """Returns a hash of the program, for rows of one that found other flows must not stand beside new ones."""
+    root = Path(__file__).parents[1]
+    sources = sorted(path for name in ("common", "diffmatch_jax") for path in (root / name).rglob("*.py"))
+    return hashlib.sha256(b"\0".join(path.read_bytes() for path in sources)).hexdigest()
+
+
 def _measure(workdir: Path, datasets, entrants, corruptions, *, should_stop):
     """Returns the rows of the table and the curves by name; None if it was stopped."""
     from common.progress import Progress
@@ -132,7 +141,8 @@ def _measure(workdir: Path, datasets, entrants, corruptions, *, should_stop):
                 if missing:
                     lines(f"{entrant.title} on {data.name}, {corruption}: {missing} of {len(data)} pairs")
                 bar = Progress(len(data), done=len(data) - missing, unit="pairs")
-                identity = {"matcher": entrant.name, **entrant.identity, "corruption": getattr(corrupt, "told", CLEAN)}
+                changed = getattr(corrupt, "told", CLEAN)
+                identity = {"matcher": entrant.name, **entrant.identity, "corruption": changed, "code": _code()}
                 measured = evaluation.evaluate_flow(
                     entrant.matcher,
                     data,

@@ -60,7 +60,7 @@ class Settings:
             raise bad("config.conditions", expected=expected, got=got, fix=fix)
         if self.refine < 0 or (self.refine and self.compat):
             got = f"{self.refine} with compat={self.compat!r}"
-            fix = "use 2, or 0 for none"
+            fix = "use 0" if self.compat else "use 2, or 0 for none"
             raise bad("config.conditions.refine", expected="0, or without compat more", got=got, fix=fix)
         if self.wide < 0 or (self.wide and self.cells % self.wide):
             fix = "use 4, or 0 for none"

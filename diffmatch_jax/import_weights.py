@@ -23,6 +23,7 @@ RELEASED = {
     "conditions.soft": 0.0,
     "conditions.median": 0,
     "conditions.fit": 0.0,
+    "conditions.refine": 0,
     "conditions.gain": 0.0,
     "process.schedule": "cosine",
     "process.steps": 5,
@@ -38,8 +39,12 @@ RELEASED = {
     "objective.first_share": 0.0,
     "objective.pooled": True,
     "objective.likelihood": 0.0,
+    "sampler.hypotheses": 3,
+    "sampler.rounds": 1,
+    "sampler.rule": "ddim",
     "sampler.estimate": "mean",
     "sampler.eta": 0.0,
+    "stage2.from_stage1": False,
     "stage2.size": 0,
 }
 

@@ -22,7 +22,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(app: App, request: Request) -> None:
-    """Writes `match.npz`, `match.json`, `flow.flo`, and pictures `match.png`, `hypotheses.png` and `warped.png`."""
+    """Writes `match.npz`, `match.json`, `flow.flo`, pictures `match.png`, `warped.png`, of several `hypotheses.png`."""
     del app
     flags = request.flags
     out = Path(flags.out)
@@ -86,6 +86,7 @@ def run(app: App, request: Request) -> None:
             title=f"{Path(flags.source).name} to {Path(flags.target).name}",
         )
     )
+    (out / "hypotheses.png").unlink(missing_ok=True)
     if several:
         wide = np.asarray([source.shape[1], source.shape[0]], np.float32)
         paths.append(

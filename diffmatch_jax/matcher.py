@@ -15,10 +15,11 @@ import numpy as np
 
 from common.errors import bad
 from diffmatch_jax import conditions as looking
+from diffmatch_jax.diffusion import spread as spread_of
 from diffmatch_jax.features import Prepared, Pyramid
 from diffmatch_jax.matching import to_pixels
 from diffmatch_jax.resize import alignment_of, resize, resize_normalised
-from diffmatch_jax.sampling import Stage, confidence_of, deviation_of, draw, pooled_variance, summarise
+from diffmatch_jax.sampling import Stage, confidence_of, deviation_of, draw, pooled, summarise
 
 
 @dataclass(frozen=True)
@@ -66,12 +67,12 @@ class Model(NamedTuple):
 class Grid(NamedTuple):
     """What is found on the matcher's own grid; `[B, h, w, ...]`, normalised flow.
 
-    flow and its variance by coordinate, pooled over the cells around; confidence `[B, h, w]`; hypotheses of the last
-    stage that draws several `[B, n, h, w, 2]`; winner: the winner-take-all flow, on the grid of stage 1.
+    flow and its covariance `[B, h, w, 2, 2]`, pooled over the cells around; confidence `[B, h, w]`; hypotheses of the
+    last stage that draws several `[B, n, h, w, 2]`; winner: the winner-take-all flow, on the grid of stage 1.
     """
 
     flow: jax.Array
-    variance: jax.Array
+    covariance: jax.Array
     confidence: jax.Array
     hypotheses: jax.Array
     winner: jax.Array
@@ -83,16 +84,18 @@ class Match(NamedTuple):
     flow `[H, W, 2]`: for every pixel of the target, x and y to its place in the source, in the source's pixels: if both
     have one size, source position = target pixel + flow, else likewise by the pixels' own coordinates. confidence
     `[H, W]` in [0, 1]: 1 / (1 + (s / c)^2), s the spread in pixels of a 256x256 image (or the model's own size), c the
-    model's (8 of the weights in the package); for a model without spread s is how far the matches are from their fit,
-    or confidence the best correlation. spread `[H, W]`: standard deviation of the flow, of a cell and those around it,
-    in pixels of the source: how far the hypotheses are apart and what each leaves open; 0 if neither is told. winner
-    `[H, W, 2]`: flow to the cells of the largest correlation. hypotheses `[n, h, w, 2]`: normalised flow, on the
-    model's grid.
+    model's (4 of the weights in the package); for a model without spread s is how far the matches are from their fit,
+    or confidence the best correlation. spread `[H, W]`: standard deviation of the flow, sqrt(trace) of covariance
+    `[H, W, 2, 2]`, of a cell and those around it, in pixels of the source: how far the hypotheses are apart and what
+    each leaves open; 0 if neither is told. winner `[H, W, 2]`: flow to the cells of the largest correlation. hypotheses
+    `[n, h, w, 2]`: normalised flows of the last stage that is a diffusion (of the weights in the package the first), on
+    its grid.
     """
 
     flow: np.ndarray
     confidence: np.ndarray
     spread: np.ndarray
+    covariance: np.ndarray
     winner: np.ndarray
     hypotheses: np.ndarray
 
@@ -199,56 +202,62 @@ def on_grid(plan: Plan, weights: Weights, source: Prepared, target: Prepared, ke
     look = plan.look
     of_source, of_target = (looking.maps(weights.pyramid, images, look) for images in (source, target))
     found = looking.stage1(of_source.first, of_target.first, look)
-    variance = jnp.zeros_like(found.winner)
+    covariance = jnp.zeros((*found.winner.shape, 2))
     if plan.first is None:
         flow = looking.without_stage(found, look)
         drawn = flow[:, None]
     else:
         drawn = draw(plan.first, weights.first, found.conditions, hypotheses=hypotheses, keys=keys)
         told = summarise(plan.first, drawn)
-        flow, variance, drawn = told.flow, pooled_variance(told.covariance), drawn.hypotheses
+        flow, covariance, drawn = told.flow, pooled(told.covariance), drawn.hypotheses
     unit = None if found.conditions.unit is None else found.conditions.unit * (look.fine / look.cells)
     if plan.first is None and plan.second is None and look.refine:
         begun = looking.start(of_source.second, of_target.second, flow, look)
         flow, unit = begun.flow, begun.unit * (look.fine / look.fine_cells)
-        drawn, variance = flow[:, None], resize(variance, flow.shape[1:3])
+        drawn, covariance = flow[:, None], jnp.zeros((*flow.shape, 2))
     if plan.second is not None:
         size = of_target.second.shape[1:3]
-        before = resize(variance, size, alignment=alignment_of(look.compat))
+        before = _resized(covariance, size, alignment=alignment_of(look.compat))
         for i in range(plan.rounds):
             own = jax.vmap(lambda key, i=i: jax.random.fold_in(key, 1 + i))(keys)
-            given = looking.stage2(of_source.second, of_target.second, flow, look, deviation=deviation_of(variance))
+            deviation = deviation_of(covariance)
+            given = looking.stage2(of_source.second, of_target.second, flow, look, deviation=deviation)
             refined = draw(plan.second, weights.second, given, hypotheses=hypotheses, keys=own)
             told = summarise(plan.second, refined)
-            flow, variance = told.flow, pooled_variance(told.covariance)
+            flow, covariance = told.flow, pooled(told.covariance)
             if plan.second.kind == "diffusion" or plan.first is None:
                 drawn = refined.hypotheses
         # The second stage sees the first one's flow alone: what that was unsure of is still unsure. One that learned
         # how wrong its own flow is counts that already.
         if not plan.second.variable.learned_scale:
-            variance = variance + before
+            covariance = covariance + before
     if any(stage.tells_spread(hypotheses) for stage in (plan.first, plan.second) if stage):
-        confidence = confidence_of(jnp.sqrt(variance.sum(-1)) * look.fine, plan.confidence)
+        confidence = confidence_of(spread_of(covariance) * look.fine, plan.confidence)
     elif unit is not None:
         confidence = confidence_of(resize(unit, flow.shape[1:3])[..., 0], plan.confidence)
     else:
         confidence = jnp.clip(resize(found.score[..., None], flow.shape[1:3])[..., 0], 0, 1)
-    return Grid(flow, variance, confidence, drawn, found.winner)
+    return Grid(flow, covariance, confidence, drawn, found.winner)
+
+
+def _resized(covariance: jax.Array, size: tuple[int, int], *, alignment: str) -> jax.Array:
+    """Returns covariances `[B, h, w, 2, 2]` on another grid."""
+    flat = resize(covariance.reshape(*covariance.shape[:3], 4), size, alignment=alignment)
+    return flat.reshape(*flat.shape[:3], 2, 2)
 
 
 @functools.partial(jax.jit, static_argnames=("size", "source", "compat"))
 def _finish(
     found: Grid, *, size: tuple[int, int], source: tuple[int, int], compat: str | None
 ) -> tuple[jax.Array, ...]:
-    """Returns flow, confidence, spread and winner on the target's pixels."""
+    """Returns flow, confidence, spread, covariance and winner on the target's pixels."""
     alignment = alignment_of(compat)
     to = None if compat is not None and source == size else source
 
     def pixels(flow):
         return to_pixels(resize_normalised(flow, size, alignment=alignment), source=to)
 
-    variance = resize(found.variance, size, alignment=alignment)
     wide = jnp.asarray([source[1], source[0]], jnp.float32)
-    spread = jnp.sqrt((jnp.maximum(variance, 0) * wide**2).sum(-1))
+    covariance = _resized(found.covariance, size, alignment=alignment) * wide[:, None] * wide
     confidence = resize(found.confidence[..., None], size, alignment=alignment)[..., 0]
-    return pixels(found.flow), confidence, spread, pixels(found.winner)
+    return pixels(found.flow), confidence, spread_of(covariance), covariance, pixels(found.winner)

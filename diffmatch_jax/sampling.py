@@ -4,7 +4,6 @@ At the noisiest level the state carries hardly any information, so that the firs
 flow itself may be taken from it (`estimate="first"`) and its uncertainty from the hypotheses that follow.
 """
 
-import functools
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -13,15 +12,18 @@ import jax
 import jax.numpy as jnp
 
 from common.errors import bad, choice
-from diffmatch_jax import diffusion
+from common.solvers.runge_kutta import TABLEAUS
+from diffmatch_jax import diffusion, fields
 from diffmatch_jax.conditions import Conditions
-from diffmatch_jax.diffusion import Process, Variable
+from diffmatch_jax.diffusion import Denoiser, Process, Variable
 from diffmatch_jax.network import predict
 from diffmatch_jax.smoothing import gaussian_matrix
 
 POOLED = 1.0  # cells around, one deviation, over which the variance of the hypotheses is averaged
 KINDS = ("diffusion", "regression")
 ESTIMATES = ("mean", "median", "first")
+DDIM = "ddim"
+RULES = (DDIM, *TABLEAUS)
 
 
 @dataclass(frozen=True)
@@ -35,17 +37,26 @@ class Stage:
     eta: float = 0.0
     estimate: str = "mean"
     clip: float | None = None  # of the estimate, normalised flow (released: 1)
+    rule: str = DDIM  # or a rule of common.solvers for the probability flow, over the same levels
 
     def __post_init__(self):
         choice("config.objective.kind", self.kind, KINDS)
         choice("config.sampler.estimate", self.estimate, ESTIMATES)
         if not 0 <= self.eta <= 1:
             raise bad("config.sampler.eta", expected="0 (deterministic) to 1", got=self.eta, fix="use 0")
+        choice("config.sampler.rule", self.rule, RULES)
+        if self.rule != DDIM and (self.eta or len(self.process) < 2):
+            expected = f'"{DDIM}" with noise or with a single level'
+            raise bad("config.sampler.rule", expected=expected, got=f'"{self.rule}"', fix=f'use "{DDIM}"')
 
     @property
     def nfe(self) -> int:
         """Network evaluations of a hypothesis."""
-        return 1 if self.kind == "regression" else len(self.process)
+        if self.kind == "regression":
+            return 1
+        if self.rule == DDIM:
+            return len(self.process)
+        return 2 + (len(self.process) - 1) * len(TABLEAUS[self.rule].b)
 
     def tells_spread(self, hypotheses: int) -> bool:
         """Whether the covariance tells how sure the stage is, with so many hypotheses."""
@@ -102,16 +113,28 @@ def draw(
         return predict(stage.network, params, x, time, given, stage.variable, signal=signal)
 
     denoise = diffusion.per_hypothesis(network, conditions)
-    wants_first = stage.estimate == "first"
-    settings = {"process": stage.process, "eta": stage.eta, "keys": keys}
-    sampled = diffusion.sample(denoise, noise, **settings, trace=wants_first, has_aux=True)
+    x0, first, aux = _sampled(stage, denoise, noise, keys)
     unit = None if conditions.unit is None else conditions.unit[:, None]
-    decode = functools.partial(stage.variable.decode, initial=flow[:, None], unit=unit)
-    found = decode(sampled.x0)
-    first = decode(sampled.trace["x0"][0]) if wants_first else found
-    if sampled.aux is None:
+    found, first = (stage.variable.decode(each, flow[:, None], unit) for each in (x0, first))
+    if aux is None:
         return Drawn(found, first)
-    return Drawn(found, first, stage.variable.lengthened(sampled.aux[0 if hypotheses == 1 else -1], unit))
+    return Drawn(found, first, stage.variable.lengthened(aux[0 if hypotheses == 1 else -1], unit))
+
+
+def _sampled(stage: Stage, denoise: Denoiser, noise: jax.Array, keys: jax.Array | None) -> tuple[jax.Array, ...]:
+    """Returns x_0, what was predicted of it first if the estimate asks, and what else the denoiser returned.
+
+    That is `[m, ...]`, first that of the first prediction and last that of the last.
+    """
+    if stage.rule == DDIM:
+        wants_first = stage.estimate == "first"
+        settings = {"process": stage.process, "eta": stage.eta, "keys": keys}
+        sampled = diffusion.sample(denoise, noise, **settings, trace=wants_first, has_aux=True)
+        return sampled.x0, sampled.trace["x0"][0] if wants_first else sampled.x0, sampled.aux
+    time = jnp.full(noise.shape[:2], stage.process.times[-1], noise.dtype)
+    first, aux = denoise(noise, time)
+    sampled = fields.sample(denoise, noise, process=stage.process, rule=TABLEAUS[stage.rule], has_aux=True)
+    return sampled.x0, first, None if aux is None else jnp.concatenate([aux[None], sampled.aux])
 
 
 def summarise(stage: Stage, drawn: Drawn) -> Estimate:
@@ -129,16 +152,15 @@ def summarise(stage: Stage, drawn: Drawn) -> Estimate:
     return Estimate(flow, covariance)
 
 
-def pooled_variance(covariance: jax.Array) -> jax.Array:
-    """Returns the variances `[B, h, w, 2]`, pooled with those of the cells around: each is an estimate from a few."""
-    variance = jnp.diagonal(covariance, axis1=-2, axis2=-1)
-    rows, columns = (gaussian_matrix(length, POOLED, reach=4 * POOLED) for length in variance.shape[1:3])
-    return jnp.einsum("yh,xw,bhwc->byxc", rows, columns, variance, precision="highest")
+def pooled(covariance: jax.Array) -> jax.Array:
+    """Returns covariances `[B, h, w, 2, 2]`, pooled with those of the cells around: each is an estimate from a few."""
+    rows, columns = (gaussian_matrix(length, POOLED, reach=4 * POOLED) for length in covariance.shape[1:3])
+    return jnp.einsum("yh,xw,bhwij->byxij", rows, columns, covariance, precision="highest")
 
 
-def deviation_of(variance: jax.Array) -> jax.Array:
-    """Returns the deviation of a coordinate `[B, h, w, 1]` from the variances of both."""
-    return jnp.sqrt(jnp.maximum(variance.mean(-1, keepdims=True), 0))
+def deviation_of(covariance: jax.Array) -> jax.Array:
+    """Returns the deviation of a coordinate `[..., 1]` from covariances `[..., 2, 2]`: sqrt(trace / 2)."""
+    return diffusion.spread(covariance)[..., None] / jnp.sqrt(2.0)
 
 
 def confidence_of(spread: jax.Array, scale: float) -> jax.Array:

@@ -23,7 +23,7 @@ from diffmatch_jax.network import predict
 from diffmatch_jax.pairs import Pair, Warps, make_pair
 from diffmatch_jax.photometric import Photometric
 from diffmatch_jax.resize import alignment_of, area, average_flow, resize_normalised
-from diffmatch_jax.sampling import Stage, deviation_of, draw, pooled_variance, summarise
+from diffmatch_jax.sampling import DDIM, Stage, deviation_of, draw, pooled, summarise
 
 
 @dataclass(frozen=True)
@@ -287,7 +287,7 @@ def stage2_batch(
     else:
         drawn = draw(once(first), params, found.conditions, hypotheses=1, keys=of_first)
         told = summarise(first, drawn)
-        flow, deviation = told.flow, deviation_of(pooled_variance(told.covariance))
+        flow, deviation = told.flow, deviation_of(pooled(told.covariance))
     if second.degraded:
         coarse = on_grid(truth, mask, flow, compat=settings.compat)
         worse, away = jax.vmap(lambda key, each: looking.degraded(key, each, noise=second.noise))(of_worse, coarse)
@@ -305,7 +305,7 @@ def once(stage: Stage) -> Stage:
     """Returns a stage that draws one hypothesis as `stage` does, without levels that its estimate does not use."""
     if stage.kind == "regression" or stage.estimate != "first":
         return stage
-    return replace(stage, process=stage.process.noisiest)
+    return replace(stage, process=stage.process.noisiest, rule=DDIM)
 
 
 def cropped(

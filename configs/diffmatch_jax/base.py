@@ -110,6 +110,7 @@ def base() -> ConfigDict:
     config.stage2 = stage2 = ConfigDict()  # task "stage2"
     stage2.stage1 = ""  # directory of the run whose predictions are refined (its averaged weights, frozen)
     stage2.stage1_config = ""  # what that run was, as JSON: filled in once training starts, which needs it no more then
+    stage2.from_stage1 = False  # start from its weights; both stages must have one model and as much evidence
     stage2.degraded = 0.5  # share of training pairs that start from a degraded truth instead
     stage2.noise = 0.01  # degraded truth: size of its errors, normalised flow (diffmatch_jax.conditions.degraded)
     stage2.size = 0  # side of the crops of the grid that are trained on, cells (0 = the whole grid)
@@ -124,7 +125,8 @@ def base() -> ConfigDict:
     config.sampler = sampler = ConfigDict()
     sampler.hypotheses = 4  # flows drawn for a pair
     sampler.rounds = 1  # how often stage 2 refines the flow
-    sampler.eta = 0.0  # noise added on the way: 0 = none (DDIM) ... 1
+    sampler.rule = "ddim"  # over the levels; or "heun", "midpoint", "rk4": for the probability flow, more evaluations
+    sampler.eta = 0.0  # noise added on the way of "ddim": 0 = none ... 1
     sampler.estimate = "mean"  # of the hypotheses: "mean" | "median" | "first" (mean of the first predictions)
     sampler.confidence = 3.0  # spread of the flow, pixels of the fine image, at which confidence is 1/2
     sampler.num = 8  # held-out pairs that `sample` draws

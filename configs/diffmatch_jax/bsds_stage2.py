@@ -9,7 +9,8 @@ Network: U-Net with 24, 48 and 48 channels, as a regression: one evaluation of a
 starts from stage 1's flow, refined twice without weights (conditions.refine), and says how wrong its own may be.
 Hardware: any; two CPU cores take about 14 minutes. Expected, seed 0: 2.11 px and 70.4 % of the pixels within 1 px on 64
 held-out warps, the refined fit alone 2.19 and 70.9 %, stage 1 alone 3.45 and 31.1 %; rank correlation of spread and
-error .74. The weights in the package are this run's. Without stage2.stage1 it goes on from the robust fit.
+error .74. The weights in the package are this run's (`export --output diffmatch_jax/weights/stage2.npz`).
+Without stage2.stage1 it goes on from the robust fit.
 """
 
 from configs.diffmatch_jax import bsds

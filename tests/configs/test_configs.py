@@ -63,6 +63,7 @@ SMALLER = {
         "pretraining.size": "16",
         "pretraining.widths": "(4, 4, 4, 4)",
         "stage2.size": "0",
+        "stage2.from_stage1": "false",
         "optimizer.warmup": "1",
     },
     "gahb": {"evaluate.panel_size": "0", "model.num_kernels": "2", "model.num_blocks": "1"},
@@ -80,7 +81,7 @@ SMALLER = {
 }
 # What training does not read.
 UNTRAINED = ("seed", "checkpoint", "evaluate", "sampler", "study", "classes", "compare", "synthetic")
-BUILT = {"diffmatch_jax": {"features.pyramid": "random"}}
+BUILT = {"diffmatch_jax": {"features.pyramid": "random", "stage2.from_stage1": False}}
 COUNTS = {
     "diffmatch_jax/paper": 121_153_794,
     "diffmatch_jax/paper_stage2": 121_153_794,

@@ -105,9 +105,8 @@ def test_a_batch_equals_its_pairs_with_the_weights_of_the_package():
     whole = match(sources, targets, hypotheses=2)
     for i in range(2):
         one = match(sources[i], targets[i], hypotheses=2)
-        np.testing.assert_allclose(one.flow / 256, whole.flow[i] / 256, rtol=0, atol=1e-4)
-        np.testing.assert_allclose(one.hypotheses, whole.hypotheses[i], rtol=0, atol=1e-4)
-        np.testing.assert_allclose(one.confidence, whole.confidence[i], rtol=0, atol=1e-3)
+        for got, want in zip(one, whole, strict=True):
+            np.testing.assert_allclose(got, want[i], rtol=1e-4, atol=1e-4)
 
 
 def test_keys_decide_the_hypotheses(unsure):
@@ -136,6 +135,7 @@ def test_a_regression_that_learned_its_scale_has_a_spread():
     model = Model(Plan(LOOK, first=stage, confidence=8.0), Weights(backbone.random(jax.random.key(0)), params))
     found = match(picture(64, 64), picture(64, 64), model=model)
     np.testing.assert_allclose(found.spread, np.sqrt(2) * 0.2 * 64, rtol=1e-3)
+    np.testing.assert_allclose(found.covariance[20, 30], np.eye(2) * (0.2 * 64) ** 2, rtol=1e-3, atol=1e-3)
     np.testing.assert_allclose(found.confidence, 1 / (1 + (found.spread / 8) ** 2), rtol=1e-4)
 
 

@@ -9,9 +9,10 @@ import pytest
 from PIL import Image
 
 from common import config as configs
-from common.checkpoint import restore_params
+from common.checkpoint import Checkpoints, restore_params
 from common.cli import main
 from common.errors import InputError
+from common.training.state import TrainState
 from configs.diffmatch_jax.base import base
 from diffmatch_jax import baselines, entrants, matcher, method, pretrained, shipped
 from diffmatch_jax.__main__ import APP
@@ -259,6 +260,7 @@ def test_a_stage_2_does_without_its_stage_1(runs, tmp_path, capsys):
         ({"evaluate.num": 0}, "config.evaluate.num"),
         ({"sampler.rounds": 0}, "config.sampler.rounds"),
         ({"task": "stage2", "stage2.degraded": 1.5}, "config.stage2.degraded"),
+        ({"task": "stage2", "stage2.from_stage1": True}, "config.stage2.from_stage1: expected false without a stage 1"),
         ({"task": "stage2", "stage2.size": 99}, "config.stage2.size: expected 0 to 16 cells"),
         (
             {
@@ -309,6 +311,34 @@ def test_other_conditions_than_stage_1(runs):
     for name, value in (("radius", 2), ("gain", 1.0), ("score", True)):
         with pytest.raises(InputError, match=f"config.conditions.{name}: expected .*, as in stage 1, got {value}"):
             method.build(config(**second, **{f"conditions.{name}": value}))
+
+
+def test_stage_2_may_start_from_the_weights_of_stage_1(runs, tmp_path):
+    """If they have its shapes, which depend on what the stages see."""
+    second = {"task": "stage2", "stage2.stage1": str(runs / "one"), "stage2.from_stage1": True}
+    expected = r"config.stage2.from_stage1: expected a stage 1 of the same network and evidence: .* \(3, 3, "
+    with pytest.raises(InputError, match=expected):
+        method.build(config(**second)).init(jax.random.key(0), {})
+    same = {"conditions.fit": 0.0, "conditions.refine": 0}
+    # That of paper.py, but for its size: nothing but the patch is seen by either stage.
+    seen = method.build(config(**same))
+    variables = seen.init(jax.random.key(4), {})
+    stored = configs.to_dict(config(**same))
+    with Checkpoints(tmp_path, config=stored, keep=1) as checkpoints:
+        state = TrainState(np.zeros((), np.int32), *variables, ema_params=(), opt_state=())
+        checkpoints.save(0, state, {})
+        checkpoints.wait()
+    configs.write(stored, tmp_path)
+    begun = method.build(config(**second | same | {"stage2.stage1": str(tmp_path)}))
+    found = jax.jit(begun.init)(jax.random.key(5), {})
+    jax.tree.map(np.testing.assert_array_equal, found.params, variables.params)
+    fresh = method.build(config(**second | same | {"stage2.stage1": str(tmp_path), "stage2.from_stage1": False}))
+    assert not np.array_equal(
+        jax.tree.leaves(fresh.init(jax.random.key(5), {}).params)[0], jax.tree.leaves(found.params)[0]
+    )
+    argv = ["train", "--config", str(runs / "small.py"), "--workdir", str(tmp_path / "run")]
+    told = {**SMALL, **second, **same, "stage2.stage1": str(tmp_path), "data.source": f"npz:{runs}/images.npz"}
+    assert main([*argv, *(f"--config.{key}={value}" for key, value in told.items())], APP) == 0
 
 
 def test_exported_stages_are_the_same_matcher(runs, tmp_path):

@@ -1,5 +1,7 @@
 """From conditions to flow, with networks whose answers are known."""
 
+import dataclasses
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -204,11 +206,14 @@ def test_confidence_falls_with_the_spread():
         ({"kind": "gan"}, "config.objective.kind"),
         ({"estimate": "mode"}, "config.sampler.estimate"),
         ({"eta": 2.0}, "config.sampler.eta"),
+        ({"rule": "simpson"}, "config.sampler.rule: expected one of"),
+        ({"rule": "heun", "eta": 0.5}, 'config.sampler.rule: expected "ddim" with noise'),
+        ({"rule": "heun", "process": PROCESS.noisiest}, 'config.sampler.rule: expected "ddim" with noise or with a'),
     ],
 )
 def test_impossible_stages(change, words):
     with pytest.raises(InputError, match=words):
-        Stage(Scaled(), Variable(), PROCESS, **change)
+        Stage(**{"network": Scaled(), "variable": Variable(), "process": PROCESS, **change})
 
 
 def test_no_hypotheses():
@@ -216,9 +221,36 @@ def test_no_hypotheses():
         sampling.draw(Stage(Scaled(), Variable(), PROCESS), params(0.0), GIVEN, hypotheses=0, keys=KEYS)
 
 
-def test_variances_are_pooled_over_neighbouring_cells():
-    covariance = jnp.zeros((1, 16, 16, 2, 2)).at[0, 8, 8].set(jnp.asarray([[2.0, 1.0], [1.0, 4.0]]))
-    pooled = np.asarray(sampling.pooled_variance(covariance))
-    np.testing.assert_allclose(pooled.sum((0, 1, 2)), [2, 4], rtol=1e-4)
-    np.testing.assert_allclose(pooled[0, 8, 7] / pooled[0, 8, 8], np.exp(-0.5), rtol=1e-4)
-    np.testing.assert_allclose(sampling.pooled_variance(jnp.ones((1, 16, 16, 2, 2))), 1, rtol=1e-5)
+def test_covariances_are_pooled_over_neighbouring_cells():
+    one = jnp.asarray([[2.0, 1.0], [1.0, 4.0]])
+    pooled = np.asarray(sampling.pooled(jnp.zeros((1, 16, 16, 2, 2)).at[0, 8, 8].set(one)))
+    np.testing.assert_allclose(pooled.sum((0, 1, 2)), one, rtol=1e-4)
+    np.testing.assert_allclose(pooled[0, 8, 7] / pooled[0, 8, 8], np.full((2, 2), np.exp(-0.5)), rtol=1e-4)
+    np.testing.assert_allclose(sampling.pooled(jnp.ones((1, 16, 16, 2, 2))), 1, rtol=1e-5)
+    np.testing.assert_allclose(sampling.deviation_of(one), [np.sqrt(3)], rtol=1e-6)
+
+
+@pytest.mark.parametrize(("estimate", "hypotheses"), [("mean", 2), ("first", 2), ("first", 1)])
+def test_euler_s_rule_is_ddim(estimate, hypotheses):
+    ddim = Stage(Learned(), LEARNED, PROCESS, estimate=estimate)
+    euler = dataclasses.replace(ddim, rule="euler")
+    want, got = (
+        draw(stage, params(0.3, scale=0.5), GIVEN, hypotheses=hypotheses, keys=KEYS) for stage in (ddim, euler)
+    )
+    for name in ("hypotheses", "deviation"):
+        np.testing.assert_allclose(getattr(got, name), getattr(want, name), rtol=1e-3, atol=1e-5)
+    flows = [summarise(stage, drawn).flow for stage, drawn in ((euler, got), (ddim, want))]
+    np.testing.assert_allclose(*flows, rtol=0, atol=1e-5)
+    assert (ddim.nfe, euler.nfe) == (5, 6)  # what is predicted first is asked for once more
+
+
+def test_heun_s_rule_is_nearer_to_many_levels():
+    """Of a Gaussian, whose hypotheses are as wide as the learned scale in the limit; levels shared, so few do worse."""
+    stage = Stage(Learned(), LEARNED, Process.cosine(20))
+    heun = dataclasses.replace(stage, rule="heun")
+    assert (stage.nfe, heun.nfe) == (20, 2 + 2 * 19)
+    widths = [
+        float(draw(each, params(0.0, scale=0.5), NOWHERE, hypotheses=8, keys=KEYS).hypotheses.std())
+        for each in (stage, heun, dataclasses.replace(stage, process=Process.cosine(400)))
+    ]
+    assert abs(widths[1] - widths[2]) < 0.7 * abs(widths[0] - widths[2])
