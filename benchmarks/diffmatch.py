@@ -28,6 +28,7 @@ from common.training.loop import compile_step, initial_state
 from common.training.parallel import device_count, make_backend
 from diffmatch_jax import backbone, features
 from diffmatch_jax import conditions as looking
+from diffmatch_jax.export import portable
 from diffmatch_jax.features import Prepared
 from diffmatch_jax.matcher import Model, Plan, on_grid
 from diffmatch_jax.method import build, model_of
@@ -127,7 +128,7 @@ def run(settings: Settings) -> Report:
         ratios.append(harness.compare(f"{drawing} / {calling}", taken[drawing], taken[calling]))
     if (used := peak_bytes()) is not None:
         rows.append({**dict.fromkeys(rows[0]), "what": "most in use on the device", "MiB": used / 2**20})
-    told = {**settings._asdict(), "stages": [configs.to_dict(each.config) for each in stages]}
+    told = {**settings._asdict(), "stages": [portable(each.config) for each in stages]}
     return Report(told, stages[0].config.seed, samples, {"throughput": rows, "sampler / network calls": ratios}, [])
 
 
