@@ -12,7 +12,7 @@ from common import results
 from common.app import App
 from common.cli import main
 from common.errors import InputError
-from diffmatch_jax import benchmark_figures, colouring, entrants, figures, match_figures
+from diffmatch_jax import benchmark, benchmark_figures, colouring, entrants, figures, match_figures
 from diffmatch_jax.__main__ import BENCHMARK
 from diffmatch_jax.datasets import catalogue, record
 from diffmatch_jax.entrants import Entrant
@@ -89,7 +89,11 @@ def test_same_command_computes_nothing_again(workdir, tmp_path, monkeypatch, cap
     assert len(calls) == 1  # the pair that is shown
     after = results.read(workdir / "results" / "benchmark.json")[0]["rows"]
     assert [row for row in before if (row["data"], row["method"]) == ("stereo", "sure")] == after
-    # Another matcher of the same name is refused, and so is other data.
+    # Another program is refused, and so are another matcher of the same name and other data.
+    with monkeypatch.context() as patch:
+        patch.setattr(benchmark, "_code", lambda: "another program")
+        assert main(command, app()) == 2
+    assert "choose another directory" in capsys.readouterr().err
     monkeypatch.setitem(entrants.ENTRANTS, "sure", lambda name: Entrant(name, "still, sure", still, {"version": 2}))
     assert main(command, app()) == 2
     assert "choose another directory" in capsys.readouterr().err

@@ -144,7 +144,7 @@ def test_the_whole_path(arrays, golden, monkeypatch):
     run = jax.jit(lambda *each: matcher.on_grid.__wrapped__(plan, weights, *each, len(d["noise_lr"])))
     found = run(prepared(d, "source"), prepared(d, "target"), jax.random.split(jax.random.key(0), 1))
     size = d["mask"].shape
-    flow, confidence, _, _ = matcher._finish(found, size=size, source=size, compat="released")
+    flow, confidence, *_ = matcher._finish(found, size=size, source=size, compat="released")
     sure = d["argmax_margin"] > 1e-5
     np.testing.assert_array_equal(found.winner[0][sure], nhwc(d["init_flow_normalised"])[0][sure])
     # The first stage's flow is the original's but for rounding, 1e-6 at most; the look-ups of the second one turn that
