@@ -1,6 +1,7 @@
 """Steps on disk, written and read with Orbax."""
 
 import logging
+import os
 import pathlib
 import shutil
 import sys
@@ -154,16 +155,21 @@ def _size(stored: Mapping[str, Any]) -> int:
 def _quiet() -> None:
     """Drops what Orbax prints besides its exceptions, which are told in our own words.
 
-    That is its log, and the tracebacks of reads and writes that end after the first failed one has closed their event
-    loop; these come at any later moment, so the hook stays.
+    That is its log, the exceptions of reads and writes that fail after a first one has been raised, and the tracebacks
+    of those that end after it has closed their event loop; these come at any later moment, so the hook stays.
     """
     logging.getLogger("absl").addFilter(_not_of_orbax)
+    logging.getLogger("asyncio").addFilter(_not_of_its_tasks)
     if not isinstance(sys.unraisablehook, _UnraisableHook):
         sys.unraisablehook = _UnraisableHook(sys.unraisablehook)
 
 
 def _not_of_orbax(record: logging.LogRecord) -> bool:
     return "orbax" not in pathlib.PurePath(record.pathname).parts
+
+
+def _not_of_its_tasks(record: logging.LogRecord) -> bool:
+    return os.path.join("orbax", "checkpoint", "") not in record.getMessage()
 
 
 class _UnraisableHook:

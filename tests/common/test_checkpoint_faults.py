@@ -1,5 +1,7 @@
 """Damaged files, full disks, killed processes and second writers: each fault is injected for real."""
 
+import asyncio
+import gc
 import json
 import os
 import re
@@ -211,6 +213,23 @@ def test_no_space_is_told_before_writing(tmp_path, monkeypatch):
         monkeypatch.undo()
         checkpoints.save(2, make_state(2), {"step": 2})
         assert_is_step(checkpoints.restore_latest(make_state(2)), 2)
+
+
+@pytest.mark.parametrize(("place", "told"), [("site-packages/orbax/checkpoint/handlers.py", False), ("own.py", True)])
+def test_a_second_write_that_fails_says_nothing_of_its_own(tmp_path, caplog, place, told):
+    """Whether it ends before its event loop is closed is a matter of time; others' tasks keep their voice."""
+    save(tmp_path, 1)
+    names = {}
+    exec(compile("async def write():\n    raise OSError('no space left')\n", place, "exec"), names)
+
+    async def nobody_waits():
+        asyncio.ensure_future(names["write"]())
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+
+    asyncio.run(nobody_waits())
+    gc.collect()
+    assert ("Task exception was never retrieved" in caplog.text) == told
 
 
 @pytest.mark.parametrize("limit", [100, 4000])
