@@ -7,7 +7,6 @@ from diffmatch_jax.diffusion import Process, Variable
 from diffmatch_jax.matcher import Plan
 from diffmatch_jax.network import build as build_network
 from diffmatch_jax.objective import PENALTIES
-from diffmatch_jax.pairs import Warps
 from diffmatch_jax.sampling import Stage
 from diffmatch_jax.training import Goal, Making, Second
 
@@ -131,16 +130,7 @@ def build_goal(config) -> Goal:
 def build_making(config, *, plain: bool = False) -> Making:
     """Returns how a config makes pairs; `plain` ones are warped only, and in the same way for every config."""
     made = config.pairs
-    warps = Warps(
-        shares=tuple(made.shares),
-        corner=made.corner,
-        rotation=made.rotation,
-        stretch=tuple(made.stretch),
-        shift=made.shift,
-        control=made.control,
-        window=tuple(made.window),
-    )
-    settings = {"size": made.size, "warps": warps, "supersample": made.supersample}
+    settings = {"size": made.size, "warps": pretraining.build_warps(config), "supersample": made.supersample}
     if plain:
         return Making(flip=False, **settings)
     photometric = pretraining.build_photometric(config) if made.photometric else None
