@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from common.errors import bad
+from diffmatch_jax.smoothing import gaussian_matrix
 
 Denoiser = Callable[[jax.Array, jax.Array], jax.Array]  # (x [B, n, h, w, 2], time [B, n]) -> x_0
 
@@ -101,7 +102,8 @@ class Variable:
     `shrunk`: the network is shown sqrt(ab) x_t instead of x_t; `skip`, for those alone: and predicts what is to be
     added to it, in units of sqrt(1 - ab). Where conditions bring a `unit`, it multiplies the scale from place to place;
     `learned_scale`, with a skip: and the network says from place to place how wide x_0 is around what it predicts (a
-    regression, which has no x_t, needs the skip in name only).
+    regression, which has no x_t, needs the skip in name only). `coherence`, in cells: the noise is a smooth field (see
+    `coherent_noise`), as errors of flow are; of 0 it is white.
 
     Normalised flow has a standard deviation of 0.1 to 0.2 only; a scale of that size gives the unit variance which the
     schedule expects. The released models diffuse the normalised flow itself, `Variable(1.0, residual=False)`. Raises
@@ -113,6 +115,7 @@ class Variable:
     shrunk: bool = False
     skip: bool = False
     learned_scale: bool = False
+    coherence: float = 0.0
 
     def __post_init__(self):
         if not (math.isfinite(self.scale) and self.scale > 0):
@@ -125,6 +128,9 @@ class Variable:
             raise bad("variable.skip", expected="False unless shrunk and residual", got="True", fix=fix)
         if self.learned_scale and not self.skip:
             raise bad("variable.learned_scale", expected="False without a skip", got="True", fix="set variable.skip")
+        if not (math.isfinite(self.coherence) and self.coherence >= 0):
+            expected, fix = "a number of cells, 0 or more", "use 0 for white noise"
+            raise bad("variable.coherence", expected=expected, got=self.coherence, fix=fix)
 
     def encode(self, flow: jax.Array, initial: jax.Array, unit: jax.Array | None = None) -> jax.Array:
         """Returns x_0 of a normalised flow; `initial` and `unit`, which multiplies the scale, broadcast against it."""
@@ -266,14 +272,33 @@ class Sampled(NamedTuple):
     aux: Any = None
 
 
-def initial_noise(keys: jax.Array, hypotheses: int, shape: tuple[int, ...]) -> jax.Array:
+def coherent_noise(key: jax.Array, shape: tuple[int, ...], coherence: float) -> jax.Array:
+    """Returns Gaussian noise `[h, w, C]` of variance 1 everywhere, correlated over cells unless `coherence` is 0.
+
+    Cells at a distance d have, away from the border, a correlation of exp(-d^2 / (4 coherence^2)): white noise blurred
+    by a Gaussian of that deviation, which mirrors it at the border.
+    """
+    white = jax.random.normal(key, shape)
+    if not coherence:
+        return white
+    rows, columns = (gaussian_matrix(length, coherence, reach=4 * coherence) for length in shape[:2])
+    rows, columns = (each / np.linalg.norm(each, axis=1, keepdims=True) for each in (rows, columns))
+    return jnp.einsum("yh,xw,hwc->yxc", rows, columns, white, precision="highest")
+
+
+def initial_noise(keys: jax.Array, hypotheses: int, shape: tuple[int, ...], *, coherence: float = 0.0) -> jax.Array:
     """Returns standard Gaussian noise `[B, n, *shape]`; hypothesis j of a pair is the same whatever B and n."""
-    return _noise(keys, hypotheses, shape, 0)
+    return _noise(keys, hypotheses, shape, 0, coherence)
 
 
-def _noise(keys, hypotheses, shape, draw):
+def folded(keys: jax.Array, number: int) -> jax.Array:
+    """Returns the keys `[B]` with a number folded into each."""
+    return jax.vmap(lambda key: jax.random.fold_in(key, number))(keys)
+
+
+def _noise(keys, hypotheses, shape, draw, coherence):
     def one(key, j):
-        return jax.random.normal(jax.random.fold_in(jax.random.fold_in(key, draw), j), shape)
+        return coherent_noise(jax.random.fold_in(jax.random.fold_in(key, draw), j), shape, coherence)
 
     return jax.vmap(lambda key: jax.vmap(lambda j: one(key, j))(jnp.arange(hypotheses)))(keys)
 
@@ -284,6 +309,7 @@ def sample(
     *,
     process: Process,
     eta: float = 0.0,
+    coherence: float = 0.0,
     keys: jax.Array | None = None,
     clip: float | None = None,
     trace: bool = False,
@@ -307,7 +333,7 @@ def sample(
         x0, aux = denoise(x, time) if has_aux else (denoise(x, time), None)
         if clip is not None:
             x0 = jnp.clip(x0, -clip, clip)
-        extra = _noise(keys, x.shape[1], x.shape[2:], i + 1).astype(x.dtype) if eta > 0 else None
+        extra = _noise(keys, x.shape[1], x.shape[2:], i + 1, coherence).astype(x.dtype) if eta > 0 else None
         cleaner = ddim_step(process, x, x0, i, eta=eta, noise=extra)
         return (cleaner, x0), ({"x": x, "x0": x0, "next": cleaner, "time": time} if trace else None, aux)
 

@@ -12,10 +12,10 @@ import numpy as np
 from common.data.source import Source, fetch
 from common.method import Evaluation
 from diffmatch_jax import conditions as looking
-from diffmatch_jax import metrics
+from diffmatch_jax import joint, metrics
 from diffmatch_jax.matcher import Match, Model, Plan, Weights, match
 from diffmatch_jax.pairs import Pair
-from diffmatch_jax.resize import resize_normalised
+from diffmatch_jax.resize import average_flow, resize_normalised
 from diffmatch_jax.training import Making, pair_of
 
 FIT, REFINED = "its fit", "its fit, refined"
@@ -80,6 +80,8 @@ def evaluate(model: Model, made: Pair, key: jax.Array, *, hypotheses: int, batch
         numbers["sparsification_area"] = curve.area
         if fits:
             numbers["rank_correlation_of_fit"] = metrics.rank_correlation(error, 1 - fits[FIT].confidence, made.mask)
+    if found.hypotheses.shape[1] > 1:
+        numbers["joint"] = of_hypotheses(found, made)._asdict()
     few = slice(0, 8)
     arrays = {
         "source": made.source[few],
@@ -92,6 +94,13 @@ def evaluate(model: Model, made: Pair, key: jax.Array, *, hypotheses: int, batch
         "spread": found.spread[few],
     }
     return Evaluation(numbers, arrays)
+
+
+def of_hypotheses(found: Match, made: Pair) -> joint.Joint:
+    """Returns how good the hypotheses of matches are, in pixels of the pairs, on cells that are valid throughout."""
+    side = made.flow.shape[1]
+    truth, share = average_flow(jnp.asarray(made.flow), jnp.asarray(made.mask), found.hypotheses.shape[2:4])
+    return joint.measure(found.hypotheses * np.float32(side), np.asarray(truth), np.asarray(share) > 1 - 1e-6)
 
 
 def filtered(model: Model, flow: np.ndarray) -> np.ndarray:

@@ -67,17 +67,20 @@ def hypotheses(
     known: np.ndarray | None = None,
     title: str = "",
 ) -> Path:
-    """Draws hypotheses `[n, h, w, 2]` (pixels of one scale) beside the target, their spread, and the error of the mean.
+    """Draws hypotheses `[n, h, w, 2]` (pixels of one scale) and how each differs from their mean, below it.
 
-    At most six of them are shown; spread and error `[H, W]` in pixels.
+    At most four of them are shown, beside the target, the spread and the error of the mean `[H, W]` in pixels.
     """
-    longest = colouring.longest_of(flows)
-    cells = [picture(colouring.unit(target), "target")]
-    cells += [flow_picture(each, f"hypothesis {i + 1}", longest=longest) for i, each in enumerate(flows[:6])]
+    away = flows - flows.mean(0)
+    longest, farthest = colouring.longest_of(flows), colouring.longest_of(away)
+    shown = range(min(len(flows), 4))
+    cells: list[Cell] = [picture(colouring.unit(target), "target")]
+    cells += [flow_picture(flows[i], f"hypothesis {i + 1} (rim: {longest:.3g} px)", longest=longest) for i in shown]
     cells.append(map_picture(spread, "spread (px)", limits=ERRORS, log=True))
+    cells += [flow_picture(away[i], f"from the mean (rim: {farthest:.3g} px)", longest=farthest) for i in shown]
     if error is not None:
         cells.append(map_picture(error, "error of the mean (px)", limits=ERRORS, log=True, known=known))
-    return cells_figure(path, cells, columns=4, title=title)
+    return cells_figure(path, cells, columns=1 + len(shown), title=title)
 
 
 def rivals(

@@ -15,6 +15,7 @@ import numpy as np
 
 from common.errors import bad
 from diffmatch_jax import conditions as looking
+from diffmatch_jax.diffusion import folded
 from diffmatch_jax.diffusion import spread as spread_of
 from diffmatch_jax.features import Prepared, Pyramid
 from diffmatch_jax.matching import to_pixels
@@ -38,11 +39,20 @@ class Plan:
     confidence: float = 3.0
     rounds: int = 1
 
+    def first_drawn(self, hypotheses: int) -> tuple[Stage, int]:
+        """Returns stage 1 as it is drawn and how often: once where its hypotheses are of no use, for stage 2 draws."""
+        told = self.first.at_once and self.first.variable.learned_scale
+        if told and self.second is not None and self.second.draws:
+            return self.first.once, 1
+        return self.first, hypotheses
+
     def nfe(self, hypotheses: int) -> int:
         """Network evaluations for a pair."""
-        each = (self.first.nfe if self.first else 0, self.rounds * self.second.nfe if self.second else 0)
-        kinds = (self.first.kind if self.first else "", self.second.kind if self.second else "")
-        return sum(n * (1 if kind == "regression" else hypotheses) for n, kind in zip(each, kinds, strict=True))
+        first = [(1, *self.first_drawn(hypotheses))] if self.first else []
+        second = [(self.rounds, self.second, hypotheses)] if self.second else []
+        return sum(
+            rounds * stage.nfe * (1 if stage.kind == "regression" else n) for rounds, stage, n in [*first, *second]
+        )
 
 
 class Weights(NamedTuple):
@@ -68,7 +78,7 @@ class Grid(NamedTuple):
     """What is found on the matcher's own grid; `[B, h, w, ...]`, normalised flow.
 
     flow and its covariance `[B, h, w, 2, 2]`, pooled over the cells around; confidence `[B, h, w]`; hypotheses of the
-    last stage that draws several `[B, n, h, w, 2]`; winner: the winner-take-all flow, on the grid of stage 1.
+    last stage that draws any `[B, n, h, w, 2]`; winner: the winner-take-all flow, on the grid of stage 1.
     """
 
     flow: jax.Array
@@ -86,10 +96,10 @@ class Match(NamedTuple):
     `[H, W]` in [0, 1]: 1 / (1 + (s / c)^2), s the spread in pixels of a 256x256 image (or the model's own size), c the
     model's (4 of the weights in the package); for a model without spread s is how far the matches are from their fit,
     or confidence the best correlation. spread `[H, W]`: standard deviation of the flow, sqrt(trace) of covariance
-    `[H, W, 2, 2]`, of a cell and those around it, in pixels of the source: how far the hypotheses are apart and what
-    each leaves open; 0 if neither is told. winner `[H, W, 2]`: flow to the cells of the largest correlation. hypotheses
-    `[n, h, w, 2]`: normalised flows of the last stage that is a diffusion (of the weights in the package the first), on
-    its grid.
+    `[H, W, 2, 2]`, of a cell and those around it, in pixels of the source: how wrong the flow may be, by what the model
+    learned of that or by how far its hypotheses are apart; 0 if neither is told. winner `[H, W, 2]`: flow to the cells
+    of the largest correlation. hypotheses `[n, h, w, 2]`: normalised flows, each as likely as the next, of the last
+    stage that draws any (of the weights in the package the second), on its grid.
     """
 
     flow: np.ndarray
@@ -207,8 +217,9 @@ def on_grid(plan: Plan, weights: Weights, source: Prepared, target: Prepared, ke
         flow = looking.without_stage(found, look)
         drawn = flow[:, None]
     else:
-        drawn = draw(plan.first, weights.first, found.conditions, hypotheses=hypotheses, keys=keys)
-        told = summarise(plan.first, drawn)
+        first, many = plan.first_drawn(hypotheses)
+        drawn = draw(first, weights.first, found.conditions, hypotheses=many, keys=keys)
+        told = summarise(first, drawn)
         flow, covariance, drawn = told.flow, pooled(told.covariance), drawn.hypotheses
     unit = None if found.conditions.unit is None else found.conditions.unit * (look.fine / look.cells)
     if plan.first is None and plan.second is None and look.refine:
@@ -219,13 +230,12 @@ def on_grid(plan: Plan, weights: Weights, source: Prepared, target: Prepared, ke
         size = of_target.second.shape[1:3]
         before = _resized(covariance, size, alignment=alignment_of(look.compat))
         for i in range(plan.rounds):
-            own = jax.vmap(lambda key, i=i: jax.random.fold_in(key, 1 + i))(keys)
             deviation = deviation_of(covariance)
             given = looking.stage2(of_source.second, of_target.second, flow, look, deviation=deviation)
-            refined = draw(plan.second, weights.second, given, hypotheses=hypotheses, keys=own)
+            refined = draw(plan.second, weights.second, given, hypotheses=hypotheses, keys=folded(keys, 1 + i))
             told = summarise(plan.second, refined)
             flow, covariance = told.flow, pooled(told.covariance)
-            if plan.second.kind == "diffusion" or plan.first is None:
+            if plan.second.draws or plan.first is None:
                 drawn = refined.hypotheses
         # The second stage sees the first one's flow alone: what that was unsure of is still unsure. One that learned
         # how wrong its own flow is counts that already.

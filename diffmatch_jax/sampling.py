@@ -1,10 +1,11 @@
 """From conditions to flow: several hypotheses by diffusion, what they agree on, and how far they are apart.
 
 At the noisiest level the state carries hardly any information, so that the first prediction of x_0 is a regression: the
-flow itself may be taken from it (`estimate="first"`) and its uncertainty from the hypotheses that follow.
+flow itself may be taken from it (`estimate="first"`), and its uncertainty too where that is learned; the hypotheses
+that follow say which flows are as likely.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -15,7 +16,7 @@ from common.errors import bad, choice
 from common.solvers.runge_kutta import TABLEAUS
 from diffmatch_jax import diffusion, fields
 from diffmatch_jax.conditions import Conditions
-from diffmatch_jax.diffusion import Denoiser, Process, Variable
+from diffmatch_jax.diffusion import Denoiser, Process, Variable, folded
 from diffmatch_jax.network import predict
 from diffmatch_jax.smoothing import gaussian_matrix
 
@@ -24,6 +25,7 @@ KINDS = ("diffusion", "regression")
 ESTIMATES = ("mean", "median", "first")
 DDIM = "ddim"
 RULES = (DDIM, *TABLEAUS)
+LAST = 1 << 16  # of a pair's key, for the noise around last predictions
 
 
 @dataclass(frozen=True)
@@ -58,25 +60,43 @@ class Stage:
             return len(self.process)
         return 2 + (len(self.process) - 1) * len(TABLEAUS[self.rule].b)
 
+    @property
+    def at_once(self) -> bool:
+        """Whether the flow is a first prediction, which hypotheses that follow do not change."""
+        return self.kind == "regression" or self.estimate == "first"
+
+    @property
+    def once(self) -> "Stage":
+        """The stage without the levels that its flow does not use, for one hypothesis."""
+        if self.kind == "regression" or not self.at_once:
+            return self
+        return replace(self, process=self.process.noisiest, rule=DDIM)
+
+    @property
+    def draws(self) -> bool:
+        """Whether its hypotheses differ: a regression draws some only if it learned how wrong it may be."""
+        return self.kind == "diffusion" or self.variable.learned_scale
+
     def tells_spread(self, hypotheses: int) -> bool:
         """Whether the covariance tells how sure the stage is, with so many hypotheses."""
         return self.variable.learned_scale or (self.kind == "diffusion" and hypotheses > 1)
 
 
 class Drawn(NamedTuple):
-    """Normalised flows `[B, n, h, w, 2]`: hypotheses, and what was predicted first, from noise alone.
+    """Normalised flows `[B, n, h, w, 2]`: hypotheses, and the predictions of x_0 that the stage's flow is made of.
 
-    `deviation [B, n, h, w, 1]`, normalised, is what a hypothesis leaves open: at the last level, and of a single one or
-    a regression at the first; None where that is not learned.
+    predicted: at the noisiest level, of a stage whose flow is a first prediction; else at the last level. `deviation
+    [B, n, h, w, 1]`, normalised, is what these leave open (a single one at the noisiest level, for it differs from
+    none); None where that is not learned. A regression has one of each for all hypotheses.
     """
 
     hypotheses: jax.Array
-    first: jax.Array
+    predicted: jax.Array
     deviation: jax.Array | None = None
 
 
 class Estimate(NamedTuple):
-    """Normalised flow `[B, h, w, 2]` and its covariance `[B, h, w, 2, 2]`, by hypotheses and what they leave open."""
+    """Normalised flow `[B, h, w, 2]` and its covariance `[B, h, w, 2, 2]`."""
 
     flow: jax.Array
     covariance: jax.Array
@@ -93,32 +113,45 @@ def draw(
 ) -> Drawn:
     """Returns hypotheses for each pair from the noise of `keys [B]`, or from `noise [B, n, h, w, 2]`.
 
-    A regression has one hypothesis, whatever is asked for. Raises `InputError` for fewer than one.
+    Where it is learned what a prediction leaves open, the hypothesis is drawn from that, with noise of `keys`: around
+    the last prediction, of a regression around its flow. Else, and without `keys`, it is the prediction itself, and
+    that of a regression the only one. Raises `InputError` for fewer than one.
     """
     if hypotheses < 1:
         raise bad("hypotheses", expected="at least 1", got=hypotheses, fix="use 4")
-    flow = conditions.flow
+    flow, variable = conditions.flow, stage.variable
+
+    def noise_of(keys):
+        return diffusion.initial_noise(keys, hypotheses, flow.shape[1:], coherence=variable.coherence)
+
+    def drawn_around(predicted, deviation):
+        return predicted if keys is None else predicted + deviation * noise_of(folded(keys, LAST))
+
     if stage.kind == "regression":
         time = jnp.zeros(flow.shape[:1], flow.dtype)
-        found = predict(stage.network, params, jnp.zeros_like(flow), time, conditions, stage.variable)
-        one = stage.variable.decode(found.x0, flow, conditions.unit)[:, None]
+        found = predict(stage.network, params, jnp.zeros_like(flow), time, conditions, variable)
+        one = variable.decode(found.x0, flow, conditions.unit)[:, None]
         if found.deviation is None:
             return Drawn(one, one)
-        return Drawn(one, one, stage.variable.lengthened(found.deviation, conditions.unit)[:, None])
+        deviation = variable.lengthened(found.deviation, conditions.unit)[:, None]
+        return Drawn(drawn_around(one, deviation), one, deviation)
     if noise is None:
-        noise = diffusion.initial_noise(keys, hypotheses, flow.shape[1:])
+        noise = noise_of(keys)
 
     def network(x, time, given):
-        signal = diffusion.signal(stage.process, time) if stage.variable.shrunk else None
-        return predict(stage.network, params, x, time, given, stage.variable, signal=signal)
+        signal = diffusion.signal(stage.process, time) if variable.shrunk else None
+        return predict(stage.network, params, x, time, given, variable, signal=signal)
 
     denoise = diffusion.per_hypothesis(network, conditions)
     x0, first, aux = _sampled(stage, denoise, noise, keys)
     unit = None if conditions.unit is None else conditions.unit[:, None]
-    found, first = (stage.variable.decode(each, flow[:, None], unit) for each in (x0, first))
+    last, first = (variable.decode(each, flow[:, None], unit) for each in (x0, first))
+    predicted = first if stage.at_once else last
     if aux is None:
-        return Drawn(found, first)
-    return Drawn(found, first, stage.variable.lengthened(aux[0 if hypotheses == 1 else -1], unit))
+        return Drawn(last, predicted)
+    open_first, open_last = (variable.lengthened(aux[i], unit) for i in (0, -1))
+    deviation = open_first if stage.at_once or hypotheses == 1 else open_last
+    return Drawn(drawn_around(last, open_last), predicted, deviation)
 
 
 def _sampled(stage: Stage, denoise: Denoiser, noise: jax.Array, keys: jax.Array | None) -> tuple[jax.Array, ...]:
@@ -128,7 +161,7 @@ def _sampled(stage: Stage, denoise: Denoiser, noise: jax.Array, keys: jax.Array 
     """
     if stage.rule == DDIM:
         wants_first = stage.estimate == "first"
-        settings = {"process": stage.process, "eta": stage.eta, "keys": keys}
+        settings = {"process": stage.process, "eta": stage.eta, "coherence": stage.variable.coherence, "keys": keys}
         sampled = diffusion.sample(denoise, noise, **settings, trace=wants_first, has_aux=True)
         return sampled.x0, sampled.trace["x0"][0] if wants_first else sampled.x0, sampled.aux
     time = jnp.full(noise.shape[:2], stage.process.times[-1], noise.dtype)
@@ -138,15 +171,18 @@ def _sampled(stage: Stage, denoise: Denoiser, noise: jax.Array, keys: jax.Array 
 
 
 def summarise(stage: Stage, drawn: Drawn) -> Estimate:
-    """Returns the flow that the stage's rule makes of its hypotheses, and the covariance.
+    """Returns the flow that the stage's rule makes of its predictions, and the covariance.
 
-    It is that of the hypotheses and, where it is learned, the mean of what each leaves open (law of total variance).
+    Of a first prediction that learned how wrong it is, the latter is what that says. Else it is that of the predictions
+    and, where it is learned, the mean of what each leaves open (law of total variance).
     """
-    told = diffusion.summary(drawn.hypotheses)
-    covariance = told.covariance
-    if drawn.deviation is not None:
-        covariance += (drawn.deviation**2).mean(1)[..., None] * jnp.eye(2)
-    flow = {"mean": told.mean, "median": told.median, "first": drawn.first.mean(1)}[stage.estimate]
+    told = diffusion.summary(drawn.predicted)
+    flow = told.median if stage.estimate == "median" else told.mean
+    if drawn.deviation is None:
+        covariance = diffusion.summary(drawn.hypotheses).covariance
+    else:
+        left = (drawn.deviation**2).mean(1)[..., None] * jnp.eye(2)
+        covariance = left if stage.at_once else told.covariance + left
     if stage.clip is not None:
         flow = jnp.clip(flow, -stage.clip, stage.clip)
     return Estimate(flow, covariance)

@@ -91,6 +91,7 @@ def build_variable(config) -> Variable:
         shrunk=told.shrunk,
         skip=told.skip,
         learned_scale=told.learned_scale,
+        coherence=told.coherence,
     )
 
 

@@ -1,7 +1,7 @@
 """What one training step sees: pairs made on the device from photographs, and the losses of both stages."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
@@ -16,14 +16,14 @@ from common.method import Aux, Variables
 from diffmatch_jax import conditions as looking
 from diffmatch_jax import diffusion, discontinuities, objective, objects, photometric
 from diffmatch_jax.conditions import Conditions
-from diffmatch_jax.diffusion import Process, Variable
+from diffmatch_jax.diffusion import Process, Variable, folded
 from diffmatch_jax.features import Prepared, Pyramid
 from diffmatch_jax.matching import mapping_of, to_pixels
 from diffmatch_jax.network import predict
 from diffmatch_jax.pairs import Pair, Warps, make_pair
 from diffmatch_jax.photometric import Photometric
 from diffmatch_jax.resize import alignment_of, area, average_flow, resize_normalised
-from diffmatch_jax.sampling import DDIM, Stage, deviation_of, draw, pooled, summarise
+from diffmatch_jax.sampling import Stage, deviation_of, draw, pooled, summarise
 
 
 @dataclass(frozen=True)
@@ -178,20 +178,20 @@ def loss(
     prediction is compared with the truth itself. `first` is the loss at the noisiest level, without the likelihood,
     `error` the mean end-point error in pixels of the truth, `log_likelihood` that of x_0.
     """
-    index = levels(goal, _folded(keys, 0)).reshape(-1) if goal.kind != "regression" else None
+    index = levels(goal, folded(keys, 0)).reshape(-1) if goal.kind != "regression" else None
     if goal.draws > 1 and index is not None:
         repeated = (conditions, truth, mask)
         conditions, truth, mask = jax.tree.map(lambda each: jnp.repeat(each, goal.draws, axis=0), repeated)
         numbers = jnp.tile(jnp.arange(goal.draws), len(keys)) + 100
         keys = jax.vmap(jax.random.fold_in)(jnp.repeat(keys, goal.draws, axis=0), numbers)
-    of_noise, of_dropout = _folded(keys, 1), _folded(keys, 2)
+    of_noise, of_dropout = folded(keys, 1), folded(keys, 2)
     flow, variable, process = conditions.flow, goal.variable, goal.process
     last = len(process) - 1
     x0 = variable.encode(on_grid(truth, mask, flow, compat=goal.compat), flow, conditions.unit)
     if index is None:
         x, time = jnp.zeros_like(flow), jnp.zeros(flow.shape[:1], flow.dtype)
     else:
-        noise = jax.vmap(lambda key: jax.random.normal(key, flow.shape[1:], flow.dtype))(of_noise)
+        noise = jax.vmap(lambda key: diffusion.coherent_noise(key, flow.shape[1:], variable.coherence))(of_noise)
         x = diffusion.forward(process, x0, noise, index)
         time = jnp.asarray(process.times, jnp.float32)[index]
     signal = diffusion.signal(process, time) if variable.shrunk and index is not None else None
@@ -220,10 +220,6 @@ def loss(
         share = goal.first_share + (1 - goal.first_share) / len(process)
         metrics["first"] = jnp.where(index == last, each, 0).mean() / share
     return value, metrics
-
-
-def _folded(keys: jax.Array, number: int) -> jax.Array:
-    return jax.vmap(lambda key: jax.random.fold_in(key, number))(keys)
 
 
 def on_grid(truth: jax.Array, mask: jax.Array, like: jax.Array, *, compat: str | None = None) -> jax.Array:
@@ -280,12 +276,12 @@ def stage2_batch(
     source, target = (looking.maps(pyramid, images, settings) for images in prepared_pair(settings, batch))
     truth, mask = truth_of(batch), batch["mask"]
     found = looking.stage1(source.first, target.first, settings)
-    of_first, of_worse, of_coin, of_crop = (_folded(keys, 10 + i) for i in range(4))
+    of_first, of_worse, of_coin, of_crop = (folded(keys, 10 + i) for i in range(4))
     deviation = jnp.zeros_like(found.conditions.flow[..., :1])
     if first is None:
         flow = looking.without_stage(found, settings)
     else:
-        drawn = draw(once(first), params, found.conditions, hypotheses=1, keys=of_first)
+        drawn = draw(first.once, params, found.conditions, hypotheses=1, keys=of_first)
         told = summarise(first, drawn)
         flow, deviation = told.flow, deviation_of(pooled(told.covariance))
     if second.degraded:
@@ -299,13 +295,6 @@ def stage2_batch(
         return looking.stage2(source.second, target.second, flow, settings, deviation=deviation), truth, mask
     told = looking.start(source.second, target.second, flow, settings, deviation=deviation)
     return cropped(settings, source.second, target.second, told, truth, mask, of_crop, size=second.size)
-
-
-def once(stage: Stage) -> Stage:
-    """Returns a stage that draws one hypothesis as `stage` does, without levels that its estimate does not use."""
-    if stage.kind == "regression" or stage.estimate != "first":
-        return stage
-    return replace(stage, process=stage.process.noisiest, rule=DDIM)
 
 
 def cropped(

@@ -57,6 +57,7 @@ def base() -> ConfigDict:
     variable.shrunk = True  # the network sees sqrt(ab) x_t, which has no noise at the noisiest level; released: False
     variable.skip = False  # and predicts what is to be added to it, so that hypotheses differ unless it learns better
     variable.learned_scale = False  # and how wrong that may be, so that hypotheses differ as much; needs a skip
+    variable.coherence = 0.0  # cells over which the noise is alike, so that hypotheses are smooth too (0 = white)
 
     config.objective = objective = ConfigDict()
     objective.kind = "diffusion"  # "diffusion" | "regression" (the same network in one evaluation, without noise)

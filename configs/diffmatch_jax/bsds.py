@@ -29,6 +29,7 @@ def get_config():
     config.variable.scale = 1 / 32
     config.variable.skip = True
     config.variable.learned_scale = True
+    config.variable.coherence = 3.0
     config.objective.draws = 2
     config.objective.likelihood = 0.3
 

@@ -24,6 +24,7 @@ def get_config():
     config.model.multipliers = (1, 2, 2)
     config.model.attention = ()
     config.variable.scale = 1 / 128
+    config.variable.coherence = 8.0
     config.objective.scale = 0.01
     config.objective.kind = "regression"
 

@@ -186,10 +186,17 @@ def test_hypotheses(tmp_path):
         error=np.ones((16, 16)),
         known=np.ones((16, 16), bool),
     )
-    longest = colouring.longest_of(flows)
-    colours = [np.zeros(3), *(colouring.flow_colours(each, longest=longest)[0, 0] for each in flows)]
     # Of 0.3 to 30 pixels, logarithmically.
-    colours += [_colour("cividis", np.log(each / 0.3) / np.log(100)) for each in (0.7, 1.0)]
-    *row, error = (_middle(path, each) for each in colours)
-    assert (np.diff([x for x, _ in row]) > 300).all() and np.ptp([y for _, y in row]) < 20
-    assert error[1] > row[0][1] + 300 and abs(error[0] - row[0][0]) < 20
+    spread, error = (_colour("cividis", np.log(each / 0.3) / np.log(100)) for each in (0.7, 1.0))
+    first = [np.zeros(3), *_coloured(flows)]
+    second = [spread, *_coloured(flows - flows.mean(0))]
+    upper, lower = ([_middle(path, each) for each in row] for row in (first, second))
+    for row in (upper, lower):
+        assert (np.diff([x for x, _ in row]) > 300).all() and np.ptp([y for _, y in row]) < 20
+    last = _middle(path, error)
+    assert last[1] > lower[0][1] + 300 > upper[0][1] + 600 and abs(last[0] - upper[0][0]) < 20
+
+
+def _coloured(flows):
+    longest = colouring.longest_of(flows)
+    return [colouring.flow_colours(each, longest=longest)[0, 0] for each in flows]

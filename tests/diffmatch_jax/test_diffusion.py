@@ -92,6 +92,23 @@ def test_sampled_gaussian(eta):
     np.testing.assert_allclose(found.std(), std, rtol=0.08)
 
 
+def test_coherent_noise_has_variance_1_and_the_correlation_it_promises():
+    keys = jax.random.split(jax.random.key(3), 4)
+    drawn = np.asarray(diffusion.initial_noise(keys, 1024, (24, 18, 2), coherence=1.5), np.float64)
+    drawn = drawn.reshape(-1, 24, 18, 2)
+    np.testing.assert_allclose((drawn**2).mean(0), 1, atol=0.12)
+    np.testing.assert_allclose(drawn.mean(), 0, atol=0.02)
+    middle = drawn[:, 12, 9]
+    for rows, columns in ((0, 1), (0, 3), (2, 2)):
+        other = drawn[:, 12 + rows, 9 + columns]
+        want = np.exp(-(rows**2 + columns**2) / (4 * 1.5**2))
+        np.testing.assert_allclose((middle * other).mean(0), want, atol=0.06)
+    np.testing.assert_allclose((middle[:, 0] * middle[:, 1]).mean(), 0, atol=0.06)
+    np.testing.assert_array_equal(
+        diffusion.coherent_noise(keys[0], (4, 4, 2), 0.0), jax.random.normal(keys[0], (4, 4, 2))
+    )
+
+
 def test_hypotheses_do_not_depend_on_the_batch():
     keys = jax.random.split(jax.random.key(1), 3)
     whole = diffusion.initial_noise(keys, 4, (2, 3, 2))

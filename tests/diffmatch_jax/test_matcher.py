@@ -34,6 +34,15 @@ def tiny(look=LOOK, **options):
     return Stage(network, Variable(0.1, residual=True), Process.cosine(2), **options), params
 
 
+def learned(scale, **options):
+    """Returns such a stage and parameters that add nothing, and say that the scale is everywhere this one."""
+    stage, params = tiny(**options)
+    variable = Variable(0.1, residual=True, shrunk=True, skip=True, learned_scale=True, coherence=1.0)
+    stage = dataclasses.replace(stage, network=stage.network.clone(out_channels=3), variable=variable)
+    last = jax.tree.map(lambda x: jnp.concatenate([x, x[..., :1]], -1), params["out_conv"])
+    return stage, dict(params, out_conv={**last, "bias": last["bias"].at[2].set(jnp.log(scale))})
+
+
 @pytest.fixture(scope="module")
 def model():
     """The initial flow, as every hypothesis."""
@@ -127,11 +136,7 @@ def test_a_regression_takes_its_confidence_from_the_correlation():
 
 
 def test_a_regression_that_learned_its_scale_has_a_spread():
-    stage, params = tiny(kind="regression")
-    variable = Variable(0.1, residual=True, shrunk=True, skip=True, learned_scale=True)
-    stage = dataclasses.replace(stage, network=stage.network.clone(out_channels=3), variable=variable)
-    last = jax.tree.map(lambda x: jnp.concatenate([x, x[..., :1]], -1), params["out_conv"])
-    params = dict(params, out_conv={**last, "bias": last["bias"].at[2].set(jnp.log(2.0))})
+    stage, params = learned(2.0, kind="regression")
     model = Model(Plan(LOOK, first=stage, confidence=8.0), Weights(backbone.random(jax.random.key(0)), params))
     found = match(picture(64, 64), picture(64, 64), model=model)
     np.testing.assert_allclose(found.spread, np.sqrt(2) * 0.2 * 64, rtol=1e-3)
@@ -176,6 +181,21 @@ def test_a_fit_alone_matches_and_says_where_it_may_be_wrong():
 def test_evaluations_are_counted(unsure):
     assert unsure.plan.nfe(3) == 2 * 2 * 3
     assert dataclasses.replace(unsure.plan, rounds=2).nfe(3) == 3 * 2 * 3
+
+
+def test_stage_1_is_asked_once_where_stage_2_draws():
+    """Its later levels change neither its flow nor what it says of that; hypotheses are those of stage 2."""
+    (first, of_first), (second, of_second) = learned(0.5, estimate="first"), learned(2.0, kind="regression")
+    plan = Plan(LOOK, first=first, second=second)
+    assert plan.first_drawn(4) == (dataclasses.replace(first, process=first.process.noisiest), 1)
+    assert plan.nfe(4) == 1 + 1 and Plan(LOOK, first=first).nfe(4) == 2 * 4
+    weights = Weights(backbone.random(jax.random.key(0)), of_first, of_second)
+    image = picture(64, 64)
+    found = match(image, image, model=Model(plan, weights))
+    assert found.hypotheses.shape == (4, 32, 32, 2)
+    np.testing.assert_allclose(found.spread, np.sqrt(2) * 0.2 * 64, rtol=1e-3)
+    np.testing.assert_allclose(found.flow, 0, atol=0.2)  # of two levels the noisiest is not noise alone
+    np.testing.assert_allclose(found.hypotheses.std(), 0.2, rtol=0.1)
 
 
 def test_rounds_of_the_second_stage():

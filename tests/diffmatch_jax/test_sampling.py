@@ -82,7 +82,7 @@ def test_a_network_without_output_draws_a_unit_gaussian_with_a_skip():
     given = Conditions(jnp.zeros((2, 16, 16, 2)), jnp.zeros((2, 16, 16, 3)))
     drawn = draw(stage, params(0.0), given, hypotheses=8, keys=KEYS)
     np.testing.assert_allclose(drawn.hypotheses.std() / 0.1, 1, rtol=0.1)
-    np.testing.assert_allclose(drawn.first.mean(), drawn.hypotheses.mean(), atol=0.01)
+    np.testing.assert_allclose(drawn.predicted.mean(), drawn.hypotheses.mean(), atol=0.01)
 
 
 NOWHERE = Conditions(jnp.zeros((2, 16, 16, 2)), jnp.zeros((2, 16, 16, 3)))
@@ -92,10 +92,11 @@ NOWHERE = Conditions(jnp.zeros((2, 16, 16, 2)), jnp.zeros((2, 16, 16, 3)))
 def test_hypotheses_are_as_wide_as_the_learned_scale(scale):
     """A Gaussian x_0 of that deviation is what the network then stands for; for 1 it is the one of the plain skip."""
     stage = Stage(Learned(), LEARNED, Process.cosine(100))
-    drawn = draw(stage, params(0.0, scale=scale), NOWHERE, hypotheses=8, keys=KEYS).hypotheses
+    noise = initial_noise(KEYS, 8, (16, 16, 2))
+    drawn = draw(stage, params(0.0, scale=scale), NOWHERE, hypotheses=8, noise=noise).hypotheses
     np.testing.assert_allclose(drawn.std() / 0.1, scale, rtol=0.1)
     plain = Stage(Scaled(), Variable(0.1, residual=True, shrunk=True, skip=True), Process.cosine(100))
-    same = draw(plain, params(0.0), NOWHERE, hypotheses=8, keys=KEYS).hypotheses
+    same = draw(plain, params(0.0), NOWHERE, hypotheses=8, noise=noise).hypotheses
     assert np.allclose(drawn, same, rtol=0, atol=1e-4) == (scale == 1)
 
 
@@ -118,6 +119,8 @@ def test_few_steps_lose_little_of_it_since_what_a_hypothesis_leaves_open_counts(
     variance = np.trace(summarise(stage, drawn).covariance, axis1=-2, axis2=-1) / (2 * (0.1 * unit[..., 0]) ** 2)
     np.testing.assert_allclose(variance.mean(), (gain[0] * factor) ** 2 + open_[0] ** 2, rtol=0.03)
     assert least * scale < np.sqrt(variance.mean()) < 1.02 * scale
+    width = (drawn.hypotheses / (0.1 * unit[:, None])).std()  # hypotheses are drawn from what is left open, too
+    np.testing.assert_allclose(width**2, variance.mean(), rtol=0.03)
     # A single one has nothing to differ from: what counts is what was open before it.
     alone = draw(stage, params(0.0, scale=scale), NOWHERE, hypotheses=1, keys=KEYS)
     np.testing.assert_allclose(summarise(stage, alone).covariance[..., 0, 0], (0.1 * open_[-1]) ** 2, rtol=1e-3)
@@ -130,6 +133,39 @@ def test_a_regression_says_how_wrong_it_may_be_if_it_learned_to():
     told = summarise(stage, draw(stage, params(0.0, scale=1.5), GIVEN._replace(unit=unit), hypotheses=1))
     np.testing.assert_allclose(told.covariance, (0.15 * unit[..., None]) ** 2 * np.eye(2), rtol=1e-5)
     assert stage.tells_spread(1) and not Stage(Scaled(), Variable(), PROCESS, kind="regression").tells_spread(4)
+
+
+def test_hypotheses_of_a_regression_are_its_flow_and_as_much_noise_as_it_says():
+    unit = jnp.exp(jax.random.normal(jax.random.key(5), (2, 4, 4, 1)))
+    variable = dataclasses.replace(LEARNED, coherence=1.5)
+    stage = Stage(Learned(), variable, PROCESS, kind="regression", estimate="median")
+    drawn = draw(stage, params(0.0, (1.0, 0.0), scale=1.5), GIVEN._replace(unit=unit), hypotheses=3, keys=KEYS)
+    flow = FLOW + unit * jnp.asarray([0.1, 0.0])
+    keys = jax.vmap(lambda key: jax.random.fold_in(key, sampling.LAST))(KEYS)
+    noise = initial_noise(keys, 3, FLOW.shape[1:], coherence=1.5)
+    np.testing.assert_allclose(drawn.hypotheses, flow[:, None] + 0.15 * unit[:, None] * noise, rtol=0, atol=1e-6)
+    told = summarise(stage, drawn)
+    np.testing.assert_allclose(told.flow, flow, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(told.covariance, (0.15 * unit[..., None]) ** 2 * np.eye(2), rtol=1e-5, atol=1e-9)
+    assert stage.draws and not Stage(Scaled(), Variable(), PROCESS, kind="regression").draws
+
+
+def test_a_first_prediction_says_itself_how_wrong_it_is():
+    """What follows it, and how many do, changes neither its flow nor its covariance."""
+    stage = Stage(Learned(), LEARNED, PROCESS, estimate="first")
+    told = [
+        summarise(stage, draw(stage, params(0.0, scale=0.5), GIVEN, hypotheses=n, keys=KEYS)).covariance for n in (1, 4)
+    ]
+    for each in told:
+        np.testing.assert_allclose(each, np.broadcast_to(np.eye(2) * 0.05**2, each.shape), rtol=1e-3, atol=1e-9)
+
+
+@pytest.mark.parametrize("eta", [0.0, 1.0])
+def test_hypotheses_are_as_coherent_as_the_noise(eta):
+    stage = Stage(Learned(), dataclasses.replace(LEARNED, coherence=2.0), PROCESS, eta=eta)
+    away = draw(stage, params(0.0, scale=2.0), NOWHERE, hypotheses=64, keys=KEYS).hypotheses
+    near = (away[..., 1:, :] * away[..., :-1, :]).mean() / (away**2).mean()
+    np.testing.assert_allclose(near, np.exp(-1 / 16), atol=0.02)
 
 
 def test_the_learned_scale_is_limited_and_can_come_back():
@@ -156,9 +192,9 @@ def test_hypotheses_and_first_prediction_of_a_linear_network():
         factor *= np.sqrt(bars[i - 1]) * gain + np.sqrt(1 - bars[i - 1]) * eps
     base = np.asarray(FLOW)[:, None]
     np.testing.assert_allclose(drawn.hypotheses, base + 0.1 * gain * factor * noise, rtol=0, atol=1e-5)
-    np.testing.assert_allclose(drawn.first, base + 0.1 * gain * noise, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(drawn.predicted, base + 0.1 * gain * noise, rtol=0, atol=1e-6)
     told = summarise(stage, drawn)
-    np.testing.assert_allclose(told.flow, np.asarray(drawn.first).mean(1), rtol=0, atol=1e-6)
+    np.testing.assert_allclose(told.flow, np.asarray(drawn.predicted).mean(1), rtol=0, atol=1e-6)
     want = np.asarray(drawn.hypotheses).var(1, ddof=1)
     np.testing.assert_allclose(jnp.diagonal(told.covariance, axis1=-2, axis2=-1), want, rtol=1e-4, atol=1e-8)
 
@@ -169,7 +205,7 @@ def test_a_shrunk_state_is_the_best_linear_guess():
     drawn = draw(stage, params(1.0), GIVEN, hypotheses=2, keys=KEYS)
     noise = np.asarray(initial_noise(KEYS, 2, FLOW.shape[1:]))
     want = np.asarray(FLOW)[:, None] + 0.1 * np.sqrt(PROCESS.alphas_bar[-1]) * noise
-    np.testing.assert_allclose(drawn.first, want, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(drawn.predicted, want, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize(("estimate", "rule"), [("mean", np.mean), ("median", np.median)])

@@ -154,7 +154,7 @@ def test_with_a_skip_what_is_sampled_is_what_was_trained(kind):
     goal = Goal(GOAL.process, variable, kind=kind, first_share=1.0)
     given, _, mask = flows()
     stage = Stage(Scaled(), variable, goal.process, kind=kind, estimate="first")
-    first = sampling.draw(stage, params(0.0, (0.3, 0.4)), given, hypotheses=1, keys=KEYS).first[:, 0]
+    first = sampling.draw(stage, params(0.0, (0.3, 0.4)), given, hypotheses=1, keys=KEYS).predicted[:, 0]
     truth = jnp.broadcast_to(first.mean((1, 2), keepdims=True), (6, 16, 16, 2))
     value, _ = loss(goal, Scaled(), params(0.0, (0.3, 0.4)), given, truth, mask, KEYS)
     # What is left is sqrt(ab) x_t of the noisiest level, 1 % of the unit.
@@ -244,13 +244,13 @@ def test_one_hypothesis_needs_the_first_level_alone():
     noise = jax.random.normal(jax.random.key(7), (6, 1, 4, 4, 2))
     whole, part = (
         sampling.summarise(each, sampling.draw(each, params(0.2, (0.3, 0.4), 0.5), given, hypotheses=1, noise=noise))
-        for each in (stage, training.once(stage))
+        for each in (stage, stage.once)
     )
     for one, other in zip(whole, part, strict=True):
         np.testing.assert_allclose(one, other, rtol=0, atol=1e-6)
-    assert training.once(stage).nfe == 1 and stage.nfe == 5
+    assert stage.once.nfe == 1 and stage.nfe == 5
     mean = Stage(Scaled(), GOAL.variable, GOAL.process)
-    assert training.once(mean) is mean
+    assert mean.once is mean
 
 
 @pytest.mark.parametrize(
