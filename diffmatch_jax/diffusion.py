@@ -23,6 +23,7 @@ from diffmatch_jax.smoothing import gaussian_matrix
 Denoiser = Callable[[jax.Array, jax.Array], jax.Array]  # (x [B, n, h, w, 2], time [B, n]) -> x_0
 
 TIME_SCALE = 1000.0
+WIDEST = 128.0  # coherence of noise, cells
 
 
 @dataclass(frozen=True)
@@ -103,11 +104,12 @@ class Variable:
     added to it, in units of sqrt(1 - ab). Where conditions bring a `unit`, it multiplies the scale from place to place;
     `learned_scale`, with a skip: and the network says from place to place how wide x_0 is around what it predicts (a
     regression, which has no x_t, needs the skip in name only). `coherence`, in cells: the noise is a smooth field (see
-    `coherent_noise`), as errors of flow are; of 0 it is white.
+    `coherent_noise`), for an x_0 that is about as smooth, as errors of flow are; of 0 it is white.
 
     Normalised flow has a standard deviation of 0.1 to 0.2 only; a scale of that size gives the unit variance which the
     schedule expects. The released models diffuse the normalised flow itself, `Variable(1.0, residual=False)`. Raises
-    `InputError` for a scale that is not positive, for a skip without the others, and a learned scale without a skip.
+    `InputError` for a scale that is not positive, for a skip without the others, a learned scale without a skip, and
+    more than 128 cells of coherence.
     """
 
     scale: float = 1.0
@@ -128,9 +130,9 @@ class Variable:
             raise bad("variable.skip", expected="False unless shrunk and residual", got="True", fix=fix)
         if self.learned_scale and not self.skip:
             raise bad("variable.learned_scale", expected="False without a skip", got="True", fix="set variable.skip")
-        if not (math.isfinite(self.coherence) and self.coherence >= 0):
-            expected, fix = "a number of cells, 0 or more", "use 0 for white noise"
-            raise bad("variable.coherence", expected=expected, got=self.coherence, fix=fix)
+        if not 0 <= self.coherence <= WIDEST:
+            fix = "use 0 for white noise, 3 for stage 1"
+            raise bad("variable.coherence", expected=f"0 to {WIDEST:g} cells", got=self.coherence, fix=fix)
 
     def encode(self, flow: jax.Array, initial: jax.Array, unit: jax.Array | None = None) -> jax.Array:
         """Returns x_0 of a normalised flow; `initial` and `unit`, which multiplies the scale, broadcast against it."""
@@ -287,7 +289,10 @@ def coherent_noise(key: jax.Array, shape: tuple[int, ...], coherence: float) -> 
 
 
 def initial_noise(keys: jax.Array, hypotheses: int, shape: tuple[int, ...], *, coherence: float = 0.0) -> jax.Array:
-    """Returns standard Gaussian noise `[B, n, *shape]`; hypothesis j of a pair is the same whatever B and n."""
+    """Returns Gaussian noise `[B, n, *shape]` of variance 1; hypothesis j of a pair is the same whatever B and n.
+
+    `coherence` is that of `coherent_noise`.
+    """
     return _noise(keys, hypotheses, shape, 0, coherence)
 
 
@@ -317,9 +322,9 @@ def sample(
 ) -> Sampled:
     """Runs DDIM from `noise [B, n, h, w, 2]` through all levels; the hypotheses are the last predictions of x_0.
 
-    `keys [B]`, needed where eta > 0, give the noise of the steps; `clip` limits |x_0| in every step (the released
-    setting has none). With the last step's sigma = 0, the prediction is the sample. `has_aux`: the denoiser returns x_0
-    and something else. Raises `InputError` for eta outside 0..1 or without keys.
+    `keys [B]`, needed where eta > 0, give the noise of the steps, as coherent as `initial_noise`; `clip` limits |x_0|
+    in every step (the released setting has none). With the last step's sigma = 0, the prediction is the sample.
+    `has_aux`: the denoiser returns x_0 and something else. Raises `InputError` for eta outside 0..1 or without keys.
     """
     if not 0 <= eta <= 1:
         raise bad("eta", expected="0 (deterministic) to 1 (ancestral)", got=eta, fix="use 0")

@@ -54,8 +54,9 @@ def evaluate(model: Model, made: Pair, key: jax.Array, *, hypotheses: int, batch
     """Measures the model beside winner-take-all, its median and what the model starts from, in pixels of the pairs.
 
     `ratio` is the model's mean end-point error over that of winner-take-all; `rank_correlation` that of spread and
-    error over the valid pixels of all pairs, that `of_fit` of error and the fit's own uncertainty; and
-    `sparsification` the skill of the spread (1 is the error itself).
+    error over the valid pixels of all pairs, that `of_fit` of error and the fit's own uncertainty; `sparsification` the
+    skill of the spread (1 is the error itself); `calibration` the sizes of both in six parts of the pixels; and `joint`
+    what `diffmatch_jax.joint` says of the hypotheses, if there are several.
     """
     found = matched(model, made, key, hypotheses=hypotheses, batch_size=batch_size)
     rivals = {"winner-take-all": found.winner, "its median": filtered(model, found.winner)}
@@ -78,9 +79,11 @@ def evaluate(model: Model, made: Pair, key: jax.Array, *, hypotheses: int, batch
         curve = metrics.sparsification(error, unsure, made.mask)
         numbers["sparsification"] = curve.skill
         numbers["sparsification_area"] = curve.area
+        numbers["calibration"] = metrics.calibration(error, found.spread, made.mask)._asdict()
         if fits:
             numbers["rank_correlation_of_fit"] = metrics.rank_correlation(error, 1 - fits[FIT].confidence, made.mask)
-    if found.hypotheses.shape[1] > 1:
+    # Released hypotheses lie on corners, between cells of the truth.
+    if found.hypotheses.shape[1] > 1 and model.plan.look.compat is None:
         numbers["joint"] = of_hypotheses(found, made)._asdict()
     few = slice(0, 8)
     arrays = {
@@ -100,7 +103,8 @@ def of_hypotheses(found: Match, made: Pair) -> joint.Joint:
     """Returns how good the hypotheses of matches are, in pixels of the pairs, on cells that are valid throughout."""
     side = made.flow.shape[1]
     truth, share = average_flow(jnp.asarray(made.flow), jnp.asarray(made.mask), found.hypotheses.shape[2:4])
-    return joint.measure(found.hypotheses * np.float32(side), np.asarray(truth), np.asarray(share) > 1 - 1e-6)
+    valid = np.asarray(share) > 1 - 1e-6  # all of it, up to rounding
+    return joint.measure(found.hypotheses * np.float32(side), np.asarray(truth), valid)
 
 
 def filtered(model: Model, flow: np.ndarray) -> np.ndarray:

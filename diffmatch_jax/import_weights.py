@@ -33,6 +33,7 @@ RELEASED = {
     "variable.shrunk": False,
     "variable.skip": False,
     "variable.learned_scale": False,
+    "variable.coherence": 0.0,
     "objective.kind": "diffusion",
     "objective.penalty": "squared",
     "objective.scale": 1.0,

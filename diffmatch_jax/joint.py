@@ -15,9 +15,9 @@ class Joint(NamedTuple):
     """How good hypotheses are, in the unit of the flows; smaller energy scores are better.
 
     cells, steps, squares: mean energy score of the flow of a cell, of the difference of the flows of two cells that are
-    1/8 of the side apart, and of the mean over squares of 1/4 of the side. coherence: correlation of neighbouring
-    cells, 1/32 of the side apart, in how hypotheses differ from their mean; coherence_of_errors: in how that differs
-    from the truth. NaN where there is nothing to measure.
+    1/8 of the side apart, and of the mean over squares of 1/4 of the side. coherence: correlation of two cells that are
+    1/32 of the side apart in how hypotheses differ from their mean; coherence_of_errors: in how the middle of all there
+    could be differs from the truth. Lengths are at least a cell. NaN where there is nothing to measure.
     """
 
     cells: float
@@ -45,14 +45,12 @@ def energy_score(hypotheses: np.ndarray, truth: np.ndarray) -> np.ndarray:
 def measure(hypotheses: np.ndarray, truth: np.ndarray, valid: np.ndarray) -> Joint:
     """Returns the measures of hypotheses `[B, n, h, w, 2]` for flows `truth [B, h, w, 2]` where `valid [B, h, w]`.
 
-    Raises `InputError` for fewer than 2 hypotheses and for grids of less than 8 cells a side.
+    Raises `InputError` for fewer than 2 hypotheses.
     """
     side = min(valid.shape[1:])
-    if side < 8:
-        raise bad("hypotheses", expected="grids of at least 8 cells a side", got=side, fix="use a larger features.fine")
     hypotheses = np.moveaxis(np.asarray(hypotheses, np.float64), 1, 0)
     truth = np.where(valid[..., None], np.asarray(truth, np.float64), 0)
-    near, far, square = max(side // 32, 1), side // 8, side // 4
+    near, far, square = (max(side // each, 1) for each in (32, 8, 4))
 
     def step(x: np.ndarray) -> np.ndarray:
         return x[..., far:, :] - x[..., :-far, :]
@@ -63,8 +61,8 @@ def measure(hypotheses: np.ndarray, truth: np.ndarray, valid: np.ndarray) -> Joi
         cells=_mean(energy_score(hypotheses, truth), valid),
         steps=_mean(energy_score(step(hypotheses), step(truth)), valid[..., far:] & valid[..., :-far]),
         squares=_mean(energy_score(squares, _squares(truth, square)), whole[..., 0] == 1),
-        coherence=_correlation(hypotheses - mean, np.broadcast_to(valid, hypotheses.shape[:-1]), near),
-        coherence_of_errors=_correlation(truth - mean, valid, near),
+        coherence=_correlation(*(np.einsum("nk,nk->", *pair) for pair in _neighbours(hypotheses - mean, valid, near))),
+        coherence_of_errors=_correlation(*(_of_others(*pair) for pair in _neighbours(truth - hypotheses, valid, near))),
     )
 
 
@@ -79,9 +77,18 @@ def _mean(values: np.ndarray, valid: np.ndarray) -> float:
     return float(values[valid].mean()) if valid.any() else float("nan")
 
 
-def _correlation(away: np.ndarray, valid: np.ndarray, apart: int) -> float:
-    """Returns the correlation of `[..., h, w, 2]`, of mean 0, with itself so many columns on."""
+def _neighbours(away: np.ndarray, valid: np.ndarray, apart: int) -> tuple[tuple[np.ndarray, np.ndarray], ...]:
+    """Returns pairs of `away [n, B, h, w, 2]`, flat `[n, k]`: of cells so many columns apart, and each with itself."""
     both = valid[..., apart:] & valid[..., :-apart]
-    one, other = away[..., apart:, :][both], away[..., :-apart, :][both]
-    scale = np.sqrt((one**2).sum() * (other**2).sum())
-    return float((one * other).sum() / scale) if scale > 0 else float("nan")
+    one, other = (each[:, both].reshape(len(away), -1) for each in (away[..., apart:, :], away[..., :-apart, :]))
+    return (one, other), (one, one), (other, other)
+
+
+def _of_others(one: np.ndarray, other: np.ndarray) -> float:
+    """Returns the sum of products of different hypotheses, in which what each has of its own averages out."""
+    n = len(one)
+    return float((one.sum(0) * other.sum(0)).sum() - (one * other).sum()) / (n * (n - 1))
+
+
+def _correlation(product: float, square: float, other: float) -> float:
+    return float(product / np.sqrt(square * other)) if square > 0 and other > 0 else float("nan")

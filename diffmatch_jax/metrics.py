@@ -162,6 +162,33 @@ def _remaining(error: np.ndarray, uncertainty: np.ndarray, removed: np.ndarray) 
     return np.interp(kept, np.append(0, np.cumsum(counts)), sums) / kept
 
 
+class Calibration(NamedTuple):
+    """Root mean squares of the spread and of the error in equal parts of the pixels, `[parts]`, the surest first.
+
+    They are the same for a spread that is the deviation of the flow in the plane.
+    """
+
+    spread: np.ndarray
+    error: np.ndarray
+
+
+def calibration(
+    error: np.ndarray, spread: np.ndarray, mask: np.ndarray | None = None, *, parts: int = 6
+) -> Calibration:
+    """Returns how large spread and error are in `parts` of the pixels, as equal as can be; NaN in parts without any.
+
+    Raises `InputError` as `sparsification` does.
+    """
+    error, spread = _pixels(error, spread, mask)
+    order = np.argsort(spread, kind="stable")
+    found = [[_root_mean_square(x[part]) for part in np.array_split(order, parts)] for x in (spread, error)]
+    return Calibration(*map(np.asarray, found))
+
+
+def _root_mean_square(x: np.ndarray) -> float:
+    return float(np.sqrt((x**2).mean())) if x.size else float("nan")
+
+
 def rank_correlation(error: np.ndarray, uncertainty: np.ndarray, mask: np.ndarray | None = None) -> float:
     """Returns Spearman's rank correlation of errors and uncertainties, with mean ranks of ties; NaN if one is constant.
 

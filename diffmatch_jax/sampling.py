@@ -1,4 +1,4 @@
-"""From conditions to flow: several hypotheses by diffusion, what they agree on, and how far they are apart.
+"""From conditions to flow: several hypotheses by diffusion, the flow that they agree on, and how wrong it may be.
 
 At the noisiest level the state carries hardly any information, so that the first prediction of x_0 is a regression: the
 flow itself may be taken from it (`estimate="first"`), and its uncertainty too where that is learned; the hypotheses
@@ -20,7 +20,7 @@ from diffmatch_jax.diffusion import Denoiser, Process, Variable, folded
 from diffmatch_jax.network import predict
 from diffmatch_jax.smoothing import gaussian_matrix
 
-POOLED = 1.0  # cells around, one deviation, over which the variance of the hypotheses is averaged
+POOLED = 1.0  # cells around, one deviation, over which covariances are averaged
 KINDS = ("diffusion", "regression")
 ESTIMATES = ("mean", "median", "first")
 DDIM = "ddim"
@@ -189,7 +189,7 @@ def summarise(stage: Stage, drawn: Drawn) -> Estimate:
 
 
 def pooled(covariance: jax.Array) -> jax.Array:
-    """Returns covariances `[B, h, w, 2, 2]`, pooled with those of the cells around: each is an estimate from a few."""
+    """Returns covariances `[B, h, w, 2, 2]`, averaged with those of the cells around."""
     rows, columns = (gaussian_matrix(length, POOLED, reach=4 * POOLED) for length in covariance.shape[1:3])
     return jnp.einsum("yh,xw,bhwij->byxij", rows, columns, covariance, precision="highest")
 

@@ -270,8 +270,8 @@ def stage2_batch(
 ) -> tuple[Conditions, jax.Array, jax.Array]:
     """Returns conditions, normalised truth and mask of stage 2 for a batch of pairs.
 
-    The initial flow is one hypothesis of the frozen stage 1 (of `params`; without one, that of `without_stage`), or for
-    a share of the pairs a degraded truth. With a crop, of that part of the target's grid alone.
+    The initial flow is that of the frozen stage 1 of `params`, asked once (without one, that of `without_stage`), or
+    for a share of the pairs a degraded truth. With a crop, of that part of the target's grid alone.
     """
     source, target = (looking.maps(pyramid, images, settings) for images in prepared_pair(settings, batch))
     truth, mask = truth_of(batch), batch["mask"]

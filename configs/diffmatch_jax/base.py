@@ -128,7 +128,7 @@ def base() -> ConfigDict:
     sampler.rounds = 1  # how often stage 2 refines the flow
     sampler.rule = "ddim"  # over the levels; or "heun", "midpoint", "rk4": for the probability flow, more evaluations
     sampler.eta = 0.0  # noise added on the way of "ddim": 0 = none ... 1
-    sampler.estimate = "mean"  # of the hypotheses: "mean" | "median" | "first" (mean of the first predictions)
+    sampler.estimate = "mean"  # of the last predictions: "mean" | "median"; or "first" (mean of the first ones)
     sampler.confidence = 3.0  # spread of the flow, pixels of the fine image, at which confidence is 1/2
     sampler.num = 8  # held-out pairs that `sample` draws
 

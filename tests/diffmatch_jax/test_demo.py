@@ -41,7 +41,7 @@ def test_both_stages_are_trained_measured_and_drawn(tmp_path, capfd):
     assert 50 <= numbers["interrupted_at_step"] < numbers["steps"] == 100
     one, both = (numbers[name]["table"][-1]["aepe"] for name in ("stage1", "both"))
     assert f"stage 1 {one:.2f}, both {both:.2f}" in shown and 0 < both < 32
-    assert numbers["both"]["nfe"] == 2 * 2 + 1
+    assert numbers["both"]["nfe"] == 1 + 1
     page = (tmp_path / "index.html").read_text()
     assert page.count("data:image/png;base64,") >= 4  # the pair and its hypotheses, matches, training
     assert "://" not in page

@@ -166,6 +166,9 @@ def test_variable(residual):
         diffusion.Variable(0)
     with pytest.raises(InputError, match="variable.skip: expected False unless shrunk and residual, got True"):
         diffusion.Variable(1, skip=True)
+    for coherence in (-1.0, float("nan"), 1e7):
+        with pytest.raises(InputError, match="variable.coherence: expected 0 to 128 cells"):
+            diffusion.Variable(coherence=coherence)
     with pytest.raises(InputError, match="variable.learned_scale: expected False without a skip, got True"):
         diffusion.Variable(1, learned_scale=True)
 

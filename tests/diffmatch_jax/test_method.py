@@ -172,10 +172,10 @@ def test_the_match_command_writes_what_match_finds(runs, tmp_path):
     assert known.all()
     drawn = np.asarray(Image.open(tmp_path / "out" / "warped.png"))
     np.testing.assert_allclose(drawn, baselines.warped(picture, found.flow), atol=1)
-    # Four columns of 2.6 inches at 200 dots: eight cells of the match, and target, two hypotheses and spread.
+    # Columns of 2.6 inches at 200 dots: four of the match, three of the hypotheses, whose means' differences are below.
     sizes = [Image.open(tmp_path / "out" / f"{name}.png").size for name in ("match", "hypotheses")]
-    heights = [2 * (0.94 * 2.6 * 20 / 30 + 0.2) + 0.25, 0.94 * 2.6 * 20 / 30 + 0.2]
-    np.testing.assert_allclose(sizes, [(2080, 200 * each) for each in heights], atol=1)
+    height = 2 * (0.94 * 2.6 * 20 / 30 + 0.2)
+    np.testing.assert_allclose(sizes, [(2080, 200 * (height + 0.25)), (1560, 200 * height)], atol=1)
 
 
 def test_the_match_command_takes_a_gray_png_and_a_colour_jpeg(runs, tmp_path):

@@ -285,8 +285,9 @@ def test_heun_s_rule_is_nearer_to_many_levels():
     stage = Stage(Learned(), LEARNED, Process.cosine(20))
     heun = dataclasses.replace(stage, rule="heun")
     assert (stage.nfe, heun.nfe) == (20, 2 + 2 * 19)
+    noise = initial_noise(KEYS, 8, (16, 16, 2))
     widths = [
-        float(draw(each, params(0.0, scale=0.5), NOWHERE, hypotheses=8, keys=KEYS).hypotheses.std())
+        float(draw(each, params(0.0, scale=0.5), NOWHERE, hypotheses=8, noise=noise).hypotheses.std())
         for each in (stage, heun, dataclasses.replace(stage, process=Process.cosine(400)))
     ]
     assert abs(widths[1] - widths[2]) < 0.7 * abs(widths[0] - widths[2])
