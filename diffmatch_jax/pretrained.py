@@ -11,8 +11,8 @@ from diffmatch_jax import method, shipped
 from diffmatch_jax.matcher import Model
 
 SHA256 = {
-    "stage1": "46b42147d313259d179e4b8c15b97818087d8c659eb560a303459ae28a69fcf5",
-    "stage2": "4fc2b8bc7efda12d3f28673e525fdaf2e9ed84fd3c07afd2b7bf645672de5535",
+    "stage1": "1c7db40149eb12fcc9b9a378f9e9f312a3250be02a24926689ed20d47ca2d443",
+    "stage2": "3abead05ef517f931bb0211b93ad504897ed05a4befb8a5e95ea7c514dd91d33",
 }
 
 
