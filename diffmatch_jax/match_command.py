@@ -44,6 +44,7 @@ def run(app: App, request: Request) -> None:
     from diffmatch_jax.baselines import warped as warp
     from diffmatch_jax.datasets.flow_files import write_flo
     from diffmatch_jax.matcher import load, match
+    from diffmatch_jax.resize import resize_normalised
 
     parallel.enable_compilation_cache()
     # The step that is recorded and the one that is loaded must be the same.
@@ -89,11 +90,8 @@ def run(app: App, request: Request) -> None:
     (out / "hypotheses.png").unlink(missing_ok=True)
     if several:
         wide = np.asarray([source.shape[1], source.shape[0]], np.float32)
-        paths.append(
-            match_figures.hypotheses(
-                out / "hypotheses.png", target=target, flows=found.hypotheses * wide, spread=found.spread
-            )
-        )
+        flows = np.asarray(resize_normalised(found.hypotheses, target.shape[:2])) * wide
+        paths.append(match_figures.hypotheses(out / "hypotheses.png", target=target, flows=flows, spread=found.spread))
     lines(
         f"{target.shape[1]} x {target.shape[0]} pixels matched in {seconds:.1f} s, compilation included; "
         f"mean confidence {found.confidence.mean():.2f}",
