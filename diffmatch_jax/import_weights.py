@@ -38,6 +38,7 @@ RELEASED = {
     "objective.penalty": "squared",
     "objective.scale": 1.0,
     "objective.first_share": 0.0,
+    "objective.first_weight": 1.0,
     "objective.pooled": True,
     "objective.likelihood": 0.0,
     "sampler.hypotheses": 3,

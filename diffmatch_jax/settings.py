@@ -120,6 +120,7 @@ def build_goal(config) -> Goal:
         scale=goal.scale,
         epsilon=goal.epsilon,
         first_share=goal.first_share,
+        first_weight=goal.first_weight,
         draws=goal.draws,
         pooled=goal.pooled,
         likelihood=goal.likelihood,

@@ -112,8 +112,9 @@ class Goal:
     """A stage's objective; hashable. `process` has the levels of training.
 
     A penalty of |prediction - truth| / scale (normalised flow) on the valid pixels of the truth; `first_share` of the
-    examples are at the noisiest level, the others at any. Each pair is seen with `draws` levels and noises at once,
-    which costs no features; its levels are spread out, so that of two draws one is at the noisiest with a share of 1/2.
+    examples are at the noisiest level, the others at any, and the noisiest counts `first_weight` times as much as any
+    other. Each pair is seen with `draws` levels and noises at once, which costs no features; its levels are spread out,
+    so that of two draws one is at the noisiest with a share of 1/2.
     A learned scale has `likelihood` times -log p of x_0 besides; its errors are taken as they are, without gradient.
     """
 
@@ -124,6 +125,7 @@ class Goal:
     scale: float = 0.02
     epsilon: float = 0.1
     first_share: float = 0.0
+    first_weight: float = 1.0
     draws: int = 1
     pooled: bool = False
     likelihood: float = 0.0
@@ -140,7 +142,7 @@ class Goal:
             expected = "more than 0 with variable.learned_scale, 0 without"
             fix = "use 0.3 and set variable.learned_scale, or neither"
             raise bad("config.objective.likelihood", expected=expected, got=self.likelihood, fix=fix)
-        for name in ("scale", "epsilon"):
+        for name in ("scale", "epsilon", "first_weight"):
             if not getattr(self, name) > 0:
                 got = getattr(self, name)
                 raise bad(f"config.objective.{name}", expected="a positive number", got=got, fix="see configs")
@@ -202,7 +204,16 @@ def loss(
     decoded = variable.decode(predicted.x0, flow, conditions.unit)
     sums = objective.totals(decoded, truth, mask, **settings)
     each = objective.per_sample(sums)
-    reduced = objective.pooled if goal.pooled else lambda sums: objective.per_sample(sums).mean()
+    # By the share that is expected, so that parts of a batch have the loss of the whole as their mean.
+    share = goal.first_share + (1 - goal.first_share) / len(process)
+    weights = 1.0
+    if index is not None:
+        weights = jnp.where(index == last, goal.first_weight, 1) / (1 + share * (goal.first_weight - 1))
+
+    def reduced(sums: objective.Totals) -> jax.Array:
+        weighted = sums._replace(total=weights * sums.total)
+        return objective.pooled(weighted) if goal.pooled else objective.per_sample(weighted).mean()
+
     value = reduced(sums)
     side = jnp.asarray(truth.shape[1:3], jnp.float32).mean()
     length = objective.totals(
@@ -216,8 +227,6 @@ def loss(
         value += goal.likelihood * surprise
         metrics["log_likelihood"] = -surprise
     if index is not None:
-        # By the share that is expected, so that parts of a batch have it as their mean.
-        share = goal.first_share + (1 - goal.first_share) / len(process)
         metrics["first"] = jnp.where(index == last, each, 0).mean() / share
     return value, metrics
 

@@ -65,6 +65,7 @@ def base() -> ConfigDict:
     objective.scale = 0.02  # normalised flow that counts 1
     objective.epsilon = 0.1  # charbonnier: below it errors count squared, in units of `scale`
     objective.first_share = 0.5  # share of draws at the noisiest level, where sampling starts (the rest is uniform)
+    objective.first_weight = 1.0  # how much more than others these draws count
     objective.draws = 1  # levels and noises with which each pair of a batch is seen
     # Of several devices under parallel=pmap each takes the mean over its own part, as the released training does.
     objective.pooled = False  # mean over the batch's valid pixels (released), not of each pair's mean

@@ -31,6 +31,7 @@ def get_config():
     config.variable.learned_scale = True
     config.variable.coherence = 3.0
     config.objective.draws = 2
+    config.objective.first_weight = 8.0
     config.objective.likelihood = 0.3
 
     config.train.steps = 1000

@@ -181,6 +181,25 @@ def test_the_likelihood_teaches_the_scale_alone(kind):
     assert gradients(0.3, right / 2)["log_scale"] < -0.3 and gradients(0.3, 2 * right)["log_scale"] > 0.1
 
 
+@pytest.mark.parametrize("pooled", [False, True])
+def test_the_noisiest_level_counts_by_its_weight(pooled):
+    """A network that returns c x_i has the error of `test_noisy_state_is_that_of_the_process` at every level."""
+    variable, weight = Variable(0.1, residual=True), 8.0
+    goal = Goal(
+        GOAL.process, variable, penalty="squared", scale=0.1, first_share=0.5, first_weight=weight, pooled=pooled
+    )
+    keys = jax.random.split(jax.random.key(4), 2000)
+    given = Conditions(jnp.zeros((2000, 4, 4, 2)), jnp.zeros((2000, 4, 4, 1)))
+    truth = jnp.zeros((2000, 4, 4, 2)) + jnp.asarray([0.03, 0.04])
+    value, metrics = loss(goal, Scaled(), params(0.5), given, truth, jnp.ones((2000, 4, 4), bool), keys)
+    bars = GOAL.process.alphas_bar
+    errors = 2 * 0.25 * (1 - bars) + (0.5 - 0.5 * 0.5 * np.sqrt(bars)) ** 2
+    counts = np.asarray([0.1, 0.1, 0.1, 0.1, 0.6 * weight])
+    assert abs(errors[-1] / errors.mean() - 1) > 0.5  # so that weights can be told
+    np.testing.assert_allclose(value, (counts * errors).sum() / counts.sum(), rtol=0.05)
+    np.testing.assert_allclose(metrics["first"], errors[-1], rtol=0.05)
+
+
 @pytest.mark.parametrize("shrunk", [False, True])
 def test_noisy_state_is_that_of_the_process(shrunk):
     """A network that returns c x_i has the error c x_i - x_0; shown sqrt(ab) x_i it returns c sqrt(ab) x_i."""
@@ -257,6 +276,7 @@ def test_one_hypothesis_needs_the_first_level_alone():
     ("make", "words"),
     [
         (lambda: Goal(GOAL.process, GOAL.variable, first_share=1.5), "config.objective.first_share"),
+        (lambda: Goal(GOAL.process, GOAL.variable, first_weight=0.0), "config.objective.first_weight"),
         (lambda: Goal(GOAL.process, GOAL.variable, scale=0.0), "config.objective.scale"),
         (lambda: Goal(GOAL.process, GOAL.variable, draws=0), "config.objective.draws"),
         (lambda: Goal(GOAL.process, LEARNED), "config.objective.likelihood: expected more than 0"),
