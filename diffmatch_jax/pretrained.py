@@ -11,8 +11,8 @@ from diffmatch_jax import method, shipped
 from diffmatch_jax.matcher import Model
 
 SHA256 = {
-    "stage1": "1c7db40149eb12fcc9b9a378f9e9f312a3250be02a24926689ed20d47ca2d443",
-    "stage2": "3abead05ef517f931bb0211b93ad504897ed05a4befb8a5e95ea7c514dd91d33",
+    "stage1": "60d04df46a00954b8076e70b423efbcdf96b6ad03992d7c48e3403754512d257",
+    "stage2": "53627cf4574f09095185661ea99bdca7c8825f387078f47213cca712fc3fb7f3",
 }
 
 
