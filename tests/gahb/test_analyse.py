@@ -17,6 +17,8 @@ from gahb.__main__ import APP
 from gahb.eigenbasis import coefficients, effective_dimension, sure, top_k
 from gahb.eigenbasis.survey import survey
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 run_module = runpy.run_path(str(Path(__file__).with_name("test_run.py")))
 
 

@@ -15,6 +15,8 @@ from common.errors import InputError
 from common.method import Variables
 from gahb.network import BFCNN, BFCNNRF, RECEPTIVE_FIELDS, UNet, apply, convolve, double, halve, init, kernel_sizes
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 run = jax.jit(apply, static_argnums=0, static_argnames="train")
 
 NETWORKS = {

@@ -13,6 +13,8 @@ from common.errors import InputError
 from gahb import operators
 from gahb.sampling import gaussian_noise, recorded_noise, rms
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 
 def nothing(y):
     """The denoiser of a prior that is all zero: the residual is the whole image."""

@@ -12,6 +12,8 @@ from configs.gahb.base import base
 from gahb import calpha, manifolds, synthetic
 from gahb.method import build as build_method
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 SIZE = 16
 CLASSES = {
     "calpha": {},

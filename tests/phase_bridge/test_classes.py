@@ -21,6 +21,8 @@ from phase_bridge import method
 from phase_bridge.__main__ import APP
 from phase_bridge.figures import by_class
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 FILE = "configs/phase_bridge/cifar10_classes.py"
 SMALL = {
     "model.num_classes": 3, "model.channels": 8, "model.multipliers": (1,), "model.num_blocks": 1,
@@ -63,7 +65,7 @@ def test_training_sees_the_class_of_each_image(made, variables):
     examples = jax.jit(jax.vmap(made.augment))(jax.random.split(jax.random.key(0), 8), raw)
     assert set(examples) == {"data", "label"}
     np.testing.assert_array_equal(examples["label"], CLASSES)
-    np.testing.assert_allclose(examples["data"][:, 3, 3, 2], 2 * 60 * CLASSES / 255 - 1, rtol=1e-6)
+    np.testing.assert_allclose(examples["data"][:, 3, 3, 2], 2 * 60 * CLASSES / 255 - 1, rtol=0, atol=2**-23)
 
     @jax.jit
     def loss_and_slope(label):
