@@ -11,8 +11,6 @@ from common.errors import InputError
 from diffmatch_jax import conditions, correlation, fitting, matching
 from diffmatch_jax.conditions import Settings
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 SIDE = 8
 SETTINGS = Settings(fine=8 * SIDE, coarse=4 * SIDE, radius=2, wide=4, score=True, median=3)
 

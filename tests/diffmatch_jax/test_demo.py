@@ -7,8 +7,6 @@ import pytest
 from common.cli import main
 from diffmatch_jax.__main__ import APP
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 SMALL = {
     "data.size": 48,
     "features.pyramid": "random",

@@ -12,8 +12,6 @@ import pytest
 from common.checkpoint import restore_params
 from common.record import read_metrics
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 CONFIG = pathlib.Path(__file__).with_name("tiny.py")
 STEPS = ("--config.train.log_every=1", "--config.checkpoint.every=5")
 

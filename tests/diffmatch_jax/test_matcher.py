@@ -20,8 +20,6 @@ from diffmatch_jax.pairs import Pair
 from diffmatch_jax.sampling import Stage
 from diffmatch_jax.training import Making
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 LOOK = Settings(fine=64, coarse=32, radius=1)
 
 

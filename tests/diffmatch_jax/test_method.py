@@ -19,8 +19,6 @@ from diffmatch_jax.__main__ import APP
 from diffmatch_jax.datasets import flow_files
 from diffmatch_jax.export import portable
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 SMALL = {
     "features.pyramid": "random", "features.fine": 32, "features.coarse": 16, "conditions.radius": 1,
     "model.channels": 8, "model.multipliers": (1,), "model.attention": (), "model.heads": 1,

@@ -10,8 +10,6 @@ from common.cli import main
 from common.record import read_metrics
 from diffmatch_jax.__main__ import APP
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 CONFIG = str(pathlib.Path(__file__).with_name("tiny.py"))
 STEPS, SAVED = 5, 3
 

@@ -13,8 +13,6 @@ from common.cli import main
 from diffmatch_jax.__main__ import APP
 from diffmatch_jax.matching import warp
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 CONFIG = str(pathlib.Path(__file__).with_name("tiny.py"))
 
 
