@@ -1,7 +1,5 @@
 """Other samplers: Euler's rule is DDIM, rules of higher order are nearer to the exact solution."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,7 +14,6 @@ from diffmatch_jax.conditions import Conditions
 from diffmatch_jax.diffusion import Process, Variable
 from diffmatch_jax.network import inputs, predict
 
-QUICK = {"xla_backend_optimization_level": 0}
 START = jnp.asarray(np.random.default_rng(0).normal(size=(2, 3, 2, 2, 2)), jnp.float32)
 
 
@@ -104,7 +101,6 @@ def test_euler_is_ddim_for_a_network_with_conditions(learned_scale):
     got, want = (
         jax.jit(
             lambda noise, sample=sample: sample(denoiser(levels), noise, process=levels, has_aux=True)[::3],
-            compiler_options=QUICK,
         )(START)
         for sample in (fields.sample, diffusion.sample)
     )
@@ -119,7 +115,7 @@ def test_heun_comes_near_many_levels_of_a_network_sooner():
     denoiser, many = network_of(True), Process.cosine(400)
     first, *_, last = fields.noise_levels(many)
 
-    @functools.partial(jax.jit, compiler_options=QUICK)
+    @jax.jit
     def exact(noise):
         return diffusion.sample(denoiser(many), noise, process=many, has_aux=True).x0
 
@@ -127,7 +123,6 @@ def test_heun_comes_near_many_levels_of_a_network_sooner():
         grid = power(first, last, steps, order=7.0)
         run = jax.jit(
             lambda noise: fields.sample(denoiser(many), noise, process=many, rule=rule, sigmas=grid, has_aux=True).x0,
-            compiler_options=QUICK,
         )
         return float(jnp.abs(run(START) - finest).max())
 

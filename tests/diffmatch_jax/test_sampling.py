@@ -40,9 +40,7 @@ FLOW = jax.random.normal(jax.random.key(1), (2, 4, 4, 2)) / 10
 GIVEN = Conditions(FLOW, jnp.zeros((2, 4, 4, 3)))
 KEYS = jax.random.split(jax.random.key(2), 2)
 
-
-QUICK = {"xla_backend_optimization_level": 0}
-draw = jax.jit(sampling.draw, static_argnums=0, static_argnames="hypotheses", compiler_options=QUICK)
+draw = jax.jit(sampling.draw, static_argnums=0, static_argnames="hypotheses")
 summarise = jax.jit(sampling.summarise, static_argnums=0)
 
 

@@ -19,8 +19,7 @@ from tests.diffmatch_jax.test_sampling import LEARNED, Learned, Scaled, params
 
 GOAL = Goal(Process.cosine(5), Variable(0.1, residual=True), first_share=0.5)
 KEYS = jax.random.split(jax.random.key(0), 6)
-QUICK = {"xla_backend_optimization_level": 0}
-loss = jax.jit(training.loss, static_argnums=(0, 1), compiler_options=QUICK)
+loss = jax.jit(training.loss, static_argnums=(0, 1))
 
 
 @pytest.fixture(scope="module")
@@ -44,9 +43,7 @@ def test_shares_of_changes(image):
     key, example = jax.random.key(3), {"image": image, "size": np.asarray([40, 48], np.int32)}
     plain = Making(size=32, warps=Warps(shares=(0, 1, 0)), flip=False)
     coloured = Making(size=32, warps=Warps(shares=(0, 1, 0)), flip=False, photometric=Photometric(blur=0.0))
-    one, other = (
-        jax.jit(training.augmentation(making), compiler_options=QUICK)(key, example) for making in (plain, coloured)
-    )
+    one, other = (jax.jit(training.augmentation(making))(key, example) for making in (plain, coloured))
     np.testing.assert_array_equal(one["flow"], other["flow"])
     np.testing.assert_array_equal(one["mask"], other["mask"])
     assert np.abs(one["source"] - other["source"]).max() > 0.05
@@ -59,7 +56,7 @@ def test_a_given_pair_is_not_warped(image):
 
     def made(**settings):
         making = Making(size=48, **settings)
-        augment = jax.jit(jax.vmap(training.augmentation(making), in_axes=(0, None)), compiler_options=QUICK)
+        augment = jax.jit(jax.vmap(training.augmentation(making), in_axes=(0, None)))
         return augment(jax.random.split(jax.random.key(5), 8), example)
 
     plain = made(flip=False)
@@ -87,7 +84,7 @@ def test_objects_are_those_of_the_example(image):
     making = Making(size=32, warps=Warps(shares=(0, 1, 0)), flip=False, objects=1.0)
     example = jax.tree.map(jnp.asarray, {"image": red, "object_image": green, "object_mask": mask})
     keys = jax.random.split(jax.random.key(4), 8)
-    pairs = jax.jit(jax.vmap(lambda key: training.pair_of(making, key, example)), compiler_options=QUICK)(keys)
+    pairs = jax.jit(jax.vmap(lambda key: training.pair_of(making, key, example)))(keys)
     seen = np.asarray((pairs.target[..., 1] > 0.9).mean((1, 2)))
     assert (seen > 0.01).mean() > 0.7 and seen.max() < 0.9
     moved = warp(pairs.source, pairs.flow)[..., 1]
@@ -171,7 +168,7 @@ def test_the_likelihood_teaches_the_scale_alone(kind):
             return training.loss(goal, Learned(), p, given, truth, mask, KEYS)[0]
 
         goal = Goal(GOAL.process, LEARNED, kind=kind, first_share=1.0, draws=2, likelihood=weight)
-        return jax.jit(jax.grad(of), compiler_options=QUICK)(params(0.0, scale=scale))
+        return jax.jit(jax.grad(of))(params(0.0, scale=scale))
 
     # x_0 has length 0.5: so has a Gaussian of deviation 0.5 / sqrt(pi / 2) on average.
     right = 0.5 / np.sqrt(np.pi / 2)
