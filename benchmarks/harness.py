@@ -18,10 +18,10 @@ from typing import Any, NamedTuple
 
 import jax
 
-from common.errors import bad
-from common.files import write_atomically
-from common.results import plain, version
-from common.table import text_table
+from common.errors import input_error
+from common.io.files import write_atomically
+from common.io.results import plain, version
+from common.plots.tables import text_table
 from common.training.parallel import device_name
 
 RESULTS = Path(__file__).parent / "results"
@@ -204,7 +204,7 @@ def append(record: Mapping[str, Any], directory: Path) -> Path:
         except ValueError:
             records = None
         if not isinstance(records, list):
-            raise bad(str(path), expected="a list of records", got="something else", fix="move it away")
+            raise input_error(str(path), expected="a list of records", got="something else", fix="move it away")
     directory.mkdir(parents=True, exist_ok=True)
     return write_atomically(path, (json.dumps([*records, record], indent=1) + "\n").encode())
 

@@ -27,7 +27,7 @@ from benchmarks.workload import workload as make_workload
 from common import config as configs
 from common.checkpoint import Checkpoints
 from common.errors import RunError
-from common.record import Recorder
+from common.io.metrics_log import Recorder
 from common.training.loop import compile_step, initial_state, train
 from common.training.parallel import make_backend
 from gahb.denoisers import denoiser

@@ -21,7 +21,7 @@ from benchmarks import harness
 from benchmarks.harness import Goal, Report, Seconds
 from common import config as configs
 from common.errors import RunError
-from common.record import read_metrics
+from common.io.metrics_log import read_metrics
 from configs.gahb.base import base
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -15,8 +15,8 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from common.errors import InputError, bad, choice, nearest
-from common.files import write_atomically
+from common.errors import InputError, choice, input_error, nearest
+from common.io.files import write_atomically
 
 FILE_NAME = "config.json"
 
@@ -109,18 +109,18 @@ def read_dict(workdir: str | os.PathLike) -> dict[str, Any]:
     try:
         values = json.loads(path.read_text())
     except FileNotFoundError:
-        raise bad(
+        raise input_error(
             f"workdir {workdir}",
             expected=f"the {FILE_NAME} of a run",
             got="none",
             fix="name the workdir of a run, or train one first",
         ) from None
     except (OSError, ValueError) as error:
-        raise bad(
+        raise input_error(
             str(path), expected="readable JSON", got=error, fix="restore the file or start a new workdir"
         ) from None
     if not isinstance(values, dict):
-        raise bad(str(path), expected="a JSON object", got=type(values).__name__, fix="restore the file")
+        raise input_error(str(path), expected="a JSON object", got=type(values).__name__, fix="restore the file")
     return values
 
 
@@ -155,10 +155,12 @@ def steps(
         total = amount / batch_size
     elif unit == "percent":
         if run_length is None:
-            raise bad(field, expected="steps, examples or epochs", got=f'"{value}"', fix="percents are of this length")
+            raise input_error(
+                field, expected="steps, examples or epochs", got=f'"{value}"', fix="percents are of this length"
+            )
         total = amount * run_length / 100
     elif num_examples is None:
-        raise bad(
+        raise input_error(
             field, expected="a number of steps or examples", got=f'"{value}"', fix="the data set has no epochs here"
         )
     else:
@@ -170,7 +172,7 @@ def _duration(value: object, field: str) -> tuple[Fraction, str]:
     """Returns (amount, unit) of a duration, exactly."""
     fix = "units are steps, examples, epochs and percent"
     if isinstance(value, bool) or not isinstance(value, int | float | str):
-        raise bad(field, expected=_DURATION_FORMS, got=repr(value), fix=fix)
+        raise input_error(field, expected=_DURATION_FORMS, got=repr(value), fix=fix)
     text = f"{value} steps" if not isinstance(value, str) or re.fullmatch(r"[\s0-9_.eE+-]+", value) else value
     match = _DURATION.fullmatch(text)
     unit = match and match[2].removesuffix("s")
@@ -180,7 +182,9 @@ def _duration(value: object, field: str) -> tuple[Fraction, str]:
         amount = None
     if amount is None or unit not in _UNITS or (unit == "step" and amount.denominator != 1):
         close = nearest(match[2], ["steps", "examples", "epochs", "percent"]) if match and unit not in _UNITS else None
-        raise bad(field, expected=_DURATION_FORMS, got=repr(value), fix=f'did you mean "{close}"?' if close else fix)
+        raise input_error(
+            field, expected=_DURATION_FORMS, got=repr(value), fix=f'did you mean "{close}"?' if close else fix
+        )
     return amount, unit
 
 
@@ -189,13 +193,13 @@ def _run_file(path: Path) -> ConfigDict:
         others = [each.stem for each in path.parent.glob("*.py") if each.stem not in ("__init__", "base")]
         close = nearest(path.stem, others)
         fix = f"did you mean {path.with_name(close)}.py?" if close else "check --config"
-        raise bad(f"config file {path}", expected="a Python file", got="no such file", fix=fix)
+        raise input_error(f"config file {path}", expected="a Python file", got="no such file", fix=fix)
     namespace = {"__file__": str(path), "__name__": "experiment", "__builtins__": __builtins__}
     try:
         exec(compile(path.read_text(), str(path), "exec"), namespace)
         build = namespace.get("get_config")
         if not callable(build):
-            raise bad(
+            raise input_error(
                 str(path), expected="a function get_config()", got="none", fix="see configs/base.py for the shape"
             )
         config = build()
@@ -206,7 +210,9 @@ def _run_file(path: Path) -> ConfigDict:
     except Exception as error:  # whatever a user's file raises is a mistake in that file, so it is told with its line
         raise InputError(f"{_place(error, path)}: {_reason(error)}") from error
     if not isinstance(config, ConfigDict):
-        raise bad(str(path), expected="get_config() to return a ConfigDict", got=type(config).__name__, fix="return it")
+        raise input_error(
+            str(path), expected="get_config() to return a ConfigDict", got=type(config).__name__, fix="return it"
+        )
     return config
 
 
@@ -237,7 +243,7 @@ def _finish(config: ConfigDict, overrides: Mapping[str, Any] | None) -> ConfigDi
             choice(f"config.{key}", section[name], CHOICES[key])
     if "seed" in config and not 0 <= config.seed < 2**32:
         # JAX takes a seed modulo 2**32: two that look different would give the same run.
-        raise bad("config.seed", expected="0 to 2**32 - 1", got=config.seed, fix="use a smaller one")
+        raise input_error("config.seed", expected="0 to 2**32 - 1", got=config.seed, fix="use a smaller one")
     return config.lock()
 
 
@@ -264,7 +270,7 @@ def _set(config: ConfigDict, key: str, value: Any) -> None:
     kind = section.get_type(name)
     if issubclass(kind, ConfigDict):
         first = next(iter(_leaves(section[name])), "...")
-        raise bad(
+        raise input_error(
             f"config.{key}", expected="one key", got="a whole section", fix=f"set config.{key}.{first} or another key"
         )
     parsed = _parse(value, kind) if isinstance(value, str) else value
@@ -305,7 +311,7 @@ def _typed(field: str, value: Any, kind: type, default: Any) -> Any:
         float: ("a finite number (float)", "write a number"),
         tuple: ('values in brackets (tuple), such as "(10., 25.)"', "separate them by commas"),
     }.get(kind, (kind.__name__, "give a value of that type"))
-    raise bad(field, expected=expected, got=f"{value!r} ({type(value).__name__})", fix=example)
+    raise input_error(field, expected=expected, got=f"{value!r} ({type(value).__name__})", fix=example)
 
 
 def _leaves(config: ConfigDict, prefix: str = "") -> Iterator[str]:

@@ -12,7 +12,7 @@ class RunError(RuntimeError):
     """A run that cannot go on (non-finite loss, full disk); printed after `error:`, exit code 1."""
 
 
-def bad(field: str, *, expected: object, got: object, fix: str) -> InputError:
+def input_error(field: str, *, expected: object, got: object, fix: str) -> InputError:
     """Returns an `InputError` that reads `field: expected ..., got ...; fix`."""
     return InputError(f"{field}: expected {expected}, got {got}; {fix}")
 
@@ -21,7 +21,7 @@ def at_least_one(counts: Mapping[str, int]) -> None:
     """Raises an `InputError` that names the first of `counts`, by field, that is below 1."""
     for field, count in counts.items():
         if count < 1:
-            raise bad(field, expected="at least 1", got=count, fix="use 1 or more")
+            raise input_error(field, expected="at least 1", got=count, fix="use 1 or more")
 
 
 def nearest(name: str, options: Iterable[str]) -> str | None:
@@ -38,4 +38,4 @@ def choice(field: str, value: object, options: Iterable[str]) -> str:
     close = nearest(str(value), options)
     listed = ", ".join(f'"{option}"' for option in options)
     fix = f'did you mean "{close}"?' if close else "choose one of these"
-    raise bad(field, expected=f"one of {listed}", got=f'"{value}"', fix=fix)
+    raise input_error(field, expected=f"one of {listed}", got=f'"{value}"', fix=fix)

@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from common import chunks
-from common.errors import at_least_one, bad
+from common.errors import at_least_one, input_error
+from common.io import row_store
 from common.method import Sampler, Variables
 from common.training import parallel
 
@@ -22,7 +22,7 @@ def sample_keys(key: jax.Array, index: jax.Array) -> jax.Array:
     return jax.vmap(lambda i: jax.random.fold_in(key, i))(index)
 
 
-def make_compute(sampler: Sampler, variables: Variables, key: jax.Array, *, kind: str = "float32") -> chunks.Compute:
+def make_compute(sampler: Sampler, variables: Variables, key: jax.Array, *, kind: str = "float32") -> row_store.Compute:
     """Returns `compute(indices [num_devices * B]) -> {name: [...]}` over this process's devices.
 
     `kind` "uint8" replaces the array `samples` by `images`, rounded to 0..255, where samples are images.
@@ -68,10 +68,10 @@ def draw_to(
     identity: Mapping[str, Any],
     kind: str = "uint8",
     batch_size: int | None = None,
-    chunk_rows: int = chunks.CHUNK_ROWS,
+    chunk_rows: int = row_store.CHUNK_ROWS,
     should_stop: Callable[[], bool] = lambda: False,
     progress: Callable[[int], Callable[[int], object]] = lambda done: lambda count: None,
-) -> tuple[chunks.Store, bool]:
+) -> tuple[row_store.Store, bool]:
     """Draws samples 0 ... num - 1 that are not yet in `directory`; returns its store, and whether all are there.
 
     `identity` says what the samples are (see `identify`); a directory of others is refused. `progress(done)` is called
@@ -79,10 +79,12 @@ def draw_to(
     Raises `InputError` for another identity or numbers below 1.
     """
     batch_size = _check(num, sampler.batch_size if batch_size is None else batch_size)
-    store = chunks.Store(directory, identity={**identity, "type": kind}, batch_size=batch_size, chunk_rows=chunk_rows)
+    store = row_store.Store(
+        directory, identity={**identity, "type": kind}, batch_size=batch_size, chunk_rows=chunk_rows
+    )
     missing = sum(store.rows(chunk, num) for chunk in store.missing(num))
     rows = parallel.rows()
-    whole = missing == 0 or chunks.fill(
+    whole = missing == 0 or row_store.fill(
         store,
         make_compute(sampler, variables, key, kind=kind),
         num=num,
@@ -118,13 +120,13 @@ class Drawn:
     """
 
     def __init__(self, directory: Path, *, num: int):
-        self._store = chunks.open_store(Path(directory))
+        self._store = row_store.open_store(Path(directory))
         self._num = num
         missing = self._store.missing(num)
         if missing or "images" not in self._store.read(0):
             got = f"{len(missing)} chunks fewer" if missing else "samples that are no 8-bit images"
             fix = f"run sample --num {num} first"
-            raise bad(str(directory), expected=f"{num} images", got=got, fix=fix)
+            raise input_error(str(directory), expected=f"{num} images", got=got, fix=fix)
         self._kept: tuple[int, np.ndarray] = (-1, np.empty(0))
         self.fingerprint = hashlib.sha256(repr((self._store.identity, num)).encode()).hexdigest()[:32]
 

@@ -12,9 +12,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import traverse_util
 
 from common import imports
-from common.errors import bad
+from common.errors import input_error
 from common.imports.archive import shown
 from common.networks.adm_unet import ADMUNet
 
@@ -64,14 +65,16 @@ def params_of(tensors: Mapping[str, np.ndarray], network: ADMUNet, *, field: str
     for path, leaf in leaves.items():
         if leaf.dtype != np.float32 or not np.isfinite(leaf).all():
             name = f"{field}, tensor {shown(slots[path].source)}"
-            raise bad(name, expected="finite floating-point numbers", got="others", fix="use another checkpoint")
-    return imports.nest(leaves)
+            raise input_error(
+                name, expected="finite floating-point numbers", got="others", fix="use another checkpoint"
+            )
+    return traverse_util.unflatten_dict(leaves, sep="/")
 
 
 def export(network: ADMUNet, params: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """Returns parameters under the authors' names and in their layouts, the inverse of `params_of`."""
     tensors = {}
-    for path, leaf in imports.flatten(params).items():
+    for path, leaf in traverse_util.flatten_dict(params, sep="/").items():
         theirs, axes, rows = _layout(path, leaf.shape, network)
         out = np.asarray(leaf).transpose(np.argsort(axes)).reshape(theirs)
         tensors[_source(path, network)] = np.ascontiguousarray(out[np.argsort(rows)])
@@ -86,7 +89,9 @@ def infer(own: Mapping[str, np.ndarray], *, heads: int = 4, field: str = "weight
         sees = stem[1] == outputs + CONDITIONS + _FEATURES
         variant = " (the variant that sees features of the target)" if sees else ""
         expected = f"a first layer with {outputs + CONDITIONS} inputs"
-        raise bad(field, expected=expected, got=f"{stem[1]}{variant}", fix="use the released stage-1 or SR model")
+        raise input_error(
+            field, expected=expected, got=f"{stem[1]}{variant}", fix="use the released stage-1 or SR model"
+        )
     numbers = [int(match[1]) for name in own if (match := re.match(r"input_blocks\.(\d{1,4})\.0\.", name))]
     count = 1 + max(numbers)
     downs = sorted(int(m[1]) for name in own if (m := re.fullmatch(r"input_blocks\.(\d{1,4})\.0\.op\.weight", name)))
@@ -95,7 +100,9 @@ def infer(own: Mapping[str, np.ndarray], *, heads: int = 4, field: str = "weight
     regular = [level * (blocks + 1) for level in range(1, levels)]
     if blocks < 1 or downs != regular or count != levels * (blocks + 1):
         fix = "use a model as the authors release it"
-        raise bad(field, expected="as many blocks in every level", got=f"{count} with stride 2 at {downs}", fix=fix)
+        raise input_error(
+            field, expected="as many blocks in every level", got=f"{count} with stride 2 at {downs}", fix=fix
+        )
     firsts = [1 + level * (blocks + 1) for level in range(levels)]
     widths = [_shape(own, f"input_blocks.{first}.0.in_layers.2.weight", 4, field)[0] for first in firsts]
     return ADMUNet(
@@ -114,12 +121,12 @@ def _without_prefix(tensors: Mapping[str, np.ndarray], field: str) -> dict[str, 
     found = [name.removesuffix(_FIRST) for name in tensors if name == _FIRST or name.endswith(f".{_FIRST}")]
     if len(found) != 1:
         got = f"{len(tensors)} tensors, {len(found)} of that name"
-        raise bad(field, expected=f"a U-Net with {_FIRST}", got=got, fix="use the released stage-1 or SR model")
+        raise input_error(field, expected=f"a U-Net with {_FIRST}", got=got, fix="use the released stage-1 or SR model")
     (prefix,) = found
     other = [name for name in tensors if not name.startswith(prefix)]
     if other:
         fix = "use a model as the authors release it"
-        raise bad(field, expected=f"names that begin with {shown(prefix)}", got=shown(other[0]), fix=fix)
+        raise input_error(field, expected=f"names that begin with {shown(prefix)}", got=shown(other[0]), fix=fix)
     return {name.removeprefix(prefix): each for name, each in tensors.items()}
 
 
@@ -127,7 +134,7 @@ def _shapes(network: ADMUNet, inputs: int) -> dict[str, jax.ShapeDtypeStruct]:
     side = 2 ** (len(network.multipliers) - 1)
     x = jax.ShapeDtypeStruct((1, side, side, inputs), jnp.float32)
     made = jax.eval_shape(network.init, jax.random.key(0), x, jax.ShapeDtypeStruct((1,), jnp.float32))
-    return imports.flatten(made["params"])
+    return traverse_util.flatten_dict(made["params"], sep="/")
 
 
 def _shape(own, name: str, dimensions: int, field: str) -> tuple[int, ...]:
@@ -135,7 +142,7 @@ def _shape(own, name: str, dimensions: int, field: str) -> tuple[int, ...]:
     if shape is None or len(shape) != dimensions or 0 in shape:
         got = "no such tensor" if shape is None else list(shape)
         fix = "use a model as the authors release it"
-        raise bad(f"{field}, tensor {name}", expected=f"{dimensions} dimensions", got=got, fix=fix)
+        raise input_error(f"{field}, tensor {name}", expected=f"{dimensions} dimensions", got=got, fix=fix)
     return shape
 
 

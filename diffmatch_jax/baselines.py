@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from scipy.ndimage import median_filter
 
-from common.errors import bad
+from common.errors import input_error
 from diffmatch_jax import correlation, features, matching
 from diffmatch_jax.conditions import Settings
 from diffmatch_jax.datasets.record import centres
@@ -44,9 +44,9 @@ def winner_take_all(
     """
     if fine % 16 or coarse % 16 or min(fine, coarse) < 16:
         got = f"{fine} and {coarse}"
-        raise bad("fine, coarse", expected="multiples of 16", got=got, fix="use 256 and 128")
+        raise input_error("fine, coarse", expected="multiples of 16", got=got, fix="use 256 and 128")
     if median < 0 or (median and median % 2 == 0):
-        raise bad("median", expected="0 or an odd number of cells", got=median, fix="use 5")
+        raise input_error("median", expected="0 or an odd number of cells", got=median, fix="use 5")
     if compat == "released":
         fine, coarse = 512, 256
     cells = fine // 8

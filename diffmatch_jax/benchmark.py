@@ -15,10 +15,11 @@ from typing import Any
 
 import numpy as np
 
-from common import results, workdirs
-from common.app import App, Request, lines
-from common.errors import bad
-from common.files import write_atomically
+from common.cli import workdirs
+from common.cli.app import App, Request, print_lines
+from common.errors import input_error
+from common.io import results
+from common.io.files import write_atomically
 
 CLEAN = "clean"
 SHOWN = 480  # pixels, longer side of the pairs that are kept for pictures
@@ -58,15 +59,15 @@ def run(app: App, request: Request) -> None:
     for name, least in (("count", 1), ("side", 16), ("size", 32), ("hypotheses", 1)):
         value = getattr(flags, name)
         if value is not None and value < least:
-            raise bad(f"--{name}", expected=f"at least {least}", got=value, fix="use another number")
+            raise input_error(f"--{name}", expected=f"at least {least}", got=value, fix="use another number")
     if not 0 <= flags.seed < 2**32:
-        raise bad("--seed", expected="0 to 2**32 - 1", got=flags.seed, fix="use 0")
+        raise input_error("--seed", expected="0 to 2**32 - 1", got=flags.seed, fix="use 0")
     workdirs.check_writable(workdir)
     corruptions = _corruptions(flags.corruptions, flags.severity, flags.seed)
     options = Options(side=flags.side, count=flags.count, size=flags.size, seed=flags.seed)
     datasets, entrants = open_datasets(flags.data, options), open_entrants(flags.methods, flags.hypotheses)
     if flags.dry_run:
-        lines(
+        print_lines(
             *(f"{data.name}: {len(data)} pairs, {', '.join(corruptions)}" for data in datasets),
             f"matchers: {', '.join(each.title for each in entrants)}",
             "nothing was compiled or written",
@@ -79,7 +80,7 @@ def run(app: App, request: Request) -> None:
         stop = functools.partial(signal.should_stop, 0)
         found = _measure(workdir, datasets, entrants, corruptions, should_stop=stop)
     if found is None:
-        lines("interrupted; the same command goes on from there")
+        print_lines("interrupted; the same command goes on from there")
         return
     shown = {data.name: _shown(workdir, data, entrants) for data in datasets}
     origin = results.provenance(
@@ -98,8 +99,8 @@ def run(app: App, request: Request) -> None:
     path = results.write(workdir / "results", "benchmark", numbers=numbers, arrays=arrays)[-1]
     text = markdown(numbers)
     write_atomically(path.with_suffix(".md"), text.encode())
-    lines(text, f"wrote {path}, {path.with_suffix('.md')}", *(f"wrote {each}" for each in shown.values()))
-    lines(*(f"wrote {each}" for each in app.figures()["benchmark"](workdir)))
+    print_lines(text, f"wrote {path}, {path.with_suffix('.md')}", *(f"wrote {each}" for each in shown.values()))
+    print_lines(*(f"wrote {each}" for each in app.figures()["benchmark"](workdir)))
 
 
 def _corruptions(text: str, severity: int, seed: int) -> dict[str, Any]:
@@ -110,7 +111,7 @@ def _corruptions(text: str, severity: int, seed: int) -> dict[str, Any]:
 
         names = [CLEAN, *KINDS]
     if not names or len(set(names)) < len(names):
-        raise bad("--corruptions", expected="names, each once", got=text, fix="use clean")
+        raise input_error("--corruptions", expected="names, each once", got=text, fix="use clean")
     if names == [CLEAN]:
         return {CLEAN: None}
     from diffmatch_jax.corrupted import corruption
@@ -128,7 +129,7 @@ def _code() -> str:
 
 def _measure(workdir: Path, datasets, entrants, corruptions, *, should_stop):
     """Returns the rows of the table and the curves by name; None if it was stopped."""
-    from common.progress import Progress
+    from common.io.progress import Progress
     from diffmatch_jax import evaluation
 
     rows, arrays = [], {}
@@ -139,7 +140,7 @@ def _measure(workdir: Path, datasets, entrants, corruptions, *, should_stop):
                 place = workdir / "results" / "benchmark" / data.name / corruption / entrant.name
                 missing = evaluation.num_missing(place, data)
                 if missing:
-                    lines(f"{entrant.title} on {data.name}, {corruption}: {missing} of {len(data)} pairs")
+                    print_lines(f"{entrant.title} on {data.name}, {corruption}: {missing} of {len(data)} pairs")
                 bar = Progress(len(data), done=len(data) - missing, unit="pairs")
                 changed = getattr(corrupt, "told", CLEAN)
                 identity = {"matcher": entrant.name, **entrant.identity, "corruption": changed, "code": _code()}

@@ -6,9 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from common import plotting, results
 from common.errors import InputError
-from common.report import Block, Paragraph, Picture, Table
+from common.io import results
+from common.plots import plotting
+from common.plots.report import Block, Paragraph, Picture, Table
 from diffmatch_jax import match_figures
 
 _DRAWN = 6  # matchers of a picture, at most

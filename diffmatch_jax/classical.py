@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from common.errors import bad, choice
+from common.errors import choice, input_error
 from diffmatch_jax.datasets.planar import flow_of_homography
 from diffmatch_jax.datasets.record import centres
 
@@ -22,7 +22,7 @@ def opencv() -> Any:
         import cv2
     except ImportError:
         fix = "pip install 'opencv-python-headless>=4.10'"
-        raise bad("classical matchers", expected="OpenCV", got="no module cv2", fix=fix) from None
+        raise input_error("classical matchers", expected="OpenCV", got="no module cv2", fix=fix) from None
     return cv2
 
 

@@ -6,7 +6,7 @@ lengths go from white to full colour.
 
 import numpy as np
 
-from common.errors import bad
+from common.errors import input_error
 
 UNKNOWN = (0.62, 0.62, 0.62)  # pixels of which nothing is known
 
@@ -32,7 +32,7 @@ def flow_colours(flow: np.ndarray, *, longest: float | None = None, known: np.nd
     """
     flow = np.asarray(flow, np.float64)
     if flow.ndim != 3 or flow.shape[-1] != 2:
-        raise bad("flow", expected="[H, W, 2]", got=list(flow.shape), fix="draw one pair's flow")
+        raise input_error("flow", expected="[H, W, 2]", got=list(flow.shape), fix="draw one pair's flow")
     finite = np.isfinite(flow).all(-1)
     flow = np.where(finite[..., None], flow, 0)
     longest = longest_of(flow, known) if longest is None else longest
@@ -102,4 +102,4 @@ def unit(image: np.ndarray) -> np.ndarray:
 def _check(first: np.ndarray, second: np.ndarray) -> None:
     if first.shape != second.shape:
         got = f"{list(first.shape)} and {list(second.shape)}"
-        raise bad("images", expected="two of one shape", got=got, fix="warp the source to the target first")
+        raise input_error("images", expected="two of one shape", got=got, fix="warp the source to the target first")

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from common.errors import bad
+from common.errors import input_error
 from diffmatch_jax import correlation, features, fitting, refining
 from diffmatch_jax.features import Prepared, Pyramid
 from diffmatch_jax.matching import mapping_of, to_normalised, to_pixels
@@ -46,25 +46,27 @@ class Settings:
             side = getattr(self, name)
             if side < 16 or side % 16:
                 fix = f"use {max(1, round(side / 16)) * 16}"
-                raise bad(f"config.features.{name}", expected="a multiple of 16, 16 or more", got=side, fix=fix)
+                raise input_error(f"config.features.{name}", expected="a multiple of 16, 16 or more", got=side, fix=fix)
         if self.median < 0 or (self.median and self.median % 2 == 0):
             got = self.median
-            raise bad("config.conditions.median", expected="an odd number, or 0 for none", got=got, fix="use 5")
+            raise input_error("config.conditions.median", expected="an odd number, or 0 for none", got=got, fix="use 5")
         if self.radius < 1 or self.soft < 0:
             got = f"radius {self.radius} and soft {self.soft}"
             fix = "use 4 and 0"
-            raise bad("config.conditions", expected="a radius of 1 or more and soft of 0 or more", got=got, fix=fix)
+            raise input_error(
+                "config.conditions", expected="a radius of 1 or more and soft of 0 or more", got=got, fix=fix
+            )
         if not (self.fit == 0 or self.fit >= 1) or (self.fit and (self.median or self.soft)):
             got = f"fit {self.fit}, median {self.median}, soft {self.soft}"
             expected, fix = "a fit of 0, or of 1 and more and the winners themselves", "use median=0 and soft=0 with it"
-            raise bad("config.conditions", expected=expected, got=got, fix=fix)
+            raise input_error("config.conditions", expected=expected, got=got, fix=fix)
         if self.refine < 0 or (self.refine and self.compat):
             got = f"{self.refine} with compat={self.compat!r}"
             fix = "use 0" if self.compat else "use 2, or 0 for none"
-            raise bad("config.conditions.refine", expected="0, or without compat more", got=got, fix=fix)
+            raise input_error("config.conditions.refine", expected="0, or without compat more", got=got, fix=fix)
         if self.wide < 0 or (self.wide and self.cells % self.wide):
             fix = "use 4, or 0 for none"
-            raise bad("config.conditions.wide", expected=f"a divisor of {self.cells}", got=self.wide, fix=fix)
+            raise input_error("config.conditions.wide", expected=f"a divisor of {self.cells}", got=self.wide, fix=fix)
 
     @property
     def cells(self) -> int:

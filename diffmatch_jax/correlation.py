@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from common.errors import bad
+from common.errors import input_error
 from diffmatch_jax.matching import flow_of, grid
 from diffmatch_jax.resize import alignment_of, resize
 
@@ -56,7 +56,7 @@ def top_k(scores: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
     """Returns the `k` best source positions `[..., k, 2]` of each target cell, best first, and scores `[..., k]`."""
     count = scores.shape[-2] * scores.shape[-1]
     if not 1 <= k <= count:
-        raise bad("k", expected=f"1 to {count}, the cells of the source", got=k, fix="ask for fewer")
+        raise input_error("k", expected=f"1 to {count}, the cells of the source", got=k, fix="ask for fewer")
     best, index = lax.top_k(scores.reshape(*scores.shape[:-2], -1), k)
     return _position(index, scores), best
 
@@ -133,7 +133,9 @@ def search(
     height, width = target.shape[1:3]
     if source.shape[0] != target.shape[0] or source.shape[-1] != target.shape[-1]:
         got = f"{list(source.shape)} and {list(target.shape)}"
-        raise bad("descriptors", expected="as many pairs and channels on both sides", got=got, fix="use one pyramid")
+        raise input_error(
+            "descriptors", expected="as many pairs and channels on both sides", got=got, fix="use one pyramid"
+        )
 
     def block(part: jax.Array) -> tuple:
         scores = volume(source, part)
@@ -181,7 +183,7 @@ def look(
     """
     if wide and any(length % wide for length in source.shape[1:3]):
         got = f"{wide} for {source.shape[1]} x {source.shape[2]} cells"
-        raise bad("wide", expected="a divisor of the source's sides", got=got, fix="use 4, or 0 for none")
+        raise input_error("wide", expected="a divisor of the source's sides", got=got, fix="use 4, or 0 for none")
 
     def block(part: jax.Array, place: jax.Array) -> Looked:
         scores = volume(source, part)

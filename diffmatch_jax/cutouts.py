@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw
 from common.data import images as pictures
 from common.data.source import Element, Resident, Source, digest, known_bad, name_of, nbytes, read, resident, shapes_of
 from common.data.source import num_classes as classes_of
-from common.errors import bad
+from common.errors import input_error
 from diffmatch_jax.objects import Cutout
 
 LEAST_AREA = 1300  # pixels, as in the released settings
@@ -46,10 +46,10 @@ def read_coco(
         ]
     except (OSError, ValueError, KeyError, TypeError) as error:
         fix = "give instances_train2014.json"
-        raise bad(str(annotations), expected="COCO's list of instances", got=repr(error), fix=fix) from None
+        raise input_error(str(annotations), expected="COCO's list of instances", got=repr(error), fix=fix) from None
     if not found:
         fix = "lower the least area"
-        raise bad(str(annotations), expected=f"objects of more than {least_area} pixels", got="none", fix=fix)
+        raise input_error(str(annotations), expected=f"objects of more than {least_area} pixels", got="none", fix=fix)
     chosen = np.sort(np.random.default_rng(seed).permutation(len(found))[:most])
     # One after the other by image, so that each photograph is decoded once.
     chosen = sorted(chosen.tolist(), key=lambda index: (found[index][0], index))
@@ -67,7 +67,9 @@ def _photograph(path: Path) -> np.ndarray:
     try:
         return pictures.as_channels(pictures.decode(path), 3)
     except ValueError as error:
-        raise bad(str(path), expected="a photograph of the list", got=str(error), fix="unpack its archive") from None
+        raise input_error(
+            str(path), expected="a photograph of the list", got=str(error), fix="unpack its archive"
+        ) from None
 
 
 def cut_out(
@@ -90,7 +92,7 @@ def cut_out(
             raise ValueError("numbers that are not finite")
     except (TypeError, ValueError) as error:
         expected = "a box x, y, width, height and polygons x1, y1, x2, y2, ..."
-        raise bad(name, expected=expected, got=error, fix="download the list again") from None
+        raise input_error(name, expected=expected, got=error, fix="download the list again") from None
     length = max(2, round(_MARGIN * max(width, height, 1)))
     corner = np.round([left + width / 2 - length / 2, top + height / 2 - length / 2]).astype(int)
     rows, columns = (
@@ -118,7 +120,7 @@ class WithObjects:
     def __init__(self, source: Source, cutouts: Cutout, *, repeats: int = 64, seed: int = 0):
         if repeats < 1 or repeats * len(source) >= 2**31:
             expected = f"1 to {2**31 // max(len(source), 1)}"
-            raise bad("repeats", expected=expected, got=repeats, fix="use 64")
+            raise input_error("repeats", expected=expected, got=repeats, fix="use 64")
         self._source, self._cutouts, self._repeats, self._seed = source, cutouts, repeats, seed
         self.fingerprint = digest("objects", source.fingerprint, cutouts.image, cutouts.mask, repeats, seed)
 

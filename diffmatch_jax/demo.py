@@ -5,10 +5,11 @@ from pathlib import Path
 
 import configs.diffmatch_jax
 from common import config as configuration
-from common import demo, results, workdirs
-from common.app import App, Request, lines
-from common.record import read_metrics
-from common.report import Paragraph, Picture, Table
+from common.cli import demo, workdirs
+from common.cli.app import App, Request, print_lines
+from common.io import results
+from common.io.metrics_log import read_metrics
+from common.plots.report import Paragraph, Picture, Table
 from diffmatch_jax import figures
 
 CONFIGS = Path(configs.diffmatch_jax.__file__).parent
@@ -77,7 +78,7 @@ def run(app: App, request: Request) -> None:
         numbers=numbers,
         title="ScoreBridge demonstration",
     )
-    lines(
+    print_lines(
         "",
         f"interrupted after step {saved} of {last['step']} and resumed; {seconds['all']:.0f} s in all",
         "mean end-point error on held-out warps, pixels: "

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from common.errors import bad
+from common.errors import input_error
 from diffmatch_jax.smoothing import gaussian_matrix
 
 Denoiser = Callable[[jax.Array, jax.Array], jax.Array]  # (x [B, n, h, w, 2], time [B, n]) -> x_0
@@ -41,9 +41,13 @@ class Process:
         object.__setattr__(self, "times", tuple(map(float, self.times)))
         if not self.betas or len(self.times) != len(self.betas):
             got = f"{len(self.betas)} betas and {len(self.times)} times"
-            raise bad("process", expected="one time for each of at least one beta", got=got, fix="use Process.cosine")
+            raise input_error(
+                "process", expected="one time for each of at least one beta", got=got, fix="use Process.cosine"
+            )
         if not all(0 < beta < 1 for beta in self.betas):
-            raise bad("process.betas", expected="numbers between 0 and 1", got=self.betas, fix="use Process.cosine")
+            raise input_error(
+                "process.betas", expected="numbers between 0 and 1", got=self.betas, fix="use Process.cosine"
+            )
 
     @classmethod
     def cosine(cls, steps: int = 5, *, keep: str | Sequence[int] | None = None) -> "Process":
@@ -59,7 +63,9 @@ class Process:
     def linear(cls, steps: int = 1000, *, keep: str | Sequence[int] | None = None) -> "Process":
         """Returns betas from 0.1 / T to 20 / T in equal steps (Ho et al., NeurIPS 2020); T > 20."""
         if steps <= 20:
-            raise bad("steps", expected="more than 20 with a linear schedule", got=steps, fix="use a cosine schedule")
+            raise input_error(
+                "steps", expected="more than 20 with a linear schedule", got=steps, fix="use a cosine schedule"
+            )
         return cls._of(np.linspace(0.1 / steps, 20 / steps, steps, dtype=np.float64), keep)
 
     @classmethod
@@ -121,18 +127,20 @@ class Variable:
 
     def __post_init__(self):
         if not (math.isfinite(self.scale) and self.scale > 0):
-            raise bad(
+            raise input_error(
                 "variable.scale", expected="a positive number", got=self.scale, fix="measure the flow's deviation"
             )
 
         if self.skip and not (self.shrunk and self.residual):
             fix = "set variable.shrunk and variable.residual"
-            raise bad("variable.skip", expected="False unless shrunk and residual", got="True", fix=fix)
+            raise input_error("variable.skip", expected="False unless shrunk and residual", got="True", fix=fix)
         if self.learned_scale and not self.skip:
-            raise bad("variable.learned_scale", expected="False without a skip", got="True", fix="set variable.skip")
+            raise input_error(
+                "variable.learned_scale", expected="False without a skip", got="True", fix="set variable.skip"
+            )
         if not 0 <= self.coherence <= WIDEST:
             fix = "use 0 for white noise, 3 for stage 1"
-            raise bad("variable.coherence", expected=f"0 to {WIDEST:g} cells", got=self.coherence, fix=fix)
+            raise input_error("variable.coherence", expected=f"0 to {WIDEST:g} cells", got=self.coherence, fix=fix)
 
     def encode(self, flow: jax.Array, initial: jax.Array, unit: jax.Array | None = None) -> jax.Array:
         """Returns x_0 of a normalised flow; `initial` and `unit`, which multiplies the scale, broadcast against it."""
@@ -163,13 +171,15 @@ def kept_levels(steps: int, keep: str | Sequence[int]) -> np.ndarray:
             if len(range(0, steps, stride)) == count:
                 return np.arange(0, steps, stride)
         fix = f'use "{count}", which needs no stride'
-        raise bad("keep", expected=f"a count that a stride through {steps} levels gives", got=keep, fix=fix)
+        raise input_error("keep", expected=f"a count that a stride through {steps} levels gives", got=keep, fix=fix)
     counts = _counts(keep, keep) if isinstance(keep, str) else [int(each) for each in keep]
     levels, start = [], 0
     for section, count in enumerate(counts):
         length = steps // len(counts) + (section < steps % len(counts))
         if not 1 <= count <= length:
-            raise bad("keep", expected=f"1 to {length} levels of a section of {length}", got=count, fix="ask for fewer")
+            raise input_error(
+                "keep", expected=f"1 to {length} levels of a section of {length}", got=count, fix="ask for fewer"
+            )
         stride, place = (length - 1) / (count - 1) if count > 1 else 1.0, 0.0
         for _ in range(count):
             levels.append(start + round(place))
@@ -183,12 +193,14 @@ def _counts(text: str, keep: object) -> list[int]:
         return [int(each) for each in text.strip("[] ").split(",")]
     except ValueError:
         fix = 'write "ddim5", "5" or "10,15,20"'
-        raise bad("keep", expected="a count of levels, or counts of sections", got=f'"{keep}"', fix=fix) from None
+        raise input_error(
+            "keep", expected="a count of levels, or counts of sections", got=f'"{keep}"', fix=fix
+        ) from None
 
 
 def _check_steps(steps: int) -> None:
     if steps < 1:
-        raise bad("steps", expected="at least 1", got=steps, fix="the released models have 5")
+        raise input_error("steps", expected="at least 1", got=steps, fix="the released models have 5")
 
 
 def forward(process: Process, x0: jax.Array, noise: jax.Array, index: jax.Array) -> jax.Array:
@@ -327,9 +339,11 @@ def sample(
     `has_aux`: the denoiser returns x_0 and something else. Raises `InputError` for eta outside 0..1 or without keys.
     """
     if not 0 <= eta <= 1:
-        raise bad("eta", expected="0 (deterministic) to 1 (ancestral)", got=eta, fix="use 0")
+        raise input_error("eta", expected="0 (deterministic) to 1 (ancestral)", got=eta, fix="use 0")
     if eta > 0 and keys is None:
-        raise bad("keys", expected="one a pair where eta > 0", got="None", fix="give jax.random.split(key, pairs)")
+        raise input_error(
+            "keys", expected="one a pair where eta > 0", got="None", fix="give jax.random.split(key, pairs)"
+        )
     times = jnp.asarray(process.times, jnp.float32)
 
     def body(carry, i):

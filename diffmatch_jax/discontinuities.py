@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from common.errors import bad, choice
+from common.errors import choice, input_error
 from diffmatch_jax.matching import flow_of, mapping_of, sample, within
 from diffmatch_jax.pairs import Pair
 from diffmatch_jax.resize import COMPAT
@@ -38,7 +38,7 @@ class Wobbles:
             low, high = getattr(self, name)
             if not (0 <= low <= high and (high > 0 or name in ("number", "gain"))):
                 fix = f"use {getattr(type(self), name)}"
-                raise bad(f"discontinuities.{name}", expected="0 <= low <= high", got=[low, high], fix=fix)
+                raise input_error(f"discontinuities.{name}", expected="0 <= low <= high", got=[low, high], fix=fix)
 
 
 def displacement(noise: jax.Array, *, sigma, gain, reach: float | None = None) -> jax.Array:

@@ -10,7 +10,7 @@ import numpy as np
 
 from common.checkpoint import restore_variables
 from common.data.source import digest
-from common.errors import bad, choice
+from common.errors import choice, input_error
 from diffmatch_jax import backbone, baselines, features
 from diffmatch_jax.baselines import Matcher
 
@@ -112,11 +112,11 @@ def open_entrants(text: str, hypotheses: int = 4) -> list[Entrant]:
     for each in filter(None, (part.strip() for part in text.split(","))):
         made = _opened(each, hypotheses)
         if made.name in [other.name for other in found]:
-            raise bad("--methods", expected="each name once", got=text, fix="write LABEL=run:DIR")
+            raise input_error("--methods", expected="each name once", got=text, fix="write LABEL=run:DIR")
         found.append(made)
     if not found:
         expected = f"some of {', '.join((*ENTRANTS, MATCH))}"
-        raise bad("--methods", expected=expected, got=repr(text), fix="for example wta,median")
+        raise input_error("--methods", expected=expected, got=repr(text), fix="for example wta,median")
     return found
 
 
@@ -128,7 +128,7 @@ def _opened(text: str, hypotheses: int) -> Entrant:
         if not re.fullmatch(r"[A-Za-z0-9_.-]+", name) or not name.strip("."):
             # It becomes the name of a directory.
             expected = "a label of letters, digits, _ . and -"
-            raise bad("--methods", expected=expected, got=repr(name), fix="write LABEL=run:DIR")
+            raise input_error("--methods", expected=expected, got=repr(name), fix="write LABEL=run:DIR")
         title = name
     elif what == MATCH:
         name, title, where = MATCH, "this model", None
@@ -138,7 +138,7 @@ def _opened(text: str, hypotheses: int) -> Entrant:
     if not suffix:
         return _of_model(name, title, where, hypotheses)
     if int(count) < 1:
-        raise bad(f"--methods {text}", expected="at least 1 hypothesis", got=count, fix=f"use {what}@4")
+        raise input_error(f"--methods {text}", expected="at least 1 hypothesis", got=count, fix=f"use {what}@4")
     plural = "hypothesis" if int(count) == 1 else "hypotheses"
     return _of_model(f"{name}@{int(count)}", f"{title}, {int(count)} {plural}", where, int(count))
 

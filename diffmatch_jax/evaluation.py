@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from common import chunks
-from common.errors import bad
+from common.errors import input_error
+from common.io import row_store
 from diffmatch_jax import metrics
 from diffmatch_jax.baselines import Matcher
 from diffmatch_jax.datasets.record import Dataset, Example
@@ -74,9 +74,9 @@ def evaluate_flow(
         "thresholds": list(thresholds),
         **(identity or {}),
     }
-    store = chunks.Store(Path(directory), identity=what, batch_size=1, chunk_rows=_CHUNK)
+    store = row_store.Store(Path(directory), identity=what, batch_size=1, chunk_rows=_CHUNK)
     how = {"batch_size": 1, "run_ahead": 0, "should_stop": should_stop, "add": add}
-    if not chunks.fill(store, compute, num=len(dataset), **how):
+    if not row_store.fill(store, compute, num=len(dataset), **how):
         return None
     first = store.read(0)
     return {name: store.load(name, len(dataset)) for name in first}
@@ -84,9 +84,9 @@ def evaluate_flow(
 
 def num_missing(directory: str | Path, dataset: Dataset) -> int:
     """Returns how many pairs of `evaluate_flow` with this directory are still to be computed, at most."""
-    if chunks.read_index(Path(directory)) is None:
+    if row_store.read_index(Path(directory)) is None:
         return len(dataset)
-    store = chunks.open_store(Path(directory))
+    store = row_store.open_store(Path(directory))
     return sum(store.rows(chunk, len(dataset)) for chunk in store.missing(len(dataset)))
 
 
@@ -129,7 +129,7 @@ def measure_pair(
         unsure = -confidence.astype(np.float64)
         if unsure.shape != example.mask.shape:
             got, fix = list(unsure.shape), "resize it first"
-            raise bad("confidence", expected=f"{list(example.mask.shape)}", got=got, fix=fix)
+            raise input_error("confidence", expected=f"{list(example.mask.shape)}", got=got, fix=fix)
         curves = metrics.sparsification(error, unsure, example.mask, points=POINTS)
         row |= {"curve": curves.error, "oracle": curves.oracle}
         row |= {"area": curves.area, "gap": curves.gap, "skill": curves.skill}

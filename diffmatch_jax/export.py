@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from common import config as configs
-from common import workdirs
-from common.app import App, Request, lines
 from common.checkpoint import restore_params
-from common.files import write_atomically
+from common.cli import workdirs
+from common.cli.app import App, Request, print_lines
+from common.io.files import write_atomically
 from diffmatch_jax import shipped
 
 
@@ -27,7 +27,7 @@ def run(app: App, request: Request) -> None:
     if task != "backbone":
         told = json.dumps(portable(resolved.config), indent=2, sort_keys=True)
         write_atomically(path.with_suffix(".json"), told.encode())
-    lines(f"wrote {path}, {path.stat().st_size / 2**20:.2f} MiB in half precision, sha256 {digest}")
+    print_lines(f"wrote {path}, {path.stat().st_size / 2**20:.2f} MiB in half precision, sha256 {digest}")
 
 
 def portable(config) -> dict[str, Any]:

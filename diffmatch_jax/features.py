@@ -14,11 +14,12 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import traverse_util
 from jax import lax
 
 from common import imports
 from common.data.augment import to_unit
-from common.errors import bad
+from common.errors import input_error
 from common.imports import archive
 from common.imports.archive import shown
 from common.imports.legacy_files import load_legacy_torch
@@ -66,7 +67,7 @@ def prepared(images: jax.Array, *, fine: int = 512, coarse: int = 256, compat: s
     alignment_of(compat)
     if images.ndim != 4 or images.shape[-1] not in (1, 3):
         fix = "give gray or RGB images, NHWC"
-        raise bad("images", expected="[B, H, W, 1 or 3]", got=list(images.shape), fix=fix)
+        raise input_error("images", expected="[B, H, W, 1 or 3]", got=list(images.shape), fix=fix)
     x = to_unit(images)
     x = jnp.broadcast_to(x, (*x.shape[:3], 3))
     if compat == "released":
@@ -87,7 +88,9 @@ def pyramid(params: Mapping[str, Mapping[str, jax.Array]], x: jax.Array, *, last
     """
     if any(length % 2**last or length == 0 for length in x.shape[1:3]):
         got = f"{x.shape[1]} x {x.shape[2]}"
-        raise bad("images", expected=f"sides that are multiples of {2**last}", got=got, fix="use features.prepared")
+        raise input_error(
+            "images", expected=f"sides that are multiples of {2**last}", got=got, fix="use features.prepared"
+        )
     levels = []
     for block in _BLOCKS[: max(last, 1)]:
         for name in block:
@@ -157,7 +160,9 @@ def load(
             names = " or ".join(f"{name} ({digest})" for name, digest in PUBLISHED.items())
             published = set(sha256) == set(PUBLISHED.values())
             expected = f"torchvision's {names}" if published else f"sha256 {', '.join(sha256)}"
-            raise bad(str(path), expected=expected, got=f"sha256 {found}", fix="download it again and name that file")
+            raise input_error(
+                str(path), expected=expected, got=f"sha256 {found}", fix="download it again and name that file"
+            )
     # The published file is older than PyTorch's zip format, and is a pickle from its first byte on.
     legacy = archive.first_bytes(path, 2) == b"\x80\x02"
     return convert(load_legacy_torch(path) if legacy else imports.load(path), field=str(path))
@@ -182,8 +187,10 @@ def convert(tensors: Mapping[str, np.ndarray], *, field: str = "weights") -> dic
     for target, leaf in leaves.items():
         if not np.isfinite(leaf).all():
             name = shown(slots[target].source)
-            raise bad(f"{field}, tensor {name}", expected="finite numbers", got="others", fix="use another file")
-    return imports.nest(leaves)
+            raise input_error(
+                f"{field}, tensor {name}", expected="finite numbers", got="others", fix="use another file"
+            )
+    return traverse_util.unflatten_dict(leaves, sep="/")
 
 
 def _to_hwio(weight: np.ndarray) -> np.ndarray:

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from common.errors import bad
+from common.errors import input_error
 from common.solvers.runge_kutta import EULER, Tableau, integrate
 from diffmatch_jax.diffusion import Denoiser, Process, Sampled
 
@@ -58,7 +58,7 @@ def sample(
     sigmas = noise_levels(process) if sigmas is None else np.asarray(sigmas, np.float64)
     if sigmas.ndim != 1 or len(sigmas) < 2 or not (np.diff(sigmas) < 0).all() or not sigmas[-1] > 0:
         fix = "use fields.noise_levels or common.solvers.grids.power"
-        raise bad("sigmas", expected="two or more falling positive numbers", got=sigmas.tolist(), fix=fix)
+        raise input_error("sigmas", expected="two or more falling positive numbers", got=sigmas.tolist(), fix=fix)
     start = noise * np.sqrt(1 + sigmas[0] ** 2).astype(np.float32)
     alone = (lambda x, time: denoise(x, time)[0]) if has_aux else denoise
     y, _ = integrate(probability_flow(alone, process), start, sigmas, rule=rule)

@@ -6,10 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from common import plotting, report, results
 from common.errors import InputError
-from common.record import read_metrics
-from common.report import Block, Paragraph, Picture, Row, Table, write_report
+from common.io import results
+from common.io.metrics_log import read_metrics
+from common.plots import plotting, report
+from common.plots.report import Block, Paragraph, Picture, Row, Table, write_report
 from diffmatch_jax import benchmark_figures, match_figures
 from diffmatch_jax.baselines import warped
 

@@ -5,11 +5,12 @@ import os
 from pathlib import Path
 
 import numpy as np
+from flax import traverse_util
 from ml_collections import ConfigDict
 
 from common import config as configs
 from common import imports
-from common.errors import bad, choice
+from common.errors import choice, input_error
 from diffmatch_jax.authors import Imported, convert
 
 # As both of them were trained and are sampled.
@@ -64,16 +65,16 @@ def import_weights(
     choice("config.task", config.task, ("stage1", "stage2"))
     if config.task == "stage1" and not config.features.pyramid.startswith("vgg16:"):
         got, fix = f'"{config.features.pyramid}"', "add --config.features.pyramid=vgg16:vgg16-397923af.pth"
-        raise bad("config.features.pyramid", expected='"vgg16:FILE"', got=got, fix=fix)
+        raise input_error("config.features.pyramid", expected='"vgg16:FILE"', got=got, fix=fix)
     if config.task == "stage2" and not config.stage2.stage1:
         fix = "import stage 1 first, and add --config.stage2.stage1=DIR"
-        raise bad("config.stage2.stage1", expected="the imported stage 1", got='""', fix=fix)
+        raise input_error("config.stage2.stage1", expected="the imported stage 1", got='""', fix=fix)
     config, imported = build(config, imports.load(path), field=str(path))
     from diffmatch_jax import method  # it imports the data sources, which `convert` does not need
 
     config = method.complete(config, Path(workdir))
     method.build(config)
-    count = sum(leaf.size for leaf in imports.flatten(imported.params).values())
+    count = sum(leaf.size for leaf in traverse_util.flatten_dict(imported.params, sep="/").values())
     network = imported.network
     widths = ", ".join(str(network.channels * each) for each in network.multipliers)
     told = [
@@ -111,7 +112,7 @@ def _write(workdir: Path, config: ConfigDict, params, stats, sha256: str) -> Non
     with Checkpoints(workdir, config=configs.to_dict(config), keep=1) as checkpoints:
         if steps := checkpoints.steps():
             fix = "choose another --workdir"
-            raise bad(f"workdir {workdir}", expected="no checkpoints", got=f"step {steps[-1]}", fix=fix)
+            raise input_error(f"workdir {workdir}", expected="no checkpoints", got=f"step {steps[-1]}", fix=fix)
         state = TrainState(np.zeros((), np.int32), params, stats, ema_params=(), opt_state=())
         checkpoints.save(0, state, {"imported_sha256": sha256})
         checkpoints.wait()

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from common.errors import bad
+from common.errors import input_error
 
 
 class Joint(NamedTuple):
@@ -36,7 +36,7 @@ def energy_score(hypotheses: np.ndarray, truth: np.ndarray) -> np.ndarray:
     """
     n = len(hypotheses)
     if n < 2:
-        raise bad("hypotheses", expected="at least 2", got=n, fix="draw several")
+        raise input_error("hypotheses", expected="at least 2", got=n, fix="draw several")
     away = np.linalg.norm(hypotheses - truth, axis=-1).mean(0)
     apart = sum(np.linalg.norm(hypotheses[i + 1 :] - hypotheses[i], axis=-1).sum(0) for i in range(n - 1))
     return away - apart / (n * (n - 1))

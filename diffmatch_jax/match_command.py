@@ -6,9 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
-from common import results, workdirs
-from common.app import App, Request, lines
-from common.errors import bad
+from common.cli import workdirs
+from common.cli.app import App, Request, print_lines
+from common.errors import input_error
+from common.io import results
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,17 +29,17 @@ def run(app: App, request: Request) -> None:
     out = Path(flags.out)
     workdirs.without_config(request)
     if flags.step is not None and not flags.workdir:
-        raise bad("--step", expected="a run in --workdir", got="none", fix="add --workdir DIR, or leave it out")
+        raise input_error("--step", expected="a run in --workdir", got="none", fix="add --workdir DIR, or leave it out")
     workdirs.check_writable(out)
     if flags.hypotheses < 1:
-        raise bad("--hypotheses", expected="at least 1", got=flags.hypotheses, fix="use 4")
+        raise input_error("--hypotheses", expected="at least 1", got=flags.hypotheses, fix="use 4")
     if not 0 <= flags.seed < 2**32:
-        raise bad("--seed", expected="0 to 2**32 - 1", got=flags.seed, fix="use 0")
+        raise input_error("--seed", expected="0 to 2**32 - 1", got=flags.seed, fix="use 0")
     source, target = (_read(path) for path in (flags.source, flags.target))
     import jax
 
     from common.checkpoint import restore_variables
-    from common.pictures import save_png
+    from common.io.pictures import save_png
     from common.training import parallel
     from diffmatch_jax import match_figures
     from diffmatch_jax.baselines import warped as warp
@@ -92,7 +93,7 @@ def run(app: App, request: Request) -> None:
         wide = np.asarray([source.shape[1], source.shape[0]], np.float32)
         flows = np.asarray(resize_normalised(found.hypotheses, target.shape[:2])) * wide
         paths.append(match_figures.hypotheses(out / "hypotheses.png", target=target, flows=flows, spread=found.spread))
-    lines(
+    print_lines(
         f"{target.shape[1]} x {target.shape[0]} pixels matched in {seconds:.1f} s, compilation included; "
         f"mean confidence {found.confidence.mean():.2f}",
         f"wrote {', '.join(str(path) for path in paths)}",
@@ -103,8 +104,8 @@ def _read(path: str) -> np.ndarray:
     from common.data import images
 
     if not Path(path).is_file():
-        raise bad(path, expected="an image file", got="no such file", fix="check the path")
+        raise input_error(path, expected="an image file", got="no such file", fix="check the path")
     try:
         return images.decode(Path(path))
     except ValueError as error:
-        raise bad(path, expected="an image", got=error, fix="use PNG or JPEG, gray or RGB") from None
+        raise input_error(path, expected="an image", got=error, fix="use PNG or JPEG, gray or RGB") from None

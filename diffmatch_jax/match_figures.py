@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from common import plotting
+from common.plots import plotting
 from diffmatch_jax import colouring
 from diffmatch_jax.metrics import endpoint_error
 

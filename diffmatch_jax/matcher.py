@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from common.errors import bad
+from common.errors import input_error
 from diffmatch_jax import conditions as looking
 from diffmatch_jax.diffusion import folded
 from diffmatch_jax.diffusion import spread as spread_of
@@ -131,14 +131,16 @@ def match(
     targets, single_target = as_batch(target, "target")
     if single != single_target or len(sources) != len(targets):
         got = f"{list(np.shape(source))} and {list(np.shape(target))}"
-        raise bad("source, target", expected="as many images in both", got=got, fix="give two images or two batches")
+        raise input_error(
+            "source, target", expected="as many images in both", got=got, fix="give two images or two batches"
+        )
     if hypotheses < 1:
-        raise bad("hypotheses", expected="at least 1", got=hypotheses, fix="use 4")
+        raise input_error("hypotheses", expected="at least 1", got=hypotheses, fix="use 4")
     model = model if isinstance(model, Model) else load(model)
     key = jax.random.key(0) if key is None else key
     keys = key if key.ndim else jnp.broadcast_to(key, (len(sources),))
     if keys.shape != (len(sources),):
-        raise bad("key", expected=f"one key, or {len(sources)}", got=list(keys.shape), fix="leave it out")
+        raise input_error("key", expected=f"one key, or {len(sources)}", got=list(keys.shape), fix="leave it out")
     images = (_prepared(jnp.asarray(each), model.plan.look) for each in (sources, targets))
     weights = model.weights._replace(pyramid=as_argument(model.weights.pyramid))
     found = on_grid(model.plan, weights, *images, keys, hypotheses)
@@ -174,30 +176,30 @@ def as_batch(images: Any, name: str) -> tuple[np.ndarray, bool]:
         x = np.asarray(images)
     except ValueError as error:  # a list of unequal parts
         expected, fix = "an array, or a list of images of one size", "match images of several sizes one by one"
-        raise bad(name, expected=expected, got=str(error).partition(".")[0], fix=fix) from None
+        raise input_error(name, expected=expected, got=str(error).partition(".")[0], fix=fix) from None
     if x.dtype == bool or not (np.issubdtype(x.dtype, np.floating) or x.dtype == np.uint8):
         fix = "convert it by np.uint8 or divide by its largest value"
-        raise bad(name, expected="bytes, or floating point in [0, 1]", got=str(x.dtype), fix=fix)
+        raise input_error(name, expected="bytes, or floating point in [0, 1]", got=str(x.dtype), fix=fix)
     expected, got = "[H, W], [H, W, 1 or 3] or a batch of those", list(x.shape)
     if x.ndim in (3, 4) and x.shape[-1] in (2, 4):
         # With an alpha channel or gray images of this width: nothing tells which.
         fix = "drop the alpha channel (x[..., :-1]), or give gray images an axis of channels (x[..., None])"
-        raise bad(name, expected=expected, got=got, fix=fix)
+        raise input_error(name, expected=expected, got=got, fix=fix)
     # The last axis of three is channels where it may be.
     if x.ndim == 2 or (x.ndim == 3 and x.shape[-1] not in (1, 3)):
         x = x[..., None]
     single = x.ndim == 3
     x = x[None] if single else x
     if x.ndim != 4 or x.shape[-1] not in (1, 3) or not len(x):
-        raise bad(name, expected=expected, got=got, fix="use gray or RGB images")
+        raise input_error(name, expected=expected, got=got, fix="use gray or RGB images")
     if min(x.shape[1:3]) < 2:
         got = f"{x.shape[1]} x {x.shape[2]}"
-        raise bad(name, expected="at least 2 pixels in each direction", got=got, fix="give a whole image")
+        raise input_error(name, expected="at least 2 pixels in each direction", got=got, fix="give a whole image")
     if x.dtype != np.uint8:
         x = np.asarray(x, np.float32)
         if not np.isfinite(x).all() or x.min() < -0.01 or x.max() > 1.01:
             got = f"{x.min():.3g} to {x.max():.3g}"
-            raise bad(name, expected="numbers from 0 to 1", got=got, fix="divide by 255, or give bytes")
+            raise input_error(name, expected="numbers from 0 to 1", got=got, fix="divide by 255, or give bytes")
     return x, single
 
 

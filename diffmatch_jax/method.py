@@ -14,10 +14,10 @@ from common import config as configs
 from common.checkpoint import checkpoints, restore_params, store
 from common.data.pipeline import build as build_sources
 from common.data.source import Source
-from common.errors import InputError, at_least_one, bad, choice
+from common.errors import InputError, at_least_one, choice, input_error
+from common.io.pictures import grid
 from common.method import Evaluation, Method, Samples, Variables
 from common.networks.initial import initialise
-from common.pictures import grid
 from configs.diffmatch_jax.base import base
 from diffmatch_jax import backbone, features, held_out, pretraining, training
 from diffmatch_jax.cutouts import WithObjects, read_coco
@@ -69,7 +69,9 @@ def build(config) -> Method:
     if config.objective.pooled and config.train.accumulate > 1:
         # The mean of means over parts of the batch, which have different numbers of valid pixels, is another loss.
         fix = "use train.accumulate=1, or objective.pooled=false"
-        raise bad("config.train.accumulate", expected="1 with objective.pooled", got=config.train.accumulate, fix=fix)
+        raise input_error(
+            "config.train.accumulate", expected="1 with objective.pooled", got=config.train.accumulate, fix=fix
+        )
     at_least_one(
         {
             "config.sampler.hypotheses": sampler.hypotheses,
@@ -168,7 +170,7 @@ def read_first(directory: str):
     before = configs.read(directory, base())
     if before.method != NAME or before.task != "stage1":
         got = f"one of {before.method} {before.task}"
-        raise bad("config.stage2.stage1", expected="the directory of a stage 1", got=got, fix="name another")
+        raise input_error("config.stage2.stage1", expected="the directory of a stage 1", got=got, fix="name another")
     return before
 
 
@@ -199,13 +201,15 @@ def build_all_sources(config) -> dict[str, Source]:
     told = config.pairs
     if told.coco and not told.objects:
         expected = "a share above 0, for the objects of pairs.coco"
-        raise bad("config.pairs.objects", expected=expected, got=told.objects, fix="use 0.5, or leave pairs.coco empty")
+        raise input_error(
+            "config.pairs.objects", expected=expected, got=told.objects, fix="use 0.5, or leave pairs.coco empty"
+        )
     found = build_sources(config.data)
     if told.listed:
         photographs, _, rows = told.listed.partition(":")
         if not rows:
             fix = "name the folder of photographs and the list"
-            raise bad("config.pairs.listed", expected="PHOTOGRAPHS:CSV", got=told.listed, fix=fix)
+            raise input_error("config.pairs.listed", expected="PHOTOGRAPHS:CSV", got=told.listed, fix=fix)
         pairs = listed.listed(photographs, rows, size=told.size, compat=compat_of(config))
         found = {**found, "train": PairSource(pairs)}
     if not told.coco:
@@ -213,7 +217,9 @@ def build_all_sources(config) -> dict[str, Source]:
     annotations, _, folder = config.pairs.coco.partition(":")
     if not folder:
         got = config.pairs.coco
-        raise bad("config.pairs.coco", expected="ANNOTATIONS:FOLDER", got=got, fix="name COCO's JSON file and images")
+        raise input_error(
+            "config.pairs.coco", expected="ANNOTATIONS:FOLDER", got=got, fix="name COCO's JSON file and images"
+        )
     return {**found, "train": WithObjects(found["train"], read_coco(annotations, folder, seed=config.data.split_seed))}
 
 
@@ -259,7 +265,7 @@ def continued(params: Any, first: Any) -> Any:
         if ours.get(name) != theirs.get(name):
             expected = f"a stage 1 of the same network and evidence: {name} {ours.get(name, 'absent')}"
             got, fix = theirs.get(name, "absent"), "use false, or give both stages one model and one conditions.wide"
-            raise bad("config.stage2.from_stage1", expected=expected, got=got, fix=fix)
+            raise input_error("config.stage2.from_stage1", expected=expected, got=got, fix=fix)
     return jax.tree.map(jnp.asarray, first)
 
 
@@ -293,6 +299,8 @@ def load(workdir: str | os.PathLike, *, ema: bool = True, step: int | None = Non
     config = configs.read(workdir, base())
     if config.method != NAME or config.task == "backbone":
         got = f"one of {config.method} {config.task}"
-        raise bad(f"workdir {workdir}", expected="a run of stage1 or stage2", got=got, fix="name another workdir")
+        raise input_error(
+            f"workdir {workdir}", expected="a run of stage1 or stage2", got=got, fix="name another workdir"
+        )
     variables = jax.tree.map(jnp.asarray, restore_params(workdir, ema=ema, step=step))
     return model_of(config, variables, first_config(config))

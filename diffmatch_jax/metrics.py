@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.stats import rankdata
 
-from common.errors import bad
+from common.errors import input_error
 
 THRESHOLDS = (1.0, 3.0, 5.0)
 
@@ -51,10 +51,14 @@ def measure(
     flow, truth, mask = np.asarray(flow), np.asarray(truth), np.asarray(mask, bool)
     if flow.shape != truth.shape or flow.shape != (*mask.shape, 2):
         got = f"{list(flow.shape)}, {list(truth.shape)} and {list(mask.shape)}"
-        raise bad("flow, truth, mask", expected="[H, W, 2], [H, W, 2] and [H, W]", got=got, fix="resize the flow first")
+        raise input_error(
+            "flow, truth, mask", expected="[H, W, 2], [H, W, 2] and [H, W]", got=got, fix="resize the flow first"
+        )
     if not np.isfinite(flow[mask]).all():
         count = int((~np.isfinite(flow[mask]).all(-1)).sum())
-        raise bad("flow", expected="finite numbers", got=f"{count} valid pixels without", fix="look at the model")
+        raise input_error(
+            "flow", expected="finite numbers", got=f"{count} valid pixels without", fix="look at the model"
+        )
     error = endpoint_error(flow[mask], truth[mask])
     length = np.linalg.norm(truth[mask].astype(np.float64), axis=-1)
     valid = int(mask.sum())
@@ -72,9 +76,9 @@ def aggregate(images: Sequence[ImageMeasures]) -> dict[str, float]:
     """
     images = [each for each in images if each.valid]
     if not images:
-        raise bad("images", expected="at least one with valid pixels", got="none", fix="check the ground truth")
+        raise input_error("images", expected="at least one with valid pixels", got="none", fix="check the ground truth")
     if len({each.thresholds for each in images}) > 1:
-        raise bad("images", expected="the same thresholds", got="different ones", fix="measure them alike")
+        raise input_error("images", expected="the same thresholds", got="different ones", fix="measure them alike")
     valid = sum(each.valid for each in images)
     found = {
         "aepe": float(np.mean([each.aepe for each in images])),
@@ -98,7 +102,7 @@ def per_rate(sequences: Sequence[Mapping[str, float]], *, thresholds: Sequence[f
     pixels; `valid` is the sum.
     """
     if not sequences:
-        raise bad("sequences", expected="at least one", got="none", fix="check the data")
+        raise input_error("sequences", expected="at least one", got="none", fix="check the data")
     valid = sum(each["valid"] for each in sequences)
     found = {"aepe": float(np.mean([each["aepe"] for each in sequences])), "valid": valid}
     for threshold in thresholds:
@@ -111,7 +115,7 @@ def per_rate(sequences: Sequence[Mapping[str, float]], *, thresholds: Sequence[f
 def average(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
     """Returns the plain means over rows (rates, or the scenes I to V) of every number that all of them have."""
     if not rows:
-        raise bad("rows", expected="at least one", got="none", fix="check the data")
+        raise input_error("rows", expected="at least one", got="none", fix="check the data")
     shared = [name for name in rows[0] if all(name in row for row in rows)]
     return {name: float(np.mean([row[name] for row in rows])) for name in shared}
 
@@ -205,10 +209,10 @@ def _pixels(error, uncertainty, mask) -> tuple[np.ndarray, np.ndarray]:
     mask = np.ones(error.shape, bool) if mask is None else np.asarray(mask, bool)
     if not error.shape == uncertainty.shape == mask.shape:
         got = f"{list(error.shape)}, {list(uncertainty.shape)} and {list(mask.shape)}"
-        raise bad("error, uncertainty, mask", expected="one shape", got=got, fix="give one number a pixel")
+        raise input_error("error, uncertainty, mask", expected="one shape", got=got, fix="give one number a pixel")
     error, uncertainty = error[mask], uncertainty[mask]
     if not error.size:
-        raise bad("mask", expected="at least one valid pixel", got="none", fix="leave this image out")
+        raise input_error("mask", expected="at least one valid pixel", got="none", fix="leave this image out")
     if not (np.isfinite(error).all() and np.isfinite(uncertainty).all()):
-        raise bad("error, uncertainty", expected="finite numbers", got="others", fix="mask such pixels")
+        raise input_error("error, uncertainty", expected="finite numbers", got="others", fix="mask such pixels")
     return error, uncertainty

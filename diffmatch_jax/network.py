@@ -11,7 +11,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from common.errors import bad
+from common.errors import input_error
 from common.networks.adm_unet import ADMUNet
 from diffmatch_jax.conditions import Conditions
 from diffmatch_jax.diffusion import Variable
@@ -27,31 +27,33 @@ def build(config, *, cells: int) -> ADMUNet:
     model = config.model
     for name, value in (("channels", model.channels), ("num_blocks", model.num_blocks), ("heads", model.heads)):
         if value < 1:
-            raise bad(f"config.model.{name}", expected="at least 1", got=value, fix="use 1 or more")
+            raise input_error(f"config.model.{name}", expected="at least 1", got=value, fix="use 1 or more")
     if not 0 <= model.dropout < 1:
-        raise bad("config.model.dropout", expected="a probability below 1", got=model.dropout, fix="use 0")
+        raise input_error("config.model.dropout", expected="a probability below 1", got=model.dropout, fix="use 0")
     multipliers = tuple(model.multipliers)
     if not multipliers or min(multipliers) < 1:
-        raise bad("config.model.multipliers", expected="numbers from 1 on", got=multipliers, fix="use (1, 2, 3)")
+        raise input_error(
+            "config.model.multipliers", expected="numbers from 1 on", got=multipliers, fix="use (1, 2, 3)"
+        )
     last = len(multipliers) - 1
     if cells % 2**last:
         got, fix = f"{cells} cells a side", "use fewer multipliers or other features.fine"
-        raise bad("config.model.multipliers", expected=f"a grid divisible by {2**last}", got=got, fix=fix)
+        raise input_error("config.model.multipliers", expected=f"a grid divisible by {2**last}", got=got, fix=fix)
     if not set(model.attention) <= set(range(last + 1)):
         got = tuple(model.attention)
-        raise bad("config.model.attention", expected=f"levels from 0 to {last}", got=got, fix="use () for none")
+        raise input_error("config.model.attention", expected=f"levels from 0 to {last}", got=got, fix="use () for none")
     for level in range(last + 1):
         width = model.channels * multipliers[level]
         # The middle attends anyway, at the width of the last level.
         if (level in model.attention or level == last) and width % model.heads:
             fix = "change it or channels"
-            raise bad("config.model.heads", expected=f"a divisor of {width} channels", got=model.heads, fix=fix)
+            raise input_error("config.model.heads", expected=f"a divisor of {width} channels", got=model.heads, fix=fix)
     widths = [model.channels * each for each in multipliers]
     joined = {a + b for a, b in zip([0, *widths, *widths], [widths[0], *widths, *widths[1:]], strict=False)}
     for width in sorted({*widths, *joined}):
         if width % min(32, max(width // model.min_group, 1)):
             got, fix = f"a norm of {width}", "use multiples of 32, or of model.min_group and at most 16 times as many"
-            raise bad("config.model.channels", expected="norms of equal groups", got=got, fix=fix)
+            raise input_error("config.model.channels", expected="norms of equal groups", got=got, fix=fix)
     return ADMUNet(
         3 if config.variable.learned_scale else 2,
         channels=model.channels,

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from common.errors import bad, choice
+from common.errors import choice, input_error
 from diffmatch_jax.resize import alignment_of, resize_normalised
 
 PENALTIES = ("squared", "charbonnier")
@@ -43,7 +43,7 @@ def totals(
     alignment = alignment_of(compat)
     if compat is None and truth.shape[1:3] != size:
         fix = "do not resize the truth; resize.average_flow gives a coarse one with its mask"
-        raise bad("truth", expected=f"the mask's size {list(size)}", got=list(truth.shape[1:3]), fix=fix)
+        raise input_error("truth", expected=f"the mask's size {list(size)}", got=list(truth.shape[1:3]), fix=fix)
     prediction, truth = (
         each if each.shape[1:3] == size else resize_normalised(each, size, alignment=alignment)
         for each in (prediction, truth)

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from common.data.augment import to_unit
-from common.errors import bad
+from common.errors import input_error
 from diffmatch_jax import warps
 from diffmatch_jax.matching import grid, mapping_of, sample, within
 from diffmatch_jax.pairs import Pair
@@ -48,11 +48,11 @@ class Objects:
     def __post_init__(self):
         low, high = self.area
         if not 0 < low <= high <= 1:
-            raise bad("objects.area", expected="0 < low <= high <= 1", got=[low, high], fix="use (0.01, 0.2)")
+            raise input_error("objects.area", expected="0 < low <= high <= 1", got=[low, high], fix="use (0.01, 0.2)")
         for name in ("near_share", "roughness"):
             if not 0 <= getattr(self, name) <= 1:
                 got = getattr(self, name)
-                raise bad(f"objects.{name}", expected="a number from 0 to 1", got=got, fix="use the default")
+                raise input_error(f"objects.{name}", expected="a number from 0 to 1", got=got, fix="use the default")
 
 
 def outline(key: jax.Array, side: int, *, roughness: float) -> jax.Array:

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from common.data.augment import to_unit
-from common.errors import bad
+from common.errors import input_error
 from diffmatch_jax import warps
 from diffmatch_jax.matching import flow_of, grid, pixels_of_relative, sample, within
 
@@ -48,19 +48,21 @@ class Warps:
     def __post_init__(self):
         if len(self.shares) != len(KINDS) or min(self.shares) < 0 or not sum(self.shares) > 0:
             got = list(self.shares)
-            raise bad("pairs.shares", expected="three shares, not all zero", got=got, fix="use (0.5, 0.25, 0.25)")
+            raise input_error(
+                "pairs.shares", expected="three shares, not all zero", got=got, fix="use (0.5, 0.25, 0.25)"
+            )
         for name in ("stretch", "window"):
             low, high = getattr(self, name)
             if not 0 < low <= high or (name == "window" and high > 1):
                 most = " at most 1" if name == "window" else ""
                 fix = f"use {getattr(type(self), name)}"
-                raise bad(f"pairs.{name}", expected=f"0 < low <= high{most}", got=[low, high], fix=fix)
+                raise input_error(f"pairs.{name}", expected=f"0 < low <= high{most}", got=[low, high], fix=fix)
         if min(self.reach) < 1:
             fix = "use (3.2, 2.4)"
-            raise bad("pairs.reach", expected="at least 1 in x and y", got=list(self.reach), fix=fix)
+            raise input_error("pairs.reach", expected="at least 1 in x and y", got=list(self.reach), fix=fix)
         # A corner that moves further may turn the square inside out.
         if not 0 <= self.corner < 1:
-            raise bad("pairs.corner", expected="a number from 0 to below 1", got=self.corner, fix="use 2/3")
+            raise input_error("pairs.corner", expected="a number from 0 to below 1", got=self.corner, fix="use 2/3")
 
 
 class Bank(NamedTuple):
@@ -94,7 +96,9 @@ def make_bank(images) -> Bank:
     kinds = sorted({(str(each.dtype), each.ndim, each.shape[-1]) for each in images})
     if len(kinds) != 1 or kinds[0][1] != 3:
         fix = "convert them to RGB bytes"
-        raise bad("images", expected="images [H, W, C] of one type", got=f"{len(images)} of kinds {kinds}", fix=fix)
+        raise input_error(
+            "images", expected="images [H, W, C] of one type", got=f"{len(images)} of kinds {kinds}", fix=fix
+        )
     sizes = np.asarray([each.shape[:2] for each in images], np.int32)
     padded = np.zeros((len(images), *sizes.max(0), images[0].shape[-1]), images[0].dtype)
     for place, each in zip(padded, images, strict=True):

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from common.errors import bad
+from common.errors import input_error
 
 LUMA = (0.299, 0.587, 0.114)
 
@@ -47,7 +47,7 @@ class Photometric:
             most = {"share": 1, "fade": 1, "noisy": 1, "blur": _RADIUS / 2}.get(field.name, np.inf)
             if not 0 <= value <= most:
                 expected = f"0 to {most:g}" if np.isfinite(most) else "a number of at least 0"
-                raise bad(f"photometric.{field.name}", expected=expected, got=value, fix=f"use {field.default}")
+                raise input_error(f"photometric.{field.name}", expected=expected, got=value, fix=f"use {field.default}")
 
 
 def change(key: jax.Array, image: jax.Array, settings: Photometric) -> jax.Array:

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from common import config as configs
-from common.errors import bad
+from common.errors import input_error
 from common.method import Variables
 from configs.diffmatch_jax.base import base
 from diffmatch_jax import method, shipped
@@ -31,7 +31,7 @@ def read(directory: str | Path = shipped.DIRECTORY) -> Model:
             parts[stage] = params, _config_of(path)
         elif ours or stage == "stage1":
             fix = "install the package again, or give model=DIR, the directory of a trained run"
-            raise bad(str(path), expected="weights of a matcher", got="no such file", fix=fix)
+            raise input_error(str(path), expected="weights of a matcher", got="no such file", fix=fix)
     first, config = parts["stage1"]
     stats = {"pyramid": method.pyramid_params(config.features.pyramid)}
     if "stage2" not in parts:
@@ -47,4 +47,4 @@ def _config_of(weights: Path):
         return configs.from_dict(json.loads(path.read_text(encoding="utf-8")), base())
     except (OSError, json.JSONDecodeError) as error:
         got = error.strerror if isinstance(error, OSError) else error
-        raise bad(str(path), expected=f"the config of {weights.name}", got=got, fix="export it again") from None
+        raise input_error(str(path), expected=f"the config of {weights.name}", got=got, fix="export it again") from None

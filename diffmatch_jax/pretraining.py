@@ -10,9 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from common.data.pipeline import build as build_sources
-from common.errors import at_least_one, bad
+from common.errors import at_least_one, input_error
+from common.io.pictures import strip
 from common.method import Aux, Evaluation, Method, Samples, Variables
-from common.pictures import strip
 from diffmatch_jax import backbone, contrastive, pairs, photometric
 from diffmatch_jax.feature_quality import evaluate, found_flow, held_out_pairs
 from diffmatch_jax.features import Pyramid
@@ -148,10 +148,12 @@ def _check(config) -> None:
     goal = config.pretraining
     if config.data.fit != "pad":
         got = f'"{config.data.fit}"'
-        raise bad("config.data.fit", expected='"pad", whole photographs', got=got, fix='use "pad"')
+        raise input_error("config.data.fit", expected='"pad", whole photographs', got=got, fix='use "pad"')
     if len(goal.widths) != 4 or min(goal.widths) < 1:
         got = list(goal.widths)
-        raise bad("config.pretraining.widths", expected="four positive numbers", got=got, fix="use (16, 32, 64, 128)")
+        raise input_error(
+            "config.pretraining.widths", expected="four positive numbers", got=got, fix="use (16, 32, 64, 128)"
+        )
     for field, size in (
         ("pretraining.size", goal.size),
         ("features.fine", config.features.fine),
@@ -159,10 +161,10 @@ def _check(config) -> None:
     ):
         if size % 16 or size < 16:
             fix = f"use {max(16, round(size / 16) * 16)}"
-            raise bad(f"config.{field}", expected="a multiple of 16", got=size, fix=fix)
+            raise input_error(f"config.{field}", expected="a multiple of 16", got=size, fix=fix)
     if not goal.temperature > 0:
         got = goal.temperature
-        raise bad("config.pretraining.temperature", expected="a positive number", got=got, fix="use 0.07")
+        raise input_error("config.pretraining.temperature", expected="a positive number", got=got, fix="use 0.07")
     at_least_one(
         {
             "config.pretraining.supersample": goal.supersample,

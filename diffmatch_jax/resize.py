@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from common.errors import bad, choice
+from common.errors import choice, input_error
 
 ALIGNMENTS = ("half_pixel", "corner")
 EDGES = ("repeat", "linear")
@@ -48,7 +48,7 @@ def resize(
     choice("edge", edge, EDGES)
     if antialias and (alignment, edge) != ("half_pixel", "repeat"):
         fix = 'use alignment="half_pixel" and edge="repeat"'
-        raise bad("antialias", expected="False with these options", got="True", fix=fix)
+        raise input_error("antialias", expected="False with these options", got="True", fix=fix)
     if x.shape[-3:-1] == _size(size):
         return x if jnp.issubdtype(x.dtype, jnp.floating) else x.astype(jnp.float32)
     rows, columns = (
@@ -111,7 +111,9 @@ def _scale(flow: jax.Array, size: tuple[int, int]) -> np.ndarray:
 def _size(size: tuple[int, int]) -> tuple[int, int]:
     height, width = size
     if height < 1 or width < 1:
-        raise bad("size", expected="a positive height and width", got=f"{height} x {width}", fix="give another size")
+        raise input_error(
+            "size", expected="a positive height and width", got=f"{height} x {width}", fix="give another size"
+        )
     return height, width
 
 

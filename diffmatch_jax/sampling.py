@@ -12,7 +12,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from common.errors import bad, choice
+from common.errors import choice, input_error
 from common.solvers.runge_kutta import TABLEAUS
 from diffmatch_jax import diffusion, fields
 from diffmatch_jax.conditions import Conditions
@@ -45,11 +45,11 @@ class Stage:
         choice("config.objective.kind", self.kind, KINDS)
         choice("config.sampler.estimate", self.estimate, ESTIMATES)
         if not 0 <= self.eta <= 1:
-            raise bad("config.sampler.eta", expected="0 (deterministic) to 1", got=self.eta, fix="use 0")
+            raise input_error("config.sampler.eta", expected="0 (deterministic) to 1", got=self.eta, fix="use 0")
         choice("config.sampler.rule", self.rule, RULES)
         if self.rule != DDIM and (self.eta or len(self.process) < 2):
             expected = f'"{DDIM}" with noise or with a single level'
-            raise bad("config.sampler.rule", expected=expected, got=f'"{self.rule}"', fix=f'use "{DDIM}"')
+            raise input_error("config.sampler.rule", expected=expected, got=f'"{self.rule}"', fix=f'use "{DDIM}"')
 
     @property
     def nfe(self) -> int:
@@ -118,7 +118,7 @@ def draw(
     that of a regression the only one. Raises `InputError` for fewer than one.
     """
     if hypotheses < 1:
-        raise bad("hypotheses", expected="at least 1", got=hypotheses, fix="use 4")
+        raise input_error("hypotheses", expected="at least 1", got=hypotheses, fix="use 4")
     flow, variable = conditions.flow, stage.variable
 
     def noise_of(keys):

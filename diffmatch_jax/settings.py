@@ -1,6 +1,6 @@
 """What a config says, as the values that everything else computes with: plan, stages, objective, pairs."""
 
-from common.errors import bad, choice
+from common.errors import choice, input_error
 from diffmatch_jax import conditions as looking
 from diffmatch_jax import pretraining
 from diffmatch_jax.diffusion import Process, Variable
@@ -20,7 +20,7 @@ def build_plan(config, before=None) -> Plan:
         choice("config.features.pyramid", pyramid, ("embedded", "random", VGG + "FILE"))
     if not sampler.confidence > 0:
         got = sampler.confidence
-        raise bad("config.sampler.confidence", expected="a positive number of pixels", got=got, fix="use 3")
+        raise input_error("config.sampler.confidence", expected="a positive number of pixels", got=got, fix="use 3")
     if config.task == "stage1":
         return Plan(look, first=build_stage(config, cells=look.cells), confidence=sampler.confidence)
     first = None
@@ -39,16 +39,16 @@ def shared_look(config, before) -> looking.Settings:
     if (theirs.fine, theirs.coarse, theirs.compat) != (look.fine, look.coarse, look.compat):
         expected = f"those of stage 1: fine {theirs.fine}, coarse {theirs.coarse}"
         got = f"fine {look.fine}, coarse {look.coarse}"
-        raise bad("config.features", expected=expected, got=got, fix="use the same")
+        raise input_error("config.features", expected=expected, got=got, fix="use the same")
     ours, wanted = config.features.pyramid, before.features.pyramid
     if kind_of(ours) not in ("embedded", kind_of(wanted)):
         expected, fix = f'stage 1\'s, "{wanted}"', "leave it out, stage 1's is used"
-        raise bad("config.features.pyramid", expected=expected, got=f'"{ours}"', fix=fix)
+        raise input_error("config.features.pyramid", expected=expected, got=f'"{ours}"', fix=fix)
     for name in config.conditions:
         ours, wanted = config.conditions[name], before.conditions[name]
         if ours != wanted:
             fix = "leave it as stage 1 has it, or train another stage 1"
-            raise bad(f"config.conditions.{name}", expected=f"{wanted}, as in stage 1", got=ours, fix=fix)
+            raise input_error(f"config.conditions.{name}", expected=f"{wanted}, as in stage 1", got=ours, fix=fix)
     return theirs
 
 
@@ -146,20 +146,20 @@ def build_second(config, plan: Plan) -> Second:
     goal = config.stage2
     if not 0 <= goal.degraded <= 1:
         got = goal.degraded
-        raise bad("config.stage2.degraded", expected="a share from 0 to 1", got=got, fix="use 0.5")
+        raise input_error("config.stage2.degraded", expected="a share from 0 to 1", got=got, fix="use 0.5")
     if goal.from_stage1 and not goal.stage1:
         fix = "add stage2.stage1=DIR, or use false"
-        raise bad("config.stage2.from_stage1", expected="false without a stage 1", got=True, fix=fix)
+        raise input_error("config.stage2.from_stage1", expected="false without a stage 1", got=True, fix=fix)
     if not 0 <= goal.size <= plan.look.fine_cells:
         expected = f"0 to {plan.look.fine_cells} cells"
-        raise bad("config.stage2.size", expected=expected, got=goal.size, fix="use 0 for the whole grid")
+        raise input_error("config.stage2.size", expected=expected, got=goal.size, fix="use 0 for the whole grid")
     if goal.size and plan.look.compat is not None:
         # Outermost centres coincide: a part of the grid lies elsewhere in the truth than the same part of that.
         fix = "use 0 for the whole grid"
-        raise bad("config.stage2.size", expected=f"0 with compat={plan.look.compat!r}", got=goal.size, fix=fix)
+        raise input_error("config.stage2.size", expected=f"0 with compat={plan.look.compat!r}", got=goal.size, fix=fix)
     if goal.size and config.pairs.size % plan.look.fine_cells:
         expected = f"a multiple of {plan.look.fine_cells}, to train on crops"
-        raise bad("config.pairs.size", expected=expected, got=config.pairs.size, fix="use features.fine")
+        raise input_error("config.pairs.size", expected=expected, got=config.pairs.size, fix="use features.fine")
     if goal.size:
         build_network(config, cells=goal.size)
     return Second(degraded=goal.degraded, noise=goal.noise, size=goal.size)

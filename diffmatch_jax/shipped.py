@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from common.errors import bad
-from common.files import write_atomically
+from common.errors import input_error
+from common.io.files import write_atomically
 
 DIRECTORY = Path(__file__).parent / "weights"
 
@@ -24,7 +24,9 @@ def save(path: str | Path, params: Mapping[str, Any], *, dtype: str = "float16")
         leaves = {name: np.asarray(leaf).astype(dtype) for name, leaf in flatten_dict(params, sep="/").items()}
     for name, leaf in leaves.items():
         if not np.isfinite(leaf).all():
-            raise bad(f"weights {name}", expected=f"finite numbers in {dtype}", got="others", fix="use another run")
+            raise input_error(
+                f"weights {name}", expected=f"finite numbers in {dtype}", got="others", fix="use another run"
+            )
     stream = io.BytesIO()
     np.savez_compressed(stream, **dict(sorted(leaves.items())))
     write_atomically(path, stream.getvalue())
@@ -38,10 +40,10 @@ def load(path: str | Path, *, sha256: str | None) -> dict[str, Any]:
     """
     path = Path(path)
     if not path.is_file():
-        raise bad(str(path), expected="a file of weights", got="none", fix="install the package again")
+        raise input_error(str(path), expected="a file of weights", got="none", fix="install the package again")
     content = path.read_bytes()
     found = hashlib.sha256(content).hexdigest()
     if sha256 is not None and found != sha256:
-        raise bad(str(path), expected=f"sha256 {sha256}", got=found, fix="install the package again")
+        raise input_error(str(path), expected=f"sha256 {sha256}", got=found, fix="install the package again")
     with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
         return unflatten_dict({tuple(name.split("/")): arrays[name].astype(np.float32) for name in arrays.files})

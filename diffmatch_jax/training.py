@@ -11,7 +11,7 @@ from jax import lax
 
 from common.data.augment import to_unit
 from common.data.batches import example_keys
-from common.errors import bad
+from common.errors import input_error
 from common.method import Aux, Variables
 from diffmatch_jax import conditions as looking
 from diffmatch_jax import diffusion, discontinuities, objective, objects, photometric
@@ -40,11 +40,11 @@ class Making:
 
     def __post_init__(self):
         if self.size < 16:
-            raise bad("config.pairs.size", expected="at least 16", got=self.size, fix="use 256")
+            raise input_error("config.pairs.size", expected="at least 16", got=self.size, fix="use 256")
         for name in ("elastic", "objects"):
             if not 0 <= getattr(self, name) <= 1:
                 got = getattr(self, name)
-                raise bad(f"config.pairs.{name}", expected="a share from 0 to 1", got=got, fix="use 0")
+                raise input_error(f"config.pairs.{name}", expected="a share from 0 to 1", got=got, fix="use 0")
 
 
 def pair_of(making: Making, key: jax.Array, example: Mapping[str, jax.Array]) -> Pair:
@@ -135,17 +135,17 @@ class Goal:
     def __post_init__(self):
         if not 0 <= self.first_share <= 1:
             got = self.first_share
-            raise bad("config.objective.first_share", expected="a share from 0 to 1", got=got, fix="use 0.5")
+            raise input_error("config.objective.first_share", expected="a share from 0 to 1", got=got, fix="use 0.5")
         if self.draws < 1:
-            raise bad("config.objective.draws", expected="at least 1", got=self.draws, fix="use 1")
+            raise input_error("config.objective.draws", expected="at least 1", got=self.draws, fix="use 1")
         if self.likelihood < 0 or bool(self.likelihood) != self.variable.learned_scale:
             expected = "more than 0 with variable.learned_scale, 0 without"
             fix = "use 0.3 and set variable.learned_scale, or neither"
-            raise bad("config.objective.likelihood", expected=expected, got=self.likelihood, fix=fix)
+            raise input_error("config.objective.likelihood", expected=expected, got=self.likelihood, fix=fix)
         for name in ("scale", "epsilon", "first_weight"):
             if not getattr(self, name) > 0:
                 got = getattr(self, name)
-                raise bad(f"config.objective.{name}", expected="a positive number", got=got, fix="see configs")
+                raise input_error(f"config.objective.{name}", expected="a positive number", got=got, fix="see configs")
 
 
 def levels(goal: Goal, keys: jax.Array) -> jax.Array:

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from common.errors import bad
+from common.errors import input_error
 
 # Corners and control points in the released order: x is the slow index.
 CORNERS = np.array([(x, y) for x in (-1.0, 1.0) for y in (-1.0, 1.0)])
@@ -113,7 +113,7 @@ def object_motion(
     that is not positive, or without a centre.
     """
     if not scale > 0:
-        raise bad("scale", expected="a positive number", got=scale, fix="use 1 to keep the size")
+        raise input_error("scale", expected="a positive number", got=scale, fix="use 1 to keep the size")
     height, width = size
     cosine, sine = math.cos(math.radians(rotation)), math.sin(math.radians(rotation))
     turn = np.array([[cosine, sine], [-sine, cosine]])
@@ -122,7 +122,7 @@ def object_motion(
         scaling = _about(scale * np.eye(2), np.array([width, height]) * 0.25)
         return scaling @ _about(turn, middle) @ _shift(translation)
     if centre is None:
-        raise bad("centre", expected="the object's middle (x, y)", got="None", fix="give that of its box")
+        raise input_error("centre", expected="the object's middle (x, y)", got="None", fix="give that of its box")
     return _shift(translation) @ _about(scale * turn, np.asarray(centre, np.float64))
 
 

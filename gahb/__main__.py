@@ -2,8 +2,8 @@
 
 import sys
 
-from common.app import App, Verb
-from common.cli import main
+from common.cli.app import App, Verb
+from common.cli.dispatch import main
 
 
 def _base():

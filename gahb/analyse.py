@@ -1,10 +1,11 @@
 """`python -m gahb analyse`: the bases in which a trained denoiser shrinks held-out images."""
 
-from common import results, workdirs
-from common.app import App, Request, lines
-from common.errors import InputError, bad
-from common.table import text_table
-from common.verbs import trained
+from common.cli import workdirs
+from common.cli.app import App, Request, print_lines
+from common.cli.verbs import trained
+from common.errors import InputError, input_error
+from common.io import results
+from common.plots.tables import text_table
 from gahb.denoisers import denoiser
 from gahb.method import build_network, spread
 
@@ -21,7 +22,7 @@ def run(app: App, request: Request) -> None:
         value, least = getattr(flags, name), 2 if name == "probes" else 1
         if value < least or (most and value > most):
             expected = f"{least} to {most}" if most else f"at least {least}"
-            raise bad(f"--{name}", expected=expected, got=value, fix=f"use {least} or more")
+            raise input_error(f"--{name}", expected=expected, got=value, fix=f"use {least} or more")
     held_out = app.build(config).sources
     model = trained.load(app, request, "EVALUATE")
     if model is None:
@@ -50,8 +51,8 @@ def run(app: App, request: Request) -> None:
     }
     paths = results.write(model.workdir / "results", f"eigenbasis-{model.name}", numbers=numbers, arrays=arrays)
     if any(not row["converged"] for row in table):
-        lines("note: some eigenvectors did not reach the tolerance; see the residuals")
-    lines(
+        print_lines("note: some eigenvectors did not reach the tolerance; see the residuals")
+    print_lines(
         *text_table([{name: row[name] for name in COLUMNS} | {"residual": f"{row['residual']:.1e}"} for row in table]),
         f"wrote {', '.join(str(path) for path in paths)}",
         f"next: python -m {app.name} figures eigenbasis --workdir {model.workdir}",
@@ -65,7 +66,9 @@ def parse_levels(text: str) -> list[float]:
     except ValueError:
         levels = []
     if not levels or not all(0 < level < float("inf") for level in levels):
-        raise bad("--levels", expected="positive numbers with commas between", got=repr(text), fix="try 10,25,50")
+        raise input_error(
+            "--levels", expected="positive numbers with commas between", got=repr(text), fix="try 10,25,50"
+        )
     return levels
 
 

@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from common.errors import bad
-from common.evaluation.psnr import mse, sigma_to_psnr
+from common.errors import input_error
+from common.metrics.psnr import mse, sigma_to_psnr
 from gahb.denoisers import Denoiser, as_denoiser
 
 
@@ -43,12 +43,12 @@ def psnr_curve(
     count = len(images)
     if not blind and len(denoise) != len(sigmas):
         fix = "give one per sigma, or a blind one"
-        raise bad("denoise", expected=f"{len(sigmas)} denoisers", got=len(denoise), fix=fix)
+        raise input_error("denoise", expected=f"{len(sigmas)} denoisers", got=len(denoise), fix=fix)
     if count == 0:
-        raise bad("images", expected="at least one image", got="none", fix="use a larger test set")
+        raise input_error("images", expected="at least one image", got="none", fix="use a larger test set")
     if noise is not None and noise.shape != (len(sigmas), *images.shape):
         expected = [len(sigmas), *images.shape]
-        raise bad("noise", expected=expected, got=list(noise.shape), fix="draw it for every level and image")
+        raise input_error("noise", expected=expected, got=list(noise.shape), fix="draw it for every level and image")
     error = np.zeros((len(sigmas), count))
     batch_size = min(batch_size, count)
     for s, sigma in enumerate(sigmas):

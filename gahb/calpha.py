@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from common.evaluation.scaling import rescale
+from common.metrics.scaling import rescale
 from gahb.antialias import low_pass
 
 BACKGROUNDS = ("isotropic", "separable", "constant")

@@ -5,9 +5,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from common import plotting, results
 from common.errors import InputError
-from common.report import Block, Paragraph, Picture, Table
+from common.io import results
+from common.plots import plotting
+from common.plots.report import Block, Paragraph, Picture, Table
 from gahb.classes import row
 from gahb.eigenbasis.expansion import pictures
 from gahb.synthetic import unshuffle_pixels

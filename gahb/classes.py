@@ -12,10 +12,11 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from common import config as configs
-from common import parts, results, workdirs
-from common.app import App, Request, lines
-from common.errors import bad
-from common.table import text_table
+from common.cli import multi_run, workdirs
+from common.cli.app import App, Request, print_lines
+from common.errors import input_error
+from common.io import results
+from common.plots.tables import text_table
 from configs.gahb.base import base
 
 GENERATED = ("disks", "cone", "ray")
@@ -48,7 +49,7 @@ def build(config: ConfigDict) -> Plan:
     names = tuple(classes.names)
     if not names or len(set(names)) < len(names):
         fix = 'for example ("calpha-2", "disks")'
-        raise bad("config.classes.names", expected="different names, at least one", got=names, fix=fix)
+        raise input_error("config.classes.names", expected="different names, at least one", got=names, fix=fix)
     alphas = [_alpha(name) for name in names]
     each = {
         "steps": _for_each("steps", classes.steps, names, least=1),
@@ -57,7 +58,7 @@ def build(config: ConfigDict) -> Plan:
     moderate = tuple(classes.moderate_db)
     if len(moderate) != 2 or not moderate[0] < moderate[1]:
         fix = "for example (4.0, 18.0)"
-        raise bad("config.classes.moderate_db", expected="(low, high) in dB", got=moderate, fix=fix)
+        raise input_error("config.classes.moderate_db", expected="(low, high) in dB", got=moderate, fix=fix)
     fitted = windows(np.unique(np.asarray(checks.curve_db, float)), moderate)
     if min(each.sum() for each in fitted) < 2:
         got = " and ".join(str(each.sum()) for each in fitted)
@@ -66,7 +67,7 @@ def build(config: ConfigDict) -> Plan:
             f"{moderate[0]:g} to {moderate[1]:g} dB"
         )
         fix = "use (36.0, 34.0, ..., 0.0)"
-        raise bad("config.evaluate.curve_db", expected=expected, got=f"{got} of them", fix=fix)
+        raise input_error("config.evaluate.curve_db", expected=expected, got=f"{got} of them", fix=fix)
     dimension = config.data.size**2 * config.data.channels
     for name, value, least, most in (
         ("num_images", classes.num_images, 1, None),
@@ -77,7 +78,7 @@ def build(config: ConfigDict) -> Plan:
     ):
         if value < least or (most and value > most):
             expected = f"{least} to {most}" if most else f"at least {least}"
-            raise bad(f"config.classes.{name}", expected=expected, got=value, fix=f"use {least} or more")
+            raise input_error(f"config.classes.{name}", expected=expected, got=value, fix=f"use {least} or more")
     return Plan(
         tuple(Member(*each) for each in zip(names, each["steps"], each["levels"], alphas, strict=True)),
         classes.num_images,
@@ -111,11 +112,13 @@ def run(app: App, request: Request) -> None:
     """Trains and measures whichever classes are missing in `--workdir`."""
     config, workdir = workdirs.to_train(app, request)
     plan = build(config)
-    parts.check_same(app, config, workdir, what="comparison of classes")
+    multi_run.check_same(app, config, workdir, what="comparison of classes")
     for member in plan.members:
         app.build(config_of(config, member))
     if request.flags.dry_run:
-        lines(*text_table([_planned(member, workdir) for member in plan.members]), "nothing was compiled or written")
+        print_lines(
+            *text_table([_planned(member, workdir) for member in plan.members]), "nothing was compiled or written"
+        )
         return
     from common.training import parallel
 
@@ -125,13 +128,13 @@ def run(app: App, request: Request) -> None:
     for member in plan.members:
         if result_path(workdir, member).exists():
             continue
-        if not parts.train(app, config_of(config, member), workdir / member.name, title=member.name):
-            lines(f"interrupted in {member.name}; the same command goes on from there")
+        if not multi_run.train(app, config_of(config, member), workdir / member.name, title=member.name):
+            print_lines(f"interrupted in {member.name}; the same command goes on from there")
             return
         _measure(app, config, workdir, plan, member)
-        lines(f"wrote {result_path(workdir, member)}")
+        print_lines(f"wrote {result_path(workdir, member)}")
     rows = [row(results.read(result_path(workdir, member))[0]) for member in plan.members]
-    lines(*text_table(rows), f"next: python -m {app.name} figures --workdir {workdir}")
+    print_lines(*text_table(rows), f"next: python -m {app.name} figures --workdir {workdir}")
 
 
 def result_path(workdir: Path, member: Member) -> Path:
@@ -211,7 +214,7 @@ def _alpha(name: str) -> float | None:
         alpha = 0.0
     if not 0 < alpha <= 100:
         expected = f'"calpha-A" with a number A above 0, or one of {", ".join((*GENERATED, *GIVEN))}'
-        raise bad("config.classes.names", expected=expected, got=repr(name), fix='for example "calpha-2"')
+        raise input_error("config.classes.names", expected=expected, got=repr(name), fix='for example "calpha-2"')
     return alpha
 
 
@@ -219,7 +222,7 @@ def _for_each(field: str, values, names: tuple[str, ...], *, least: float) -> tu
     values = tuple(values)
     if len(values) not in (1, len(names)) or min(values) < least:
         expected = f"one positive number, or {len(names)} as there are classes"
-        raise bad(f"config.classes.{field}", expected=expected, got=values, fix="give one for each class")
+        raise input_error(f"config.classes.{field}", expected=expected, got=values, fix="give one for each class")
     return values * len(names) if len(values) == 1 else values
 
 
@@ -227,6 +230,6 @@ def _planned(member: Member, workdir: Path) -> dict[str, Any]:
     return {
         "class": member.name,
         "steps": member.steps,
-        "trained": "yes" if parts.is_trained(workdir / member.name) else "no",
+        "trained": "yes" if multi_run.is_trained(workdir / member.name) else "no",
         "measured": "yes" if result_path(workdir, member).exists() else "no",
     }

@@ -5,10 +5,11 @@ from pathlib import Path
 
 import configs.gahb
 from common import config as configuration
-from common import demo, results, workdirs
-from common.app import App, Request, lines
-from common.record import read_metrics
-from common.report import Paragraph
+from common.cli import demo, workdirs
+from common.cli.app import App, Request, print_lines
+from common.io import results
+from common.io.metrics_log import read_metrics
+from common.plots.report import Paragraph
 from gahb import figures
 
 CONFIG = Path(configs.gahb.__file__).with_name("photographs.py")
@@ -58,7 +59,7 @@ def run(app: App, request: Request) -> None:
         folder, sections={**headed, first: [words, *headed[first]]}, numbers=numbers, title="ScoreBridge demonstration"
     )
     gains = [f"{row['gain']:+.2f} dB at sigma {row['sigma']:g}/255" for row in measured["table"] if "gain" in row]
-    lines(
+    print_lines(
         "",
         f"interrupted after step {saved} of {last['step']} and resumed; {seconds['all']:.0f} s in all",
         f"against the stationary Wiener filter on held-out photographs: {', '.join(gains) or 'not compared'}",

@@ -9,7 +9,7 @@ import flax.linen as nn
 import jax
 from jax.tree_util import Partial
 
-from common.errors import bad
+from common.errors import input_error
 from common.method import Variables
 from gahb.network import apply
 
@@ -43,7 +43,9 @@ def as_denoiser(function: Denoiser) -> Partial:
     if isinstance(function, Partial):
         return function
     if not callable(function):
-        raise bad("denoise", expected="a function y -> x_hat", got=type(function).__name__, fix="pass a callable")
+        raise input_error(
+            "denoise", expected="a function y -> x_hat", got=type(function).__name__, fix="pass a callable"
+        )
     return Partial(function)
 
 

@@ -3,10 +3,10 @@
 import jax
 import jax.numpy as jnp
 
-from common import workdirs
-from common.app import App, Request, lines
+from common.cli import workdirs
+from common.cli.app import App, Request, print_lines
 from common.errors import RunError
-from common.files import write_atomically
+from common.io.files import write_atomically
 from gahb.denoisers import Denoiser, load_denoiser
 
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -37,7 +37,7 @@ def run(app: App, request: Request) -> None:
     content = export(denoise, size=data.size, channels=data.channels)
     folder.mkdir(exist_ok=True)
     path = write_atomically(folder / f"denoiser-{data.size}.jax", content)
-    lines(
+    print_lines(
         f"wrote {path}, {path.stat().st_size / 2**20:.1f} MiB, for {', '.join(PLATFORMS)}",
         f"next: jax.export.deserialize(open({str(path)!r}, 'rb').read()).call(y)  # y [B, {data.size}, {data.size}, "
         f"{data.channels}] -> x_hat",

@@ -6,11 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from common import plotting, report, results
 from common.errors import InputError
-from common.pictures import grid, save_png
-from common.record import read_metrics
-from common.report import Block, Paragraph, Picture, Row, Table, write_report
+from common.io import results
+from common.io.metrics_log import read_metrics
+from common.io.pictures import grid, save_png
+from common.plots import plotting, report
+from common.plots.report import Block, Paragraph, Picture, Row, Table, write_report
 from gahb import class_figures, eigenbasis_figures, inverse_figures, study_figures
 
 

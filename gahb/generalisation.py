@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from common.errors import bad
-from common.evaluation.similarity import Closest, closest, one_origin, unit_vectors
+from common.errors import input_error
+from common.metrics.similarity import Closest, closest, one_origin, unit_vectors
 from gahb.denoisers import Denoiser, as_denoiser
 from gahb.sampling import rms, sample
 
@@ -58,7 +58,7 @@ def level_weights(sigma: np.ndarray, *, measure: str) -> np.ndarray:
     for another one.
     """
     if measure not in ("sigma", "log"):
-        raise bad("measure", expected='"sigma" or "log"', got=repr(measure), fix="use one of them")
+        raise input_error("measure", expected='"sigma" or "log"', got=repr(measure), fix="use one of them")
     sigma = np.asarray(sigma, np.float64)
     if len(sigma) == 1:
         return np.ones(1)
@@ -80,7 +80,9 @@ def bootstrap(key: jax.Array, *groups: np.ndarray, draws: int = 1000) -> Interva
     for i, group in enumerate(groups):
         values = np.asarray(group, np.float64)
         if len(values) == 0:
-            raise bad("groups", expected="at least one number in each", got="none", fix="leave this comparison out")
+            raise input_error(
+                "groups", expected="at least one number in each", got="none", fix="leave this comparison out"
+            )
         drawn = np.asarray(jax.random.randint(jax.random.fold_in(key, i), (draws, len(values)), 0, len(values)))
         means.append(values.mean())
         resampled.append(values[drawn].mean(1))
@@ -133,7 +135,7 @@ def divergence(sigma: np.ndarray, excess: np.ndarray) -> np.ndarray:
     define are apart. The trapezoid rule in log sigma. Raises `InputError` for fewer than two levels.
     """
     if len(sigma) < 2:
-        raise bad("sigma", expected="at least two levels", got=len(sigma), fix="use a curve of several levels")
+        raise input_error("sigma", expected="at least two levels", got=len(sigma), fix="use a curve of several levels")
     sigma = np.asarray(sigma, np.float64)
     order = np.argsort(sigma)
     scale = sigma[order].reshape(-1, *(1,) * (np.ndim(excess) - 1))

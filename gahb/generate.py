@@ -13,12 +13,13 @@ from typing import Any
 import numpy as np
 
 from common import config as configs
-from common import results, workdirs
-from common.app import App, Request, lines
+from common.cli import workdirs
+from common.cli.app import App, Request, print_lines
 from common.data.source import Source, fetch
-from common.errors import RunError, bad, choice
-from common.files import write_atomically
-from common.pictures import png_bytes, strip
+from common.errors import RunError, choice, input_error
+from common.io import results
+from common.io.files import write_atomically
+from common.io.pictures import png_bytes, strip
 
 NAME = "images"
 TYPES = ("float32", "uint8")
@@ -48,7 +49,7 @@ def run(app: App, request: Request) -> None:
     path = workdir / f"{NAME}.npz"
     advice = f"--config.data.source=npz:{path} --config.data.fit=none"
     if _is_there(workdir, content):
-        lines(f"already there: {path}", f"use: {advice}")
+        print_lines(f"already there: {path}", f"use: {advice}")
         return
     shape, itemsize = sources["train"][0]["image"].shape, np.dtype(kind).itemsize
     workdir.mkdir(parents=True, exist_ok=True)
@@ -77,7 +78,7 @@ def run(app: App, request: Request) -> None:
     }
     written = write_atomically(workdir / f"{NAME}.json", (json.dumps(results.plain(numbers), indent=2) + "\n").encode())
     counts = " and ".join(f"{len(each)} {split}" for split, each in sources.items())
-    lines(
+    print_lines(
         f"wrote {path}, {NAME}.png and {written.name}: {counts} images of {'x'.join(map(str, shape))}", f"use: {advice}"
     )
 
@@ -136,7 +137,7 @@ def _is_there(workdir: Path, content: Mapping[str, Any]) -> bool:
     arrays, numbers = (workdir / f"{NAME}.{ending}" for ending in ("npz", "json"))
     if not numbers.exists():
         if arrays.exists():
-            raise bad(
+            raise input_error(
                 f"workdir {workdir}",
                 expected=f"{arrays.name} with its {numbers.name}, or neither",
                 got="only the arrays",
@@ -147,9 +148,11 @@ def _is_there(workdir: Path, content: Mapping[str, Any]) -> bool:
         stored = json.loads(numbers.read_text())
         held = {name: stored[name] for name in content}
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise bad(str(numbers), expected="the description of images", got=error, fix="remove the file") from None
+        raise input_error(
+            str(numbers), expected="the description of images", got=error, fix="remove the file"
+        ) from None
     if held != content:
-        raise bad(
+        raise input_error(
             f"workdir {workdir}",
             expected=f"no images, or those of this experiment ({json.dumps(content)})",
             got=f"other ones ({json.dumps(held)})",

@@ -14,11 +14,12 @@ from typing import NamedTuple
 import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
+from flax import traverse_util
 from ml_collections import ConfigDict
 
 from common import config as configs
 from common import imports
-from common.errors import bad
+from common.errors import input_error
 from common.imports.archive import shown
 from common.method import Variables
 from gahb.network import BFCNN, BFCNNRF, RECEPTIVE_FIELDS, UNet, kernel_sizes
@@ -56,13 +57,13 @@ def convert(
     leaves = imports.assign(tensors, slots, field=field)
     for place in places:
         leaves[place.target] = _numbers(leaves[place.target], place, field)
-    tree = imports.nest(leaves)
+    tree = traverse_util.unflatten_dict(leaves, sep="/")
     return network, Variables(tree["params"], tree.get("stats", {}))
 
 
 def export(network: nn.Module, variables: Variables) -> dict[str, np.ndarray]:
     """Returns the variables under the authors' names and in their layouts; the inverse of `convert`."""
-    leaves = imports.flatten({"params": variables.params, "stats": variables.stats})
+    leaves = traverse_util.flatten_dict({"params": variables.params, "stats": variables.stats}, sep="/")
     return {place.source: _to_theirs(place)(np.asarray(leaves[place.target])) for place in _places(network)}
 
 
@@ -75,7 +76,7 @@ def import_weights(
     BF_CNN takes from `config`. Raises `InputError`; then nothing was written.
     """
     config, network, variables = build(config, imports.load(path), field=str(path))
-    count = sum(leaf.size for leaf in imports.flatten(variables.params).values())
+    count = sum(leaf.size for leaf in traverse_util.flatten_dict(variables.params, sep="/").values())
     from gahb import method  # it imports the data sources, which `convert` does not need
 
     method.build(config)
@@ -103,7 +104,7 @@ def build(
         case BFCNNRF(conditional=False):
             settings |= {"model.network": "bf_cnn_rf", "model.receptive_field": network.receptive_field}
         case _:
-            raise bad(
+            raise input_error(
                 field,
                 expected="a denoiser of images",
                 got="one of detail bands given a low-pass band",
@@ -119,7 +120,7 @@ def _write(workdir: Path, config: ConfigDict, variables: Variables, sha256: str)
 
     with Checkpoints(workdir, config=configs.to_dict(config), keep=1) as checkpoints:
         if steps := checkpoints.steps():
-            raise bad(
+            raise input_error(
                 f"workdir {workdir}", expected="no checkpoints", got=f"step {steps[-1]}", fix="choose another --workdir"
             )
         state = TrainState(np.zeros((), np.int32), variables.params, variables.stats, ema_params=(), opt_state=())
@@ -135,7 +136,7 @@ def _one_network(tensors: Mapping[str, np.ndarray], field: str) -> dict[str, np.
         got = f"{len(prefixes)} networks, under {', '.join(shown(each or '(no prefix)') for each in prefixes)}"
         if not prefixes:
             got = f"tensors such as {', '.join(shown(each) for each in list(tensors)[:3])}" if tensors else "no tensors"
-        raise bad(
+        raise input_error(
             field,
             expected="one UNet (encoder.0.0.weight, ...) or BF_CNN (conv_layers.0.weight, ...)",
             got=got,
@@ -157,7 +158,7 @@ def _infer(tensors: Mapping[str, np.ndarray], first_layer_linear: bool | None, f
     conditional = outputs % 3 == 0 and inputs == outputs + 1
     if set(sizes.values()) == {3} and not conditional:
         if first_layer_linear is None:
-            raise bad(
+            raise input_error(
                 field,
                 expected="to be told whether the BF_CNN has a rectifier after its first layer",
                 got="weights, which are the same with and without",
@@ -169,7 +170,7 @@ def _infer(tensors: Mapping[str, np.ndarray], first_layer_linear: bool | None, f
         if num_layers == len(wanted) and all(wanted[layer] == size for layer, size in sizes.items()):
             channels = outputs // 3 if conditional else inputs
             return BFCNNRF(num_kernels, receptive_field, channels, conditional)
-    raise bad(
+    raise input_error(
         field,
         expected=f"the kernel sizes of a receptive field of {', '.join(map(str, RECEPTIVE_FIELDS))} pixels",
         got=list(sizes.values()),
@@ -186,7 +187,9 @@ def _count(tensors: Mapping[str, np.ndarray], what: str) -> int:
 def _kernel_shape(tensors: Mapping[str, np.ndarray], name: str, field: str) -> tuple[int, ...]:
     shape = tensors[name].shape
     if len(shape) != 4 or 0 in shape:
-        raise bad(f"{field}, tensor {name}", expected="[out, in, k, k]", got=list(shape), fix="use another checkpoint")
+        raise input_error(
+            f"{field}, tensor {name}", expected="[out, in, k, k]", got=list(shape), fix="use another checkpoint"
+        )
     return shape
 
 
@@ -252,7 +255,7 @@ def _numbers(array: np.ndarray, place: _Place, field: str) -> np.ndarray:
         leaf = np.array(array, np.float32, order="C")
         if np.isfinite(leaf).all() and not (deviation and leaf.min() <= 0):
             return leaf
-    raise bad(
+    raise input_error(
         f"{field}, tensor {place.source}",
         expected=f"{'positive ' if deviation else ''}finite floating-point numbers",
         got=f"{array.dtype} from {array.min()} to {array.max()}",

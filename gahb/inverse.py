@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from common.errors import bad, choice
+from common.errors import choice, input_error
 from gahb import operators
 from gahb.denoisers import Denoiser
 from gahb.operators import Operator
@@ -50,21 +50,23 @@ def check(
 ) -> None:
     """Raises `InputError` unless `problems` can be made of these; computes nothing."""
     if not names:
-        raise bad("problems", expected=f"some of {', '.join(PROBLEMS)}", got="none", fix="name at least one")
+        raise input_error("problems", expected=f"some of {', '.join(PROBLEMS)}", got="none", fix="name at least one")
     for name in names:
         choice("problems", name, PROBLEMS)
     height, width, channels = shape
     if not 0 < hole < 1 or min(int(hole * height), int(hole * width)) < 2:
-        raise bad("hole", expected="a share of the side below 1, at least 2 pixels", got=hole, fix="use 0.25")
+        raise input_error("hole", expected="a share of the side below 1, at least 2 pixels", got=hole, fix="use 0.25")
     if scale < 1 or height % scale or width % scale:
         fix = "use another scale or size"
-        raise bad("scale", expected=f"a number that divides {height} and {width}", got=scale, fix=fix)
+        raise input_error("scale", expected=f"a number that divides {height} and {width}", got=scale, fix=fix)
     size = height * width * channels
     if not 0 < fraction <= 1 or int(fraction * size) < 1:
-        raise bad("fraction", expected="a share in (0, 1] that keeps something", got=fraction, fix="use 0.1")
+        raise input_error("fraction", expected="a share in (0, 1] that keeps something", got=fraction, fix="use 0.1")
     if "random_basis" in names and size * int(fraction * size) > LARGEST_BASIS:
         expected = f"at most {int(LARGEST_BASIS / size)} basis vectors of {size} pixels"
-        raise bad("fraction", expected=expected, got=fraction, fix="use smaller images, or leave out random_basis")
+        raise input_error(
+            "fraction", expected=expected, got=fraction, fix="use smaller images, or leave out random_basis"
+        )
     if "spectral" in names:
         operators.spectral_mask(shape, fraction=fraction)
 

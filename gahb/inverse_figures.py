@@ -5,8 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from common import plotting, results
-from common.report import Block, Paragraph, Picture, Table
+from common.io import results
+from common.plots import plotting
+from common.plots.report import Block, Paragraph, Picture, Table
 
 
 def restoration(workdir: Path) -> list[Path]:

@@ -15,9 +15,9 @@ from common.checkpoint import restore_params
 from common.data import augment
 from common.data.pipeline import build as build_sources
 from common.data.source import fetch
-from common.errors import InputError, bad, choice
+from common.errors import InputError, choice, input_error
+from common.io.pictures import strip
 from common.method import Evaluation, Method, Sampler, Samples, Variables
-from common.pictures import strip
 from common.training.parallel import AXIS
 from configs.gahb.base import base
 from gahb import objective, synthetic
@@ -142,7 +142,9 @@ def load(workdir: str | os.PathLike, *, ema: bool = True, step: int | None = Non
     """Returns network and variables of the run in `workdir`, without data or optimizer; raises `InputError`."""
     method = configs.read_dict(workdir).get("method")
     if method != NAME:
-        raise bad(f"workdir {workdir}", expected=f"a run of {NAME}", got=f"one of {method}", fix="name another workdir")
+        raise input_error(
+            f"workdir {workdir}", expected=f"a run of {NAME}", got=f"one of {method}", fix="name another workdir"
+        )
     config = configs.read(workdir, base())
     return build_network(config), restore_params(workdir, ema=ema, step=step)
 
@@ -168,12 +170,12 @@ def _check(config) -> None:
         ("sampler.max_steps", config.sampler.max_steps, 1),
     ):
         if value < least:
-            raise bad(f"config.{field}", expected=f"at least {least}", got=value, fix=f"use {least} or more")
+            raise input_error(f"config.{field}", expected=f"at least {least}", got=value, fix=f"use {least} or more")
     if model.network == "unet":
         _check_multiple("config.data.size", config.data.size, model.num_blocks)
         _check_multiple("config.evaluate.panel_size", checks.panel_size, model.num_blocks)
     if model.network == "bf_cnn_rf" and model.receptive_field not in RECEPTIVE_FIELDS:
-        raise bad(
+        raise input_error(
             "config.model.receptive_field",
             expected=f"one of {', '.join(map(str, RECEPTIVE_FIELDS))}",
             got=model.receptive_field,
@@ -181,27 +183,29 @@ def _check(config) -> None:
         )
     if not 0 <= noise.low <= noise.high or noise.high == 0:
         got = f"low={noise.low:g}, high={noise.high:g}"
-        raise bad("config.noise", expected="0 <= low <= high, high > 0", got=got, fix="the paper has 0 and 255")
+        raise input_error("config.noise", expected="0 <= low <= high, high > 0", got=got, fix="the paper has 0 and 255")
     if not 0 <= noise.freeze_after <= 1:
         fix = "1 never freezes"
-        raise bad("config.noise.freeze_after", expected="a fraction of the run", got=noise.freeze_after, fix=fix)
+        raise input_error(
+            "config.noise.freeze_after", expected="a fraction of the run", got=noise.freeze_after, fix=fix
+        )
     for field, levels in (("levels", checks.levels), ("curve_db", checks.curve_db)):
         if not levels or (field == "levels" and min(levels) <= 0):
             fix = "for example (25.0, 50.0)"
-            raise bad(f"config.evaluate.{field}", expected="positive levels, at least one", got=levels, fix=fix)
+            raise input_error(f"config.evaluate.{field}", expected="positive levels, at least one", got=levels, fix=fix)
     _check_sampler(config.sampler)
 
 
 def _check_sampler(sampler) -> None:
     for name, value in (("h0", sampler.h0), ("beta", sampler.beta)):
         if not 0 < value <= 1:
-            raise bad(f"config.sampler.{name}", expected="a number in (0, 1]", got=value, fix="use 0.1 or so")
+            raise input_error(f"config.sampler.{name}", expected="a number in (0, 1]", got=value, fix="use 0.1 or so")
     if not 0 < sampler.sigma_L < sampler.sigma_0:
         got = f"sigma_L={sampler.sigma_L:g}, sigma_0={sampler.sigma_0:g}"
-        raise bad("config.sampler", expected="0 < sigma_L < sigma_0", got=got, fix="the paper has 0.05 and 1")
+        raise input_error("config.sampler", expected="0 < sigma_L < sigma_0", got=got, fix="the paper has 0.05 and 1")
     if sampler.divergence <= 0:
         got = sampler.divergence
-        raise bad("config.sampler.divergence", expected="a positive number", got=got, fix="the original has 2")
+        raise input_error("config.sampler.divergence", expected="a positive number", got=got, fix="the original has 2")
 
 
 def _check_multiple(field: str, size: int, num_blocks: int) -> None:
@@ -211,7 +215,7 @@ def _check_multiple(field: str, size: int, num_blocks: int) -> None:
     possible = max((blocks for blocks in range(1, num_blocks) if size % 2**blocks == 0), default=0)
     rounded = max(multiple, round(size / multiple) * multiple)
     fix = f"use {rounded}" + (f" or set model.num_blocks={possible}" if possible else "")
-    raise bad(field, expected=f"a multiple of {multiple}", got=size, fix=fix)
+    raise input_error(field, expected=f"a multiple of {multiple}", got=size, fix=fix)
 
 
 def _panel_source(data, size: int):

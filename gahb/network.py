@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from common.errors import bad
+from common.errors import input_error
 from common.method import Variables
 from common.networks.convolution import convolve
 
@@ -47,7 +47,9 @@ def initial_gain(rule: str, z: jax.Array) -> jax.Array:
         return jnp.ones_like(z)
     if rule == "released":
         return jnp.clip(z * 2 / (9 * 64), -0.025, 0.025)
-    raise bad("gain_init", expected='"released" or "unit"', got=repr(rule), fix='use "released" for the paper\'s')
+    raise input_error(
+        "gain_init", expected='"released" or "unit"', got=repr(rule), fix='use "released" for the paper\'s'
+    )
 
 
 def _initial_kernel(key, shape, dtype):
@@ -251,7 +253,9 @@ def kernel_sizes(receptive_field: int) -> tuple[int, ...]:
     tag = 8 if receptive_field == 9 else receptive_field
     if tag not in (8, *RECEPTIVE_FIELDS):
         names = ", ".join(str(size) for size in RECEPTIVE_FIELDS)
-        raise bad("receptive_field", expected=f"one of {names}", got=receptive_field, fix="use 43 for all kernels 3x3")
+        raise input_error(
+            "receptive_field", expected=f"one of {names}", got=receptive_field, fix="use 43 for all kernels 3x3"
+        )
     period = round(20 / ((tag - 1) / 2 - 1))
     return (3, *(3 if layer % period == 0 else 1 for layer in range(1, 20)), 3)
 
@@ -316,7 +320,9 @@ def apply(
 
 def _check_channels(y: jax.Array, channels: int) -> None:
     if y.ndim != 4 or y.shape[-1] != channels:
-        raise bad("y", expected=f"[B, H, W, {channels}]", got=list(y.shape), fix="add the missing axis or set channels")
+        raise input_error(
+            "y", expected=f"[B, H, W, {channels}]", got=list(y.shape), fix="add the missing axis or set channels"
+        )
 
 
 def _check_size(y: jax.Array, num_blocks: int) -> None:
@@ -324,4 +330,4 @@ def _check_size(y: jax.Array, num_blocks: int) -> None:
     if y.shape[1] % multiple or y.shape[2] % multiple:
         size = f"{y.shape[1]}x{y.shape[2]}"
         fix = "crop the image or use a network with fewer blocks"
-        raise bad("y", expected=f"height and width divisible by {multiple}", got=size, fix=fix)
+        raise input_error("y", expected=f"height and width divisible by {multiple}", got=size, fix=fix)

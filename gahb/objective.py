@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 
 from common.data.batches import example_keys
-from common.errors import bad
-from common.evaluation.psnr import psnr
+from common.errors import input_error
 from common.method import Aux, Variables
+from common.metrics.psnr import psnr
 from gahb.network import apply
 
 RULES = ("quadratic", "linear")
@@ -26,7 +26,7 @@ def noise_level(u: jax.Array, *, low: float, high: float, rule: str = "quadratic
         return (u * (high**0.5 - low**0.5) + low**0.5) ** 2 / 255
     if rule == "linear":
         return (u * (high - low) + low) / 255
-    raise bad("noise.rule", expected=" or ".join(RULES), got=repr(rule), fix='use "quadratic" for the paper\'s')
+    raise input_error("noise.rule", expected=" or ".join(RULES), got=repr(rule), fix='use "quadratic" for the paper\'s')
 
 
 def add_noise(clean: jax.Array, sigma: jax.Array, z: jax.Array) -> tuple[jax.Array, jax.Array]:

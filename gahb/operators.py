@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import Partial
 
-from common.errors import bad
+from common.errors import input_error
 
 
 class Operator(NamedTuple):
@@ -53,7 +53,9 @@ def inpainting_mask(shape: tuple[int, int, int], *, box: tuple[int, int, int, in
     top, left, bottom, right = row - height // 2, column - width // 2, row + height // 2, column + width // 2
     if min(top, left) < 0 or bottom > shape[0] or right > shape[1]:
         image = f"an image of {shape[0]}x{shape[1]}"
-        raise bad("box", expected=f"a block inside {image}", got=tuple(box), fix="move the centre or make it smaller")
+        raise input_error(
+            "box", expected=f"a block inside {image}", got=tuple(box), fix="move the centre or make it smaller"
+        )
     mask = np.ones(shape, np.float32)
     mask[top:bottom, left:right] = 0
     return mask
@@ -105,7 +107,7 @@ def spectral_mask(shape: tuple[int, int, int], *, fraction: float, symmetric: bo
     if not 0 < fraction <= 1 or rows < 1 or columns < 1:
         image = f"{height}x{width}"
         fix = "keep more frequencies"
-        raise bad("fraction", expected=f"a share in (0, 1] with a frequency of {image}", got=fraction, fix=fix)
+        raise input_error("fraction", expected=f"a share in (0, 1] with a frequency of {image}", got=fraction, fix=fix)
     keep = [_lowest(height, rows), _lowest(width, columns)]
     if symmetric:
         keep = [part & np.roll(part[::-1], 1) for part in keep]
@@ -121,7 +123,7 @@ def _share(fraction, size):
     count = int(fraction * size)
     if not 0 < count <= size:
         fix = "use a larger fraction, at most 1"
-        raise bad("fraction", expected=f"a share that keeps 1 to {size} numbers", got=fraction, fix=fix)
+        raise input_error("fraction", expected=f"a share that keeps 1 to {size} numbers", got=fraction, fix=fix)
     return count
 
 
@@ -138,7 +140,7 @@ class _Reduce:
         s = self.scale
         if height % s or width % s:
             fix = "crop the image"
-            raise bad("scale", expected=f"image sides divisible by {s}", got=f"{height}x{width}", fix=fix)
+            raise input_error("scale", expected=f"image sides divisible by {s}", got=f"{height}x{width}", fix=fix)
         return x.reshape(batch, height // s, s, width // s, s, channels).sum((2, 4)) / s
 
 

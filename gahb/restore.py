@@ -3,12 +3,13 @@
 import jax
 import numpy as np
 
-from common import results, workdirs
-from common.app import App, Request, lines
-from common.errors import InputError, bad
-from common.table import text_table
+from common.cli import workdirs
+from common.cli.app import App, Request, print_lines
+from common.cli.verbs import trained
+from common.errors import InputError, input_error
+from common.io import results
+from common.plots.tables import text_table
 from common.training.keys import Purpose, key_for
-from common.verbs import trained
 from gahb import inverse
 from gahb.denoisers import denoiser
 from gahb.method import build_network, spread
@@ -29,7 +30,7 @@ def run(app: App, request: Request) -> None:
     images = spread(held_out()["test"], restore.num)
     if images.shape[1:] != shape:
         got = list(images.shape[1:])
-        raise bad("held-out images", expected=list(shape), got=got, fix="set config.evaluate.restore.size to 0")
+        raise input_error("held-out images", expected=list(shape), got=got, fix="set config.evaluate.restore.size to 0")
     key = key_for(jax.random.key(config.seed), Purpose.EVALUATE)
     problems = inverse.problems(restore.problems, key, shape, **measured)
     found, seconds = trained.timed(_restore, config, model, images, problems)
@@ -43,7 +44,7 @@ def run(app: App, request: Request) -> None:
     paths = results.write(
         model.workdir / "results", f"restore-{model.name}", numbers=numbers, arrays={"original": images, **arrays}
     )
-    lines(
+    print_lines(
         *text_table(rows),
         f"wrote {', '.join(str(path) for path in paths)}",
         f"next: python -m {app.name} figures restore --workdir {model.workdir}",
@@ -55,7 +56,7 @@ def _of_images(config):
     size = config.evaluate.restore.size
     if size and config.data.fit != "crop":
         fix = "set it to 0"
-        raise bad("config.evaluate.restore.size", expected='0 unless data.fit is "crop"', got=size, fix=fix)
+        raise input_error("config.evaluate.restore.size", expected='0 unless data.fit is "crop"', got=size, fix=fix)
     whole = config.copy_and_resolve_references()
     if size:
         with whole.unlocked():
@@ -69,7 +70,7 @@ def _check(restore, shape, measured) -> None:
     for field in ("num", "samples"):
         if restore[field] < 1:
             fix = "use 1 or more"
-            raise bad(f"config.evaluate.restore.{field}", expected="at least 1", got=restore[field], fix=fix)
+            raise input_error(f"config.evaluate.restore.{field}", expected="at least 1", got=restore[field], fix=fix)
     try:
         inverse.check(restore.problems, shape, **measured)
     except InputError as error:

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.tree_util import Partial
 
-from common.errors import bad
+from common.errors import input_error
 from gahb.denoisers import Denoiser, as_denoiser
 from gahb.operators import Operator
 
@@ -85,7 +85,9 @@ def sample(
     """
     _check(shape, sigma_0, sigma_L, h0, beta, max_steps, divergence, store_every, operator, measurement, initial)
     if impose and operator is None:
-        raise bad("impose", expected="false where nothing is measured", got=impose, fix="give operator and measurement")
+        raise input_error(
+            "impose", expected="false where nothing is measured", got=impose, fix="give operator and measurement"
+        )
     numbers = {"sigma_0": sigma_0, "sigma_L": sigma_L, "h0": h0, "beta": beta, "mean": mean, "divergence": divergence}
     return _run(
         as_denoiser(denoise),
@@ -229,7 +231,7 @@ def _as_partial(function):
 
 def _check(shape, sigma_0, sigma_L, h0, beta, max_steps, divergence, store_every, operator, measurement, initial):
     if len(shape) != 4:
-        raise bad("shape", expected="[N, H, W, C]", got=tuple(shape), fix="give four numbers")
+        raise input_error("shape", expected="[N, H, W, C]", got=tuple(shape), fix="give four numbers")
     above_zero = {"sigma_0": sigma_0, "sigma_L": sigma_L, "h0": h0, "beta": beta, "divergence": divergence}
     for name, value in above_zero.items():
         # What is traced or one value per device has been checked by whoever made it.
@@ -238,12 +240,16 @@ def _check(shape, sigma_0, sigma_L, h0, beta, max_steps, divergence, store_every
         most = 1 if name in ("h0", "beta") else math.inf
         if not 0 < value <= most:
             expected = "a number in (0, 1]" if most == 1 else "a positive number"
-            raise bad(name, expected=expected, got=value, fix="see the docstring of gahb.sample for the paper's values")
+            raise input_error(
+                name, expected=expected, got=value, fix="see the docstring of gahb.sample for the paper's values"
+            )
     for name, value, least in (("max_steps", max_steps, 1), ("store_every", store_every, 0)):
         if value < least:
-            raise bad(name, expected=f"at least {least}", got=value, fix=f"use {least} or more")
+            raise input_error(name, expected=f"at least {least}", got=value, fix=f"use {least} or more")
     if (operator is None) != (measurement is None):
         missing = "operator" if operator is None else "measurement"
-        raise bad(missing, expected="operator and measurement together", got="only one", fix="give both or neither")
+        raise input_error(
+            missing, expected="operator and measurement together", got="only one", fix="give both or neither"
+        )
     if initial is not None and jnp.ndim(initial) != 4:
-        raise bad("initial", expected="[N, H, W, C]", got=jnp.shape(initial), fix="add the missing axis")
+        raise input_error("initial", expected="[N, H, W, C]", got=jnp.shape(initial), fix="add the missing axis")

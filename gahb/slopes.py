@@ -8,7 +8,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from common.errors import bad
+from common.errors import input_error
 from gahb.manifolds import DIMENSIONS
 
 __all__ = ["DIMENSIONS", "Slope", "contour_slope", "fit_slope", "manifold_mse", "manifold_psnr", "oracle_mse", "window"]
@@ -83,11 +83,11 @@ def fit_slope(
     input_psnr, per_image = np.asarray(input_psnr, np.float64), np.asarray(per_image, np.float64)
     if per_image.ndim != 2 or input_psnr.shape != per_image.shape[:1] or per_image.shape[1] == 0:
         expected = f"[S, N] for input_psnr [S] = {list(input_psnr.shape)}"
-        raise bad("per_image", expected=expected, got=list(per_image.shape), fix="give one row for each level")
+        raise input_error("per_image", expected=expected, got=list(per_image.shape), fix="give one row for each level")
     selected = window(input_psnr) if selected is None else np.asarray(selected, bool)
     if selected.shape != input_psnr.shape or len(np.unique(input_psnr[selected])) < 2:
         got = f"{np.count_nonzero(selected)} of {len(input_psnr)}"
-        raise bad(
+        raise input_error(
             "selected", expected="at least 2 different input PSNRs", got=got, fix="use more levels, or select others"
         )
     error = 10 ** (-per_image / 10)

@@ -16,10 +16,11 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from common import config as configs
-from common import parts, results, workdirs
-from common.app import App, Request, lines
-from common.errors import bad
-from common.table import text_table
+from common.cli import multi_run, workdirs
+from common.cli.app import App, Request, print_lines
+from common.errors import input_error
+from common.io import results
+from common.plots.tables import text_table
 from configs.gahb.base import base
 
 
@@ -47,10 +48,12 @@ def build(config: ConfigDict) -> Plan:
     study, sampler, checks = config.study, config.sampler, config.evaluate
     sizes, steps = tuple(study.sizes), tuple(study.steps)
     if not sizes or min(sizes) < 1 or len(set(sizes)) < len(sizes):
-        raise bad("config.study.sizes", expected="different numbers above 0", got=sizes, fix="for example (1, 10, 100)")
+        raise input_error(
+            "config.study.sizes", expected="different numbers above 0", got=sizes, fix="for example (1, 10, 100)"
+        )
     if len(steps) not in (1, len(sizes)) or min(steps) < 1:
         expected = f"one number of steps, or {len(sizes)} as there are sizes"
-        raise bad("config.study.steps", expected=expected, got=steps, fix="give one for each size")
+        raise input_error("config.study.steps", expected=expected, got=steps, fix="give one for each size")
     for name, value, least in (
         ("control_steps", study.control_steps, 0),
         ("num_images", study.num_images, 1),
@@ -60,19 +63,23 @@ def build(config: ConfigDict) -> Plan:
         ("trajectory_every", study.trajectory_every, 1),
     ):
         if value < least:
-            raise bad(f"config.study.{name}", expected=f"at least {least}", got=value, fix=f"use {least} or more")
+            raise input_error(
+                f"config.study.{name}", expected=f"at least {least}", got=value, fix=f"use {least} or more"
+            )
     if study.patch > config.data.size:
         expected = f"at most config.data.size={config.data.size}"
-        raise bad("config.study.patch", expected=expected, got=study.patch, fix="use smaller patches")
+        raise input_error("config.study.patch", expected=expected, got=study.patch, fix="use smaller patches")
     if config.data.fit == "crop":
         fix = 'use "resize" or "none"'
-        raise bad("config.data.fit", expected="whole images, which can be counted", got='"crop"', fix=fix)
+        raise input_error("config.data.fit", expected="whole images, which can be counted", got='"crop"', fix=fix)
     if config.data.flip:
         fix = "set config.data.flip=false"
-        raise bad("config.data.flip", expected="false, or mirrored images are training images too", got=True, fix=fix)
+        raise input_error(
+            "config.data.flip", expected="false, or mirrored images are training images too", got=True, fix=fix
+        )
     for name, value in (("half", config.data.half), ("subset", config.data.subset)):
         if value:
-            raise bad(f"config.data.{name}", expected="0, as the study chooses", got=value, fix="set it to 0")
+            raise input_error(f"config.data.{name}", expected="0, as the study chooses", got=value, fix="set it to 0")
     each = steps * len(sizes) if len(steps) == 1 else steps
     pairs = [Part(f"N-{size:05d}", size, count) for size, count in zip(sizes, each, strict=True)]
     if study.control_steps:
@@ -124,7 +131,7 @@ def run(app: App, request: Request) -> None:
     """Trains and measures whatever of the study is missing in `--workdir`."""
     config, workdir = workdirs.to_train(app, request)
     plan = build(config)
-    parts.check_same(app, config, workdir, what="study")
+    multi_run.check_same(app, config, workdir, what="study")
     chosen, halves = _chosen(plan, request.flags.only)
     # Only now what takes seconds to import: a typo is told at once.
     from common.training import parallel
@@ -132,9 +139,9 @@ def run(app: App, request: Request) -> None:
     app.build(config_of(config, plan.parts[0], 1))
     training, held_out, dropped = images(app, config, plan)
     kept = f"{len(held_out)} held out ({dropped} that are training images left out)"
-    lines(f"data: training sets of up to {len(training[0])} images, {kept}")
+    print_lines(f"data: training sets of up to {len(training[0])} images, {kept}")
     if request.flags.dry_run:
-        lines(*text_table([_planned(part, workdir) for part in plan.parts]), "nothing was compiled or written")
+        print_lines(*text_table([_planned(part, workdir) for part in plan.parts]), "nothing was compiled or written")
         return
     parallel.enable_compilation_cache()
     workdir.mkdir(parents=True, exist_ok=True)
@@ -144,14 +151,14 @@ def run(app: App, request: Request) -> None:
             continue
         for half in halves:
             folder, title = workdir / part.name / str(half), f"{part.name}/{half}"
-            if not parts.train(app, config_of(config, part, half), folder, title=title, size=part.size):
-                lines(f"interrupted in {part.name}/{half}; the same command goes on from there")
+            if not multi_run.train(app, config_of(config, part, half), folder, title=title, size=part.size):
+                print_lines(f"interrupted in {part.name}/{half}; the same command goes on from there")
                 return
         if len(halves) == 2:
             _measure(app, config, workdir, plan, part, training, held_out)
-            lines(f"wrote {result_path(workdir, part)}")
+            print_lines(f"wrote {result_path(workdir, part)}")
     rows = [_row(results.read(path)[0]) for part in plan.parts if (path := result_path(workdir, part)).exists()]
-    lines(*text_table(rows), f"next: python -m {app.name} figures --workdir {workdir}")
+    print_lines(*text_table(rows), f"next: python -m {app.name} figures --workdir {workdir}")
 
 
 def result_path(workdir: Path, part: Part) -> Path:
@@ -176,7 +183,7 @@ def images(app: App, config: ConfigDict, plan: Plan) -> tuple[list[np.ndarray], 
     test = fetch_all(sources["test"])["image"]
     known = [{image.tobytes() for image in each} for each in stored]
     if shared := len(known[0] & known[1]):
-        raise bad(
+        raise input_error(
             "config.data.source",
             expected="disjoint halves",
             got=f"{shared} images that are in both",
@@ -184,7 +191,9 @@ def images(app: App, config: ConfigDict, plan: Plan) -> tuple[list[np.ndarray], 
         )
     new = np.array([image.tobytes() not in known[0] | known[1] for image in test])
     if not new.any():
-        raise bad("config.data.source", expected="test images that are no training images", got="none", fix="add some")
+        raise input_error(
+            "config.data.source", expected="test images that are no training images", got="none", fix="add some"
+        )
     kept = test[new]
     count = min(plan.measures.num_images, len(kept))
     return [unit(each) for each in stored], unit(kept[np.arange(count) * len(kept) // count]), int((~new).sum())
@@ -197,7 +206,7 @@ def _chosen(plan: Plan, only: str | None) -> tuple[tuple[Part, ...], tuple[int, 
         f"{'control' if part.control else part.size}/{half}": (part, half) for part in plan.parts for half in (1, 2)
     }
     if only not in known:
-        raise bad("--only", expected=f"one of {', '.join(known)}", got=only, fix="name one model of the study")
+        raise input_error("--only", expected=f"one of {', '.join(known)}", got=only, fix="name one model of the study")
     part, half = known[only]
     return (part,), (half,)
 
@@ -242,7 +251,7 @@ def _measure(app, config, workdir, plan, part, training, held_out) -> None:
 
 
 def _planned(part: Part, workdir: Path) -> dict[str, Any]:
-    done = sum(parts.is_trained(workdir / part.name / str(half)) for half in (1, 2))
+    done = sum(multi_run.is_trained(workdir / part.name / str(half)) for half in (1, 2))
     measured = "yes" if result_path(workdir, part).exists() else "no"
     return {"part": part.name, "images": part.size, "steps": part.steps, "trained": done, "measured": measured}
 

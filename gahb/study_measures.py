@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from common.evaluation.similarity import closest_patches
 from common.method import Samples
+from common.metrics.similarity import closest_patches
 from gahb import generalisation as g
 from gahb.analysis import PsnrCurve, psnr_curve
 from gahb.denoisers import Denoiser

@@ -16,7 +16,7 @@ from common.data import pipeline, splits
 from common.data.order import MAX_LENGTH, epoch_key, permuted
 from common.data.source import Element, Resident, Source, digest, nbytes, resident
 from common.data.wrappers import Mapped
-from common.errors import bad, choice, nearest
+from common.errors import choice, input_error, nearest
 from gahb import calpha, manifolds
 
 KINDS = ("calpha", "disks", "cone", "ray")
@@ -270,7 +270,7 @@ def _ray(config, read) -> Rule:
     source, index = read(with_image)["train"], config.synthetic.image_index
     if not 0 <= index < len(source):
         expected = f"0 to {len(source) - 1}, a training image of {config.synthetic.image}"
-        raise bad("config.synthetic.image_index", expected=expected, got=index, fix="use 0")
+        raise input_error("config.synthetic.image_index", expected=expected, got=index, fix="use 0")
     image = source[index]["image"]
     image = image.astype(np.float32) / np.float32(255 if image.dtype == np.uint8 else 1)
     return Rule(
@@ -290,12 +290,14 @@ def check(config) -> None:
     if data.source not in KINDS:
         close = None if ":" in data.source else nearest(data.source, (*KINDS, "photographs"))
         if close in KINDS:
-            raise bad("config.data.source", expected="a known source", got=data.source, fix=f'did you mean "{close}"?')
+            raise input_error(
+                "config.data.source", expected="a known source", got=data.source, fix=f'did you mean "{close}"?'
+            )
     else:
         _check_class(data, made)
     if made.shuffle and data.flip:
         expected = "False with synthetic.shuffle, since a mirrored image has another permutation"
-        raise bad("config.data.flip", expected=expected, got=True, fix="set config.data.flip=False")
+        raise input_error("config.data.flip", expected=expected, got=True, fix="set config.data.flip=False")
 
 
 def _check_class(data, made) -> None:
@@ -303,10 +305,10 @@ def _check_class(data, made) -> None:
     choice("config.synthetic.disk", made.disk, ("smooth", "hard"))
     if data.channels != 1 and data.source != "ray":
         fix = "set config.data.channels=1"
-        raise bad("config.data.channels", expected=f"1 for {data.source}", got=data.channels, fix=fix)
+        raise input_error("config.data.channels", expected=f"1 for {data.source}", got=data.channels, fix=fix)
     if data.drop_duplicates:
         fix = "set config.data.drop_duplicates=False"
-        raise bad("config.data.drop_duplicates", expected=f"False for {data.source}", got=True, fix=fix)
+        raise input_error("config.data.drop_duplicates", expected=f"False for {data.source}", got=True, fix=fix)
     smallest = manifolds.SMALLEST_DISK if data.source == "disks" else 2
     for field, value, least, most in (
         ("data.size", data.size, smallest, 4096),
@@ -318,15 +320,17 @@ def _check_class(data, made) -> None:
         *((f"synthetic.blur[{axis}]", count, 1, data.size) for axis, count in enumerate(made.blur)),
     ):
         if not least <= value <= most:
-            raise bad(f"config.{field}", expected=f"{least} to {most}", got=value, fix=f"use {least} or more")
+            raise input_error(f"config.{field}", expected=f"{least} to {most}", got=value, fix=f"use {least} or more")
     for field, value in (("blur", made.blur), ("frequency", made.frequency)):
         if len(value) != 2:
-            raise bad(f"config.synthetic.{field}", expected="(rows, columns)", got=tuple(value), fix="give two numbers")
+            raise input_error(
+                f"config.synthetic.{field}", expected="(rows, columns)", got=tuple(value), fix="give two numbers"
+            )
     if data.source == "cone" and not 0 < max(map(abs, made.frequency)) <= data.size // 2:
         expected = f"cycles a picture, at most {data.size // 2} and not both 0"
-        raise bad("config.synthetic.frequency", expected=expected, got=tuple(made.frequency), fix="use (1, 0)")
+        raise input_error("config.synthetic.frequency", expected=expected, got=tuple(made.frequency), fix="use (1, 0)")
     if data.source == "disks" and made.disk == "smooth":
         for field, value in (("wrap", made.wrap), ("integer", made.integer), ("antialias", made.antialias)):
             if value:
                 fix = 'set it to 0, or synthetic.disk to "hard"'
-                raise bad(f"config.synthetic.{field}", expected="0 for smooth disks", got=value, fix=fix)
+                raise input_error(f"config.synthetic.{field}", expected="0 for smooth disks", got=value, fix=fix)

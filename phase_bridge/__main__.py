@@ -2,9 +2,9 @@
 
 import sys
 
-from common.app import App, Verb
-from common.cli import main
-from common.verbs.fidelity import FIDELITY
+from common.cli.app import App, Verb
+from common.cli.dispatch import main
+from common.cli.verbs.fidelity import FIDELITY
 
 
 def _base():

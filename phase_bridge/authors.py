@@ -14,9 +14,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import traverse_util
 
 from common import imports
-from common.errors import bad
+from common.errors import input_error
 from common.imports.archive import shown
 from common.method import Variables
 from common.networks.adm_unet import ADMUNet
@@ -87,7 +88,7 @@ def export(network: nn.Module, variables: Variables, *, size: int = 0) -> dict[s
 
     The filters, which their state dictionaries hold beside the weights, are left out.
     """
-    leaves = imports.flatten({"params": variables.params, "stats": variables.stats})
+    leaves = traverse_util.flatten_dict({"params": variables.params, "stats": variables.stats}, sep="/")
     names = _names(network, size)
     leaves = {path: np.asarray(leaf) for path, leaf in leaves.items()}
     return {_source(path, names): _layout(path, leaf.shape, network).to_theirs(leaf) for path, leaf in leaves.items()}
@@ -101,7 +102,7 @@ def _prefix(tensors: Mapping[str, np.ndarray], field: str) -> str:
     got = f"{len(prefixes)} networks, under {', '.join(shown(each or '(no prefix)') for each in prefixes)}"
     if not prefixes:
         got = f"tensors such as {', '.join(shown(each) for each in list(tensors)[:3])}" if tensors else "no tensors"
-    raise bad(
+    raise input_error(
         field,
         expected="one U-Net (map_layer0.weight, ...) or residual perceptron (layers.0.weight, ...)",
         got=got,
@@ -116,7 +117,7 @@ def _average(tensors: Mapping[str, np.ndarray], own: Mapping[str, np.ndarray], f
         return None
     trained = [name for name in own if not _BUFFER.fullmatch(name)]
     if sorted(found) != list(range(len(trained))):
-        raise bad(
+        raise input_error(
             f"{field}, running average",
             expected=f"{len(trained)} tensors, one for each parameter",
             got=f"{len(found)} numbered up to {max(found)}",
@@ -125,7 +126,7 @@ def _average(tensors: Mapping[str, np.ndarray], own: Mapping[str, np.ndarray], f
     averaged = {name: tensors[found[i]] for i, name in enumerate(trained)}
     for name, each in averaged.items():
         if each.shape != own[name].shape:
-            raise bad(
+            raise input_error(
                 f"{field}, running average of {shown(name)}",
                 expected=list(own[name].shape),
                 got=list(each.shape),
@@ -141,7 +142,7 @@ def _infer(own, heads: int, channels_per_head: int, field: str) -> tuple[nn.Modu
     sides = sorted({int(match[1]) for name in own if (match := re.match(r"enc\.(\d{1,5})x\1_", name))}, reverse=True)
     if not sides or sides != [sides[0] >> level for level in range(len(sides))]:
         fix = "use a model as the authors release it"
-        raise bad(field, expected="an encoder at sides that halve", got=sides, fix=fix)
+        raise input_error(field, expected="an encoder at sides that halve", got=sides, fix=fix)
     side = sides[0]
     stem = _shape(own, f"enc.{side}x{side}_conv.weight", 4, field)
     width, features = _shape(own, "map_layer0.weight", 2, field)
@@ -198,7 +199,7 @@ def _shape(own, name: str, dimensions: int, field: str) -> tuple[int, ...]:
     if shape is None or len(shape) != dimensions or 0 in shape:
         got = "no such tensor" if shape is None else list(shape)
         fix = "use a model as the authors release it"
-        raise bad(f"{field}, tensor {name}", expected=f"{dimensions} dimensions", got=got, fix=fix)
+        raise input_error(f"{field}, tensor {name}", expected=f"{dimensions} dimensions", got=got, fix=fix)
     return shape
 
 
@@ -222,7 +223,7 @@ def _filter(own, field: str) -> tuple[float, ...] | None:
     if not outer or len(taps) % 2:
         fix = "use a model as the authors release it"
         expected = "one separable filter of sum 1 and even length in all layers"
-        raise bad(f"{field}, tensor {shown(name)}", expected=expected, got=list(first.shape), fix=fix)
+        raise input_error(f"{field}, tensor {shown(name)}", expected=expected, got=list(first.shape), fix=fix)
     return tuple(round(float(tap), 4) for tap in taps / taps.min())
 
 
@@ -234,7 +235,7 @@ def _variables(own, network: nn.Module, names: _Names, field: str) -> Variables:
     inputs = [jax.ShapeDtypeStruct(x, jnp.float32), jax.ShapeDtypeStruct((1,), jnp.float32)]
     if getattr(network, "num_classes", 0):
         inputs.append(jax.ShapeDtypeStruct((1,), jnp.int32))
-    shapes = imports.flatten(dict(jax.eval_shape(network.init, jax.random.key(0), *inputs)))
+    shapes = traverse_util.flatten_dict(dict(jax.eval_shape(network.init, jax.random.key(0), *inputs)), sep="/")
     slots = {}
     for path, leaf in shapes.items():
         layout = _layout(path, leaf.shape, network)
@@ -243,7 +244,7 @@ def _variables(own, network: nn.Module, names: _Names, field: str) -> Variables:
     leaves = imports.assign(weights, slots, field=field)
     for path, leaf in leaves.items():
         leaves[path] = _numbers(leaf, f"{field}, tensor {slots[path].source}")
-    tree = imports.nest(leaves)
+    tree = traverse_util.unflatten_dict(leaves, sep="/")
     return Variables(tree["params"], tree.get("stats", {}))
 
 
@@ -254,7 +255,7 @@ def _numbers(array: np.ndarray, field: str) -> np.ndarray:
         if np.isfinite(leaf).all():
             return leaf
     got = f"{array.dtype} from {array.min()} to {array.max()}"
-    raise bad(field, expected="finite floating-point numbers", got=got, fix="use another checkpoint")
+    raise input_error(field, expected="finite floating-point numbers", got=got, fix="use another checkpoint")
 
 
 def _source(path: str, names: _Names) -> str:

@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from common.errors import bad, choice
+from common.errors import choice, input_error
 
 KINDS = ("sde", "ode")
 CONVENTIONS = ("released", "consistent")
@@ -41,14 +41,14 @@ class Bridge:
             value = getattr(self, name)
             if not isinstance(value, (int, float, np.number)) or not math.isfinite(value):
                 fix = f"the published models have {getattr(type(self), name)}"
-                raise bad(f"bridge.{name}", expected="a finite number", got=value, fix=fix)
+                raise input_error(f"bridge.{name}", expected="a finite number", got=value, fix=fix)
             object.__setattr__(self, name, float(value))
             if name != "correlation" and value <= 0:
                 fix = f"the published models have {getattr(type(self), name)}"
-                raise bad(f"bridge.{name}", expected="a positive number", got=value, fix=fix)
+                raise input_error(f"bridge.{name}", expected="a positive number", got=value, fix=fix)
         if not -1 < self.correlation < 1:
             fix = "the published models have -0.2"
-            raise bad("bridge.correlation", expected="a number between -1 and 1", got=self.correlation, fix=fix)
+            raise input_error("bridge.correlation", expected="a number between -1 and 1", got=self.correlation, fix=fix)
 
 
 class _Parts(NamedTuple):

@@ -7,7 +7,7 @@ field gives F = force / z, on the network's scale. `estimate` of every table is 
 
 import numpy as np
 
-from common.errors import bad
+from common.errors import input_error
 from common.solvers.linear import Steps, check
 from common.solvers.multistep import weights
 from common.solvers.quadrature import gauss_legendre
@@ -178,4 +178,6 @@ def _flight_noise(b, t, h, released):
 
 def _only(rule, kind, allowed):
     if kind != allowed:
-        raise bad("rule", expected=f'one for kind "{kind}"', got=f'"{rule}"', fix=f'it solves kind "{allowed}" only')
+        raise input_error(
+            "rule", expected=f'one for kind "{kind}"', got=f'"{rule}"', fix=f'it solves kind "{allowed}" only'
+        )

@@ -14,17 +14,18 @@ from typing import Any, NamedTuple
 from ml_collections import ConfigDict
 
 from common import config as configs
-from common import parts, results, workdirs
-from common.app import App, Request, lines
-from common.errors import bad, choice
-from common.files import write_atomically
+from common.cli import multi_run, workdirs
+from common.cli.app import App, Request, print_lines
+from common.errors import choice, input_error
+from common.io import results
+from common.io.files import write_atomically
 from configs.phase_bridge.base import base
 from phase_bridge.entrants import ENTRANTS, GROUPS, how_of, usual
 
 MEASURES = ("w2", "distance", "beyond")
 
 # A comparison may grow by models and seeds; how it samples is its own.
-MAY_CHANGE = (*parts.MAY_CHANGE, "sampler.*", "compare.models", "compare.seeds")
+MAY_CHANGE = (*multi_run.MAY_CHANGE, "sampler.*", "compare.models", "compare.seeds")
 _TUNED_ON = 3000  # samples by which settings are chosen
 
 
@@ -49,17 +50,19 @@ def build(config: ConfigDict) -> Plan:
         choice("config.compare.models", name, (*GROUPS, *ENTRANTS))
     chosen = tuple(dict.fromkeys(each for name in compare.models for each in GROUPS.get(name, (name,))))
     if not chosen:
-        raise bad("config.compare.models", expected="names of models", got="none", fix='use ("main",)')
+        raise input_error("config.compare.models", expected="names of models", got="none", fix='use ("main",)')
     if compare.seeds < 1:
-        raise bad("config.compare.seeds", expected="at least 1", got=compare.seeds, fix="use 3")
+        raise input_error("config.compare.seeds", expected="at least 1", got=compare.seeds, fix="use 3")
     if not compare.nfe or min(compare.nfe) < 1:
-        raise bad("config.compare.nfe", expected="numbers above 0", got=compare.nfe, fix="for example (3, 5, 10)")
+        raise input_error(
+            "config.compare.nfe", expected="numbers above 0", got=compare.nfe, fix="for example (3, 5, 10)"
+        )
     if not is_toy(config):
         got, fix = config.data.source, "use toy:spiral"
-        raise bad("config.data.source", expected="points of the plane", got=got, fix=fix)
+        raise input_error("config.data.source", expected="points of the plane", got=got, fix=fix)
     if compare.exact and config.data.source != f"{TOY}mixture":
         fix = "use configs/phase_bridge/mixture.py"
-        raise bad("config.compare.exact", expected=f"false for {config.data.source}", got=True, fix=fix)
+        raise input_error("config.compare.exact", expected=f"false for {config.data.source}", got=True, fix=fix)
     return Plan(
         models=chosen,
         seeds=compare.seeds,
@@ -86,13 +89,13 @@ def run(app: App, request: Request) -> None:
     config = workdirs.to_describe(app, request)
     workdirs.check_writable(workdir)
     plan = build(config)
-    parts.check_same(app, config, workdir, what="comparison", may_change=MAY_CHANGE)
+    multi_run.check_same(app, config, workdir, what="comparison", may_change=MAY_CHANGE)
     only = _only(plan, request.flags.only)
     for model in plan.models:
         app.build(config_of(config, model, 0))
     if request.flags.dry_run:
-        lines(*(f"{name}/{seed}: {ENTRANTS[name].title}" for name in plan.models for seed in range(plan.seeds)))
-        lines("nothing was compiled or written")
+        print_lines(*(f"{name}/{seed}: {ENTRANTS[name].title}" for name in plan.models for seed in range(plan.seeds)))
+        print_lines("nothing was compiled or written")
         return
     from common.training import parallel
 
@@ -105,8 +108,8 @@ def run(app: App, request: Request) -> None:
             if only not in (None, (model, seed)) or measured_path(workdir, model, seed).exists():
                 continue
             folder, title = model_path(workdir, model, seed), f"{model}/{seed}"
-            if not plan.exact and not parts.train(app, config_of(config, model, seed), folder, title=title):
-                lines(f"interrupted in {model}/{seed}; the same command goes on from there")
+            if not plan.exact and not multi_run.train(app, config_of(config, model, seed), folder, title=title):
+                print_lines(f"interrupted in {model}/{seed}; the same command goes on from there")
                 return
             if only is None:
                 _measure(config, workdir, plan, model, seed)
@@ -166,7 +169,7 @@ def _measure(config: ConfigDict, workdir: Path, plan: Plan, model: str, seed: in
     numbers = {**origin, "model": model, "title": ENTRANTS[model].title, "rows": rows}
     path = measured_path(workdir, model, seed)
     results.write(path.parent, path.stem, numbers=numbers, arrays=arrays)
-    lines(f"measured {model}/{seed}: " + ", ".join(f"{row['w2']:.3f} @{nfe}" for nfe, row in best.items() if row))
+    print_lines(f"measured {model}/{seed}: " + ", ".join(f"{row['w2']:.3f} @{nfe}" for nfe, row in best.items() if row))
 
 
 def _subject(config: ConfigDict, workdir: Path, plan: Plan, model: str, seed: int) -> tuple["Subject", int]:
@@ -278,8 +281,8 @@ def finish(config: ConfigDict, workdir: Path, plan: Plan, app: App) -> None:
     }  # fmt: skip
     path = results.write(workdir / "results", "compare", numbers=numbers, arrays={})[-1]
     write_atomically(workdir / "compare.md", markdown(numbers).encode())
-    lines(markdown(numbers), f"wrote {path} and {workdir / 'compare.md'}")
-    lines(*(f"wrote {each}" for each in app.figures()["compare"](workdir)))
+    print_lines(markdown(numbers), f"wrote {path} and {workdir / 'compare.md'}")
+    print_lines(*(f"wrote {each}" for each in app.figures()["compare"](workdir)))
 
 
 def summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
@@ -308,15 +311,15 @@ def markdown(numbers: Mapping[str, Any]) -> str:
     ]
     for measure, words in (("w2", "Sliced W2"), ("beyond", "Share of samples off the support")):
         deviation = floor[f"{measure}_deviation"]
-        parts.append(f"\n{words}; data against data: {floor[measure]:.4f} ± {deviation:.4f}\n")
-        parts.append("| model | " + " | ".join(f"NFE {nfe}" for nfe in counts) + " |")
-        parts.append("|---" * (len(counts) + 1) + "|")
+        multi_run.append(f"\n{words}; data against data: {floor[measure]:.4f} ± {deviation:.4f}\n")
+        multi_run.append("| model | " + " | ".join(f"NFE {nfe}" for nfe in counts) + " |")
+        multi_run.append("|---" * (len(counts) + 1) + "|")
         for title in dict.fromkeys(row["title"] for row in rows):
             cells = []
             for nfe in counts:
                 best = _best([row for row in rows if row["title"] == title], nfe)
                 cells.append("" if best is None else _cell(best, measure))
-            parts.append(f"| {title} | " + " | ".join(cells) + " |")
+            multi_run.append(f"| {title} | " + " | ".join(cells) + " |")
     return "\n".join(parts) + "\n"
 
 

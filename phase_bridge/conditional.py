@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from common.errors import bad
+from common.errors import input_error
 from phase_bridge import bridge as bridges
 from phase_bridge.bridge import Bridge
 
@@ -46,9 +46,13 @@ def inpainting(image: jax.Array, known: jax.Array, *, released: bool = False) ->
     """
     image, known = jnp.asarray(image), jnp.asarray(known, jnp.float32)
     if not fits(known.shape[1:], image.shape[1:]):
-        raise bad("known", expected=f"a mask for images {image.shape}", got=known.shape, fix="one entry a pixel")
+        raise input_error(
+            "known", expected=f"a mask for images {image.shape}", got=known.shape, fix="one entry a pixel"
+        )
     if not bool(((known == 0) | (known == 1)).all()) or not bool(known.any()):
-        raise bad("known", expected="zeros and ones, not all zero", got="something else", fix="1 is a known pixel")
+        raise input_error(
+            "known", expected="zeros and ones, not all zero", got="something else", fix="1 is a known pixel"
+        )
     return Guide(image, known, 0.0, 1.0, bool(released))
 
 
@@ -97,4 +101,4 @@ def fits(part: tuple[int, ...], whole: tuple[int, ...]) -> bool:
 def _check_shares(**shares):
     for name, value in shares.items():
         if not 0 <= value <= 1:
-            raise bad(name, expected="a share between 0 and 1", got=value, fix="the paper's are 0.1 and 0.25")
+            raise input_error(name, expected="a share between 0 and 1", got=value, fix="the paper's are 0.1 and 0.25")

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import configs.phase_bridge
 from common import config as configuration
-from common import demo, results, workdirs
-from common.app import App, Request, lines
-from common.record import read_metrics
-from common.report import Paragraph
+from common.cli import demo, workdirs
+from common.cli.app import App, Request, print_lines
+from common.io import results
+from common.io.metrics_log import read_metrics
+from common.plots.report import Paragraph
 from phase_bridge import compare, figures
 
 CONFIG = Path(configs.phase_bridge.__file__).with_name("demo.py")
@@ -68,7 +69,7 @@ def run(app: App, request: Request) -> None:
         f"{title}: " + ", ".join(f"{row['w2']:.3f} @{nfe} ({row['sampler']})" for nfe, row in found)
         for title, found in best.items()
     ]
-    lines(
+    print_lines(
         "",
         f"interrupted after step {saved} of {last['step']} and resumed; {seconds['all']:.0f} s in all",
         f"sliced W2 at so many evaluations; data against data {compared['floor']['w2']:.3f}:",

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 from jax.tree_util import Partial
 
-from common.errors import bad
+from common.errors import input_error
 from common.solvers import linear
 from phase_bridge import bridge as bridges
 from phase_bridge import sampling, statistic
@@ -40,7 +40,7 @@ RECOMMENDED = {"flow": "midpoint", "edm": "ipndm", "cld": "multistep"}
 def times_of(how: How) -> np.ndarray:
     """Returns the times of a bridge's sampler; raises `InputError` for a grid that is none."""
     if how.nfe < 1:
-        raise bad("nfe", expected="a whole number, at least 1", got=how.nfe, fix="published are 5, 10 and 20")
+        raise input_error("nfe", expected="a whole number, at least 1", got=how.nfe, fix="published are 5, 10 and 20")
     if how.grid == "levels":
         return statistic.times_at_levels(
             how.bridge, how.nfe, largest=how.largest, smallest=how.smallest, power=how.level_power
@@ -57,7 +57,7 @@ def check(how: How) -> None:
     solver = how.rule or RECOMMENDED[how.process]
     if solver not in solvers.SOLVERS[how.process]:
         expected = "one of " + ", ".join(f'"{each}"' for each in solvers.SOLVERS[how.process])
-        raise bad("rule", expected=expected, got=f'"{how.rule}"', fix='leave it "" for the recommended one')
+        raise input_error("rule", expected=expected, got=f'"{how.rule}"', fix='leave it "" for the recommended one')
     count, _ = solvers.steps_for(how.process, solver, how.nfe)
     solvers.make_steps(how.process, solver, count, largest=how.largest, smallest=how.smallest, order=how.level_power)
 

@@ -6,10 +6,10 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from common.evaluation.floors import repeated
-from common.evaluation.support import summarise_support
-from common.evaluation.wasserstein import sliced_wasserstein
 from common.method import Evaluation
+from common.metrics.floors import repeated
+from common.metrics.support import summarise_support
+from common.metrics.wasserstein import sliced_wasserstein
 from phase_bridge.toy import Toy
 
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import Partial
 
-from common.errors import bad
+from common.errors import input_error
 from phase_bridge import bridge as bridges
 from phase_bridge import statistic
 from phase_bridge.baselines import cld
@@ -30,7 +30,7 @@ def field(how: How, centres: np.ndarray, std: float) -> Partial:
     """Returns the exact field of a process for a mixture; raises `InputError` for a process that has none here."""
     made = {"bridge": _bridge, "edm": _edm, "flow": _flow, "cld": _cld}
     if how.process not in made:
-        raise bad("process", expected=f"one of {', '.join(made)}", got=how.process, fix="use bridge")
+        raise input_error("process", expected=f"one of {', '.join(made)}", got=how.process, fix="use bridge")
     return Partial(
         _Exact(made[how.process], how.bridge, how.kind, how.normaliser), jnp.asarray(centres), jnp.float32(std)
     )

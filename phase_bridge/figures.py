@@ -9,11 +9,12 @@ import matplotlib
 import numpy as np
 from matplotlib.ticker import LogLocator, NullFormatter
 
-from common import plotting, report, results
 from common.errors import InputError
-from common.pictures import grid, save_png
-from common.record import read_metrics
-from common.report import Block, Paragraph, Picture, Row, Table, write_report
+from common.io import results
+from common.io.metrics_log import read_metrics
+from common.io.pictures import grid, save_png
+from common.plots import plotting, report
+from common.plots.report import Block, Paragraph, Picture, Row, Table, write_report
 from phase_bridge import toy
 
 _WORDS = {"w2": "sliced W2 to held-out data", "beyond": "share of samples off the support"}

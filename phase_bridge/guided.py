@@ -6,10 +6,11 @@ from typing import Any
 import jax
 import numpy as np
 
-from common import results, workdirs
-from common.app import App, Request, lines
-from common.errors import bad
-from common.verbs import trained
+from common.cli import workdirs
+from common.cli.app import App, Request, print_lines
+from common.cli.verbs import trained
+from common.errors import input_error
+from common.io import results
 
 
 def arguments(parser) -> None:
@@ -31,7 +32,9 @@ def run(app: App, request: Request) -> None:
     config = workdirs.of_trained(app, request).config
     if method.is_toy(config) or config.objective.process != "bridge" or config.objective.kind != "ode":
         got = f"{config.objective.process}, {config.data.source}"
-        raise bad("guide", expected='a bridge of images of kind "ode"', got=got, fix="train one, as in cifar10.py")
+        raise input_error(
+            "guide", expected='a bridge of images of kind "ode"', got=got, fix="train one, as in cifar10.py"
+        )
     for name, value, least, most in (
         ("num", flags.num, 1, 1024),
         ("nfe", flags.nfe, 2, 10_000),
@@ -39,10 +42,10 @@ def run(app: App, request: Request) -> None:
         ("hole", flags.hole, 0.01, 0.99),
     ):
         if not least <= value <= most:
-            raise bad(f"--{name}", expected=f"{least} to {most}", got=value, fix="use another one")
+            raise input_error(f"--{name}", expected=f"{least} to {most}", got=value, fix="use another one")
     if config.data.size % flags.cells:
         expected = f"a divisor of config.data.size={config.data.size}"
-        raise bad("--cells", expected=expected, got=flags.cells, fix="use 8 or so")
+        raise input_error("--cells", expected=expected, got=flags.cells, fix="use 8 or so")
     model = trained.load(app, request, "SAMPLE")
     if model is None:
         return
@@ -57,7 +60,7 @@ def run(app: App, request: Request) -> None:
     for name in ("inpainting", "stroke"):
         numbers[f"{name}_rms_of_known"] = float(np.sqrt(np.mean(np.square(arrays[name] - images)[:, known[0, ..., 0]])))
     paths = results.write(model.workdir / "results", f"guided-{model.name}", numbers=numbers, arrays=arrays)
-    lines(
+    print_lines(
         f"wrote {', '.join(str(path) for path in paths)}",
         f"next: python -m {app.name} figures guided --workdir {model.workdir}",
     )

@@ -6,11 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+from flax import traverse_util
 from ml_collections import ConfigDict
 
 from common import config as configs
 from common import imports
-from common.errors import bad
+from common.errors import input_error
 from common.networks.mlp import ResidualMLP
 from common.networks.song_unet import SongUNet
 from phase_bridge.authors import Imported, convert
@@ -28,7 +29,7 @@ def import_weights(
     """
     given = config.data.source
     config, imported = build(config, imports.load(path), field=str(path))
-    count = sum(leaf.size for leaf in imports.flatten(imported.variables.params).values())
+    count = sum(leaf.size for leaf in traverse_util.flatten_dict(imported.variables.params, sep="/").values())
     from phase_bridge import method  # it imports the data sources, which `convert` does not need
 
     method.build(config)
@@ -79,7 +80,7 @@ def build(config: ConfigDict, tensors: Mapping[str, np.ndarray], *, field: str) 
         if network.embedding_multiplier != 4:
             got = f"{network.embedding_multiplier} times"
             fix = "use it from Python by phase_bridge.authors.convert"
-            raise bad(field, expected="an embedding 4 times as wide as the first level", got=got, fix=fix)
+            raise input_error(field, expected="an embedding 4 times as wide as the first level", got=got, fix=fix)
         others = {"objective.output": "preconditioned", "objective.kind": "ode", "data.size": imported.size}
         others |= {"data.channels": network.out_channels, "data.labels": network.num_classes > 0}
         if config.data.source.startswith("toy:"):
@@ -98,7 +99,7 @@ def _write(workdir: Path, config: ConfigDict, imported: Imported, sha256: str) -
 
     with Checkpoints(workdir, config=configs.to_dict(config), keep=1) as checkpoints:
         if steps := checkpoints.steps():
-            raise bad(
+            raise input_error(
                 f"workdir {workdir}", expected="no checkpoints", got=f"step {steps[-1]}", fix="choose another --workdir"
             )
         average = () if imported.average is None else imported.average

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from common.errors import RunError, bad, choice
+from common.errors import RunError, choice, input_error
 from phase_bridge import bridge as bridges
 from phase_bridge.bridge import Bridge
 from phase_bridge.sampling import END, Field
@@ -55,9 +55,13 @@ def log_density(
     choice("kind", kind, bridges.KINDS)
     choice("normaliser", normaliser, bridges.CONVENTIONS)
     if m.ndim < 2 or m.shape[-1] % 2:
-        raise bad("m", expected="states [B, ..., 2C]", got=m.shape, fix="put x and v side by side on the last axis")
+        raise input_error(
+            "m", expected="states [B, ..., 2C]", got=m.shape, fix="put x and v side by side on the last axis"
+        )
     if not 0 < t < 1:
-        raise bad("t", expected="a time between 0 and 1", got=t, fix="the published models are trained up to 0.999")
+        raise input_error(
+            "t", expected="a time between 0 and 1", got=t, fix="the published models are trained up to 0.999"
+        )
     shape = (*m.shape[:-1], m.shape[-1] // 2)
     size = math.prod(shape[1:])
     exact = size <= EXACT_UP_TO if exact is None else bool(exact)
@@ -65,9 +69,11 @@ def log_density(
         directions = jnp.eye(size, dtype=m.dtype).reshape(size, 1, *shape[1:])
     else:
         if key is None:
-            raise bad("key", expected=f"a key: data have {size} coordinates", got=None, fix="give one or exact=True")
+            raise input_error(
+                "key", expected=f"a key: data have {size} coordinates", got=None, fix="give one or exact=True"
+            )
         if probes < 1:
-            raise bad("probes", expected="at least 1", got=probes, fix="use 1 or more")
+            raise input_error("probes", expected="at least 1", got=probes, fix="use 1 or more")
         directions = jax.random.rademacher(key, (probes, *shape), m.dtype)
     solved = _solve(
         field if isinstance(field, jax.tree_util.Partial) else jax.tree_util.Partial(field),
@@ -152,7 +158,7 @@ def log_likelihood(
     t = 0.999). options: of `log_density`.
     """
     if draws < 1:
-        raise bad("draws", expected="at least 1", got=draws, fix="use 1 or more")
+        raise input_error("draws", expected="at least 1", got=draws, fix="use 1 or more")
     c_x, c_v = bridges.mean_coefficients(bridge, t)
     l_xx, l_xv, l_vv = bridges.cholesky(bridge, t)
     std = float(np.hypot(l_xv - c_v * l_xx / c_x, l_vv))

@@ -16,10 +16,10 @@ from common.checkpoint import restore_params
 from common.data import augment
 from common.data.pipeline import build as build_sources
 from common.data.source import Source, fetch, labels_of, num_classes
-from common.errors import at_least_one, bad, choice
+from common.errors import at_least_one, choice, input_error
+from common.io.pictures import grid
 from common.method import Evaluation, Method, Sampler, Samples, Variables
 from common.networks.initial import initialise
-from common.pictures import grid
 from configs.phase_bridge.base import base
 from phase_bridge import bridge as bridges
 from phase_bridge import drawing, objective, recipes, toy
@@ -150,7 +150,9 @@ def build_model(config) -> Model:
     features = 2 if is_toy(config) else data.channels
     if is_toy(config) and config.model.network != "mlp":
         got = f'"{config.model.network}"'
-        raise bad("config.model.network", expected='"mlp" for points', got=got, fix="set config.model.network=mlp")
+        raise input_error(
+            "config.model.network", expected='"mlp" for points', got=got, fix="set config.model.network=mlp"
+        )
     return Model(build_network(config, features=features), build_objective(config), build_how(config))
 
 
@@ -166,9 +168,13 @@ def build_objective(config, *, kind: str = "") -> Objective:
     levels = {"mean": goal.level_mean, "std": goal.level_std, "least": goal.level_least, "most": goal.level_most}
     if goal.sigma_data <= 0:
         got = goal.sigma_data
-        raise bad("config.objective.sigma_data", expected="a positive number", got=got, fix="images in [-1, 1]: 0.5")
+        raise input_error(
+            "config.objective.sigma_data", expected="a positive number", got=got, fix="images in [-1, 1]: 0.5"
+        )
     if goal.coupling and goal.process != "flow":
-        raise bad("config.objective.coupling", expected='0 but for "flow"', got=goal.coupling, fix="set it to 0")
+        raise input_error(
+            "config.objective.coupling", expected='0 but for "flow"', got=goal.coupling, fix="set it to 0"
+        )
     if goal.process == "flow":
         return flow.objective(coupling=goal.coupling)
     if goal.process == "edm":
@@ -211,7 +217,7 @@ def build_how(config) -> How:
         if kind != goal.kind and build_recipe(config).output != "data":
             expected = f'"{goal.kind}", as the network was trained'
             fix = 'leave it "", or train with config.objective.output=data, which serves both'
-            raise bad("config.sampler.kind", expected=expected, got=f'"{kind}"', fix=fix)
+            raise input_error("config.sampler.kind", expected=expected, got=f'"{kind}"', fix=fix)
     how = How(
         process=goal.process,
         bridge=build_bridge(config),
@@ -244,7 +250,7 @@ def build_all_sources(config) -> dict[str, Source]:
         if classes > config.model.num_classes:
             fix = f"set config.model.num_classes={classes}"
             expected = f"at least {classes}, the classes of {data.source}"
-            raise bad("config.model.num_classes", expected=expected, got=config.model.num_classes, fix=fix)
+            raise input_error("config.model.num_classes", expected=expected, got=config.model.num_classes, fix=fix)
         return found
     name = data.source.removeprefix(TOY)
     length = {"length": data.points} if data.points else {}
@@ -260,22 +266,22 @@ def check_classes(config) -> int:
     classes, labels, chosen = config.model.num_classes, config.data.labels, config.sampler.label
     if is_toy(config) and labels:
         fix = "set config.data.labels=False"
-        raise bad("config.data.labels", expected="False for points, which have no classes", got=True, fix=fix)
+        raise input_error("config.data.labels", expected="False for points, which have no classes", got=True, fix=fix)
     if classes and not labels:
         expected = f"True for a model of config.model.num_classes={classes}"
         fix = "set config.data.labels=True, or config.model.num_classes=0"
-        raise bad("config.data.labels", expected=expected, got=False, fix=fix)
+        raise input_error("config.data.labels", expected=expected, got=False, fix=fix)
     if labels and not classes:
         expected = "the number of the data's classes, as config.data.labels=True"
         fix = "set it, or config.data.labels=False"
-        raise bad("config.model.num_classes", expected=expected, got=classes, fix=fix)
+        raise input_error("config.model.num_classes", expected=expected, got=classes, fix=fix)
     if not -1 <= chosen < classes:
         expected = f"-1, or a class below {classes}" if classes else "-1 for a model without classes"
-        raise bad("config.sampler.label", expected=expected, got=chosen, fix="use -1 for all classes")
+        raise input_error("config.sampler.label", expected=expected, got=chosen, fix="use -1 for all classes")
     if classes and config.objective.coupling:
         # Noise that is paired with the data of all classes is no longer the same for each class.
         got, fix = config.objective.coupling, "set it to 0"
-        raise bad("config.objective.coupling", expected="0 for a model of classes", got=got, fix=fix)
+        raise input_error("config.objective.coupling", expected="0 for a model of classes", got=got, fix=fix)
     return classes
 
 
@@ -288,7 +294,9 @@ def load(workdir: str | os.PathLike, *, ema: bool = True, step: int | None = Non
     """Returns model and variables of the run in `workdir`, without data or optimizer; raises `InputError`."""
     method = configs.read_dict(workdir).get("method")
     if method != NAME:
-        raise bad(f"workdir {workdir}", expected=f"a run of {NAME}", got=f"one of {method}", fix="name another workdir")
+        raise input_error(
+            f"workdir {workdir}", expected=f"a run of {NAME}", got=f"one of {method}", fix="name another workdir"
+        )
     return build_model(configs.read(workdir, base())), restore_params(workdir, ema=ema, step=step)
 
 
@@ -343,7 +351,7 @@ def held_out_images(config, sources) -> Callable[[int, int], dict[str, np.ndarra
         chosen = chosen[labels_of(source) == label]
         if not len(chosen):
             fix = "use another class, or -1 for all"
-            raise bad("config.sampler.label", expected="a class with held-out images", got=label, fix=fix)
+            raise input_error("config.sampler.label", expected="a class with held-out images", got=label, fix=fix)
 
     def images(i: int, count: int) -> dict[str, np.ndarray]:
         order = chosen[np.random.default_rng(i).permutation(len(chosen))[:count]]

@@ -3,7 +3,7 @@
 import flax.linen as nn
 import jax.numpy as jnp
 
-from common.errors import bad, choice
+from common.errors import choice, input_error
 from common.networks import resample
 from common.networks.adm_unet import ADMUNet
 from common.networks.embeddings import KINDS
@@ -61,12 +61,14 @@ def levels(size: int, count: int, sides: tuple[int, ...]) -> tuple[int, ...]:
     multiple = 2 ** (count - 1)
     if size % multiple:
         fix = f"use {max(1, round(size / multiple)) * multiple} or fewer multipliers"
-        raise bad("config.data.size", expected=f"a multiple of {multiple}", got=size, fix=fix)
+        raise input_error("config.data.size", expected=f"a multiple of {multiple}", got=size, fix=fix)
     widths = [size >> level for level in range(count)]
     for side in sides:
         if side not in widths:
             listed = ", ".join(map(str, widths))
-            raise bad("config.model.attention", expected=f"sides among {listed}", got=side, fix="or use () for none")
+            raise input_error(
+                "config.model.attention", expected=f"sides among {listed}", got=side, fix="or use () for none"
+            )
     return tuple(level for level, width in enumerate(widths) if width in sides)
 
 
@@ -81,14 +83,16 @@ def _check(model, size: int) -> None:
         ("depth", model.depth, 1),
     ):
         if value < least:
-            raise bad(f"config.model.{name}", expected=f"at least {least}", got=value, fix=f"use {least} or more")
+            raise input_error(
+                f"config.model.{name}", expected=f"at least {least}", got=value, fix=f"use {least} or more"
+            )
     if not 0 <= model.dropout < 1:
         fix = "the paper has 0.13 on CIFAR-10"
-        raise bad("config.model.dropout", expected="a probability below 1", got=model.dropout, fix=fix)
+        raise input_error("config.model.dropout", expected="a probability below 1", got=model.dropout, fix=fix)
     if model.network == "mlp":
         if model.num_classes:
             fix = "use a U-Net, or set it to 0"
-            raise bad("config.model.num_classes", expected='0 for "mlp"', got=model.num_classes, fix=fix)
+            raise input_error("config.model.num_classes", expected='0 for "mlp"', got=model.num_classes, fix=fix)
         choice("config.model.time", model.time, EMBEDDINGS)
         return
     choice("config.model.embedding", model.embedding, KINDS)
@@ -98,11 +102,11 @@ def _check(model, size: int) -> None:
     if not model.multipliers or min(model.multipliers) < 1:
         got = tuple(model.multipliers)
         fix = "the paper has (2, 2, 2) on CIFAR-10"
-        raise bad("config.model.multipliers", expected="numbers from 1 on", got=got, fix=fix)
+        raise input_error("config.model.multipliers", expected="numbers from 1 on", got=got, fix=fix)
     last = len(model.multipliers) - 1  # which attends in the middle anyway
     for level in {*levels(size, last + 1, model.attention), last}:
         width = model.channels * model.multipliers[level]
         divisor, name = (model.heads, "heads") if model.heads else (model.channels_per_head, "channels_per_head")
         if width % divisor:
             fix = "change it or channels"
-            raise bad(f"config.model.{name}", expected=f"a divisor of {width} channels", got=divisor, fix=fix)
+            raise input_error(f"config.model.{name}", expected=f"a divisor of {width} channels", got=divisor, fix=fix)

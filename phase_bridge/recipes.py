@@ -19,7 +19,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from common.errors import bad, choice
+from common.errors import choice, input_error
 from phase_bridge import bridge as bridges
 from phase_bridge import statistic as statistics
 from phase_bridge.bridge import Bridge
@@ -90,9 +90,11 @@ def objective(
     choice("convention", convention, bridges.CONVENTIONS)
     if not 0 < first < last < 1:
         got = f"first={first:g}, last={last:g}"
-        raise bad("times", expected="0 < first < last < 1", got=got, fix="the published ends are 1e-5 and 0.999")
+        raise input_error(
+            "times", expected="0 < first < last < 1", got=got, fix="the published ends are 1e-5 and 0.999"
+        )
     if not sigma_data > 0:
-        raise bad("sigma_data", expected="a positive number", got=sigma_data, fix="use that of the data")
+        raise input_error("sigma_data", expected="a positive number", got=sigma_data, fix="use that of the data")
 
     def normaliser(t):
         return bridges.normaliser(b, t, kind=kind, convention=convention)

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import Partial
 
-from common.errors import bad, choice
+from common.errors import choice, input_error
 from common.solvers import grids, linear
 from common.solvers.linear import Steps
 from phase_bridge import bridge as bridges
@@ -86,12 +86,16 @@ def time_grid(
     """
     choice("grid", grid, GRIDS)
     if nfe < 1 or nfe != int(nfe):
-        raise bad("nfe", expected="a whole number, at least 1", got=nfe, fix="published are 5, 10 and 20")
+        raise input_error("nfe", expected="a whole number, at least 1", got=nfe, fix="published are 5, 10 and 20")
     if not 0 <= first < last < 1:
-        raise bad("last", expected=f"a time after first = {first} and before 1", got=last, fix="0.9 goes with 20 NFE")
+        raise input_error(
+            "last", expected=f"a time after first = {first} and before 1", got=last, fix="0.9 goes with 20 NFE"
+        )
     if grid in ("reversed_power", "remaining"):
         if not last <= end < 1:
-            raise bad("end", expected=f"a time from last = {last} to 1", got=end, fix="the published end is 0.999")
+            raise input_error(
+                "end", expected=f"a time from last = {last} to 1", got=end, fix="the published end is 0.999"
+            )
         if nfe == 1:
             points = np.array([first])
         elif grid == "reversed_power":
@@ -127,18 +131,18 @@ def make_steps(
     choice("normaliser", normaliser, bridges.CONVENTIONS)
     rule = RULES[kind][0] if rule is None else choice("rule", rule, sorted({*RULES["ode"], *RULES["sde"]}))
     if compat not in (None, "released"):
-        raise bad("compat", expected='None or "released"', got=compat, fix="leave it out")
+        raise input_error("compat", expected='None or "released"', got=compat, fix="leave it out")
     if compat and rule not in ("exponential", "splitting"):
         fix = "only the exponential and the splitting rules run in the original"
-        raise bad("compat", expected="None with this rule", got=f'"{compat}" with rule "{rule}"', fix=fix)
+        raise input_error("compat", expected="None with this rule", got=f'"{compat}" with rule "{rule}"', fix=fix)
     grid = grids.given(times)
     if grid[0] < 0 or grid[-1] >= 1 or (np.diff(grid) < 0).any():
-        raise bad("times", expected="times in [0, 1), ascending", got=(grid[0], grid[-1]), fix="data are at 1")
+        raise input_error("times", expected="times in [0, 1), ascending", got=(grid[0], grid[-1]), fix="data are at 1")
     span = {"t": grid[:-1], "end": grid[1:], "kind": kind, "convention": normaliser}
     if rule in ("euler", "splitting"):
         for name, value in (("order", order), ("corrector", corrector)):
             if value:
-                raise bad(name, expected=f'None with rule "{rule}"', got=value, fix="it does not extrapolate")
+                raise input_error(name, expected=f'None with rule "{rule}"', got=value, fix="it does not extrapolate")
         if rule == "euler":
             return coefficients.euler(bridge, **span)
         return coefficients.splitting(bridge, **span, released=compat is not None)
@@ -197,11 +201,15 @@ def sample(
     choice("output", output, OUTPUTS)
     shape = tuple(int(length) for length in shape)
     if jnp.shape(key) not in ((), shape[:1]):
-        raise bad("key", expected=f"one key or {shape[0]}", got=jnp.shape(key), fix="one a sample")
+        raise input_error("key", expected=f"one key or {shape[0]}", got=jnp.shape(key), fix="one a sample")
     if len(shape) < 2:
-        raise bad("shape", expected="[B, ..., C]", got=shape, fix="give the number of samples and the shape of one")
+        raise input_error(
+            "shape", expected="[B, ..., C]", got=shape, fix="give the number of samples and the shape of one"
+        )
     if not callable(field):
-        raise bad("field", expected="a function F(m, t)", got=type(field).__name__, fix="see phase_bridge.sampling")
+        raise input_error(
+            "field", expected="a function F(m, t)", got=type(field).__name__, fix="see phase_bridge.sampling"
+        )
     if steps is None:
         if times is None:
             given = {"grid": grid, "last": last_time, "first": first_time, "end": end_time, "power": power}
@@ -210,9 +218,9 @@ def sample(
         steps = make_steps(bridge, times, kind=kind, **options)
     if start is not None and jnp.shape(start) != (*shape[:-1], 2 * shape[-1]):
         expected = f"[x, v] of shape {(*shape[:-1], 2 * shape[-1])}"
-        raise bad("start", expected=expected, got=jnp.shape(start), fix="both on the last axis")
+        raise input_error("start", expected=expected, got=jnp.shape(start), fix="both on the last axis")
     if guide is not None and not conditional.fits(guide.image.shape, shape):
-        raise bad(
+        raise input_error(
             "guide.image", expected=f"one or more of shape {shape}", got=guide.image.shape, fix="match the samples"
         )
     if output == "estimate":

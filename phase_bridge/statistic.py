@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from common.errors import bad
+from common.errors import input_error
 from common.solvers import grids
 from phase_bridge import bridge as bridges
 from phase_bridge.bridge import Bridge
@@ -72,7 +72,7 @@ def time_at_noise_level(b: Bridge, sigma):
     """
     sigma = np.asarray(sigma, np.float64)
     if not (np.isfinite(sigma) & (sigma > 0)).all():
-        raise bad("sigma", expected="positive finite noise levels", got=sigma.min(), fix="use 0.002 or more")
+        raise input_error("sigma", expected="positive finite noise levels", got=sigma.min(), fix="use 0.002 or more")
     # In ln(1 - t) towards the data and in ln(t) towards the prior, so that both ends are resolved.
     low, high = np.full_like(sigma, -40.0), np.full_like(sigma, 40.0)
     for _ in range(100):
@@ -103,15 +103,17 @@ def times_at_levels(
     `end`, matters only to those who want the state there.
     """
     if nfe < 1 or nfe != int(nfe):
-        raise bad("nfe", expected="a whole number, at least 1", got=nfe, fix="use 10 or so")
+        raise input_error("nfe", expected="a whole number, at least 1", got=nfe, fix="use 10 or so")
     if not 0 < smallest < largest:
         got = f"{largest:g} to {smallest:g}"
-        raise bad("levels", expected="0 < smallest < largest", got=got, fix="for example 80 to 0.002")
+        raise input_error("levels", expected="0 < smallest < largest", got=got, fix="for example 80 to 0.002")
     times = np.array([first])
     if nfe > 1:
         times = np.append(times, time_at_noise_level(b, grids.power(largest, smallest, nfe - 1, order=power)[1:]))
     if not (np.diff(np.append(times, end)) > 0).all():
-        raise bad("levels", expected=f"levels of times from {first:g} to {end:g}", got=times, fix="raise smallest")
+        raise input_error(
+            "levels", expected=f"levels of times from {first:g} to {end:g}", got=times, fix="raise smallest"
+        )
     return np.append(times, end)
 
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from common.data.order import MAX_LENGTH
 from common.data.source import Element, Resident, digest
-from common.errors import bad, choice
+from common.errors import choice, input_error
 
 _BLOCK = 4096  # points made at once on request of the host
 
@@ -150,7 +150,7 @@ class Points:
 
     def __init__(self, name: str, *, seed: int, length: int = MAX_LENGTH):
         if not 1 <= length <= MAX_LENGTH:
-            raise bad("length", expected=f"1 to {MAX_LENGTH}", got=length, fix="leave it out for fresh points")
+            raise input_error("length", expected=f"1 to {MAX_LENGTH}", got=length, fix="leave it out for fresh points")
         self._draw = toy(name).draw
         self._length = length
         # An explicit kind of key: another default generator must not make other points.

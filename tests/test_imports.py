@@ -13,11 +13,11 @@ PACKAGES = ("common", *METHODS, "configs")
 # Which modules may import a heavy dependency; a folder stands for everything in it.
 DOORS = {
     "orbax": ["common/checkpoint"],
-    "matplotlib": ["common/plotting.py", *(f"{method}/figures.py" for method in METHODS)],
-    "absl.flags": ["common/cli.py"],
+    "matplotlib": ["common/plots/plotting.py", *(f"{method}/figures.py" for method in METHODS)],
+    "absl.flags": ["common/cli/dispatch.py"],
     "tensorflow_datasets": ["common/data"],
     "grain": ["common/data"],
-    "tensorboardX": ["common/record.py"],
+    "tensorboardX": ["common/io/metrics_log.py"],
     "cv2": ["diffmatch_jax/classical.py"],
 }
 NOWHERE = ("torch", "tensorflow", "torchvision")  # the product needs neither framework

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import skimage.data
 
-from common.cli import main
+from common.cli.dispatch import main
 from gahb.__main__ import APP
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")

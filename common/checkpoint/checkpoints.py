@@ -19,7 +19,7 @@ from common.checkpoint import manifest as manifests
 from common.checkpoint import store
 from common.checkpoint.lock import only_writer
 from common.checkpoint.manifest import DamagedError
-from common.errors import InputError, RunError, bad
+from common.errors import InputError, RunError, input_error
 from common.method import PyTree, Variables
 from common.training import hosts
 
@@ -60,7 +60,7 @@ class Checkpoints:
         may_change: tuple[str, ...] = (),
     ):
         if keep < 1:
-            raise bad("config.checkpoint.keep", expected="at least 1", got=keep, fix="use 1 or more")
+            raise input_error("config.checkpoint.keep", expected="at least 1", got=keep, fix="use 1 or more")
         self._workdir = pathlib.Path(workdir)
         self._directory = self._workdir / FOLDER
         self._config = json.loads(json.dumps(config))
@@ -146,7 +146,7 @@ class Checkpoints:
                 resources.enter_context(only_writer(self._directory / ".lock"))
                 store.remove_temporary(self._directory)
             except OSError as error:
-                raise bad(
+                raise input_error(
                     f"workdir {self._workdir}",
                     expected="a directory that can be written",
                     got=f"{error.strerror} ({error.filename})",
@@ -170,7 +170,7 @@ class Checkpoints:
         if step == newest:
             return False
         if step < newest:
-            raise bad(
+            raise input_error(
                 f"checkpoint of step {step}",
                 expected=f"a step after {newest}, the newest in {self._directory}",
                 got=step,
@@ -275,7 +275,7 @@ def check_resume(
         return None
     manifest = found[0]
     if lines := configs.diff(manifest["config"], json.loads(json.dumps(config)), ignore=may_change):
-        raise bad(
+        raise input_error(
             f"workdir {workdir}",
             expected=f"the config of its checkpoint at step {manifest['step']}",
             got=f"another (checkpoint -> now): {manifests.listed(lines)}",
@@ -283,7 +283,7 @@ def check_resume(
         )
     stored = manifest["data_fingerprint"]
     if None not in (stored, data_fingerprint) and stored != data_fingerprint:
-        raise bad(
+        raise input_error(
             f"workdir {workdir}",
             expected=f"the data its checkpoint was trained on (fingerprint {stored[:16]})",
             got=f"other data ({data_fingerprint[:16]})",
@@ -317,7 +317,7 @@ def restore_variables(
 
     found = _newest_good(directory, load) if step is None else _exactly(directory, step, load)
     if found is None:
-        raise bad(f"workdir {workdir}", expected=f"checkpoints in {FOLDER}/", got="none", fix="train first")
+        raise input_error(f"workdir {workdir}", expected=f"checkpoints in {FOLDER}/", got="none", fix="train first")
     return found[1], found[0]["step"]
 
 
@@ -339,7 +339,7 @@ def _newest_good(directory: pathlib.Path, load: Callable) -> tuple[dict[str, Any
             _log.warning("checkpoint %s is damaged (%s); trying the one before", directory / str(step), error)
     if not damaged:
         return None
-    raise bad(
+    raise input_error(
         f"checkpoints {directory}",
         expected="at least one that is whole",
         got=manifests.listed(f"step {step} damaged ({reason})" for step, reason in damaged.items()),
@@ -350,12 +350,14 @@ def _newest_good(directory: pathlib.Path, load: Callable) -> tuple[dict[str, Any
 def _exactly(directory: pathlib.Path, step: int, load: Callable) -> tuple[dict[str, Any], Any]:
     steps = store.steps(directory)
     if step not in steps:
-        raise bad(f"checkpoints in {directory}", expected=f"step {step}", got=f"steps {steps}", fix="name one of those")
+        raise input_error(
+            f"checkpoints in {directory}", expected=f"step {step}", got=f"steps {steps}", fix="name one of those"
+        )
     try:
         manifest = store.read_manifest(directory, step)
         return manifest, load(manifest)
     except DamagedError as error:
-        raise bad(
+        raise input_error(
             f"checkpoint {directory / str(step)}",
             expected="a whole checkpoint",
             got=f"a damaged one ({error})",

@@ -11,7 +11,7 @@ import pathlib
 import socket
 from collections.abc import Iterator
 
-from common.errors import bad
+from common.errors import input_error
 
 _UNSUPPORTED = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 _log = logging.getLogger(__name__)
@@ -27,7 +27,7 @@ def only_writer(path: pathlib.Path) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise bad(
+            raise input_error(
                 f"workdir {path.parent.parent}",
                 expected="no other run that writes here",
                 got=_holder(path),

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from common.errors import bad
+from common.errors import input_error
 from common.method import PyTree
 
 FORMAT = 1
@@ -27,7 +27,9 @@ def named_leaves(tree: PyTree) -> dict[str, Any]:
     named = {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
     # Storage joins the parts of a name by dots.
     if len({name.replace("/", ".") for name in named}) != len(leaves):
-        raise bad("state", expected="different names for all leaves", got="the same one twice", fix="rename one")
+        raise input_error(
+            "state", expected="different names for all leaves", got="the same one twice", fix="rename one"
+        )
     return named
 
 
@@ -41,7 +43,7 @@ def skeleton(tree: PyTree, name: str) -> Any:
         return [type(tree).__name__, *(skeleton(value, f"{name}/{i}") for i, value in enumerate(tree))]
     if jax.tree_util.all_leaves([tree]):
         return name
-    raise bad(
+    raise input_error(
         f"state: {name}",
         expected="dicts with text keys, lists and tuples of arrays",
         got=type(tree).__name__,
@@ -109,7 +111,7 @@ def parse(text: str, *, step: int) -> dict[str, Any]:
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DamagedError(f"manifest: {error}") from error
     if values["format"] != FORMAT:
-        raise bad(
+        raise input_error(
             f"checkpoint of step {step}",
             expected=f"format {FORMAT}",
             got=values["format"],
@@ -140,7 +142,7 @@ def check_template(manifest: Mapping[str, Any], template: PyTree, place: str) ->
         elif any(stored[name][key] != wanted[name][key] for key in ("dtype", "shape")):
             lines.append(f"{name}: {_show(stored[name])} -> {_show(wanted[name])}")
     if lines:
-        raise bad(
+        raise input_error(
             f"checkpoint {place}",
             expected="the arrays of this run",
             got=f"{len(lines)} that differ (checkpoint -> run): {listed(lines)}",

@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 import orbax.checkpoint as ocp
+from flax import traverse_util
 
 from common.checkpoint import manifest as manifests
 from common.checkpoint.manifest import DamagedError
 from common.training import hosts
-from common.trees import nest
 
 _MANIFEST = "manifest"
 _MANIFEST_FILE = "manifest.json"
@@ -51,7 +51,9 @@ def write(
         if leaf.size:  # Orbax refuses arrays without elements; the manifest is enough to make them anew
             field, _, rest = name.partition("/")
             items.setdefault(field, {})[rest or field] = leaf
-    arrays = {field: ocp.args.PyTreeSave(nest(named)) for field, named in items.items()}
+    arrays = {
+        field: ocp.args.PyTreeSave(traverse_util.unflatten_dict(named, sep="/")) for field, named in items.items()
+    }
     args = ocp.args.Composite(**arrays, **{_MANIFEST: ocp.args.JsonSave(manifest)})
     try:
         manager.save(step, args=args, force=True)

@@ -10,7 +10,7 @@ import numpy as np
 
 from common.data.order import MAX_LENGTH, epoch_key, permuted
 from common.data.source import Source, fetch, nbytes, resident
-from common.errors import bad
+from common.errors import input_error
 
 __all__ = ["Batches", "epoch_key", "example_keys", "make_batches", "permuted"]
 
@@ -98,13 +98,17 @@ def make_batches(
     """
     n = len(source)
     if not 1 <= n <= MAX_LENGTH:
-        raise bad("config.data.source", expected=f"1 to {MAX_LENGTH} examples", got=n, fix="use another data set")
+        raise input_error(
+            "config.data.source", expected=f"1 to {MAX_LENGTH} examples", got=n, fix="use another data set"
+        )
     if batch_size < 1:
-        raise bad("config.train.batch_size", expected="at least 1", got=batch_size, fix="raise it")
+        raise input_error("config.train.batch_size", expected="at least 1", got=batch_size, fix="raise it")
     if placement not in ("auto", "device", "stream"):
-        raise bad("config.data.placement", expected="'auto', 'device' or 'stream'", got=repr(placement), fix="use one")
+        raise input_error(
+            "config.data.placement", expected="'auto', 'device' or 'stream'", got=repr(placement), fix="use one"
+        )
     if workers < 0:
-        raise bad("config.data.workers", expected="0 or more threads", got=workers, fix="use 2")
+        raise input_error("config.data.workers", expected="0 or more threads", got=workers, fix="use 2")
     if placement == "auto":
         size = nbytes(source)
         placement = "device" if size is not None and size <= device_limit_bytes else "stream"

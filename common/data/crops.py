@@ -6,7 +6,7 @@ import numpy as np
 
 from common.data.order import MAX_LENGTH, epoch_key, hashed, permuted, words
 from common.data.source import Element, Resident, Source, digest, num_classes, read, read_all, shapes_of
-from common.errors import bad
+from common.errors import input_error
 
 _USE = 201  # keeps the order of places apart from other orders made of the same seed
 
@@ -30,7 +30,9 @@ class Crops:
         self._images = np.flatnonzero(rows * columns)
         if len(self._images) == 0:
             largest = int(shapes[:, :2].min(axis=1).max(initial=0))
-            raise bad("config.data.size", expected=f"at most {largest}, the images' size", got=size, fix="use less")
+            raise input_error(
+                "config.data.size", expected=f"at most {largest}, the images' size", got=size, fix="use less"
+            )
         self._shapes = shapes[self._images]
         self._ends = np.cumsum(rows[self._images] * columns[self._images])
         self._total = int(self._ends[-1])
@@ -99,7 +101,7 @@ class Crops:
         import jax.numpy as jnp
 
         if self.nbytes is None:
-            raise bad(
+            raise input_error(
                 "config.data.placement", expected="'stream' for so many pixels", got="'device'", fix="use 'stream'"
             )
         elements = read_all(self._source, self._images)

@@ -10,7 +10,7 @@ import numpy as np
 from common.data import images, splits
 from common.data.source import BadRecordError, Element, Source, digest
 from common.data.wrappers import Subset
-from common.errors import bad
+from common.errors import input_error
 
 # Above this much the content of a file enters the fingerprint by its size and first bytes only.
 _HASH_WHOLE = 256 * 2**20
@@ -32,7 +32,7 @@ class ImageFiles:
             if path.suffix.lower() in images.SUFFIXES and not path.name.startswith(".")
         )
         if not self._paths:
-            raise bad(
+            raise input_error(
                 field,
                 expected=f"image files ({', '.join(images.SUFFIXES)}) in {root}",
                 got="none",
@@ -89,7 +89,7 @@ def _classes(root: Path, names: Sequence[str], classes: Sequence[str]) -> tuple[
     """Returns the names of the classes and the class of each image, int32 `[N]`."""
     folders = [name.partition("/")[0] if "/" in name else "" for name in names]
     if "" in folders:
-        raise bad(
+        raise input_error(
             "config.data.labels",
             expected=f"every image in a folder that names its class, {root}/CLASS/...",
             got=names[folders.index("")],
@@ -98,7 +98,7 @@ def _classes(root: Path, names: Sequence[str], classes: Sequence[str]) -> tuple[
     known = tuple(classes or sorted(set(folders)))
     if unknown := sorted({*folders} - {*known}):
         listed = ", ".join(known[:5]) + ", ..." * (len(known) > 5)
-        raise bad(
+        raise input_error(
             "config.data.labels",
             expected=f"the classes of the training images ({listed}) in {root}",
             got=", ".join(unknown[:5]),
@@ -117,7 +117,9 @@ def open_folder(root: str | Path, *, seed: int, labels: bool = False) -> dict[st
     root = Path(root).expanduser()
     field = "config.data.source"
     if not root.is_dir():
-        raise bad(field, expected="folder:DIR with an existing folder", got=f"folder:{root}", fix="check the path")
+        raise input_error(
+            field, expected="folder:DIR with an existing folder", got=f"folder:{root}", fix="check the path"
+        )
     inside = root / "train"
     files = ImageFiles(inside if inside.is_dir() else root, field=field, labels=labels)
     if inside.is_dir():

@@ -9,7 +9,7 @@ import numpy as np
 from common.data import splits
 from common.data.source import ArraySource, Source
 from common.data.wrappers import Subset
-from common.errors import bad
+from common.errors import input_error
 
 
 def open_npz(path: str | Path, *, seed: int, labels: bool = False) -> dict[str, Source]:
@@ -22,15 +22,17 @@ def open_npz(path: str | Path, *, seed: int, labels: bool = False) -> dict[str, 
     path = Path(path).expanduser()
     field = "config.data.source"
     if not path.is_file():
-        raise bad(field, expected="npz:FILE with an existing file", got=f"npz:{path}", fix="check the path")
+        raise input_error(field, expected="npz:FILE with an existing file", got=f"npz:{path}", fix="check the path")
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
     except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-        raise bad(field, expected=f"numeric arrays in {path}", got=error, fix="write it with numpy.savez") from None
+        raise input_error(
+            field, expected=f"numeric arrays in {path}", got=error, fix="write it with numpy.savez"
+        ) from None
     classes = {name: arrays.pop(name) for name in tuple(arrays) if name.endswith("labels")}
     if "train" not in arrays and len(arrays) != 1:
-        raise bad(
+        raise input_error(
             f"{path}",
             expected="keys 'train' and 'test', or one array",
             got=f"keys {sorted([*arrays, *classes])}",
@@ -58,7 +60,7 @@ def _images(array: np.ndarray, path: Path, name: str) -> np.ndarray:
     if array.ndim == 3:
         array = array[..., None]
     if array.ndim != 4 or array.shape[-1] not in (1, 3) or 0 in array.shape:
-        raise bad(
+        raise input_error(
             what,
             expected="shape [N, H, W] or [N, H, W, C] with C = 1 or 3",
             got=f"shape {list(array.shape)}",
@@ -69,21 +71,21 @@ def _images(array: np.ndarray, path: Path, name: str) -> np.ndarray:
         outside = (array < 0) | (array > 1)  # NaN is neither: it is told apart as a bad record
         if outside.any():
             index = int(np.argmax(outside.reshape(len(array), -1).any(axis=1)))
-            raise bad(
+            raise input_error(
                 f"{what}[{index}]",
                 expected="numbers in [0, 1]",
                 got=f"{array[index].min():g} to {array[index].max():g}",
                 fix="divide by 255, or store uint8",
             )
     elif array.dtype != np.uint8:
-        raise bad(what, expected="uint8, or floating point in [0, 1]", got=array.dtype, fix="convert it")
+        raise input_error(what, expected="uint8, or floating point in [0, 1]", got=array.dtype, fix="convert it")
     return array
 
 
 def _labels(arrays: Mapping[str, np.ndarray], keys: Sequence[str], path: Path, count: int) -> np.ndarray:
     key = next((key for key in keys if key in arrays), None)
     if key is None:
-        raise bad(
+        raise input_error(
             "config.data.labels",
             expected=f"an array '{keys[0]}' in {path}",
             got=f"keys {sorted(arrays)}" if arrays else "none",
@@ -93,7 +95,7 @@ def _labels(arrays: Mapping[str, np.ndarray], keys: Sequence[str], path: Path, c
     whole = np.issubdtype(labels.dtype, np.integer) and labels.shape == (count,)
     if not whole or labels.min() < 0 or labels.max() >= 2**31:
         got = f"{labels.dtype} of shape {list(labels.shape)}"
-        raise bad(
+        raise input_error(
             f"{path.name}['{key}']",
             expected=f"{count} integers from 0 on, the classes of the images",
             got=f"{got} with numbers {labels.min()} to {labels.max()}" if whole else got,

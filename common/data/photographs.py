@@ -16,7 +16,7 @@ from pathlib import Path
 
 from common.data import images
 from common.data.source import ImageList
-from common.errors import bad
+from common.errors import input_error
 
 TRAIN = (
     "astronaut.png",
@@ -36,7 +36,7 @@ def folder() -> Path:
     """Returns where the photographs lie, without importing scikit-image; `InputError` if it is not installed."""
     found = importlib.util.find_spec("skimage")
     if found is None or found.origin is None:
-        raise bad(
+        raise input_error(
             "config.data.source",
             expected="scikit-image, which brings the photographs",
             got="no such package",
@@ -57,7 +57,7 @@ def _read(files: tuple[str, ...], channels: int, split: str) -> ImageList:
         try:
             picture = images.decode(root / file)
         except ValueError as error:
-            raise bad(
+            raise input_error(
                 "config.data.source",
                 expected=f"{file} of scikit-image",
                 got=str(error),

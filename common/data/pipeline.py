@@ -9,7 +9,7 @@ from common.data import duplicates, splits
 from common.data.crops import Crops
 from common.data.source import BadRecordError, Source, name_of, shapes_of
 from common.data.wrappers import Cached, Mapped, Padded, SkipBad, SkipBudget, Subset, good_records
-from common.errors import bad
+from common.errors import input_error
 
 # Elements of up to this much memory stay decoded; a folder below it is decoded when it is opened.
 _CACHE_BYTES = 512 * 2**20
@@ -75,7 +75,9 @@ def _check(settings: Settings) -> None:
         ("half", settings.half, (0, 1, 2)),
     ):
         if value not in allowed:
-            raise bad(f"config.data.{field}", expected=f"one of {allowed}", got=repr(value), fix="use one of them")
+            raise input_error(
+                f"config.data.{field}", expected=f"one of {allowed}", got=repr(value), fix="use one of them"
+            )
     for field, value, least in (
         ("size", settings.size, 1),
         ("square", settings.square, 0),
@@ -83,9 +85,9 @@ def _check(settings: Settings) -> None:
         ("skip_bad", settings.skip_bad, 0),
     ):
         if value < least:
-            raise bad(f"config.data.{field}", expected=f"at least {least}", got=value, fix="raise it")
+            raise input_error(f"config.data.{field}", expected=f"at least {least}", got=value, fix="raise it")
     if settings.square and settings.fit != "resize":
-        raise bad(
+        raise input_error(
             "config.data.square", expected="0 unless config.data.fit='resize'", got=settings.square, fix="set it to 0"
         )
 
@@ -96,7 +98,9 @@ def _open(settings: Settings) -> dict[str, Source]:
     if kind == "photographs" and not where:
         if settings.labels:
             fix = "use a data set with classes, or set config.data.labels=False"
-            raise bad("config.data.labels", expected="False for photographs, which have no classes", got=True, fix=fix)
+            raise input_error(
+                "config.data.labels", expected="False for photographs, which have no classes", got=True, fix=fix
+            )
         from common.data.photographs import open_photographs
 
         return open_photographs(channels=settings.channels)
@@ -117,7 +121,7 @@ def _open(settings: Settings) -> dict[str, Source]:
 
         return open_prepared(where, **how)
     near = difflib.get_close_matches(settings.source, _KINDS, n=1, cutoff=0.0)[0]
-    raise bad(
+    raise input_error(
         "config.data.source", expected=f"one of {', '.join(_KINDS)}", got=settings.source, fix=f"did you mean {near}?"
     )
 
@@ -150,7 +154,9 @@ def _check_shapes(settings: Settings, raw: Source, budget: SkipBudget) -> None:
     shapes = shapes_of(raw)
     known = shapes[:, 0] > 0
     if settings.channels == 3 and known.any() and (shapes[known, 2] == 1).all():
-        raise bad("config.data.channels", expected="1, as the images are gray", got=3, fix="set config.data.channels=1")
+        raise input_error(
+            "config.data.channels", expected="1, as the images are gray", got=3, fix="set config.data.channels=1"
+        )
     if settings.fit == "none":
         wrong = (shapes[:, :2] != settings.size).any(axis=1)
         needed = f"{settings.size}x{settings.size} pixels"
@@ -163,7 +169,7 @@ def _check_shapes(settings: Settings, raw: Source, budget: SkipBudget) -> None:
     if known.any() and wrong[known].all():
         height, width, _ = shapes[known][0]
         field = "config.data.square" if settings.fit == "resize" else "config.data.size"
-        raise bad(
+        raise input_error(
             field,
             expected=f"a size that fits the images, which have {height}x{width} pixels",
             got=settings.square if settings.fit == "resize" else settings.size,

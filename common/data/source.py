@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
-from common.errors import InputError, bad
+from common.errors import InputError, input_error
 
 Element = Mapping[str, np.ndarray]
 
@@ -165,7 +165,9 @@ class ArraySource:
         self._label = label
         lengths = {name: len(array) for name, array in self._arrays.items()}
         if not lengths or min(lengths.values()) == 0 or len(set(lengths.values())) > 1:
-            raise bad(label, expected="arrays of one common length above 0", got=lengths, fix="check the arrays")
+            raise input_error(
+                label, expected="arrays of one common length above 0", got=lengths, fix="check the arrays"
+            )
         self._bad: dict[int, str] = {}
         for name, array in self._arrays.items():
             for index in _non_finite(array):

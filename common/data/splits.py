@@ -3,7 +3,7 @@
 import numpy as np
 
 from common.data.order import epoch_key, permuted
-from common.errors import bad
+from common.errors import input_error
 
 # Different uses of one seed must not share an order.
 _HALVES, _HELD_OUT = 101, 102
@@ -21,16 +21,18 @@ def choose(n: int, *, half: int = 0, subset: int = 0, seed: int = 0) -> np.ndarr
     Raises `InputError` if there are too few examples.
     """
     if half not in (0, 1, 2):
-        raise bad("config.data.half", expected="0 (all), 1 or 2", got=half, fix="use one of them")
+        raise input_error("config.data.half", expected="0 (all), 1 or 2", got=half, fix="use one of them")
     if half == 0 and subset == 0:
         return np.arange(n)
     indices = _shuffled(n, seed, _HALVES)
     if half:
         indices = indices[: n // 2] if half == 1 else indices[n // 2 : 2 * (n // 2)]
         if len(indices) == 0:
-            raise bad("config.data.half", expected="at least 2 images to halve", got=n, fix="use half=0 or more images")
+            raise input_error(
+                "config.data.half", expected="at least 2 images to halve", got=n, fix="use half=0 or more images"
+            )
     if not 0 <= subset <= len(indices):
-        raise bad(
+        raise input_error(
             "config.data.subset",
             expected=f"0 (all) to {len(indices)}, the number of images there",
             got=subset,
@@ -42,7 +44,9 @@ def choose(n: int, *, half: int = 0, subset: int = 0, seed: int = 0) -> np.ndarr
 def hold_out(n: int, *, fraction: float = 0.1, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """Returns sorted (train, test) indices; the test set is a seeded `fraction` of the examples, at least one."""
     if n < 2:
-        raise bad("config.data.source", expected="at least 2 images, one of them for testing", got=n, fix="add images")
+        raise input_error(
+            "config.data.source", expected="at least 2 images, one of them for testing", got=n, fix="add images"
+        )
     order = _shuffled(n, seed, _HELD_OUT)
     count = max(1, round(fraction * n))
     return np.sort(order[count:]), np.sort(order[:count])

@@ -15,7 +15,7 @@ import numpy as np
 from common.data import images, splits
 from common.data.source import BadRecordError, Element, Source, digest
 from common.data.wrappers import Subset
-from common.errors import bad
+from common.errors import input_error
 
 _FIELD = "config.data.source"
 _TEST_SPLITS = ("test", "validation", "val")
@@ -108,17 +108,19 @@ def open_named(name: str, *, directory: str, seed: int, labels: bool = False) ->
     try:
         builder = tfds.builder(name, data_dir=directory or None)
     except tfds.core.DatasetNotFoundError:
-        raise bad(
+        raise input_error(
             _FIELD,
             expected="tfds:NAME with a data set that TFDS knows or that lies prepared in config.data.directory",
             got=f"tfds:{name}",
             fix="check the spelling at tensorflow.org/datasets, or set config.data.directory",
         ) from None
     except (ValueError, KeyError) as error:
-        raise bad(_FIELD, expected="tfds:NAME or tfds:NAME/CONFIG", got=f"tfds:{name}", fix=_line(error)) from None
+        raise input_error(
+            _FIELD, expected="tfds:NAME or tfds:NAME/CONFIG", got=f"tfds:{name}", fix=_line(error)
+        ) from None
     if not (Path(builder.data_dir) / "dataset_info.json").exists():
         depth = 1 + name.split(":")[0].count("/")
-        raise bad(
+        raise input_error(
             _FIELD,
             expected=f"a prepared data set in {builder.data_dir}",
             got="none",
@@ -138,7 +140,7 @@ def open_prepared(directory: str | Path, *, seed: int, labels: bool = False) -> 
     missing = [name for name in ("dataset_info.json", "features.json") if not (directory / name).is_file()]
     if missing:
         below = sorted(path.parent for path in directory.glob("*/dataset_info.json")) if directory.is_dir() else []
-        raise bad(
+        raise input_error(
             _FIELD,
             expected="prepared:DIR with dataset_info.json, features.json and *.array_record-* files in it",
             got=f"{directory} without {' and '.join(missing)}",
@@ -147,7 +149,7 @@ def open_prepared(directory: str | Path, *, seed: int, labels: bool = False) -> 
     try:
         builder = tfds.builder_from_directory(directory)
     except Exception as error:  # noqa: BLE001  whatever TFDS meets in a broken directory is the user's to mend
-        raise bad(
+        raise input_error(
             _FIELD, expected="a data set prepared by TFDS", got=_line(error), fix=f"prepare {directory} again"
         ) from None
     return _open(builder, f"prepared:{directory}", seed, labels)
@@ -156,7 +158,7 @@ def open_prepared(directory: str | Path, *, seed: int, labels: bool = False) -> 
 def _import(what: str) -> Any:
     for package in ("tensorflow_datasets", "array_record", "importlib_resources"):
         if importlib.util.find_spec(package) is None:
-            raise bad(
+            raise input_error(
                 _FIELD,
                 expected="the packages tensorflow-datasets, array_record and importlib_resources",
                 got=f"{what}, but no {package}",
@@ -170,14 +172,14 @@ def _import(what: str) -> Any:
 def _open(builder: Any, what: str, seed: int, labels: bool) -> dict[str, Source]:
     stored = builder.info.file_format
     if stored is None or stored.value != "array_record":
-        raise bad(
+        raise input_error(
             _FIELD,
             expected="a data set stored as array_record",
             got=f"{what} stored as {stored.value if stored else 'unknown'}",
             fix="prepare it with --file_format=array_record",
         )
     if "image" not in builder.info.features:
-        raise bad(
+        raise input_error(
             _FIELD,
             expected="a feature 'image'",
             got=f"{what} with {sorted(builder.info.features)}",
@@ -185,7 +187,7 @@ def _open(builder: Any, what: str, seed: int, labels: bool) -> dict[str, Source]
         )
     features = builder.info.features
     if labels and not ("label" in features and getattr(features["label"], "num_classes", None)):
-        raise bad(
+        raise input_error(
             "config.data.labels",
             expected="a feature 'label' with a known number of classes",
             got=f"{what} with {sorted(features)}",
@@ -193,17 +195,19 @@ def _open(builder: Any, what: str, seed: int, labels: bool) -> dict[str, Source]
         )
     found = builder.info.splits
     if "train" not in found or not found["train"].num_examples:
-        raise bad(_FIELD, expected="a split 'train'", got=f"{what} with {sorted(found)}", fix="use another data set")
+        raise input_error(
+            _FIELD, expected="a split 'train'", got=f"{what} with {sorted(found)}", fix="use another data set"
+        )
     for path in (path for info in found.values() for path in info.filepaths):
         if not Path(path).is_file():
-            raise bad(_FIELD, expected=f"the file {path}", got="none", fix=f"prepare {what} again")
+            raise input_error(_FIELD, expected=f"the file {path}", got="none", fix=f"prepare {what} again")
     try:
         train = TfdsImages(builder, "train", labels=labels)
         for name in _TEST_SPLITS:
             if name in found and found[name].num_examples:
                 return {"train": train, "test": TfdsImages(builder, name, labels=labels)}
     except ImportError as error:
-        raise bad(
+        raise input_error(
             _FIELD,
             expected="a data set that is read without TensorFlow",
             got=f"{what} ({_line(error)})",

@@ -16,7 +16,7 @@ from common.data.source import (
     read,
     shapes_of,
 )
-from common.errors import InputError, bad
+from common.errors import InputError, input_error
 
 _CHUNK = 512  # records read at once when a whole source is read
 _LOG = logging.getLogger(__name__)
@@ -64,7 +64,7 @@ class Subset(_Wrapper):
         self._indices = np.asarray(indices, np.int64)
         self._label = label
         if len(self._indices) == 0:
-            raise bad(label, expected="at least one example", got="none", fix="use a larger data set")
+            raise input_error(label, expected="at least one example", got="none", fix="use a larger data set")
         super().__init__(source, digest("subset", source.fingerprint, self._indices))
 
     def __repr__(self) -> str:
@@ -197,7 +197,7 @@ class SkipBudget:
     def _exceeded(self) -> InputError:
         count = len(self._found)
         shown = [f"{name}: {reason}" for name, reason in list(self._found.items())[:3]] + ["..."] * (count > 3)
-        return bad(
+        return input_error(
             self._field,
             expected=f"at most {self._limit} bad records",
             got=f"{count} ({'; '.join(shown)})",
@@ -247,7 +247,9 @@ class SkipBad(_Wrapper):
                 return self._source[(index + offset) % len(self)]
             except BadRecordError as record:
                 self._budget.note(record)
-        raise bad(repr(self._source), expected="at least one good record", got="none", fix="repair the data set")
+        raise input_error(
+            repr(self._source), expected="at least one good record", got="none", fix="repair the data set"
+        )
 
     def known_bad(self) -> Mapping[int, str]:
         return {}

@@ -2,7 +2,8 @@
 
 tensors = load("model.pt")  # {"conv.weight": float32 [O, I, H, W], ...}
 slots = {"conv/kernel": Slot("conv.weight", (8, 1, 3, 3), lambda weight: weight.transpose(2, 3, 1, 0))}
-params = nest(assign(tensors, slots, field="model.pt"))  # {"conv": {"kernel": float32 [H, W, I, O]}}
+leaves = assign(tensors, slots, field="model.pt")  # {"conv/kernel": float32 [H, W, I, O]}
+params = flax.traverse_util.unflatten_dict(leaves, sep="/")
 """
 
 import os
@@ -13,9 +14,8 @@ from common.imports import archive
 from common.imports.matching import Slot, assign
 from common.imports.safetensors_files import load_safetensors
 from common.imports.torch_files import load_torch
-from common.trees import flatten, nest
 
-__all__ = ["Slot", "assign", "flatten", "load", "load_safetensors", "load_torch", "nest"]
+__all__ = ["Slot", "assign", "load", "load_safetensors", "load_torch"]
 
 
 def load(path: str | os.PathLike) -> dict[str, np.ndarray]:

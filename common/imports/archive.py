@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from common.errors import InputError, bad, nearest
+from common.errors import InputError, input_error, nearest
 
 _LEGACY_MAGIC = bytes.fromhex("6cfc9c46f9206aa85019")  # the number with which PyTorch's format before 1.6 begins
 _CHUNK_BYTES = 1 << 24
@@ -50,14 +50,16 @@ def existing_file(path: str | os.PathLike) -> Path:
     path = Path(path)
     try:
         if path.is_dir():
-            raise bad(str(path), expected="a checkpoint file", got="a directory", fix="name the file in it")
+            raise input_error(str(path), expected="a checkpoint file", got="a directory", fix="name the file in it")
         if not path.is_file():
             siblings = [each.name for each in path.parent.iterdir()] if path.parent.is_dir() else []
             close = nearest(path.name, siblings)
             fix = f'did you mean "{path.parent / close}"?' if close else "check the path"
-            raise bad(str(path), expected="a checkpoint file", got="nothing there", fix=fix)
+            raise input_error(str(path), expected="a checkpoint file", got="nothing there", fix=fix)
     except OSError as error:
-        raise bad(str(path), expected="a readable file", got=error.strerror, fix="check its permissions") from None
+        raise input_error(
+            str(path), expected="a readable file", got=error.strerror, fix="check its permissions"
+        ) from None
     return path
 
 
@@ -73,24 +75,26 @@ def first_bytes(path: Path, count: int) -> bytes:
         with path.open("rb") as stream:
             return stream.read(count)
     except OSError as error:
-        raise bad(str(path), expected="a readable file", got=error.strerror, fix="check its permissions") from None
+        raise input_error(
+            str(path), expected="a readable file", got=error.strerror, fix="check its permissions"
+        ) from None
 
 
 def read(archive: Archive, name: str) -> np.ndarray:
     """Returns the bytes of an entry as writable uint8 `[N]`; its checksum is verified."""
     info = archive.entries.get(name)
     if info is None:
-        raise bad(str(archive.path), expected=f"an entry {shown(name)}", got="none of that name", fix=AGAIN)
+        raise input_error(str(archive.path), expected=f"an entry {shown(name)}", got="none of that name", fix=AGAIN)
     # PyTorch never compresses what is read here, so a small file cannot unfold into a large array.
     if info.compress_type != zipfile.ZIP_STORED or info.compress_size != info.file_size or info.flag_bits & 1:
-        raise bad(
+        raise input_error(
             str(archive.path),
             expected=f"entry {shown(name)} stored as it is, as PyTorch does",
             got=f"a compressed or encrypted one of {info.file_size} bytes from {info.compress_size}",
             fix="write it again with torch.save",
         )
     if info.file_size > archive.num_bytes:
-        raise bad(
+        raise input_error(
             str(archive.path),
             expected=f"entry {shown(name)} inside the file of {archive.num_bytes} bytes",
             got=f"{info.file_size} bytes",
@@ -111,11 +115,11 @@ def _entries(path: Path, archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]
     infos = archive.infolist()
     for name, count in collections.Counter(each.filename for each in infos).items():
         if count > 1:
-            raise bad(str(path), expected="each entry once", got=f"{shown(name)} {count} times", fix=AGAIN)
+            raise input_error(str(path), expected="each entry once", got=f"{shown(name)} {count} times", fix=AGAIN)
     roots = [each.filename.removesuffix("data.pkl") for each in infos if each.filename.endswith("data.pkl")]
     roots = [root for root in roots if root == "" or root.endswith("/") and root.count("/") == 1]
     if len(roots) != 1:
-        raise bad(
+        raise input_error(
             str(path),
             expected="a PyTorch checkpoint, a zip archive with one data.pkl",
             got=f"a zip archive with {len(roots) or 'none'}",
@@ -127,12 +131,12 @@ def _entries(path: Path, archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]
 def _unreadable(path: Path, error: Exception) -> InputError:
     start = first_bytes(path, 512)
     if start.startswith(b"PK\x03\x04"):
-        return bad(
+        return input_error(
             str(path), expected="a whole PyTorch checkpoint", got=f"a cut or damaged one ({shown(error)})", fix=AGAIN
         )
     if _LEGACY_MAGIC in start[:64] or start[257:262] == b"ustar":
-        return bad(
+        return input_error(
             str(path), expected="PyTorch's zip format", got="its legacy format from before version 1.6", fix=_CONVERT
         )
     what = f"a file that begins with {start[:12]!r}" if start else "an empty file"
-    return bad(str(path), expected="a PyTorch checkpoint", got=what, fix="name a file written by torch.save")
+    return input_error(str(path), expected="a PyTorch checkpoint", got=what, fix="name a file written by torch.save")

@@ -11,7 +11,7 @@ import pickletools
 
 import numpy as np
 
-from common.errors import InputError, bad
+from common.errors import InputError, input_error
 from common.imports import archive, pickles, torch_names
 from common.imports.torch_names import DTYPES, Storage, Tensor
 
@@ -28,7 +28,9 @@ def load_legacy_torch(path: str | os.PathLike) -> dict[str, np.ndarray]:
     path = archive.existing_file(path)
     size = path.stat().st_size
     if size > _MAX_BYTES:
-        raise bad(str(path), expected=f"at most {_MAX_BYTES} bytes", got=size, fix="convert it to the newer format")
+        raise input_error(
+            str(path), expected=f"at most {_MAX_BYTES} bytes", got=size, fix="convert it to the newer format"
+        )
     stream = io.BytesIO(archive.first_bytes(path, size))
     try:
         return _tensors(stream)
@@ -36,7 +38,7 @@ def load_legacy_torch(path: str | os.PathLike) -> dict[str, np.ndarray]:
         raise
     except (ValueError, TypeError, LookupError, OverflowError) as error:
         got = f"a damaged or foreign one ({archive.shown(error)})"
-        raise bad(str(path), expected="a legacy PyTorch file of tensors", got=got, fix=archive.AGAIN) from None
+        raise input_error(str(path), expected="a legacy PyTorch file of tensors", got=got, fix=archive.AGAIN) from None
 
 
 def _tensors(stream: io.BytesIO) -> dict[str, np.ndarray]:

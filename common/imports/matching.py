@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from common.errors import bad, nearest
+from common.errors import input_error, nearest
 from common.imports.archive import shown
 
 _SHOWN = 4
@@ -39,7 +39,7 @@ def assign(tensors: Mapping[str, np.ndarray], slots: Mapping[str, Slot], *, fiel
             _listed("unexpected", unexpected, nearest_in=missing or wanted),
             _listed("of another shape", shapes),
         ]
-        raise bad(
+        raise input_error(
             field,
             expected=f"the {len(wanted)} tensors of the network",
             got="; ".join(part for part in parts if part),

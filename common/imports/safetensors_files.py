@@ -7,7 +7,7 @@ import os
 import ml_dtypes
 import numpy as np
 
-from common.errors import InputError, bad
+from common.errors import InputError, input_error
 from common.imports import archive
 
 _MAX_HEADER_BYTES = 100_000_000  # the format's own bound
@@ -60,7 +60,7 @@ def load_safetensors(path: str | os.PathLike) -> dict[str, np.ndarray]:
     except InputError:
         raise
     except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
-        raise bad(
+        raise input_error(
             str(path),
             expected="a safetensors file",
             got=f"a damaged or foreign one ({archive.shown(error)})",

@@ -10,7 +10,7 @@ from collections.abc import Collection
 
 import numpy as np
 
-from common.errors import InputError, bad
+from common.errors import InputError, input_error
 from common.imports import archive as archives
 from common.imports import pickles, torch_names
 from common.imports.torch_names import DTYPES, Tensor, Unsupported
@@ -47,7 +47,7 @@ def load_torch(
         limit = max(_MIN_LIMIT_BYTES, _FILE_MULTIPLE * archive.num_bytes) if limit_bytes is None else limit_bytes
         total = sum(tensor.num_bytes for tensor in tensors.values())
         if total > limit:
-            raise bad(
+            raise input_error(
                 str(path),
                 expected=f"at most {limit} bytes of tensors",
                 got=f"{total} described by a file of {archive.num_bytes}",
@@ -61,14 +61,14 @@ def _described(archive: archives.Archive, folder: str, inert: Collection[str]) -
     field = f"{archive.path}, {folder}.pkl"
     size = archive.entries[f"{folder}.pkl"].file_size
     if size > _MAX_PICKLE_BYTES:
-        raise bad(field, expected=f"at most {_MAX_PICKLE_BYTES} bytes", got=size, fix="save the tensors alone")
+        raise input_error(field, expected=f"at most {_MAX_PICKLE_BYTES} bytes", got=size, fix="save the tensors alone")
     data = archives.read(archive, f"{folder}.pkl").tobytes()
 
     def find(module: str, name: str) -> pickles.Name:
         text = f"{module}.{name}"
         stand_in = torch_names.skipped(text) if text in inert else torch_names.find(module, name)
         if stand_in is None:
-            raise bad(
+            raise input_error(
                 field,
                 expected="names of tensors and plain containers only",
                 got=f"{archives.shown(text)} (nothing of it was run)",
@@ -82,7 +82,7 @@ def _described(archive: archives.Archive, folder: str, inert: Collection[str]) -
     except InputError:
         raise
     except (ValueError, TypeError, LookupError, OverflowError) as error:
-        raise bad(
+        raise input_error(
             field,
             expected="a description of tensors",
             got=f"a damaged or foreign one ({archives.shown(error)})",
@@ -120,25 +120,29 @@ def _check(archive: archives.Archive, name: str, tensor: Tensor | Unsupported) -
     """Raises `InputError` unless the tensor lies inside its storage, and the storage inside the file."""
     field = f"{archive.path}, tensor {archives.shown(name)}"
     if isinstance(tensor, Unsupported):
-        raise bad(field, expected="a dense array of numbers", got=tensor.kind, fix="save it as a dense tensor")
+        raise input_error(field, expected="a dense array of numbers", got=tensor.kind, fix="save it as a dense tensor")
     storage = tensor.storage
     info = archive.entries.get(storage.entry)
     claimed = storage.length * np.dtype(DTYPES[storage.dtype]).itemsize
     if info is None or not 0 <= claimed <= info.file_size:
         got = "no such entry" if info is None else f"an entry of {info.file_size}"
-        raise bad(field, expected=f"{claimed} bytes in {archives.shown(storage.entry)}", got=got, fix=archives.AGAIN)
+        raise input_error(
+            field, expected=f"{claimed} bytes in {archives.shown(storage.entry)}", got=got, fix=archives.AGAIN
+        )
     if 0 in tensor.shape:
         return
     last = tensor.offset + sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.strides, strict=True))
     end = (last + 1) * np.dtype(DTYPES[tensor.dtype]).itemsize
     if end > claimed:
-        raise bad(field, expected=f"a view of its {claimed} bytes", got=f"one that ends at {end}", fix=archives.AGAIN)
+        raise input_error(
+            field, expected=f"a view of its {claimed} bytes", got=f"one that ends at {end}", fix=archives.AGAIN
+        )
 
 
 def _values(archive: archives.Archive, tensors: dict[str, Tensor]) -> dict[str, np.ndarray]:
     order = archives.read(archive, "byteorder").tobytes() if "byteorder" in archive.entries else b"little"
     if order not in (b"little", b"big"):
-        raise bad(f"{archive.path}, byteorder", expected="little or big", got=order[:12], fix=archives.AGAIN)
+        raise input_error(f"{archive.path}, byteorder", expected="little or big", got=order[:12], fix=archives.AGAIN)
     names_of: dict[str, list[str]] = {}
     for name, tensor in tensors.items():
         names_of.setdefault(tensor.storage.entry, []).append(name)

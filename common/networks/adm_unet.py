@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from common.errors import bad, choice
+from common.errors import choice, input_error
 from common.networks.blocks import BlockStyle, ResidualBlock
 from common.networks.embeddings import NoiseEmbedding, one_hot
 from common.networks.layers import Conv, Dense, GroupNorm, dropout_seeds, wide
@@ -121,5 +121,5 @@ class ADMUNet(nn.Module):
         if features % self.channels_per_head:
             got = f"{self.channels_per_head} for {features}"
             fix = "set channels_per_head or channels"
-            raise bad("channels_per_head", expected="a number that divides the channels", got=got, fix=fix)
+            raise input_error("channels_per_head", expected="a number that divides the channels", got=got, fix=fix)
         return features // self.channels_per_head

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from common.errors import bad
+from common.errors import input_error
 from common.networks.layers import Conv, GroupNorm
 
 _BLOCK = 1024  # queries at a time, so that the matrix of weights of a large image is never whole in memory
@@ -71,7 +71,9 @@ class SelfAttention(nn.Module):
         batch, height, width, channels = x.shape
         if channels % self.heads:
             got = f"{self.heads} for {channels}"
-            raise bad("heads", expected="a number that divides the channels", got=got, fix="set heads or channels")
+            raise input_error(
+                "heads", expected="a number that divides the channels", got=got, fix="set heads or channels"
+            )
         h = GroupNorm(self.eps, self.min_group, name="norm")(x)
         h = Conv(3 * channels, 1, self.rule, self.gain, dtype=self.dtype, name="qkv")(h)
         h = h.reshape(batch, height * width, 3, self.heads, channels // self.heads)

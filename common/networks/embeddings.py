@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from common.errors import bad, choice
+from common.errors import choice, input_error
 from common.networks.initial import Scaled
 
 KINDS = ("fourier", "positional")
@@ -63,7 +63,7 @@ def one_hot(labels: jax.Array | None, num_classes: int, dtype) -> jax.Array | No
     if labels is None or num_classes == 0:
         got = "none" if labels is None else f"labels of shape {list(jnp.shape(labels))}"
         expected = f"labels of {num_classes} classes" if num_classes else "none, since the network has no classes"
-        raise bad(
+        raise input_error(
             "labels",
             expected=expected,
             got=got,
@@ -74,5 +74,7 @@ def one_hot(labels: jax.Array | None, num_classes: int, dtype) -> jax.Array | No
         return jax.nn.one_hot(labels, num_classes, dtype=dtype)
     if labels.shape[-1:] != (num_classes,) or labels.ndim != 2:
         got = list(labels.shape)
-        raise bad("labels", expected=f"[B] or [B, {num_classes}]", got=got, fix="give class numbers or one-hot rows")
+        raise input_error(
+            "labels", expected=f"[B] or [B, {num_classes}]", got=got, fix="give class numbers or one-hot rows"
+        )
     return labels.astype(dtype)

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from common.errors import bad, choice
+from common.errors import choice, input_error
 from common.imports import archive
 from common.imports import load as load_tensors
 from common.imports.legacy_files import load_legacy_torch
@@ -227,7 +227,7 @@ def prepared(images: jax.Array, *, resize: str = "tf1") -> jax.Array:
     choice("resize", resize, RESIZES)
     if images.ndim != 4 or images.shape[-1] not in (1, 3):
         fix = "give gray or RGB images, NHWC"
-        raise bad("images", expected="[B, H, W, 1 or 3]", got=list(images.shape), fix=fix)
+        raise input_error("images", expected="[B, H, W, 1 or 3]", got=list(images.shape), fix=fix)
     x = images.astype(jnp.float32) * (1 if images.dtype == jnp.uint8 else 255)
     x = resized(jnp.broadcast_to(x, (*x.shape[:3], 3)), resize=resize)
     return (x - 128) / 128 if resize == "tf1" else x / 127.5 - 1
@@ -299,7 +299,9 @@ def load(path: str | os.PathLike, *, sha256: Collection[str] = tuple(PUBLISHED.v
     if found not in sha256:
         names = " or ".join(f"{name} ({digest})" for name, digest in PUBLISHED.items())
         expected = f"the published {names}" if set(sha256) == set(PUBLISHED.values()) else f"sha256 {', '.join(sha256)}"
-        raise bad(str(path), expected=expected, got=f"sha256 {found}", fix="download it again and name that file")
+        raise input_error(
+            str(path), expected=expected, got=f"sha256 {found}", fix="download it again and name that file"
+        )
     is_legacy = archive.first_bytes(path, len(_LEGACY_START)) == _LEGACY_START
     tensors = load_legacy_torch(path) if is_legacy else load_tensors(path)
     script = any(name.startswith("layers.") for name in tensors)

@@ -4,7 +4,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from common.errors import bad, choice
+from common.errors import choice, input_error
 from common.networks.initial import Scaled
 
 EMBEDDINGS = ("log", "raw", "sinusoidal")
@@ -59,7 +59,7 @@ def embed(time: jax.Array, *, kind: str, num_frequencies: int = 8, highest: floa
     choice("embedding", kind, EMBEDDINGS)
     if num_frequencies < 1 or highest < 0.5:
         got = f"{num_frequencies} up to {highest:g}"
-        raise bad("frequencies", expected="at least one, up to 0.5 or more", got=got, fix="use 8 up to 16")
+        raise input_error("frequencies", expected="at least one, up to 0.5 or more", got=got, fix="use 8 up to 16")
     periods = jnp.geomspace(0.5, highest, num_frequencies, dtype=time.dtype)
     phase = 2 * jnp.pi * time * periods
     return jnp.concatenate([jnp.sin(phase), jnp.cos(phase)], axis=-1)

@@ -8,14 +8,14 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from common.errors import bad
+from common.errors import input_error
 
 
 def margin(taps: tuple[float, ...], field: str = "filter") -> int:
     """Returns how many pixels the filter reaches beyond an image on each side; raises `InputError` for odd lengths."""
     if len(taps) % 2 or not sum(taps):
         fix = "use (1, 1) or (1, 3, 3, 1)"
-        raise bad(field, expected="an even number of taps with a sum other than 0", got=list(taps), fix=fix)
+        raise input_error(field, expected="an even number of taps with a sum other than 0", got=list(taps), fix=fix)
     return (len(taps) - 1) // 2
 
 

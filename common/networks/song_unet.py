@@ -7,7 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from common.errors import bad, choice
+from common.errors import choice, input_error
 from common.networks import resample
 from common.networks.blocks import BlockStyle, ResidualBlock
 from common.networks.embeddings import NoiseEmbedding, one_hot
@@ -141,9 +141,9 @@ class SongUNet(nn.Module):
 def check_size(x: jax.Array, levels: int) -> None:
     """Raises `InputError` unless `x` is `[B, H, W, C]` with H and W that can be halved at every level but the first."""
     if x.ndim != 4:
-        raise bad("x", expected="[B, H, W, C]", got=list(x.shape), fix="add the missing axis")
+        raise input_error("x", expected="[B, H, W, C]", got=list(x.shape), fix="add the missing axis")
     multiple = 2 ** (levels - 1)
     if x.shape[1] % multiple or x.shape[2] % multiple:
         got = f"{x.shape[1]}x{x.shape[2]}"
         fix = "crop the image or use a network with fewer levels"
-        raise bad("x", expected=f"height and width divisible by {multiple}", got=got, fix=fix)
+        raise input_error("x", expected=f"height and width divisible by {multiple}", got=got, fix=fix)

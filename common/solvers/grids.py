@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from common.errors import bad
+from common.errors import input_error
 
 
 def uniform(first: float, last: float, n: int) -> np.ndarray:
@@ -21,9 +21,13 @@ def power(first: float, last: float, n: int, *, order: float) -> np.ndarray:
     """
     _check(first, last, n)
     if not order > 0:
-        raise bad("order", expected="a positive number", got=order, fix="1 is uniform, 2 has steps that grow linearly")
+        raise input_error(
+            "order", expected="a positive number", got=order, fix="1 is uniform, 2 has steps that grow linearly"
+        )
     if min(first, last) < 0:
-        raise bad("first", expected="a grid of numbers that are not negative", got=(first, last), fix="use uniform")
+        raise input_error(
+            "first", expected="a grid of numbers that are not negative", got=(first, last), fix="use uniform"
+        )
     points = np.linspace(first ** (1 / order), last ** (1 / order), n + 1) ** order
     points[0], points[-1] = first, last
     return points
@@ -41,15 +45,19 @@ def given(points: Sequence[float] | np.ndarray, *, field: str = "times") -> np.n
     """
     grid = np.asarray(points, np.float64)
     if grid.ndim != 1 or len(grid) < 2 or not np.isfinite(grid).all():
-        raise bad(field, expected="two or more finite numbers", got=np.shape(points), fix="give the ends of all steps")
+        raise input_error(
+            field, expected="two or more finite numbers", got=np.shape(points), fix="give the ends of all steps"
+        )
     steps = np.diff(grid)
     if not ((steps >= 0).all() or (steps <= 0).all()):
-        raise bad(field, expected="numbers in order", got="steps in both directions", fix="sort them")
+        raise input_error(field, expected="numbers in order", got="steps in both directions", fix="sort them")
     return grid
 
 
 def _check(first, last, n):
     if n < 1 or n != int(n):
-        raise bad("n", expected="a whole number of steps, at least 1", got=n, fix="use 1 or more")
+        raise input_error("n", expected="a whole number of steps, at least 1", got=n, fix="use 1 or more")
     if not np.isfinite(first) or not np.isfinite(last) or first == last:
-        raise bad("last", expected=f"a finite number other than first = {first}", got=last, fix="give two times")
+        raise input_error(
+            "last", expected=f"a finite number other than first = {first}", got=last, fix="give two times"
+        )

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from common.errors import bad
+from common.errors import input_error
 
 Field = Callable[[jax.Array, jax.Array], jax.Array]  # (m [B, ..., kC], t []) -> [B, ..., C]
 Noise = Callable[[jax.Array, jax.Array, int, Any], jax.Array]  # (keys [B], n, which, like) -> standard normal draws
@@ -154,8 +154,12 @@ def check(steps: Steps) -> Steps:
         if table is None:
             continue
         if len(table) != len(steps.times):
-            raise bad(f"steps.{name}", expected=f"{len(steps.times)} rows", got=len(table), fix="one row a time")
+            raise input_error(
+                f"steps.{name}", expected=f"{len(steps.times)} rows", got=len(table), fix="one row a time"
+            )
         if not np.isfinite(table).all():
             row = int(np.flatnonzero(~np.isfinite(table.reshape(len(table), -1)).all(1))[0])
-            raise bad(f"steps.{name}", expected="finite numbers", got=f"row {row} is not", fix="check the time grid")
+            raise input_error(
+                f"steps.{name}", expected="finite numbers", got=f"row {row} is not", fix="check the time grid"
+            )
     return steps

@@ -10,7 +10,7 @@ following step.
 
 import numpy as np
 
-from common.errors import bad
+from common.errors import input_error
 from common.solvers.quadrature import lagrange
 
 
@@ -30,9 +30,11 @@ def weights(
     corrector. Raises `InputError` for a negative order.
     """
     if order < 0 or order != int(order):
-        raise bad("order", expected="a whole number, 0 or more", got=order, fix="the published samplers use 2")
+        raise input_error("order", expected="a whole number, 0 or more", got=order, fix="the published samplers use 2")
     if corrector and len(np.unique(t)) != len(t):
-        raise bad("corrector", expected="no step of length zero", got="two equal times", fix="leave the corrector out")
+        raise input_error(
+            "corrector", expected="no step of length zero", got="two equal times", fix="leave the corrector out"
+        )
     order = int(order)
     found = np.zeros((len(t), order + 1 + corrector, kernel.shape[-1]))
     for n in range(len(t)):

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from common.errors import bad
+from common.errors import input_error
 
 
 class Tableau(NamedTuple):
@@ -85,4 +85,6 @@ def euler_maruyama(
 
 def _check(times):
     if not isinstance(times, np.ndarray) or times.ndim != 1 or len(times) < 2:
-        raise bad("times", expected="a NumPy array of two or more", got=type(times).__name__, fix="see solvers.grids")
+        raise input_error(
+            "times", expected="a NumPy array of two or more", got=type(times).__name__, fix="see solvers.grids"
+        )

@@ -16,7 +16,7 @@ from common.training.keys import Purpose, key_for
 from common.training.parallel import Backend, is_first_process
 from common.training.settings import Settings
 from common.training.state import TrainState
-from common.training.step import make_step, several
+from common.training.step import make_step, scan_steps
 
 
 class Outcome(NamedTuple):
@@ -72,7 +72,7 @@ def compile_step(method: Method, settings: Settings, batches, backend: Backend) 
         unroll=backend.unroll,
         axis_name=backend.axis_name,
     )
-    return backend.compile(several(step, unroll=backend.unroll))
+    return backend.compile(scan_steps(step, unroll=backend.unroll))
 
 
 def initial_state(method: Method, settings: Settings, batches) -> Callable[[], TrainState]:

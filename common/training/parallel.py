@@ -18,7 +18,7 @@ import numpy as np
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from common.errors import bad
+from common.errors import input_error
 from common.method import PyTree
 
 AXIS = "batch"
@@ -86,7 +86,7 @@ def rows(num_devices: int | None = None) -> Rows:
 def initialize(coordinator: str, num_processes: int, process_id: int) -> None:
     """Joins the hosts of one run; call it before anything else touches a device. Every host runs the same command."""
     if not 0 <= process_id < num_processes:
-        raise bad(
+        raise input_error(
             "--process-id",
             expected=f"0 <= id < --num-processes={num_processes}",
             got=process_id,
@@ -139,7 +139,7 @@ def check_batch(batch_size: int, accumulate: int) -> None:
     if batch_size % (count * accumulate):
         unit = f"{count} device{'s' * (count > 1)}" + (f" x {accumulate} micro-batches" if accumulate > 1 else "")
         lower = batch_size // (count * accumulate) * count * accumulate
-        raise bad(
+        raise input_error(
             "config.train.batch_size",
             expected=f"a multiple of {count * accumulate} ({unit})",
             got=batch_size,

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import optax
 
 from common import config as configs
-from common.errors import InputError, bad
+from common.errors import InputError, input_error
 from common.training.optimizers import make_optimizer, make_schedule
 
 
@@ -61,7 +61,7 @@ def build(config, *, num_examples: int) -> Settings:
         ("optimizer.final_fraction", optimizer.final_fraction, 0 <= optimizer.final_fraction <= 1, "a fraction"),
     ):
         if not possible:
-            raise bad(f"config.{field}", expected=expected, got=value, fix="configs/base.py has the default")
+            raise input_error(f"config.{field}", expected=expected, got=value, fix="configs/base.py has the default")
 
     def steps(value, field, least, run_length=None):
         count = configs.steps(
@@ -75,7 +75,7 @@ def build(config, *, num_examples: int) -> Settings:
     preview_every = steps(train.preview_every, "config.train.preview_every", 0, total)
     checkpoint_every = steps(config.checkpoint.every, "config.checkpoint.every", 1, total)
     if train.batch_size % train.accumulate:
-        raise bad(
+        raise input_error(
             "config.train.accumulate",
             expected=f"a divisor of config.train.batch_size={train.batch_size}",
             got=train.accumulate,
@@ -88,7 +88,7 @@ def build(config, *, num_examples: int) -> Settings:
         ("config.checkpoint.every", checkpoint_every),
     ]:
         if value % train.steps_per_call:
-            raise bad(
+            raise input_error(
                 field,
                 expected=f"a multiple of config.train.steps_per_call={train.steps_per_call}",
                 got=value,
@@ -142,4 +142,4 @@ def build(config, *, num_examples: int) -> Settings:
 def at_least(value: float, least: float, field: str) -> None:
     """Raises `InputError` when `value` is below `least`."""
     if value < least:
-        raise bad(field, expected=f"at least {least}", got=value, fix="raise it")
+        raise input_error(field, expected=f"at least {least}", got=value, fix="raise it")

@@ -94,7 +94,7 @@ def make_step(
     return step
 
 
-def several(step: Step, *, unroll: bool = False) -> Step:
+def scan_steps(step: Step, *, unroll: bool = False) -> Step:
     """Returns a step over `fetched` with a leading axis `[k]` that takes `k` steps and stacks their metrics."""
 
     def steps(state: TrainState, resident: PyTree, fetched: Mapping[str, Any]):

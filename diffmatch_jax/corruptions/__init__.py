@@ -15,7 +15,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from common.errors import bad, choice
+from common.errors import choice, input_error
 from diffmatch_jax.corruptions import blur, digital, noise, weather
 
 # In the published order.
@@ -59,16 +59,20 @@ def corrupt(image: np.ndarray, kind: str, severity: int, seed: int | Sequence[in
     image = np.asarray(image)
     choice("kind", kind, KINDS)
     if severity not in SEVERITIES:
-        raise bad("severity", expected="1, 2, 3, 4 or 5", got=severity, fix="5 is the strongest")
+        raise input_error("severity", expected="1, 2, 3, 4 or 5", got=severity, fix="5 is the strongest")
     if image.ndim != 3 or image.shape[-1] not in (1, 3) or min(image.shape[:2]) < LEAST:
         expected = f"[H, W, 1 or 3] of at least {LEAST} x {LEAST} pixels"
-        raise bad("image", expected=expected, got=list(image.shape), fix="give one image at a time, enlarged if tiny")
+        raise input_error(
+            "image", expected=expected, got=list(image.shape), fix="give one image at a time, enlarged if tiny"
+        )
     if image.dtype != np.uint8 and not np.issubdtype(image.dtype, np.floating):
-        raise bad("image", expected="bytes, or floating point in [0, 1]", got=image.dtype, fix="convert it")
+        raise input_error("image", expected="bytes, or floating point in [0, 1]", got=image.dtype, fix="convert it")
     bytes_in = image.dtype == np.uint8
     x = image.astype(np.float32) / (255 if bytes_in else 1)
     if not (np.isfinite(x).all() and x.min() >= 0 and x.max() <= 1):
-        raise bad("image", expected="numbers in [0, 1]", got=f"{x.min():g} to {x.max():g}", fix="divide by its maximum")
+        raise input_error(
+            "image", expected="numbers in [0, 1]", got=f"{x.min():g} to {x.max():g}", fix="divide by its maximum"
+        )
     scale = float(np.sqrt(x.shape[0] * x.shape[1]) / 224)
     result = KINDS[kind](x, severity, generator(seed, kind), scale)
     out, flow = result if isinstance(result, tuple) else (result, None)
@@ -82,5 +86,5 @@ def generator(seed: int | Sequence[int] | jax.Array, kind: str) -> np.random.Gen
         seed = jax.random.key_data(seed)
     numbers = [int(each) for each in np.ravel(seed)]
     if any(each < 0 for each in numbers):
-        raise bad("seed", expected="at least 0", got=seed, fix="use 0")
+        raise input_error("seed", expected="at least 0", got=seed, fix="use 0")
     return np.random.default_rng([*numbers, list(KINDS).index(kind)])

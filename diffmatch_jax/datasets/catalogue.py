@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from common.data.source import digest
-from common.errors import bad, choice
+from common.errors import choice, input_error
 from diffmatch_jax.datasets import motion, planar, record, sparse, synthetic
 from diffmatch_jax.datasets.record import Dataset
 
@@ -98,15 +98,19 @@ def open_datasets(text: str, options: Options = Options()) -> list[Dataset]:  # 
         name, _, where = each.partition(":")
         kind = KINDS[choice("--data", name, KINDS)]
         if kind.where == "DIR" and not where:
-            raise bad(f"--data {name}", expected=f"{name}:DIR", got=each, fix=f"name the directory of {kind.summary}")
+            raise input_error(
+                f"--data {name}", expected=f"{name}:DIR", got=each, fix=f"name the directory of {kind.summary}"
+            )
         if not kind.where and where:
-            raise bad(f"--data {name}", expected=name, got=each, fix="leave out what follows the colon")
+            raise input_error(f"--data {name}", expected=name, got=each, fix="leave out what follows the colon")
         dataset = kind.open(str(Path(where).expanduser()) if kind.where == "DIR" else where, options)
         if options.count is not None and name != "warps":
             dataset = record.subset(dataset, options.count)
         if dataset.name in [other.name for other in found]:
-            raise bad("--data", expected="each name once", got=text, fix="leave one out")
+            raise input_error("--data", expected="each name once", got=text, fix="leave one out")
         found.append(dataset)
     if not found:
-        raise bad("--data", expected=f"some of {', '.join(KINDS)}", got=repr(text), fix="for example stereo,warps")
+        raise input_error(
+            "--data", expected=f"some of {', '.join(KINDS)}", got=repr(text), fix="for example stereo,warps"
+        )
     return found

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from common.errors import bad
-from common.files import write_atomically
+from common.errors import input_error
+from common.io.files import write_atomically
 
 _MAGIC = b"PIEH"  # the bytes of the number 202021.25
 UNKNOWN = 1e9  # larger values mark pixels without flow (Baker et al., IJCV 2011)
@@ -20,11 +20,11 @@ def read_flo(path: str | Path) -> tuple[np.ndarray, np.ndarray]:
     """Returns flow `[H, W, 2]` (float32, pixels) and where it is known `[H, W]`; raises `InputError` if damaged."""
     data = _bytes(path)
     if data[:4] != _MAGIC or len(data) < 12:
-        raise bad(str(path), expected="a .flo file", got="another kind of file", fix=_AGAIN)
+        raise input_error(str(path), expected="a .flo file", got="another kind of file", fix=_AGAIN)
     width, height = struct.unpack("<ii", data[4:12])
     if width < 1 or height < 1 or len(data) - 12 != 8 * width * height:
         got = f"{width} x {height} in {len(data)} bytes"
-        raise bad(str(path), expected="12 bytes and 8 a pixel", got=got, fix=_AGAIN)
+        raise input_error(str(path), expected="12 bytes and 8 a pixel", got=got, fix=_AGAIN)
     flow = np.frombuffer(data, "<f4", offset=12).reshape(height, width, 2)
     with np.errstate(invalid="ignore"):
         known = (np.abs(flow) < UNKNOWN).all(-1)
@@ -35,7 +35,7 @@ def write_flo(path: str | Path, flow: np.ndarray, known: np.ndarray | None = Non
     """Writes flow `[H, W, 2]` in pixels as a `.flo` file, unknown pixels as 1e10, and returns the path."""
     flow = np.asarray(flow, "<f4")
     if flow.ndim != 3 or flow.shape[-1] != 2:
-        raise bad("flow", expected="[H, W, 2]", got=list(flow.shape), fix="give one pair's flow")
+        raise input_error("flow", expected="[H, W, 2]", got=list(flow.shape), fix="give one pair's flow")
     if known is not None:
         flow = np.where(np.asarray(known, bool)[..., None], flow, np.float32(1e10)).astype("<f4")
     height, width = flow.shape[:2]
@@ -47,11 +47,11 @@ def read_pfm(path: str | Path) -> np.ndarray:
     data = _bytes(path)
     header = re.match(rb"Pf\s+(\d+)\s+(\d+)\s+([-+]?)[\d.]+(?:[eE][-+]?\d+)?\s", data)
     if header is None:
-        raise bad(str(path), expected="a gray PFM file", got="another kind of file", fix=_AGAIN)
+        raise input_error(str(path), expected="a gray PFM file", got="another kind of file", fix=_AGAIN)
     width, height, little = int(header[1]), int(header[2]), header[3] == b"-"
     if len(data) - header.end() != 4 * width * height or not width * height:
         got = f"{width} x {height} in {len(data)} bytes"
-        raise bad(str(path), expected=f"{header.end()} bytes and 4 a pixel", got=got, fix=_AGAIN)
+        raise input_error(str(path), expected=f"{header.end()} bytes and 4 a pixel", got=got, fix=_AGAIN)
     # The sign of the scale is the order of the bytes; rows go from the bottom to the top.
     numbers = np.frombuffer(data, "<f4" if little else ">f4", offset=header.end()).reshape(height, width)
     return numbers[::-1].astype(np.float32)
@@ -86,7 +86,7 @@ def read_deep_png(path: str | Path) -> np.ndarray:
             raise ValueError("an unknown filter")
     except (ValueError, IndexError, struct.error, zlib.error) as error:
         expected = "a PNG of three channels of 16 bits, not interlaced"
-        raise bad(str(path), expected=expected, got=error, fix=_AGAIN) from None
+        raise input_error(str(path), expected=expected, got=error, fix=_AGAIN) from None
     return _unfiltered(rows[:, 1:].reshape(height, width, 6), rows[:, 0]).view(">u2").astype(np.uint16)
 
 
@@ -131,4 +131,4 @@ def _bytes(path: str | Path) -> bytes:
     try:
         return Path(path).read_bytes()
     except OSError as error:
-        raise bad(str(path), expected="a file", got=error.strerror, fix="check the path") from None
+        raise input_error(str(path), expected="a file", got=error.strerror, fix="check the path") from None

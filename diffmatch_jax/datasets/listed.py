@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from common.data.source import digest
-from common.errors import bad, choice
+from common.errors import choice, input_error
 from diffmatch_jax import matching, warps
 from diffmatch_jax.datasets.record import Dataset, Example, centres, folder_of, inside, make, read_image
 from diffmatch_jax.resize import resize
@@ -43,9 +43,9 @@ def read_list(path: str | Path) -> list[Row]:
         with Path(path).open(newline="") as file:
             lines = list(csv.reader(file))[1:]
     except OSError as error:
-        raise bad(str(path), expected="a csv list of pairs", got=error.strerror, fix="check the path") from None
+        raise input_error(str(path), expected="a csv list of pairs", got=error.strerror, fix="check the path") from None
     except (UnicodeDecodeError, csv.Error) as error:
-        raise bad(str(path), expected="a csv list of pairs", got=error, fix="check the path") from None
+        raise input_error(str(path), expected="a csv list of pairs", got=error, fix="check the path") from None
     rows = []
     for number, line in enumerate(lines, start=2):
         try:
@@ -56,10 +56,10 @@ def read_list(path: str | Path) -> list[Row]:
                 raise ValueError("a homography without an inverse")
         except (ValueError, IndexError) as error:
             expected = "a name, a type from 0 to 2 and 18 numbers"
-            raise bad(f"{path}, line {number}", expected=expected, got=error, fix="download it again") from None
+            raise input_error(f"{path}, line {number}", expected=expected, got=error, fix="download it again") from None
         rows.append(row)
     if not rows:
-        raise bad(str(path), expected="rows", got="none", fix="download it again")
+        raise input_error(str(path), expected="rows", got="none", fix="download it again")
     return rows
 
 
@@ -96,9 +96,11 @@ def pair(
     if compat is not None:
         choice("compat", compat, ("released",))
     if kind not in range(3):
-        raise bad("kind", expected="0, 1 or 2", got=kind, fix="see KINDS")
+        raise input_error("kind", expected="0, 1 or 2", got=kind, fix="see KINDS")
     if kind == 2 and not _invertible(numbers):
-        raise bad("numbers", expected="a homography with an inverse", got="one without", fix="leave the row out")
+        raise input_error(
+            "numbers", expected="a homography with an inverse", got="one without", fix="leave the row out"
+        )
     scale = size / _REFERENCE
     canvas = tuple(int(each * scale) for each in _CANVAS[kind])
     picture = jnp.asarray(_cut(image, canvas), jnp.float32)

@@ -27,7 +27,7 @@ from pathlib import Path
 import numpy as np
 
 from common.data.source import digest
-from common.errors import bad, choice
+from common.errors import choice, input_error
 from diffmatch_jax.datasets import flow_files
 from diffmatch_jax.datasets.record import Dataset, Example, centres, folder_of, inside, make, read_image, resized
 
@@ -42,7 +42,7 @@ def kitti(directory: str | Path, *, occluded: bool = True, name: str = "kitti") 
     files = sorted((root / ("flow_occ" if occluded else "flow_noc")).glob("*_10.png"))
     if folder is None or not files:
         expected = f"{' or '.join(_KITTI_FOLDERS)}, and flow_occ/*_10.png"
-        raise bad(str(root), expected=expected, got="none", fix="name KITTI's folder training")
+        raise input_error(str(root), expected=expected, got="none", fix="name KITTI's folder training")
 
     def load(index: int) -> Example:
         stem = files[index].name.removesuffix("_10.png")
@@ -60,10 +60,10 @@ def sintel(directory: str | Path, *, render: str = "clean", occluded: bool = Tru
     root = folder_of(directory)
     files = sorted((root / "flow").glob("*/frame_*.flo"))
     if not files:
-        raise bad(str(root), expected="flow/SCENE/frame_*.flo", got="none", fix="name Sintel's folder training")
+        raise input_error(str(root), expected="flow/SCENE/frame_*.flo", got="none", fix="name Sintel's folder training")
     for path in files:
         if not path.stem.removeprefix("frame_").isdecimal():
-            raise bad(str(path), expected="frame_0001.flo", got=path.name, fix="remove what is not Sintel's")
+            raise input_error(str(path), expected="frame_0001.flo", got=path.name, fix="remove what is not Sintel's")
 
     def load(index: int) -> Example:
         path = files[index]
@@ -90,14 +90,14 @@ def middlebury(directory: str | Path, *, occluded: bool = True, name: str = "mid
     root = folder_of(directory)
     folders = sorted(each.parent for each in root.glob("*/im0.png"))
     if not folders:
-        raise bad(str(root), expected="SCENE/im0.png", got="none", fix="name the folder of the scenes")
+        raise input_error(str(root), expected="SCENE/im0.png", got="none", fix="name the folder of the scenes")
     files = []
     for folder in folders:
         disparity = next((folder / each for each in _DISPARITIES if (folder / each).is_file()), folder / "disp0.pfm")
         files.append((folder / "im0.png", folder / "im1.png", disparity, *[folder / "mask0nocc.png"] * (not occluded)))
         for path in files[-1]:
             if not path.is_file():
-                raise bad(str(path), expected="a file", got="none", fix="unpack the scene again")
+                raise input_error(str(path), expected="a file", got="none", fix="unpack the scene again")
 
     def load(index: int) -> Example:
         left, right, path, *masks = files[index]
@@ -149,11 +149,11 @@ def _motorcycle() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         return (*(read_image(root / f"motorcycle_{side}.png") for side in ("left", "right")), disparity)
     except (OSError, KeyError, ValueError) as error:
         fix = "pip install scikit-image"
-        raise bad("data stereo", expected="the stereo pair of scikit-image", got=error, fix=fix) from None
+        raise input_error("data stereo", expected="the stereo pair of scikit-image", got=error, fix=fix) from None
 
 
 def _checked(example: Example, path: Path) -> Example:
     if example.target.shape[:2] != example.mask.shape:
         got = f"{list(example.mask.shape)} and {list(example.target.shape[:2])}"
-        raise bad(str(path), expected="flow of the image's size", got=got, fix="unpack the data again")
+        raise input_error(str(path), expected="flow of the image's size", got=got, fix="unpack the data again")
     return example

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from common.data.source import digest
-from common.errors import bad, choice
+from common.errors import choice, input_error
 from diffmatch_jax.datasets.record import (
     Dataset,
     Example,
@@ -128,7 +128,7 @@ def scenes(directory: str | Path, *, side: int | None = None, name: str = "scene
             entries.append((f"{matrix.parent.name}/1-{number}", matrix.parent.name))
             files.append((_image(matrix.parent, "img1"), _image(matrix.parent, f"img{number}"), matrix))
     if not files:
-        raise bad(str(root), expected="SCENE/img1.* and SCENE/H1to2p", got="none", fix="check the directory")
+        raise input_error(str(root), expected="SCENE/img1.* and SCENE/H1to2p", got="none", fix="check the directory")
 
     def load(index: int) -> Example:
         first, second, matrix = files[index]
@@ -157,10 +157,12 @@ def hpatches(
             entries.append((f"{scene.name}/1-{number}", group))
             matrix = scene / f"H_1_{number}"
             if not matrix.is_file():
-                raise bad(str(matrix), expected="a homography", got="no such file", fix="unpack the release again")
+                raise input_error(
+                    str(matrix), expected="a homography", got="no such file", fix="unpack the release again"
+                )
             files.append((_image(scene, "1"), _image(scene, str(number)), matrix))
     if not files:
-        raise bad(str(root), expected="folders v_SCENE", got="none", fix="name hpatches-sequences-release")
+        raise input_error(str(root), expected="folders v_SCENE", got="none", fix="name hpatches-sequences-release")
 
     def load(index: int) -> Example:
         first, second, matrix = files[index]
@@ -183,7 +185,7 @@ def read_matrix(path: Path) -> np.ndarray:
             raise ValueError(f"an array of shape {list(matrix.shape)} or without an inverse")
     except (OSError, ValueError) as error:
         fix = "check that it was unpacked whole"
-        raise bad(str(path), expected="a 3 x 3 homography", got=error, fix=fix) from None
+        raise input_error(str(path), expected="a 3 x 3 homography", got=error, fix=fix) from None
     return matrix
 
 
@@ -192,7 +194,7 @@ def _image(folder: Path, stem: str) -> Path:
         if (folder / f"{stem}{suffix}").is_file():
             return folder / f"{stem}{suffix}"
     expected = f"{stem}.ppm (or {', '.join(_SUFFIXES[1:])})"
-    raise bad(str(folder), expected=expected, got="no such file", fix="unpack the data again")
+    raise input_error(str(folder), expected=expected, got="no such file", fix="unpack the data again")
 
 
 def _content(files, *settings: object) -> list[object]:

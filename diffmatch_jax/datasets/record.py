@@ -13,7 +13,7 @@ import numpy as np
 
 from common.data import images
 from common.data.source import Element, digest
-from common.errors import bad
+from common.errors import input_error
 from diffmatch_jax import resize as resizing
 
 SCHEMES = ("images", "groups", "rates")
@@ -65,7 +65,7 @@ def make(
     Raises `InputError` if it has no pair.
     """
     if not entries:
-        raise bad(f"data {name}", expected="at least one pair", got="none", fix="check the directory")
+        raise input_error(f"data {name}", expected="at least one pair", got="none", fix="check the directory")
     names, groups = zip(*entries, strict=True)
     fingerprint = digest(name, *names, *groups, *(sequences or ()), *content)
     return Dataset(name, names, groups, load, fingerprint, scheme, tuple(sequences) if sequences else None)
@@ -74,7 +74,7 @@ def make(
 def subset(dataset: Dataset, count: int) -> Dataset:
     """Returns `count` pairs spread evenly over the data set, or all if there are no more."""
     if count < 1:
-        raise bad("count", expected="at least 1", got=count, fix="use 1 or more")
+        raise input_error("count", expected="at least 1", got=count, fix="use 1 or more")
     if count >= len(dataset):
         return dataset
     chosen = [round(each) for each in np.linspace(0, len(dataset) - 1, count)]
@@ -92,7 +92,7 @@ def folder_of(directory: str | Path) -> Path:
     """Returns an existing directory; raises `InputError` if there is none."""
     root = Path(directory).expanduser()
     if not root.is_dir():
-        raise bad(str(root), expected="a directory", got="no such directory", fix="check the path")
+        raise input_error(str(root), expected="a directory", got="no such directory", fix="check the path")
     return root
 
 
@@ -128,7 +128,9 @@ def read_image(path) -> np.ndarray:
     try:
         return images.as_channels(images.decode(path), 3)
     except ValueError as error:
-        raise bad(str(path), expected="an image file", got=error, fix="check that it was unpacked whole") from None
+        raise input_error(
+            str(path), expected="an image file", got=error, fix="check that it was unpacked whole"
+        ) from None
 
 
 def resized_image(image: np.ndarray, size: tuple[int, int], *, antialias: bool = True) -> np.ndarray:

@@ -26,7 +26,7 @@ import numpy as np
 from PIL import Image
 
 from common.data.source import digest
-from common.errors import bad
+from common.errors import input_error
 from common.imports import pickles
 from diffmatch_jax.datasets.record import Dataset, Example, folder_of, inside, make, read_image, scattered
 
@@ -89,10 +89,12 @@ def read_matches(path: str | Path) -> list[dict[str, Any]]:
         found = pickles.read(Path(path).read_bytes(), find=_find, persistent=_refuse)
         return [_pair(each) for each in found]
     except OSError as error:
-        raise bad(str(path), expected="a list of matches", got=error.strerror, fix="unpack info_ETH3D_files") from None
+        raise input_error(
+            str(path), expected="a list of matches", got=error.strerror, fix="unpack info_ETH3D_files"
+        ) from None
     except (ValueError, TypeError, LookupError, OverflowError) as error:
         fix = "download it again"
-        raise bad(str(path), expected="a pickled list of pairs with matches", got=error, fix=fix) from None
+        raise input_error(str(path), expected="a pickled list of pairs with matches", got=error, fix=fix) from None
 
 
 def _pair(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -172,7 +174,7 @@ def megadepth(directory: str | Path, *, name: str = "megadepth") -> Dataset:
                 raise ValueError(f"pair {number} with fewer columns")
     except (OSError, ValueError, csv.Error) as error:
         fix = "name the folder with test1600Pairs.csv"
-        raise bad(str(path), expected="the list of pairs", got=error, fix=fix) from None
+        raise input_error(str(path), expected="the list of pairs", got=error, fix=fix) from None
 
     def load(index: int) -> Example:
         row = rows[index]
@@ -182,7 +184,7 @@ def megadepth(directory: str | Path, *, name: str = "megadepth") -> Dataset:
         target, places, known = _fitted(folder / row["target_image"], row["XB"], row["YB"])
         if len(places) != len(sources):
             got = f"{len(sources)} and {len(places)}"
-            raise bad(f"{path}, pair {index}", expected="as many XA as XB", got=got, fix="download it again")
+            raise input_error(f"{path}, pair {index}", expected="as many XA as XB", got=got, fix="download it again")
         both = seen & known
         return Example(entries[index][0], source, target, *scattered(places[both], sources[both], target.shape[:2]))
 
@@ -201,6 +203,8 @@ def _fitted(path: Path, x: str, y: str) -> tuple[np.ndarray, np.ndarray, np.ndar
         columns, rows = (np.asarray([float(each) for each in text.split(";")]) for text in (x, y))
         points = np.stack([columns * (size[0] / width), rows * (size[1] / height)], -1)
     except ValueError as error:
-        raise bad(f"{path}", expected="numbers separated by semicolons", got=error, fix="download it again") from None
+        raise input_error(
+            f"{path}", expected="numbers separated by semicolons", got=error, fix="download it again"
+        ) from None
     resized = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.LANCZOS))
     return resized, points, inside(points, (size[1], size[0]))

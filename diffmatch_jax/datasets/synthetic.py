@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from common.data.source import digest
-from common.errors import bad
+from common.errors import input_error
 from diffmatch_jax import pairs
 from diffmatch_jax.datasets.record import Dataset, Example, make
 
@@ -31,9 +31,9 @@ def warps(
     settings = settings or pairs.Warps()
     if count < 1 or size < 8:
         got = f"{count} of {size}"
-        raise bad("warps", expected="at least 1 pair of at least 8 pixels", got=got, fix="use 32 of 256")
+        raise input_error("warps", expected="at least 1 pair of at least 8 pixels", got=got, fix="use 32 of 256")
     if not len(photographs):
-        raise bad("warps", expected="at least one photograph", got="none", fix="check the data")
+        raise input_error("warps", expected="at least one photograph", got="none", fix="check the data")
     kinds = [i for i, share in enumerate(settings.shares) if share > 0]
     of_pair = [kinds[i % len(kinds)] for i in range(count)]
     labels = names or [str(i) for i in range(len(photographs))]

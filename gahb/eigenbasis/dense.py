@@ -5,7 +5,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from common.errors import bad, choice
+from common.errors import choice, input_error
 from gahb.denoisers import Denoiser
 from gahb.eigenbasis.linear import linearise, pull, push, unit_images
 
@@ -44,7 +44,9 @@ def jacobian(
     size, dtype = linear.size, np.dtype(linear.y.dtype)
     if size**2 * dtype.itemsize > max_bytes:
         got = f"{size} x {size} numbers"
-        raise bad("y", expected=f"a Jacobian of at most {max_bytes} bytes", got=got, fix="use top_k, which needs none")
+        raise input_error(
+            "y", expected=f"a Jacobian of at most {max_bytes} bytes", got=got, fix="use top_k, which needs none"
+        )
     product = push if mode == "forward" else pull
     rows = np.empty((size, size), dtype)
     for start in range(0, size, block):

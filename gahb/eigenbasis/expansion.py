@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 import scipy.linalg
 
-from common.errors import bad
+from common.errors import input_error
 from gahb.eigenbasis.dense import Eigenbasis
 
 
@@ -29,7 +29,9 @@ def coefficients(basis: Eigenbasis, image: np.ndarray) -> np.ndarray:
     flat = np.asarray(image, np.float64).reshape(-1)
     if flat.size != rows.shape[1]:
         shape = list(basis.vectors.shape[1:])
-        raise bad("image", expected=f"an image {shape}", got=list(np.shape(image)), fix="use the image of the basis")
+        raise input_error(
+            "image", expected=f"an image {shape}", got=list(np.shape(image)), fix="use the image of the basis"
+        )
     return rows @ flat
 
 
@@ -40,7 +42,7 @@ def truncate(basis: Eigenbasis, y: np.ndarray, terms: Sequence[int]) -> np.ndarr
     """
     if not len(terms) or min(terms) < 0 or max(terms) > len(basis.values):
         expected = f"numbers from 0 to {len(basis.values)}"
-        raise bad("terms", expected=expected, got=list(terms), fix="ask top_k for more vectors")
+        raise input_error("terms", expected=expected, got=list(terms), fix="ask top_k for more vectors")
     parts = (basis.values * coefficients(basis, y))[:, None] * _rows(basis.vectors)
     sums = np.concatenate([np.zeros((1, parts.shape[1])), np.cumsum(parts, axis=0)])
     return sums[list(terms)].reshape(len(terms), *basis.vectors.shape[1:])
@@ -51,7 +53,9 @@ def count_above(basis: Eigenbasis, threshold: float) -> int:
     count = int((basis.values > threshold).sum())
     if count == len(basis.values) < basis.vectors[0].size:
         got = f"{basis.values[-1]:.4g} as the smallest of {count}"
-        raise bad("threshold", expected="a factor below it among those known", got=got, fix="ask top_k for more")
+        raise input_error(
+            "threshold", expected="a factor below it among those known", got=got, fix="ask top_k for more"
+        )
     return count
 
 

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import scipy.linalg
 
-from common.errors import RunError, bad
+from common.errors import RunError, input_error
 
 
 class Ritz(NamedTuple):
@@ -51,7 +51,7 @@ def largest(
     """
     if not k + 3 * block <= max_basis <= size:
         got = f"k={k}, block={block}, max_basis={max_basis}, d={size}"
-        raise bad("max_basis", expected="k + 3 block <= max_basis <= d", got=got, fix="use the dense route")
+        raise input_error("max_basis", expected="k + 3 block <= max_basis <= d", got=got, fix="use the dense route")
     eps = float(jnp.finfo(dtype).eps)
     basis, matrix = jnp.zeros((max_basis, size), dtype), np.zeros((max_basis, max_basis))
     newest = _replace(basis, jnp.zeros((block, size), dtype), np.ones(block, bool), jax.random.fold_in(key, 0))

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from common.errors import bad
+from common.errors import input_error
 from gahb.denoisers import Denoiser, as_denoiser
 
 
@@ -36,14 +36,14 @@ def linearise(denoise: Denoiser, y: jax.Array) -> Linearisation:
     if y.ndim == 4 and len(y) == 1:
         y = y[0]
     if y.ndim != 3:
-        raise bad("y", expected="one image [H, W, C]", got=list(y.shape), fix="analyse images one at a time")
+        raise input_error("y", expected="one image [H, W, C]", got=list(y.shape), fix="analyse images one at a time")
     if not jnp.issubdtype(y.dtype, jnp.floating):
-        raise bad("y", expected="floats", got=y.dtype, fix="divide 8-bit images by 255")
+        raise input_error("y", expected="floats", got=y.dtype, fix="divide 8-bit images by 255")
     output = jax.eval_shape(denoise, jax.ShapeDtypeStruct((1, *y.shape), y.dtype))
     if output.shape != (1, *y.shape) or output.dtype != y.dtype:
         got = f"{output.dtype} {list(output.shape)}"
         fix = "wrap it as a function of the noisy image alone, of one type throughout"
-        raise bad("denoise", expected=f"an output like its input, {y.dtype} {[1, *y.shape]}", got=got, fix=fix)
+        raise input_error("denoise", expected=f"an output like its input, {y.dtype} {[1, *y.shape]}", got=got, fix=fix)
     return _linearise(denoise, y)
 
 

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from common.errors import bad, choice
+from common.errors import choice, input_error
 from gahb.denoisers import Denoiser
 from gahb.eigenbasis.linear import Linearisation, linearise, pull, push, unit_images
 
@@ -109,7 +109,7 @@ def sure(
 def _probe(forms, linear: Linearisation, key, num: int, block: int) -> tuple[np.ndarray, int]:
     """Evaluates quadratic forms at every unit image or at `num` random signs: `[n, number of forms]`, float64."""
     if key is not None and num < 2:
-        raise bad("num", expected="at least 2 probes", got=num, fix="use 64 or so")
+        raise input_error("num", expected="at least 2 probes", got=num, fix="use 64 or so")
     count = linear.size if key is None else num
     block = min(block, count)
     parts = []
@@ -158,7 +158,7 @@ def _asymmetry_forms(linear, v):
 
 def _hutch_plus_plus(linear: Linearisation, key, num: int, block: int) -> Estimate:
     if num < 6:
-        raise bad("num", expected="at least 6 products for hutch++", got=num, fix="use 64 or so")
+        raise input_error("num", expected="at least 6 products for hutch++", got=num, fix="use 64 or so")
     rank = num // 3
     rest = num - 2 * rank
     sketch_key, probe_key = jax.random.split(key)

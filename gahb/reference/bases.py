@@ -9,7 +9,7 @@ import numpy as np
 import pywt
 from jax.tree_util import Partial
 
-from common.errors import bad, choice
+from common.errors import choice, input_error
 from gahb.reference.checks import check_shape
 from gahb.reference.stationary import cosines
 
@@ -40,7 +40,7 @@ def wavelet(shape: tuple[int, int, int], *, name: str = "sym4", levels: int | No
     """
     filters = pywt.Wavelet(choice("name", name, pywt.wavelist(kind="discrete")))
     if not filters.orthogonal:
-        raise bad("name", expected="an orthonormal wavelet", got=f'"{name}"', fix='use "haar", "db4" or "sym4"')
+        raise input_error("name", expected="an orthonormal wavelet", got=f'"{name}"', fix='use "haar", "db4" or "sym4"')
     height, width = shape[:2]
     if levels is None:
         levels = 0
@@ -48,7 +48,9 @@ def wavelet(shape: tuple[int, int, int], *, name: str = "sym4", levels: int | No
             levels += 1
     if levels < 0 or height % 2**levels or width % 2**levels:
         multiple = f"sides that are multiples of {2 ** max(levels, 0)}"
-        raise bad("levels", expected=multiple, got=f"{height}x{width}", fix="use fewer levels or crop the images")
+        raise input_error(
+            "levels", expected=multiple, got=f"{height}x{width}", fix="use fewer levels or crop the images"
+        )
     pairs = tuple(
         tuple(jnp.asarray(_one_level(length >> level, filters), float) for length in (height, width))
         for level in range(levels)

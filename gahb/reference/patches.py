@@ -14,7 +14,7 @@ import numpy as np
 from jax import lax
 from jax.tree_util import Partial
 
-from common.errors import bad, choice
+from common.errors import choice, input_error
 from gahb.reference.checks import check_images, check_shape, check_sigma
 from gahb.reference.streaming import NEVER, in_blocks, softmax_mean
 
@@ -91,9 +91,11 @@ class _Equivariant:
         shape = blocks.images.shape[2:]
         if y.ndim != 4 or y.shape[-1] != shape[-1] or (y.shape[1:] != shape and min(y.shape[1:3]) < self.patch):
             expected = f"[B, H, W, {shape[-1]}] with H, W at least {self.patch}, or {list(shape)}"
-            raise bad("y", expected=expected, got=list(y.shape), fix="use larger images or a smaller patch")
+            raise input_error("y", expected=expected, got=list(y.shape), fix="use larger images or a smaller patch")
         if y.shape[1:] != shape and min(shape[:2]) < self.patch:
-            raise bad("y", expected=f"[B, {', '.join(map(str, shape))}]", got=list(y.shape), fix="use a smaller patch")
+            raise input_error(
+                "y", expected=f"[B, {', '.join(map(str, shape))}]", got=list(y.shape), fix="use a smaller patch"
+            )
         dtype = jnp.promote_types(y.dtype, jnp.float32)
         centre, sigma = centre.astype(dtype), sigma.astype(dtype)
         places = [self._cuts(*size) for size in (y.shape[1:3], shape[:2])]
@@ -150,7 +152,7 @@ def _check(images, sigma, patch, boundary):
     check_sigma(sigma)
     choice("boundary", boundary, BOUNDARIES)
     if patch < 1 or patch % 2 == 0:
-        raise bad("patch", expected="an odd number of pixels", got=patch, fix="it has a centre then")
+        raise input_error("patch", expected="an odd number of pixels", got=patch, fix="it has a centre then")
     if boundary == "wrap" and patch > min(images.shape[1:3]):
         expected = f"at most the side of the image, {min(images.shape[1:3])}"
-        raise bad("patch", expected=expected, got=patch, fix='use a smaller one or boundary="cut"')
+        raise input_error("patch", expected=expected, got=patch, fix='use a smaller one or boundary="cut"')

@@ -13,7 +13,7 @@ import numpy as np
 from jax import lax
 from jax.tree_util import Partial
 
-from common.errors import bad
+from common.errors import input_error
 from gahb.reference.checks import check_images, check_shape, check_sigma
 from gahb.reference.streaming import NEVER, Blocks, in_blocks, joined, softmax_mean
 
@@ -130,7 +130,7 @@ def _weights(blocks, sigmas, y):
 
 def _parts(posterior) -> tuple[Blocks, jax.Array, int]:
     if not isinstance(posterior, Partial) or not isinstance(posterior.func, _Posterior):
-        raise bad("posterior", expected="a denoiser made by empirical(...)", got=posterior, fix="make one")
+        raise input_error("posterior", expected="a denoiser made by empirical(...)", got=posterior, fix="make one")
     return *posterior.args, posterior.func.count
 
 

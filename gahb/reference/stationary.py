@@ -10,7 +10,7 @@ import numpy as np
 import scipy.fft
 from jax.tree_util import Partial
 
-from common.errors import bad
+from common.errors import input_error
 from gahb.reference.checks import check_images, check_shape
 
 BASES = ("dct", "dft")
@@ -31,7 +31,7 @@ def fit(images: np.ndarray, *, basis: str = "dct", block: int = 1024) -> Prior:
     for another basis, no images or integer intensities.
     """
     if basis not in BASES:
-        raise bad("basis", expected=" or ".join(BASES), got=repr(basis), fix='use "dct"')
+        raise input_error("basis", expected=" or ".join(BASES), got=repr(basis), fix='use "dct"')
     check_images(images)
     blocks = [slice(start, start + block) for start in range(0, len(images), block)]
     mean = sum(np.asarray(images[part], np.float64).mean((1, 2)).sum(0) for part in blocks) / len(images)

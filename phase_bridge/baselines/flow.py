@@ -11,7 +11,7 @@ from scipy.optimize import linear_sum_assignment
 from scipy.spatial.distance import cdist
 
 from common.dynamics import paths
-from common.errors import bad
+from common.errors import input_error
 from phase_bridge.objective import Objective
 
 
@@ -42,7 +42,7 @@ def couple(x1: jax.Array, z: jax.Array, *, size: int) -> jax.Array:
     count = x1.shape[0]
     if size < 2 or count % size:
         fix = "use a divisor of the batch size on each device, or 0"
-        raise bad("coupling", expected=f"at least 2, and a divisor of {count} examples", got=size, fix=fix)
+        raise input_error("coupling", expected=f"at least 2, and a divisor of {count} examples", got=size, fix=fix)
     groups = [each.reshape(count // size, size, -1) for each in (x1, z)]
     order = jax.pure_callback(_assign, jax.ShapeDtypeStruct((count // size, size), jnp.int32), *groups)
     return jnp.take_along_axis(groups[0], order[..., None], axis=1).reshape(x1.shape)

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import Partial
 
-from common.errors import bad, choice
+from common.errors import choice, input_error
 from common.solvers import grids, linear
 from common.solvers.linear import Steps
 from common.solvers.runge_kutta import TABLEAUS
@@ -42,14 +42,14 @@ def steps_for(process: str, solver: str, nfe: int) -> tuple[int, int]:
     Raises `InputError` if it cannot make one step.
     """
     if nfe < 1 or nfe != int(nfe):
-        raise bad("nfe", expected="a whole number, at least 1", got=nfe, fix="use 10 or so")
+        raise input_error("nfe", expected="a whole number, at least 1", got=nfe, fix="use 10 or so")
     if process == "edm" and solver == "heun":
         # A pair of evaluations for each step between levels, and one at the last level.
         return (nfe + 1) // 2, (nfe + 1) // 2 * 2 - 1
     if solver not in _TWICE:
         return nfe, nfe
     if nfe < 2:
-        raise bad("nfe", expected=f"at least 2 for {solver}", got=nfe, fix="use another solver")
+        raise input_error("nfe", expected=f"at least 2 for {solver}", got=nfe, fix="use another solver")
     return nfe // 2, nfe // 2 * 2
 
 

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from common import chunks
 from common.errors import InputError
+from common.io import row_store
 from common.method import Sampler, Variables
 from common.sampling import Drawn, draw, draw_to, identify, sample_keys, weights_digest
 
@@ -141,4 +141,4 @@ def test_bad_input(tmp_path):
         draw_to(tmp_path, SAMPLER, WEIGHTS, KEY, num=2, identity={"weights": "y"}, kind="float32")
     with pytest.raises(InputError, match="expected 2 images, got samples that are no 8-bit images"):
         Drawn(tmp_path, num=2)
-    assert chunks.read_index(tmp_path)["chunk_size"] == 1024
+    assert row_store.read_index(tmp_path)["chunk_size"] == 1024

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from common import config as configs
-from common.cli import main
-from common.record import read_metrics
+from common.cli.dispatch import main
+from common.io.metrics_log import read_metrics
 from configs.base import base as shared
 from configs.base import prepared
 

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from common import results
-from common.app import App
-from common.cli import main
+from common.cli.app import App
+from common.cli.dispatch import main
 from common.errors import InputError
+from common.io import results
 from diffmatch_jax import benchmark, benchmark_figures, colouring, entrants, figures, match_figures
 from diffmatch_jax.__main__ import BENCHMARK
 from diffmatch_jax.datasets import catalogue, record

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from common.cli import main
+from common.cli.dispatch import main
 from diffmatch_jax.__main__ import APP
 
 SMALL = {

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from common.checkpoint import restore_params
-from common.record import read_metrics
+from common.io.metrics_log import read_metrics
 
 CONFIG = pathlib.Path(__file__).with_name("tiny.py")
 STEPS = ("--config.train.log_every=1", "--config.checkpoint.every=5")

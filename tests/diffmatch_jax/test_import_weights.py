@@ -12,7 +12,7 @@ from safetensors.numpy import save_file
 
 from common import config as configs
 from common.checkpoint import restore_params
-from common.cli import main
+from common.cli.dispatch import main
 from common.errors import InputError
 from common.networks.adm_unet import ADMUNet
 from configs.diffmatch_jax import paper, paper_stage2

@@ -10,7 +10,7 @@ from PIL import Image
 
 from common import config as configs
 from common.checkpoint import Checkpoints, restore_params
-from common.cli import main
+from common.cli.dispatch import main
 from common.errors import InputError
 from common.training.state import TrainState
 from configs.diffmatch_jax.base import base

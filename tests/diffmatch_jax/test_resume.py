@@ -6,8 +6,8 @@ import shutil
 
 import pytest
 
-from common.cli import main
-from common.record import read_metrics
+from common.cli.dispatch import main
+from common.io.metrics_log import read_metrics
 from diffmatch_jax.__main__ import APP
 
 CONFIG = str(pathlib.Path(__file__).with_name("tiny.py"))

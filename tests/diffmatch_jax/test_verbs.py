@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from common.checkpoint import restore_params
-from common.cli import main
+from common.cli.dispatch import main
 from diffmatch_jax.__main__ import APP
 from diffmatch_jax.matching import warp
 

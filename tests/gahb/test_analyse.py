@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 import gahb
-from common import results
-from common.cli import main
+from common.cli.dispatch import main
 from common.errors import InputError
+from common.io import results
 from gahb import analyse, eigenbasis_figures
 from gahb.__main__ import APP
 from gahb.eigenbasis import coefficients, effective_dimension, sure, top_k

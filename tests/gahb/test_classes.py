@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from common import config as configs
-from common import results
-from common.cli import main
+from common.cli.dispatch import main
 from common.errors import InputError
+from common.io import results
 from common.training.keys import Purpose, key_for
 from configs.gahb.base import base
 from gahb import manifolds, slopes

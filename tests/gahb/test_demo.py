@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from common import demo
-from common.cli import main
+from common.cli import demo
+from common.cli.dispatch import main
 from common.errors import InputError
 from gahb.__main__ import APP
 

@@ -4,8 +4,8 @@ import jax
 import pytest
 
 from common import config as configs
+from common.cli.verbs.describe import abstract_batch, count_cost
 from common.training import settings
-from common.verbs.describe import abstract_batch, count_cost
 from configs.gahb.base import base
 from gahb import method as methods
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from common.errors import InputError
-from common.evaluation.similarity import Closest
+from common.metrics.similarity import Closest
 from gahb import generalisation as g
 from gahb.sampling import sample
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from common.cli import main
+from common.cli.dispatch import main
 from common.data.npz import open_npz
 from common.data.source import ArraySource, fetch_all
 from common.errors import RunError

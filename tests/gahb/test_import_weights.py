@@ -11,7 +11,7 @@ from safetensors.numpy import save_file
 
 import gahb
 from common import config as configs
-from common.cli import main
+from common.cli.dispatch import main
 from common.errors import InputError
 from common.imports import load_torch
 from configs.gahb.base import base

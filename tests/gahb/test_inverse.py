@@ -10,9 +10,9 @@ from jax.tree_util import Partial
 from PIL import Image
 
 import gahb
-from common import results
-from common.cli import main
+from common.cli.dispatch import main
 from common.errors import InputError
+from common.io import results
 from gahb import inverse, operators
 from gahb.__main__ import APP
 from gahb.reference import empirical

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from common.checkpoint import restore_params
-from common.cli import main
-from common.record import read_metrics
+from common.cli.dispatch import main
+from common.io.metrics_log import read_metrics
 from gahb.__main__ import APP
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")

@@ -9,13 +9,13 @@ import pytest
 from PIL import Image
 
 import gahb
-from common import chunks, results
 from common import config as configs
 from common.checkpoint import restore_params
 from common.checkpoint.lock import only_writer
-from common.cli import main
+from common.cli.dispatch import main
 from common.errors import InputError
-from common.record import read_metrics
+from common.io import results, row_store
+from common.io.metrics_log import read_metrics
 from common.sampling import Drawn
 from gahb import figures, method
 from gahb.__main__ import APP
@@ -277,7 +277,7 @@ def test_many_samples_are_the_few_and_more(copy, capsys):
     few = results.read(copy / "samples" / "step-4-seed-0.json")[1]
     command("sample", "--workdir", copy, "--num", "5", "--type", "float32")
     (directory,) = (path for path in (copy / "samples").glob("many-step-4-seed-0-*") if path.is_dir())
-    store = chunks.open_store(directory)
+    store = row_store.open_store(directory)
     found = store.load("samples", 5)
     np.testing.assert_allclose(found[:3], few["samples"], rtol=1e-4, atol=1e-5)
     np.testing.assert_array_equal(store.load("nfe", 5)[:3], few["nfe"])
@@ -302,7 +302,7 @@ def _changes(directory):
 
 
 def _kind(directory):
-    return chunks.read_index(directory)["identity"]["type"]
+    return row_store.read_index(directory)["identity"]["type"]
 
 
 def test_many_samples_go_on_after_a_kill(trained, copy, capsys):

@@ -15,11 +15,11 @@ import numpy as np
 import pytest
 
 from common import config as configs
-from common import results
 from common.checkpoint import restore_params
-from common.cli import main
+from common.cli.dispatch import main
 from common.data import splits
 from common.errors import InputError
+from common.io import results
 from common.training.keys import Purpose, key_for
 from configs.gahb.base import base
 from gahb.__main__ import APP

@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import traverse_util
 
 from common.networks.adm_unet import ADMUNet
 from common.networks.embeddings import positional
-from common.trees import flatten
 from diffmatch_jax import authors
 from diffmatch_jax.diffusion import Process, forward
 from diffmatch_jax.objective import pooled, totals
@@ -203,7 +203,9 @@ def test_published_network(arrays):
     tensors = {name: formula_weight(i, name, shapes[i]) for i, name in enumerate(names)}
     params = params_of(tensors, network, jnp.float32)
     del tensors
-    assert set(flatten(params)) == set(flatten(abstract["params"]))
+    assert set(traverse_util.flatten_dict(params, sep="/")) == set(
+        traverse_util.flatten_dict(abstract["params"], sep="/")
+    )
     out = compiled(network)(params, *both)
     for got, kind in zip(out, ("stage1", "sr"), strict=True):
         for suffix in ("out", "out_float64"):

@@ -12,10 +12,10 @@ import pytest
 from jax.tree_util import Partial
 
 import gahb
-from common.evaluation.psnr import mse, psnr, sigma_to_psnr
-from common.evaluation.scaling import l1_normalise, rescale
-from common.evaluation.similarity import closest, closest_patches, correlation, cosine, distance, one_origin
 from common.method import Variables
+from common.metrics.psnr import mse, psnr, sigma_to_psnr
+from common.metrics.scaling import l1_normalise, rescale
+from common.metrics.similarity import closest, closest_patches, correlation, cosine, distance, one_origin
 from common.training.optimizers import make_schedule
 from gahb import objective, operators
 from gahb.analysis import psnr_curve

@@ -12,7 +12,7 @@ import pytest
 
 from common import config as configs
 from common.checkpoint import restore_params
-from common.cli import main
+from common.cli.dispatch import main
 from common.data.source import fetch, labels_of
 from common.errors import InputError
 from common.sampling import draw

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from common import config as configs
-from common.cli import main
+from common.cli.dispatch import main
 from common.errors import InputError
 from configs.phase_bridge.cifar10 import get_config as get_cifar10
 from configs.phase_bridge.spiral import get_config as get_spiral

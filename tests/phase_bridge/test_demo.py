@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from common.cli import main
+from common.cli.dispatch import main
 from phase_bridge.__main__ import APP
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")

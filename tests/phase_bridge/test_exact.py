@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from common.cli import main
+from common.cli.dispatch import main
 from common.dynamics import paths
 from phase_bridge import bridge as bridges
 from phase_bridge import exact, statistic

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from common.cli import main
+from common.cli.dispatch import main
 from phase_bridge.__main__ import APP
 from phase_bridge.guided import around_hole, painting
 

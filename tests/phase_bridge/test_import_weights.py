@@ -10,7 +10,7 @@ from safetensors.numpy import save_file
 
 from common import config as configs
 from common.checkpoint import restore_params
-from common.cli import main
+from common.cli.dispatch import main
 from common.errors import InputError
 from common.imports import load_torch
 from common.networks.initial import initialise

@@ -9,7 +9,7 @@ import pytest
 
 from common import config as configs
 from common import sampling
-from common.cli import main
+from common.cli.dispatch import main
 from common.errors import InputError
 from configs.phase_bridge.spiral import get_config
 from phase_bridge import method, toy

@@ -2,9 +2,10 @@
 
 import numpy as np
 import pytest
+from flax import traverse_util
 
 from common.errors import InputError
-from common.imports import Slot, assign, flatten, nest
+from common.imports import Slot, assign
 
 SLOTS = {
     "conv/kernel": Slot("conv.weight", (4, 1, 3, 3), lambda x: x.transpose(2, 3, 1, 0)),
@@ -17,9 +18,9 @@ def test_every_leaf_is_transformed():
     leaves = assign({"norm.gammas": gain, "conv.weight": weight}, SLOTS, field="f")
     assert leaves["conv/kernel"][2, 1, 0, 3] == weight[3, 0, 2, 1]
     assert leaves["norm/gain"].tolist() == [0, 1, 2, 3]
-    tree = nest(leaves)
+    tree = traverse_util.unflatten_dict(leaves, sep="/")
     assert tree == {"conv": {"kernel": leaves["conv/kernel"]}, "norm": {"gain": leaves["norm/gain"]}}
-    assert flatten(tree) == leaves
+    assert traverse_util.flatten_dict(tree, sep="/") == leaves
 
 
 def test_one_error_lists_all_that_does_not_fit():

@@ -12,7 +12,7 @@ import pytest
 from common.method import Variables
 from common.training import keys
 from common.training import state as states
-from common.training.step import several
+from common.training.step import scan_steps
 
 
 def fetched(step, batch_size=8):
@@ -74,10 +74,10 @@ def test_several_steps_in_one_call_are_the_same_steps(make_toy_step, toy_variabl
     start = states.create(toy_variables, optimizer, ema=False)
     one, history = run(step, start, resident, 6)
     together = {"offset": np.arange(6, dtype=np.uint32) * 8}
-    six, metrics = jax.jit(several(step))(start, resident, together)
+    six, metrics = jax.jit(scan_steps(step))(start, resident, together)
     close(one, six)
     np.testing.assert_allclose(metrics["loss"], [h["loss"] for h in history], rtol=1e-5)
-    alone, _ = jax.jit(several(step))(start, resident, {"offset": together["offset"][:1]})
+    alone, _ = jax.jit(scan_steps(step))(start, resident, {"offset": together["offset"][:1]})
     equal(alone, jax.jit(step)(start, resident, fetched(0))[0])
 
 

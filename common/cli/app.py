@@ -1,0 +1,56 @@
+"""What the command line needs to know of a method: functions that import it only when they are called."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:  # `--help` must not wait for these
+    from ml_collections import ConfigDict
+
+    from common.method import Method
+
+
+class Request(NamedTuple):
+    """A command as typed: the parsed `flags` and the texts of `--config.KEY=VALUE` by dotted key."""
+
+    flags: argparse.Namespace
+    overrides: Mapping[str, str]
+
+
+class Verb(NamedTuple):
+    """One verb: a line of `summary`, a `details` paragraph, its own flags, and what it does."""
+
+    name: str
+    summary: str
+    details: str
+    arguments: Callable[[argparse.ArgumentParser], None]
+    run: Callable[[App, Request], None]
+
+
+class App(NamedTuple):
+    """A method as the command line sees it.
+
+    `base()` holds every config key; `import_weights(path, *, workdir, config, dry_run)` writes an ordinary checkpoint
+    of foreign weights and returns the lines to print; `figures()` maps names to functions that read only the result
+    files of a work directory and return the paths they wrote (`InputError` if a file they need is missing).
+    `complete(config, workdir)` returns the config of a run in `workdir` with what it takes over from other runs, so
+    that they are needed no more once it is under way.
+    """
+
+    name: str
+    summary: str
+    base: Callable[[], ConfigDict]
+    build: Callable[[ConfigDict], Method]
+    import_weights: Callable[..., Sequence[str]]
+    figures: Callable[[], Mapping[str, Callable[[Path], Sequence[Path]]]]
+    extra_verbs: Sequence[Verb] = ()
+    examples: Sequence[str] = ()
+    complete: Callable[[ConfigDict, Path], ConfigDict] = lambda config, workdir: config
+
+
+def print_lines(*texts: Any) -> None:
+    """Prints each text on a line of its own."""
+    print(*texts, sep="\n", flush=True)

@@ -1,0 +1,215 @@
+"""The command line of every method: `python -m METHOD VERB --config FILE --workdir DIR [--config.KEY=VALUE ...]`."""
+
+import argparse
+import errno
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+from common.cli.app import App, Request, Verb
+from common.errors import InputError, RunError, choice, nearest
+
+USAGE = 2  # exit code for wrong use and bad input
+FAILED = 1
+INTERRUPTED = 130
+
+
+def main(argv: Sequence[str], app: App) -> int:
+    """Runs one command and returns its exit code; what a user can mend is told in one line on stderr."""
+    try:
+        _dispatch(list(argv), app)
+        sys.stdout.flush()
+        return 0
+    except InputError as error:
+        return _fail(error, USAGE)
+    except RunError as error:
+        return _fail(error, FAILED)
+    except KeyboardInterrupt:
+        return _fail("interrupted", INTERRUPTED)
+    except BrokenPipeError:  # the reader of our output, such as `head`, has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM):
+            # A failed write to an open file names none.
+            return _fail(f"{error.filename or 'a file'}: {error.strerror}", FAILED)
+        raise
+
+
+def _fail(error: object, code: int) -> int:
+    print("error: " + " ".join(str(error).split()), file=sys.stderr)
+    return code
+
+
+def _dispatch(argv: list[str], app: App) -> None:
+    verbs = {verb.name: verb for verb in (*VERBS, *app.extra_verbs)}
+    command = f"python -m {app.name}"
+    if not argv:
+        raise InputError(f"verb: expected one of {', '.join(verbs)}, got none; see `{command} --help`")
+    if argv[0] in ("-h", "--help"):
+        print(_overview(app, verbs.values()))
+        return
+    if argv[0].startswith("-"):
+        raise InputError(f"verb: expected one of {', '.join(verbs)} first, got {argv[0]}; see `{command} --help`")
+    verb = verbs[choice("verb", argv[0], verbs)]
+    overrides, rest = split_overrides(argv[1:])
+    verb.run(app, Request(_parse(verb, app, rest), overrides))
+
+
+def split_overrides(argv: Sequence[str]) -> tuple[dict[str, str], list[str]]:
+    """Takes `--config.KEY=VALUE` and `--config.KEY VALUE` out of a command; returns them by key, and what is left."""
+    overrides, rest, position = {}, [], 0
+    while position < len(argv):
+        word = argv[position]
+        position += 1
+        if not word.startswith("--config."):
+            rest.append(word)
+            continue
+        key, equals, text = word.removeprefix("--config.").partition("=")
+        if not equals:
+            if position == len(argv) or argv[position].startswith("--"):
+                raise InputError(f"config.{key}: expected a value, got none; write --config.{key}=VALUE")
+            text = argv[position]
+            position += 1
+        overrides[key] = text
+    return overrides, rest
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str):
+        raise InputError(f"{message}; see `{self.prog} --help`")
+
+
+def _parse(verb: Verb, app: App, argv: list[str]) -> argparse.Namespace:
+    parser = _Parser(
+        prog=f"python -m {app.name} {verb.name}",
+        description=f"{verb.summary[0].upper()}{verb.summary[1:]}.\n\n{verb.details}",
+        epilog="--config.KEY=VALUE changes one key, e.g. --config.train.steps=200 or --config.train.steps='5 epochs'.\n"
+        "Wrong use or bad input: one line on stderr that begins with `error:`, exit code 2.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--config", metavar="FILE", help=f"experiment, e.g. configs/{app.name}/EXPERIMENT.py")
+    parser.add_argument("--workdir", metavar="DIR", help="directory of the run")
+    verb.arguments(parser)
+    flags, unknown = parser.parse_known_args(argv)
+    if unknown:
+        known = [each for action in parser._actions for each in action.option_strings]
+        name = unknown[0].partition("=")[0]
+        close = nearest(name, known)
+        fix = f'did you mean "{close}"?' if close else f"see `{parser.prog} --help`"
+        raise InputError(f"{name}: unknown {'flag' if name.startswith('-') else 'argument'}; {fix}")
+    return flags
+
+
+def _overview(app: App, verbs) -> str:
+    width = max(len(verb.name) for verb in verbs)
+    listed = "\n".join(f"  {verb.name:<{width}}  {verb.summary}" for verb in verbs)
+    examples = "\n".join(f"  python -m {app.name} {each}" for each in app.examples)
+    return f"""usage: python -m {app.name} VERB --config FILE --workdir DIR [--config.KEY=VALUE ...]
+
+{app.summary}
+
+verbs:
+{listed}
+
+  --config FILE         experiment (a Python file with get_config()); may be left out where DIR holds a run
+  --workdir DIR         directory of the run: config.json, metrics.jsonl, checkpoints/, samples/, results/, figures/
+  --config.KEY=VALUE    changes one key of the experiment; a duration is steps, "5 epochs" or "100000 examples"
+  --help                after a verb: its own flags
+
+examples:
+{examples}
+
+exit codes: 0 done, 1 the run failed, 2 wrong use or bad input (one line on stderr that begins with `error:`)"""
+
+
+def _run(name: str):
+    """Returns the function of `common.cli.verbs.NAME`, imported when it is called."""
+    return lambda app, request: importlib.import_module(f"common.cli.verbs.{name}").run(app, request)
+
+
+def _dry_run(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--dry-run", action="store_true", help="check everything that can be checked, and stop there")
+
+
+def _train(parser: argparse.ArgumentParser) -> None:
+    _dry_run(parser)
+    hosts = parser.add_argument_group("several hosts (the same command on each)")
+    hosts.add_argument("--coordinator", metavar="HOST:PORT", help="address of process 0")
+    hosts.add_argument("--num-processes", type=int, metavar="N", help="number of processes")
+    hosts.add_argument("--process-id", type=int, metavar="I", help="number of this process, from 0")
+
+
+def _trained(parser: argparse.ArgumentParser) -> None:
+    _dry_run(parser)
+    parser.add_argument("--step", type=int, metavar="N", help="checkpoint to use (default: the newest good one)")
+    parser.add_argument("--no-ema", action="store_true", help="use the parameters themselves, not their average")
+
+
+def _sample(parser: argparse.ArgumentParser) -> None:
+    _trained(parser)
+    many = parser.add_argument_group("many samples (resumed when the same command is given again)")
+    many.add_argument("--num", type=int, metavar="N", help="draw samples 0 ... N - 1, in chunks")
+    many.add_argument("--type", metavar="T", help='how images are kept: "uint8" (default) or "float32"')
+
+
+def _figures(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("names", nargs="*", metavar="NAME", help="which figures (default: all that can be made)")
+
+
+def _import_weights(parser: argparse.ArgumentParser) -> None:
+    _dry_run(parser)
+    parser.add_argument("file", metavar="FILE", help="a PyTorch checkpoint (zip format) or a .safetensors file")
+
+
+VERBS = (
+    Verb(
+        "train",
+        "train, or resume what DIR holds",
+        "A run that was interrupted goes on where it stopped when the same command is given again. SIGTERM\n"
+        "and Ctrl-C finish the current step, save and exit with code 0. --dry-run checks config, data,\n"
+        "devices and directories and compiles nothing.",
+        _train,
+        _run("train"),
+    ),
+    Verb(
+        "sample",
+        "draw samples from a trained model",
+        "Writes DIR/samples/step-N-seed-S.npz, .png and .json. Without --config the run's own is used;\n"
+        "--config.seed=1 gives other samples. With --num N they go to a directory DIR/samples/many-... in\n"
+        "chunks; sample i is the same whatever N, the batch size, the number of devices and interruptions.",
+        _sample,
+        _run("sample"),
+    ),
+    Verb(
+        "evaluate",
+        "measure a trained model on held-out data",
+        "Writes DIR/results/evaluate-step-N-seed-S.json and .npz. Without --config the run's own is used.",
+        _trained,
+        _run("evaluate"),
+    ),
+    Verb(
+        "figures",
+        "draw figures from the result files",
+        "Reads only DIR/metrics.jsonl, DIR/results and DIR/samples; writes DIR/figures and DIR/index.html.",
+        _figures,
+        _run("figures"),
+    ),
+    Verb(
+        "describe",
+        "parameters, FLOPs, memory and resolved config",
+        "Runs no training. Takes --config FILE, or --workdir DIR for the config stored there.",
+        lambda parser: None,
+        _run("describe"),
+    ),
+    Verb(
+        "import-weights",
+        "make a checkpoint of foreign weights",
+        "Reads the authors' released weights, without PyTorch and without running code from the file, and\n"
+        "writes DIR/config.json and DIR/checkpoints, ready for sample and evaluate.",
+        _import_weights,
+        _run("import_weights"),
+    ),
+)

@@ -1,0 +1,57 @@
+"""Commands made of many ordinary runs: one training that stops and resumes, and the check that nothing has changed."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from common import config as configs
+from common.cli.app import App, print_lines
+from common.errors import input_error
+from common.io import results
+
+# Unlike a training run, what is measured at the end depends on these, so that they must stay as they are.
+_MATTERS = ("evaluate.*", "sampler.*")
+MAY_CHANGE = tuple(key for key in configs.RESUME_MAY_CHANGE if key not in _MATTERS)
+
+
+def check_same(
+    app: App, config: ConfigDict, workdir: Path, *, what: str, may_change: Sequence[str] = MAY_CHANGE
+) -> None:
+    """Raises `InputError` if `workdir` holds the same kind of command (`what`: study, ...) with another config."""
+    if not (workdir / configs.FILE_NAME).exists():
+        return
+    if changes := configs.diff(configs.read(workdir, app.base()), config, may_change):
+        raise input_error(
+            f"workdir {workdir}",
+            expected=f"the {what} it already holds",
+            got="another: " + ", ".join(changes),
+            fix="choose a new --workdir, or keep these keys as they were",
+        )
+
+
+def train(app: App, config: ConfigDict, folder: Path, *, title: str, **told: Any) -> bool:
+    """Trains the run of `config` in `folder` unless it is trained, resuming it; returns whether it is trained now.
+
+    `told` goes into `trained.json`, the file that says so.
+    """
+    from common.cli.train_run import run as run_training
+    from common.training import settings
+
+    if is_trained(folder):
+        return True
+    method = app.build(config)
+    source = method.sources()["train"]
+    chosen = settings.build(config, num_examples=len(source))
+    print_lines(f"training {title}: {config.train.steps} steps of {chosen.batch_size} on {len(source)} images")
+    folder.mkdir(parents=True, exist_ok=True)
+    outcome = run_training(method, source, chosen, workdir=folder, config=configs.to_dict(config))
+    if not outcome.interrupted:
+        results.write(folder, "trained", numbers={"step": int(outcome.state.step), **told}, arrays={})
+    return not outcome.interrupted
+
+
+def is_trained(folder: Path) -> bool:
+    """Returns whether the run in `folder` has ended."""
+    return (folder / "trained.json").exists()

@@ -1,0 +1,131 @@
+"""`sample`: draws from a trained model, a few to look at or any number to measure."""
+
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from common.cli.app import App, Request, print_lines
+from common.cli.verbs import trained
+from common.errors import choice, input_error
+from common.io import results
+
+_SHOWN = 64  # samples on the picture beside many
+
+
+class Many(NamedTuple):
+    """Samples in chunks: their `store`, whether all are there, what they are, and how fast they were drawn.
+
+    `rate`: samples a second without compilation, None if none or one batch was drawn.
+    """
+
+    store: Any
+    whole: bool
+    identity: dict[str, Any]
+    rate: float | None
+
+
+def run(app: App, request: Request) -> None:
+    """Writes `samples/step-N-seed-S.npz`, `.png` and `.json`; with `--num`, a directory `samples/many-...`."""
+    num = request.flags.num
+    if num is not None:
+        check_num(num, fix="leave it out for config.sampler.num samples")
+    if num is None and request.flags.type is not None:
+        raise input_error("--type", expected="--num with it", got="none", fix="add --num N")
+    model = trained.load(app, request, "SAMPLE")
+    if model is None:
+        return
+    if num is not None:
+        _many(app, request, model, num)
+        return
+    samples, seconds = trained.timed(model.method.sample, model.variables, model.key)
+    paths = results.write(
+        model.workdir / "samples",
+        model.name,
+        numbers={**model.provenance(seconds, samples.info["nfe"]), **samples.info},
+        arrays=samples.arrays,
+        images=samples.images,
+    )
+    print_lines(
+        f"wrote {', '.join(str(path) for path in paths)}",
+        f"next: python -m {app.name} figures --workdir {model.workdir}",
+    )
+
+
+def check_num(num: int, *, fix: str) -> None:
+    """Raises `InputError` unless `num` is at least 1."""
+    if num < 1:
+        raise input_error("--num", expected="at least 1", got=num, fix=fix)
+
+
+def draw_many(
+    model: trained.Trained, num: int, *, kind: str, should_stop: Callable[[], bool], flag: str = "--num"
+) -> Many:
+    """Draws the samples below `num` that are not in `samples/many-...` yet, and shows how far it is.
+
+    Raises `InputError` for a method that cannot draw samples one by one.
+    """
+    from common import sampling
+    from common.config import digest
+    from common.io.progress import Progress
+
+    sampler = model.method.sampler
+    if sampler is None:
+        got = model.method.name
+        raise input_error(flag, expected="a model that draws samples one by one", got=got, fix="use sample without it")
+    kind = kind if sampler.to_unit is not None else "float32"
+    identity = sampling.identify(sampler, model.variables, seed=model.seed, step=model.step)
+    directory = model.workdir / "samples" / f"many-{model.name}-{digest({**identity, 'type': kind})[:8]}"
+    bars: list[Progress] = []
+
+    def progress(done: int):
+        bars.append(Progress(num, done=done, unit="img" if sampler.to_unit else "samples"))
+        if done:
+            print_lines(f"{done} of {num} are in {directory} already")
+        return bars[-1].add
+
+    store, whole = sampling.draw_to(
+        directory,
+        sampler,
+        model.variables,
+        model.key,
+        num=num,
+        identity=identity,
+        kind=kind,
+        should_stop=should_stop,
+        progress=progress,
+    )
+    for bar in bars:
+        bar.close()
+    return Many(store, whole, {**identity, "type": kind}, bars[0].rate if bars else None)
+
+
+def stopped(app: App, verb: str, workdir: Path) -> None:
+    """Says that a stopped command may be given again."""
+    print("note: stopped; what is in whole chunks stays", file=sys.stderr)
+    print_lines(f"next: python -m {app.name} {verb} --workdir {workdir}, with the same flags, goes on")
+
+
+def _many(app: App, request: Request, model: trained.Trained, num: int) -> None:
+    from common import sampling
+    from common.training.preemption import StopSignal
+
+    kind, start = choice("--type", request.flags.type or sampling.TYPES[0], sampling.TYPES), time.perf_counter()
+    with StopSignal() as signal:
+        many = draw_many(model, num, kind=kind, should_stop=lambda: signal.should_stop(0))
+    if not many.whole:
+        stopped(app, "sample", model.workdir)
+        return
+    directory, sampler = many.store.directory, model.method.sampler
+    numbers = {
+        **model.provenance(time.perf_counter() - start, sampler.settings["nfe"]),
+        **many.identity,
+        "num_samples": num,
+        "samples_per_s": many.rate,
+        "batch_size": sampler.batch_size,
+        "chunks": directory.name,
+    }
+    images = many.store.read(0)["images"][:_SHOWN] / 255 if many.identity["type"] == "uint8" else None
+    paths = results.write(directory.parent, directory.name, numbers=numbers, arrays={}, images=images)
+    print_lines(f"wrote {num} samples to {directory}; {', '.join(str(path) for path in paths)}")

@@ -1,0 +1,129 @@
+"""Checks of a run's directory before anything expensive, and the config a command works with."""
+
+import tempfile
+from pathlib import Path
+from typing import NamedTuple
+
+from ml_collections import ConfigDict
+
+from common import config as configs
+from common.cli.app import App, Request
+from common.errors import InputError, input_error
+
+# What a command after training may change: keys on which the meaning of the trained weights does not depend.
+TRAINED_MAY_CHANGE = (*configs.RESUME_MAY_CHANGE, "seed", "compute_dtype", "data.*", "train.*", "optimizer.*", "ema.*")
+TRAINED_MUST_AGREE = "data.channels"
+
+
+class Resolved(NamedTuple):
+    """The config of a command on a trained run, its work directory, and how it differs from what was trained."""
+
+    config: ConfigDict
+    workdir: Path
+    changes: list[str]
+
+
+def required(request: Request, flag: str) -> Path:
+    """Returns the path given as `--flag`; raises `InputError` if there is none."""
+    value = getattr(request.flags, flag)
+    if not value:
+        example = {"workdir": "runs/x", "config": "configs/METHOD/EXPERIMENT.py"}[flag]
+        raise input_error(f"--{flag}", expected="a path", got="none", fix=f"add --{flag} {example}")
+    return Path(value)
+
+
+def to_train(app: App, request: Request) -> tuple[ConfigDict, Path]:
+    """Returns config and work directory of a training command; what the directory already holds must agree with it.
+
+    Raises:
+      InputError: the directory cannot be written, or holds the run of another config.
+    """
+    workdir = required(request, "workdir")
+    stored = configs.read(workdir, app.base()) if (workdir / configs.FILE_NAME).exists() else None
+    if request.flags.config or stored is None:
+        config = configs.load(required(request, "config"), request.overrides, app.base())
+    else:
+        config = configs.read(workdir, app.base(), request.overrides)
+    _check_method(app, config, request.flags.config or workdir)
+    check_writable(workdir)
+    config = app.complete(config, workdir)
+    if stored is not None and (changes := configs.diff(stored, config, configs.RESUME_MAY_CHANGE)):
+        raise input_error(
+            f"workdir {workdir}",
+            expected="the experiment it already holds",
+            got="another: " + ", ".join(changes),
+            fix="choose a new --workdir, or keep these keys as they were",
+        )
+    return config, workdir
+
+
+def of_trained(app: App, request: Request) -> Resolved:
+    """Returns the config for a command on a trained run: the run's own, or `--config FILE` for the same model."""
+    workdir = required(request, "workdir")
+    stored = configs.read(workdir, app.base())
+    if request.flags.config:
+        config = configs.load(request.flags.config, request.overrides, app.base())
+    else:
+        config = configs.read(workdir, app.base(), request.overrides)
+    _check_method(app, stored, workdir)
+    config = app.complete(config, workdir)
+    changes = configs.diff(stored, config)
+    refused = configs.diff(stored, config, TRAINED_MAY_CHANGE)
+    refused += [each for each in changes if each.startswith(TRAINED_MUST_AGREE)]
+    if refused:
+        raise input_error(
+            f"workdir {workdir}",
+            expected="the config of its model",
+            got="another: " + ", ".join(refused),
+            fix="leave out --config to use the run's own",
+        )
+    return Resolved(config, workdir, changes)
+
+
+def to_describe(app: App, request: Request) -> ConfigDict:
+    """Returns the config named by `--config`, or else the one stored in `--workdir`."""
+    if request.flags.config:
+        config = configs.load(request.flags.config, request.overrides, app.base())
+    elif request.flags.workdir:
+        config = configs.read(request.flags.workdir, app.base(), request.overrides)
+    else:
+        raise input_error("--config", expected="a path", got="none", fix="add --config FILE, or --workdir DIR of a run")
+    _check_method(app, config, request.flags.config or request.flags.workdir)
+    return config
+
+
+def without_config(request: Request) -> None:
+    """Raises `InputError` for `--config` and `--config.KEY=VALUE` given to a command that reads no experiment."""
+    given = [f"--config.{key}" for key in request.overrides] + ["--config"] * bool(request.flags.config)
+    if given:
+        fix = "leave it out: a run's own config is used"
+        raise input_error(given[0], expected="none with this verb", got="one", fix=fix)
+
+
+def check_writable(directory: Path) -> None:
+    """Raises `InputError` unless `directory` exists, or could be made, and can be written; leaves no trace."""
+    existing = directory
+    while not existing.exists() and existing != existing.parent:
+        existing = existing.parent
+    if not existing.is_dir():
+        raise input_error(
+            f"workdir {directory}", expected="a directory", got=f"{existing}, a file", fix="choose another --workdir"
+        )
+    try:
+        with tempfile.TemporaryDirectory(dir=existing, prefix=".scorebridge-"):
+            pass
+    except OSError as error:
+        raise input_error(
+            f"workdir {directory}",
+            expected="a directory that can be written",
+            got=f"{error.strerror} in {existing}",
+            fix="choose another --workdir",
+        ) from None
+
+
+def _check_method(app: App, config: ConfigDict, place: object) -> None:
+    if config.method != app.name:
+        raise InputError(
+            f"{place}: expected an experiment of {app.name}, got one of {config.method or 'no method'}; "
+            f"use python -m {config.method or 'METHOD'}"
+        )

@@ -1,0 +1,197 @@
+"""The numbers of a run as they appear: `metrics.jsonl`, TensorBoard, preview pictures and one line of progress."""
+
+import json
+import math
+import os
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TextIO
+
+import numpy as np
+from tensorboardX import SummaryWriter
+from tqdm import tqdm
+
+from common.errors import InputError, input_error
+from common.io.files import write_atomically
+from common.io.pictures import save_png
+
+METRICS = "metrics.jsonl"
+
+
+class Recorder:
+    """Writes metrics and pictures of one run into `workdir`; a context manager.
+
+    What an earlier attempt wrote after `resume_step` is forgotten first, so that a resumed run leaves the same lines as
+    an uninterrupted one. A recorder that is not `enabled` (every host but the first) does nothing. `tracking="wandb"`
+    also logs to Weights & Biases, `InputError` where that is not installed.
+    """
+
+    def __init__(
+        self,
+        workdir: str | os.PathLike,
+        *,
+        total_steps: int,
+        resume_step: int = 0,
+        enabled: bool = True,
+        tracking: str = "",
+        stream: TextIO | None = None,
+    ):
+        self._workdir = Path(workdir)
+        self._total = total_steps
+        self._enabled = enabled
+        self._stream = stream or sys.stderr
+        self._bar = None
+        self._tracker = None
+        if not enabled:
+            return
+        if tracking == "wandb":
+            self._tracker = _open_wandb(self._workdir)
+        path = self._workdir / METRICS
+        truncate(path, resume_step)
+        self._lines = open(path, "a", encoding="utf-8")  # noqa: SIM115
+        self._board = SummaryWriter(str(self._workdir / "tensorboard"), purge_step=resume_step + 1)
+        if self._stream.isatty():
+            self._bar = tqdm(total=total_steps, initial=resume_step, unit="step", file=self._stream, dynamic_ncols=True)
+        self._mark = (resume_step, time.monotonic())
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
+    def write(self, step: int, metrics: Mapping[str, Any]) -> None:
+        """Records scalar `metrics` at `step` (steps taken so far); a number that is not finite becomes null in JSON."""
+        if not self._enabled:
+            return
+        numbers = {name: _plain(value) for name, value in metrics.items()}
+        line = {"step": int(step), **numbers, "time": round(time.time(), 3)}
+        # One write per line: a kill leaves at most one line unfinished, and readers skip that one.
+        self._lines.write(json.dumps(line) + "\n")
+        self._lines.flush()
+        for name, value in numbers.items():
+            if value is not None:
+                self._board.add_scalar(name, value, step)
+        if self._tracker is not None:
+            self._tracker.log(numbers, step=step)
+        self._show(step, numbers)
+
+    def images(self, step: int, images: Mapping[str, np.ndarray]) -> None:
+        """Records pictures `[H, W, C]` in [0, 1]: `previews/NAME-STEP.png`, and TensorBoard."""
+        if not self._enabled:
+            return
+        directory = self._workdir / "previews"
+        directory.mkdir(exist_ok=True)
+        for name, image in images.items():
+            save_png(directory / f"{name}-{step:08d}.png", image)
+            self._board.add_image(name, np.clip(np.asarray(image), 0.0, 1.0), step, dataformats="HWC")
+
+    def close(self) -> None:
+        """Closes the files; nothing is recorded afterwards."""
+        if self._enabled:
+            self._enabled = False
+            self._lines.close()
+            self._board.close()
+            if self._tracker is not None:
+                self._tracker.finish()
+        if self._bar is not None:
+            self._bar.close()
+
+    def _show(self, step: int, numbers: Mapping[str, Any]) -> None:
+        before, since = self._mark
+        now = time.monotonic()
+        self._mark = (step, now)
+        text = progress(numbers)
+        if self._bar is not None:
+            self._bar.set_postfix_str(text, refresh=False)
+            self._bar.update(step - self._bar.n)
+            return
+        left = (self._total - step) * (now - since) / max(step - before, 1)
+        ending = f", ETA {duration(left)}" if step < self._total else ""
+        print(f"step {step}/{self._total}: {text}{ending}", file=self._stream, flush=True)
+
+
+def _open_wandb(workdir: Path):
+    try:
+        import wandb
+    except ImportError:
+        raise input_error(
+            "config.train.tracking",
+            expected='"" or an installed wandb',
+            got='"wandb", which is not installed',
+            fix="pip install 'scorebridge[tracking]'",
+        ) from None
+    return wandb.init(project="scorebridge", name=workdir.resolve().name, dir=str(workdir))
+
+
+def progress(numbers: Mapping[str, Any]) -> str:
+    """Returns the part of the progress line that names loss, speed and the time spent waiting for data."""
+    known = {name: value for name, value in numbers.items() if value is not None}
+    parts = []
+    if "loss" in numbers:
+        parts.append(f"loss {known['loss']:.4g}" if "loss" in known else "loss not finite")
+    if "psnr" in known:
+        parts.append(f"PSNR {known['psnr']:.2f} dB")
+    if "examples_per_s" in known:
+        parts.append(f"{known['examples_per_s']:.4g} examples/s")
+    if "data_wait" in known:
+        parts.append(f"{100 * known['data_wait']:.1f} % waiting for data")
+    if known.get("skipped"):
+        parts.append(f"{known['skipped']:.0f} skipped")
+    return ", ".join(parts)
+
+
+def duration(seconds: float) -> str:
+    """Returns a time for people: `8 s`, `3 min 20 s`, `2 h 05 min`."""
+    whole = max(round(seconds), 0)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def read_metrics(workdir: str | os.PathLike) -> list[dict[str, Any]]:
+    """Returns the records of `workdir/metrics.jsonl` in order, without an unfinished last line; [] if there is none.
+
+    Raises:
+      InputError: a line before the last is not JSON.
+    """
+    return _parse(Path(workdir) / METRICS)
+
+
+def truncate(path: Path, step: int) -> None:
+    """Removes the lines of steps after `step`, and an unfinished last line, in one atomic step."""
+    try:
+        before = path.read_bytes()
+    except FileNotFoundError:
+        return
+    kept = [line for line in _parse(path) if line["step"] <= step]
+    after = "".join(json.dumps(line) + "\n" for line in kept).encode()
+    if after != before:
+        write_atomically(path, after)
+
+
+def _parse(path: Path) -> list[dict[str, Any]]:
+    try:
+        lines = path.read_bytes().decode("utf-8", errors="replace").splitlines()
+    except FileNotFoundError:
+        return []
+    records = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            record = json.loads(line)
+            records.append({"step": int(record["step"]), **record})
+        except (ValueError, TypeError, KeyError):
+            if number < len(lines):
+                raise InputError(f"{path}:{number}: expected a JSON object with `step`; remove the line") from None
+    return records
+
+
+def _plain(value: Any) -> int | float | None:
+    if isinstance(value, int):
+        return value
+    number = float(value)
+    return number if math.isfinite(number) else None

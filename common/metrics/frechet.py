@@ -1,0 +1,166 @@
+"""Frechet distance between two sets of feature vectors, as if each were Gaussian; all in float64 on the host.
+
+d^2 = |m - m_r|^2 + tr(S + S_r - 2 (S S_r)^(1/2)) (Dowson & Landau, 1982; FID: Heusel et al., 2017, eq. 6). The features
+may be any: those of Inception-v3, of a classifier, pixels, or points of the plane.
+"""
+
+import functools
+import io
+import os
+import zipfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from common.errors import input_error
+from common.io.files import write_atomically
+from common.metrics.neighbours import flat
+
+_ASYMMETRY = 1e-6  # of a covariance, relative to its largest variance; float32 statistics have about 1e-7
+
+
+class Moments(NamedTuple):
+    """Count, mean `[D]` and sum of outer products of deviations `[D, D]` of feature vectors, float64."""
+
+    count: int
+    mean: np.ndarray
+    scatter: np.ndarray
+
+
+class Gaussian(NamedTuple):
+    """Mean `[D]` and covariance `[D, D]`, float64; `count` vectors they were estimated from, None if unknown."""
+
+    mean: np.ndarray
+    covariance: np.ndarray
+    count: int | None = None
+
+
+def moments(features: np.ndarray) -> Moments:
+    """Returns the moments of `features [N, ...]`; raises `InputError` for none, or for numbers that are not finite."""
+    features = flat(features, field="features").astype(np.float64)
+    mean = features.mean(0)
+    deviation = features - mean
+    return Moments(len(features), mean, deviation.T @ deviation)
+
+
+def merge(a: Moments, b: Moments) -> Moments:
+    """Returns the moments of two sets together, without the cancellation of sums of squares (Chan et al., 1979)."""
+    count, step = a.count + b.count, b.mean - a.mean
+    between = a.count * b.count / count * np.outer(step, step)
+    return Moments(count, a.mean + b.count / count * step, a.scatter + b.scatter + between)
+
+
+def merged(parts: Iterable[np.ndarray | Moments]) -> Moments:
+    """Returns the moments of all parts, which may come one by one; raises `InputError` if there is none."""
+    each = (part if isinstance(part, Moments) else moments(part) for part in parts)
+    try:
+        return functools.reduce(merge, each)
+    except TypeError:
+        raise input_error("features", expected="at least one part", got="none", fix="extract features first") from None
+
+
+def gaussian(of: np.ndarray | Moments | Gaussian) -> Gaussian:
+    """Returns mean and unbiased covariance of features `[N, ...]` or their moments.
+
+    Raises `InputError` for fewer than two vectors.
+    """
+    if isinstance(of, Gaussian):
+        return of
+    found = of if isinstance(of, Moments) else moments(of)
+    if found.count < 2:
+        raise input_error("features", expected="at least 2 vectors", got=found.count, fix="give more samples")
+    return Gaussian(found.mean, found.scatter / (found.count - 1), found.count)
+
+
+def frechet_distance(a: np.ndarray | Moments | Gaussian, b: np.ndarray | Moments | Gaussian) -> float:
+    """Returns the squared Frechet distance d^2 (what is called FID) of two sets, in squared units of the features.
+
+    Each is features `[N, ...]`, their `Moments`, or a `Gaussian`. The trace of (S S_r)^(1/2) is the sum of the singular
+    values of S^(1/2) S_r^(1/2), which is real and stable also where covariances are singular.
+    Raises `InputError` for sets of features of different size.
+    """
+    a, b = gaussian(a), gaussian(b)
+    if a.mean.shape != b.mean.shape:
+        got, expected = len(a.mean), f"{len(b.mean)} features as in the reference"
+        raise input_error("features", expected=expected, got=got, fix="compute both with the same feature function")
+    cross = np.linalg.svd(_root(a.covariance) @ _root(b.covariance), compute_uv=False).sum()
+    distance = np.square(a.mean - b.mean).sum() + np.trace(a.covariance) + np.trace(b.covariance) - 2 * cross
+    return float(max(distance, 0.0))
+
+
+def _root(covariance: np.ndarray) -> np.ndarray:
+    """Returns the symmetric square root; eigenvalues that are rounding only count as zero."""
+    values, vectors = np.linalg.eigh((covariance + covariance.T) / 2)
+    values = np.where(values > len(values) * np.finfo(np.float64).eps * max(values[-1], 0), values, 0)
+    return (vectors * np.sqrt(values)) @ vectors.T
+
+
+class Extrapolated(NamedTuple):
+    """Frechet distance extrapolated to infinitely many samples, and what it was fitted to."""
+
+    value: float
+    slope: float
+    sizes: np.ndarray
+    distances: np.ndarray
+
+
+def extrapolated_frechet(
+    features: np.ndarray,
+    reference: np.ndarray | Moments | Gaussian,
+    *,
+    sizes: Iterable[int] | None = None,
+    seed: int = 0,
+) -> Extrapolated:
+    """Fits the distance of random subsets linearly in 1/N, which removes its first bias (Chong & Forsyth, 2020).
+
+    sizes: of the subsets (default: eight from half of the samples to all). Distances of different numbers of samples
+    cannot be compared; these can. Raises `InputError` for fewer than two different sizes.
+    """
+    features, reference = flat(features, field="features"), gaussian(reference)
+    sizes = np.unique(np.linspace(len(features) // 2, len(features), 8).astype(int) if sizes is None else list(sizes))
+    if len(sizes) < 2 or sizes[0] < 2 or sizes[-1] > len(features):
+        expected = f"two or more different numbers from 2 to {len(features)}"
+        raise input_error("sizes", expected=expected, got=sizes.tolist(), fix="leave them out")
+    rng = np.random.default_rng(seed)
+    found = [frechet_distance(features[rng.permutation(len(features))[:size]], reference) for size in sizes]
+    slope, value = np.polyfit(1 / sizes, found, 1)
+    return Extrapolated(float(value), float(slope), sizes, np.asarray(found))
+
+
+def write_statistics(path: str | os.PathLike, of: np.ndarray | Moments | Gaussian, *, about: str = "") -> Path:
+    """Writes `mu`, `sigma` as EDM's reference files have them, and `count` and `about`; returns the path."""
+    found, stream = gaussian(of), io.BytesIO()
+    count = -1 if found.count is None else found.count
+    np.savez(stream, mu=found.mean, sigma=found.covariance, count=np.asarray(count), about=np.asarray(about))
+    return write_atomically(path, stream.getvalue())
+
+
+def read_statistics(path: str | os.PathLike) -> Gaussian:
+    """Returns the statistics in an `.npz` with `mu [D]` and `sigma [D, D]` (EDM's format; `count` may be there too).
+
+    Raises `InputError` for a file that is missing or damaged, or whose arrays are no mean and covariance.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            arrays = {name: stored[name] for name in stored.files}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, AttributeError, TypeError) as error:
+        fix = "name an .npz with mu and sigma"
+        raise input_error(str(path), expected="reference statistics", got=error, fix=fix) from None
+    if not {"mu", "sigma"} <= set(arrays):
+        got = ", ".join(arrays) or "nothing"
+        raise input_error(str(path), expected="arrays mu and sigma", got=got, fix="write it with write_statistics")
+    mean, covariance = (arrays[name].astype(np.float64) for name in ("mu", "sigma"))
+    if mean.ndim != 1 or covariance.shape != (len(mean), len(mean)):
+        got = f"mu {mean.shape}, sigma {covariance.shape}"
+        raise input_error(str(path), expected="mu [D] and sigma [D, D]", got=got, fix="write it again")
+    if not (np.isfinite(mean).all() and np.isfinite(covariance).all()):
+        raise input_error(str(path), expected="finite numbers", got="others", fix="write it again")
+    largest = np.abs(covariance.diagonal()).max(initial=0)
+    if np.abs(covariance - covariance.T).max(initial=0) > _ASYMMETRY * largest or (covariance.diagonal() < 0).any():
+        raise input_error(
+            str(path), expected="sigma to be a covariance", got="an asymmetric matrix", fix="write it again"
+        )
+    count = int(arrays["count"]) if "count" in arrays else -1
+    return Gaussian(mean, covariance, count if count > 0 else None)

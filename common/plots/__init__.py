@@ -1,0 +1,1 @@
+"""Figure style, report pages and text tables."""

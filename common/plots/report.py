@@ -1,0 +1,174 @@
+"""A static page of results that needs nothing but itself: pictures are inside it, and it fetches nothing."""
+
+import base64
+import html
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from common.io.files import write_atomically
+
+_TYPES = {".png": "image/png", ".svg": "image/svg+xml", ".jpg": "image/jpeg"}
+
+_STYLE = """
+:root { color-scheme: light dark; --ink: #1c1e21; --soft: #5b6168; --paper: #fcfcfa; --line: #dcdcd6; --card: #fff; }
+@media (prefers-color-scheme: dark) {
+  :root { --ink: #e6e6e3; --soft: #9ba1a8; --paper: #16181b; --line: #34383d; --card: #1e2125; }
+}
+* { box-sizing: border-box; }
+body { margin: 0 auto; max-width: 62rem; padding: 2.5rem 1.25rem 4rem; background: var(--paper); color: var(--ink);
+  font: 16px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif; }
+h1 { font-size: 1.9rem; line-height: 1.2; margin: 0 0 .4rem; }
+h2 { font-size: 1.25rem; margin: 2.6rem 0 .6rem; padding-top: .9rem; border-top: 1px solid var(--line); }
+p { max-width: 44rem; margin: .5rem 0; }
+.lead, figcaption, footer { color: var(--soft); }
+figure { margin: 1rem 0; }
+figure img { display: block; max-width: 100%; height: auto; background: #fff; border: 1px solid var(--line);
+  border-radius: 4px; padding: 6px; }
+figure.pixels img { image-rendering: pixelated; min-width: min(100%, 24rem); }
+figcaption { font-size: .875rem; margin-top: .35rem; max-width: 44rem; }
+.row { display: flex; flex-wrap: wrap; gap: 1rem; }
+.row > figure { flex: 1 1 22rem; }
+.scroll { overflow-x: auto; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; margin: .8rem 0; background: var(--card); }
+caption { text-align: left; color: var(--soft); font-size: .875rem; padding-bottom: .3rem; }
+th, td { padding: .35rem .8rem; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap; }
+th:first-child, td:first-child { text-align: left; }
+thead th { border-bottom: 2px solid var(--line); font-weight: 600; }
+code, pre { font: .85em/1.5 ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; }
+pre { overflow-x: auto; padding: .8rem 1rem; background: var(--card); border: 1px solid var(--line);
+  border-radius: 4px; }
+footer { margin-top: 3rem; border-top: 1px solid var(--line); padding-top: .8rem; font-size: .875rem; }
+"""
+
+
+class Paragraph(NamedTuple):
+    """A sentence or more of plain text."""
+
+    text: str
+
+
+class Code(NamedTuple):
+    """Text shown as typed, such as commands."""
+
+    text: str
+
+
+class Table(NamedTuple):
+    """Rows of cells under `columns`; numbers are shown with `digits` decimals, None as a dash."""
+
+    columns: Sequence[str]
+    rows: Sequence[Sequence[object]]
+    caption: str = ""
+    digits: int = 2
+
+
+class Picture(NamedTuple):
+    """An image file that is copied into the page; `pixels` keeps small images sharp when they are enlarged."""
+
+    path: str | os.PathLike
+    caption: str
+    pixels: bool = False
+
+
+class Row(NamedTuple):
+    """Pictures side by side where the window is wide enough."""
+
+    pictures: Sequence[Picture]
+
+
+Block = Paragraph | Code | Table | Picture | Row
+
+
+def origins(found: Sequence[Mapping[str, Any]], *, command: str) -> list[Block]:
+    """Returns where results came from (`provenance`), one line for each, and the command of the page."""
+    names = ["step", "seed", "nfe", "wall_s", "device"]
+    rows = [[*(each[name] for name in names), each["config_hash"][:12]] for each in found]
+    versions = ", ".join(f"{name} {value}" for name, value in found[0]["versions"].items())
+    columns = ["step", "seed", "nfe", "wall time (s)", "device", "config"]
+    return [Table(columns, rows, caption=versions), Code(command)]
+
+
+def write_report(
+    path: str | os.PathLike,
+    title: str,
+    sections: Mapping[str, Sequence[Block]],
+    *,
+    lead: str = "",
+    footer: str = "",
+) -> Path:
+    """Writes a self-contained HTML page: a title, a `lead` sentence, headed `sections` of blocks, and a `footer`."""
+    return write_page(path, title, [render(sections)], lead=lead, footer=footer)
+
+
+def render(sections: Mapping[str, Sequence[Block]]) -> str:
+    """Returns headed `sections` of blocks as HTML, the body of a page or a part of one."""
+    parts = []
+    for heading, blocks in sections.items():
+        parts += ["<section>", f"<h2>{_text(heading)}</h2>", *(_block(block) for block in blocks), "</section>"]
+    return "\n".join(parts)
+
+
+def write_page(
+    path: str | os.PathLike, title: str, rendered: Sequence[str], *, lead: str = "", footer: str = ""
+) -> Path:
+    """Writes a self-contained HTML page of parts made by `render`."""
+    body = [f"<h1>{_text(title)}</h1>"]
+    if lead:
+        body.append(f'<p class="lead">{_text(lead)}</p>')
+    body += rendered
+    if footer:
+        body.append(f"<footer>{_text(footer)}</footer>")
+    page = (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f'<title>{_text(title)}</title>\n<link rel="icon" href="data:,">\n<style>{_STYLE}</style>\n</head>\n<body>\n'
+        + "\n".join(body)
+        + "\n</body>\n</html>\n"
+    )
+    return write_atomically(path, page.encode())
+
+
+def _block(block: Block) -> str:
+    match block:
+        case Paragraph(text):
+            return f"<p>{_text(text)}</p>"
+        case Code(text):
+            return f"<pre><code>{_text(text)}</code></pre>"
+        case Table():
+            return _table(block)
+        case Picture():
+            return _picture(block)
+        case Row(pictures):
+            return '<div class="row">' + "".join(_picture(each) for each in pictures) + "</div>"
+    raise TypeError(f"block: expected one of {Block}, got {type(block).__name__}")
+
+
+def _table(table: Table) -> str:
+    head = "".join(f'<th scope="col">{_text(each)}</th>' for each in table.columns)
+    rows = "".join(
+        "<tr>" + "".join(f"<td>{_cell(each, table.digits)}</td>" for each in row) + "</tr>" for row in table.rows
+    )
+    caption = f"<caption>{_text(table.caption)}</caption>" if table.caption else ""
+    return f'<div class="scroll"><table>{caption}<thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>'
+
+
+def _picture(picture: Picture) -> str:
+    path = Path(picture.path)
+    content = base64.b64encode(path.read_bytes()).decode()
+    kind = ' class="pixels"' if picture.pixels else ""
+    return (
+        f'<figure{kind}><img src="data:{_TYPES[path.suffix]};base64,{content}" alt="{_text(picture.caption)}">'
+        f"<figcaption>{_text(picture.caption)}</figcaption></figure>"
+    )
+
+
+def _cell(value: object, digits: int) -> str:
+    if value is None:
+        return "–"
+    return f"{value:.{digits}f}" if isinstance(value, float) else _text(value)
+
+
+def _text(value: object) -> str:
+    return html.escape(str(value))

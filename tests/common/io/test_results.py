@@ -1,0 +1,73 @@
+"""Result files: what goes in comes out, with its origin."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from common.errors import InputError
+from common.io import results
+
+
+def origin(step=3):
+    return results.provenance(config_hash="ab", seed=1, step=step, device="1 x cpu", wall_s=1.23456, nfe=4)
+
+
+def test_provenance_has_what_every_result_carries():
+    record = origin()
+    assert (record["config_hash"], record["seed"], record["step"], record["nfe"]) == ("ab", 1, 3, 4)
+    assert (record["device"], record["wall_s"], record["config_changes"]) == ("1 x cpu", 1.235, [])
+    assert record["versions"]["jax"] == jax.__version__ and record["versions"]["numpy"] == np.__version__
+    assert set(record["versions"]) == {"python", "jax", "flax", "numpy", "scorebridge"}
+
+
+def test_round_trip(tmp_path):
+    arrays = {"x": np.arange(6, dtype=np.float32).reshape(2, 3), "level": np.array([10.0, 25.0])}
+    numbers = {**origin(), "psnr": np.float32(20.5), "curve": np.array([1.0, np.inf]), "n": np.int64(3), "t": (1, 2)}
+    images = np.zeros((4, 8, 8, 1), np.float32)
+    paths = results.write(tmp_path / "samples", "step-3", numbers=numbers, arrays=arrays, images=images)
+    assert [path.name for path in paths] == ["step-3.npz", "step-3.png", "step-3.json"]
+    stored, again = results.read(paths[-1])
+    assert stored["psnr"] == 20.5 and stored["curve"] == [1.0, None] and stored["n"] == 3 and stored["t"] == [1, 2]
+    assert stored["config_hash"] == "ab"
+    for name, value in arrays.items():
+        np.testing.assert_array_equal(again[name], value)
+        assert again[name].dtype == value.dtype
+    assert Image.open(paths[1]).size == (2 * 16 + 2, 2 * 16 + 2)
+    assert "NaN" not in paths[-1].read_text() and "Infinity" not in paths[-1].read_text()
+
+
+def test_without_arrays_and_images(tmp_path):
+    (path,) = results.write(tmp_path, "numbers", numbers=origin(), arrays={})
+    assert results.read(path) == (json.loads(path.read_text()), {})
+
+
+def test_newest_is_by_step(tmp_path):
+    for step in (9, 100, 20):
+        results.write(tmp_path, f"evaluate-step-{step}", numbers=origin(step), arrays={})
+    results.write(tmp_path, "other-step-999", numbers=origin(999), arrays={})
+    assert results.newest(tmp_path, "evaluate").name == "evaluate-step-100.json"
+    assert results.newest(tmp_path, "nothing") is None
+    assert results.newest(tmp_path / "missing", "evaluate") is None
+
+
+def test_damaged_files_are_named(tmp_path):
+    (path, *_) = reversed(results.write(tmp_path, "a", numbers=origin(), arrays={"x": np.zeros(3)}))
+    path.with_suffix(".npz").write_bytes(b"PK\x03\x04 cut short")
+    with pytest.raises(InputError, match=r"a.json: expected a readable result"):
+        results.read(path)
+    path.write_text("{")
+    with pytest.raises(InputError, match=r"a.json: expected a readable result"):
+        results.read(path)
+    with pytest.raises(InputError, match=r"a.json: expected a result with its step"):
+        results.newest(tmp_path, "a")
+
+
+def test_objects_are_never_unpickled(tmp_path):
+    path = tmp_path / "a.json"
+    path.write_text("{}")
+    np.savez(path.with_suffix(".npz"), x=np.array([{}], dtype=object))
+    with pytest.raises(InputError, match="expected a readable result"):
+        results.read(path)

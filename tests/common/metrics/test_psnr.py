@@ -1,0 +1,30 @@
+"""PSNR against closed forms."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from common.metrics.psnr import mse, psnr, sigma_to_psnr
+
+
+@settings(max_examples=20, deadline=None)
+@given(error=st.floats(1e-3, 10), peak=st.floats(0.1, 255))
+def test_constant_error(error, peak):
+    image = jnp.zeros((2, 3, 4, 1))
+    np.testing.assert_allclose(mse(image, image + error), error**2, rtol=1e-5)
+    np.testing.assert_allclose(psnr(image, image - error, peak=peak), 20 * np.log10(peak / error), atol=1e-3)
+
+
+def test_each_image_has_its_own():
+    image = jnp.zeros((3, 2, 2, 3))
+    other = image + jnp.array([0.1, 1.0, 0.0])[:, None, None, None]
+    np.testing.assert_allclose(psnr(image, other)[:2], [20, 0], atol=1e-4)
+    assert np.isinf(psnr(image, other)[2])
+
+
+def test_of_noise():
+    assert sigma_to_psnr(0.1) == pytest.approx(20)
+    np.testing.assert_allclose(sigma_to_psnr([25, 255], peak=255), [20.17200, 0], atol=1e-5)
+    assert sigma_to_psnr(0.1).dtype == np.float64
