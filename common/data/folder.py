@@ -176,7 +176,10 @@ def _inside(root: Path) -> list[str]:
     except OSError as error:
         shown = printable(f"folder:{root}")
         raise input_error(
-            _FIELD, expected="a folder that can be read", got=f"{shown} ({error.strerror})", fix="change its permissions"
+            _FIELD,
+            expected="a folder that can be read",
+            got=f"{shown} ({error.strerror})",
+            fix="change its permissions",
         ) from None
     return [
         path.name

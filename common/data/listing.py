@@ -26,9 +26,9 @@ Identity = tuple[int, int] | str
 class Listing:
     """Lists the image files below each of `roots`; a file that several of them reach belongs to one.
 
-    `names` has the sorted paths for each root, relative to it, with `/`. Files and folders in the roots come first, what
-    only links reach after them, root by root. A link to a folder around it is not followed. `ignore` names entries of
-    the first root that are left out.
+    `names` has the sorted paths for each root, relative to it, with `/`. Files and folders in the roots come first,
+    what only links reach after them, root by root. A link to a folder around it is not followed. `ignore` names entries
+    of the first root that are left out.
     """
 
     def __init__(self, roots: Sequence[Path], *, ignore: Sequence[str] = ()):

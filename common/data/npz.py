@@ -68,14 +68,14 @@ def _open(archive: zipfile.ZipFile, path: Path, *, seed: int, labels: bool, limi
             got=f"keys {sorted(files)}" if files else "no array",
             fix="rename the array of training images to 'train'" if names else "write it with numpy.savez",
         )
-    name = "train" if "train" in names else names[0]
-    both = name == "train" and "test" in names
-    entries = {name: _images_entry(archive, files[name], path, name) for name in ([name, "test"] if both else [name])}
+    first = "train" if "train" in names else names[0]
+    both = first == "train" and "test" in names
+    entries = {name: _images_entry(archive, files[name], path, name) for name in ([first, "test"] if both else [first])}
     classes = {}
     if labels:
-        for name in entries:
+        for name, entry in entries.items():
             keys = (f"{name}_labels",) if both else (f"{name}_labels", "labels")
-            classes[name] = _labels_entry(archive, files, keys, path, entries[name].shape[0])
+            classes[name] = _labels_entry(archive, files, keys, path, entry.shape[0])
     wanted = [*entries.values(), *classes.values()]
     if (needed := sum(entry.nbytes for entry in wanted)) > limit:
         raise input_error(
@@ -91,11 +91,11 @@ def _open(archive: zipfile.ZipFile, path: Path, *, seed: int, labels: bool, limi
             arrays["label"] = _labels(_read(archive, classes[name]), classes[name], path)
         return ArraySource(arrays, label=f"{path.name}['{name}']", defer_bad=True)
 
-    train = source(name)
+    images = source(first)
     if both:
-        return {"train": train, "test": source("test")}
-    first, second = splits.hold_out(len(train), seed=seed)
-    return {"train": Subset(train, first, label="train"), "test": Subset(train, second, label="test")}
+        return {"train": images, "test": source("test")}
+    train, test = splits.hold_out(len(images), seed=seed)
+    return {"train": Subset(images, train, label="train"), "test": Subset(images, test, label="test")}
 
 
 def _entry(archive: zipfile.ZipFile, file: str, path: Path) -> _Entry:
@@ -147,6 +147,13 @@ def _what_it_is(path: Path) -> str:
 def _images_entry(archive: zipfile.ZipFile, file: str, path: Path, name: str) -> _Entry:
     entry = _entry(archive, file, path)
     what, shape, dtype = f"{path.name}['{name}']", entry.shape, entry.dtype
+    if dtype != np.uint8 and not np.issubdtype(dtype, np.floating):
+        fix = "store one of these"
+        if np.issubdtype(dtype, np.integer):
+            fix = "store array.astype('uint8') if its numbers are 0 to 255, else array / M with the largest possible M"
+        elif dtype.kind == "b":
+            fix = "store array.astype('float32')"
+        raise input_error(what, expected="uint8, or floating point in [0, 1]", got=dtype, fix=fix)
     if len(shape) not in (3, 4) or shape[3:] not in ((), (1,), (3,)) or 0 in shape:
         raise input_error(
             what,
@@ -154,14 +161,7 @@ def _images_entry(archive: zipfile.ZipFile, file: str, path: Path, name: str) ->
             got=f"shape {list(shape)}",
             fix="reshape or transpose it (channels last)",
         )
-    if dtype == np.uint8 or np.issubdtype(dtype, np.floating):
-        return entry
-    fix = "store one of these"
-    if np.issubdtype(dtype, np.integer):
-        fix = "store array.astype('uint8') if its numbers are 0 to 255, else array / M with the largest M they can have"
-    elif dtype == bool:
-        fix = "store array.astype('float32')"
-    raise input_error(what, expected="uint8, or floating point in [0, 1]", got=dtype, fix=fix)
+    return entry
 
 
 def _images(array: np.ndarray, path: Path, name: str) -> np.ndarray:
