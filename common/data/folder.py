@@ -19,10 +19,6 @@ from common.errors import InputError, input_error
 _HASH_WHOLE = 256 * 2**20
 _HASH_PART = 4096
 
-# Names of the folders with a split, in any case. Validation images are the test images where there are no others.
-_TRAIN = (("train", "training"),)
-_TEST = (("test", "testing"), ("val", "valid", "validation"))
-
 _FIELD = "config.data.source"
 _LOG = logging.getLogger(__name__)
 
@@ -146,13 +142,16 @@ def open_folder(
         shown = printable(f"folder:{root}")
         raise input_error(_FIELD, expected="folder:DIR with an existing folder", got=shown, fix="check the path")
     inside = _inside(root)
-    train_name, test_name = _split_folder(root, inside, _TRAIN), _split_folder(root, inside, _TEST)
-    others = [name for name in _named(inside, _TEST) if name != test_name]  # validation beside test images
+    train_name, test_name = (
+        _split_folder(root, inside, splits.TRAIN_NAMES),
+        _split_folder(root, inside, splits.TEST_NAMES),
+    )
+    others = [name for name in _named(inside, splits.TEST_NAMES) if name != test_name]  # validation beside test images
     if train_name:
         roots, ignore = [root / train_name], []
         others = [name for name in inside if name not in (train_name, test_name)]
     else:
-        roots, ignore = [root], _named(inside, _TEST)
+        roots, ignore = [root], _named(inside, splits.TEST_NAMES)
     if test_name:
         roots.append(root / test_name)
     listing = Listing(roots, ignore=ignore)

@@ -1,5 +1,6 @@
 """Arrays of images in one `.npz` file."""
 
+import logging
 import math
 import zipfile
 from collections.abc import Mapping, Sequence
@@ -15,6 +16,7 @@ from common.errors import InputError, input_error
 
 MAX_ARRAY_MB = 2048  # default of config.data.max_array_mb
 
+_LOG = logging.getLogger(__name__)
 _FIELD = "config.data.source"
 _HEADER_BYTES = 10_000  # of the longest header that is parsed; those of images have about 100
 _BLOCK = 1024  # images whose numbers are checked at once
@@ -37,6 +39,7 @@ def open_npz(
 ) -> dict[str, Source]:
     """Returns the arrays `train` and `test` of a file, or its only array with a seeded tenth held out for testing.
 
+    Validation images are the test images where there are no others; names are read as those of folders are.
     Images are `[N, H, W]` or `[N, H, W, C]`, uint8 or floating point in [0, 1] (kept as float32). With `labels` the
     classes of NAME are the array `NAME_labels`, of an array alone also `labels`: integers `[N]` from 0 on. What is read
     takes at most `max_array_mb` MiB, which is checked before reading. Raises `InputError` that names the key; an image
@@ -61,20 +64,22 @@ def _open(archive: zipfile.ZipFile, path: Path, *, seed: int, labels: bool, limi
         if file.endswith(".npy") and not file.startswith("__MACOSX/")
     }
     names = [name for name in files if not name.endswith("labels")]
-    if "train" not in names and len(names) != 1:
+    train, test = _split(names, splits.TRAIN_NAMES), _split(names, splits.TEST_NAMES)
+    if train is None and len(names) != 1:
         raise input_error(
             f"{path}",
             expected="keys 'train' and 'test', or one array",
             got=f"keys {sorted(files)}" if files else "no array",
             fix="rename the array of training images to 'train'" if names else "write it with numpy.savez",
         )
-    first = "train" if "train" in names else names[0]
-    both = first == "train" and "test" in names
-    entries = {name: _images_entry(archive, files[name], path, name) for name in ([first, "test"] if both else [first])}
+    first, second = (train, test) if train is not None else (names[0], None)
+    if left_out := sorted({*names} - {first, second}):
+        _LOG.warning("npz:%s: left out %s", path, ", ".join(left_out))
+    entries = {name: _images_entry(archive, files[name], path, name) for name in (first, second) if name is not None}
     classes = {}
     if labels:
         for name, entry in entries.items():
-            keys = (f"{name}_labels",) if both else (f"{name}_labels", "labels")
+            keys = (f"{name}_labels",) if second is not None else (f"{name}_labels", "labels")
             classes[name] = _labels_entry(archive, files, keys, path, entry.shape[0])
     wanted = [*entries.values(), *classes.values()]
     if (needed := sum(entry.nbytes for entry in wanted)) > limit:
@@ -92,10 +97,15 @@ def _open(archive: zipfile.ZipFile, path: Path, *, seed: int, labels: bool, limi
         return ArraySource(arrays, label=f"{path.name}['{name}']", defer_bad=True)
 
     images = source(first)
-    if both:
-        return {"train": images, "test": source("test")}
-    train, test = splits.hold_out(len(images), seed=seed)
-    return {"train": Subset(images, train, label="train"), "test": Subset(images, test, label="test")}
+    if second is not None:
+        return {"train": images, "test": source(second)}
+    kept, held_out = splits.hold_out(len(images), seed=seed)
+    return {"train": Subset(images, kept, label="train"), "test": Subset(images, held_out, label="test")}
+
+
+def _split(names: Sequence[str], groups: Sequence[Sequence[str]]) -> str | None:
+    """Returns the array of a split: the first of `names`, in any case, in the first of `groups` that has one."""
+    return next((name for group in groups for name in names if name.casefold() in group), None)
 
 
 def _entry(archive: zipfile.ZipFile, file: str, path: Path) -> _Entry:
