@@ -62,7 +62,7 @@ def run(app: App, request: Request) -> None:
             f"Stage 1 was trained for {last['step']} steps, stopped by SIGTERM after step {saved} and resumed from "
             f"there, then stage 2 on its predictions; {seconds['all']:.0f} s in all, measures included."
         ),
-        Table(list(rows[0]), [list(row.values()) for row in rows]),
+        Table.of(rows),
         Paragraph("Errors in pixels of 256x256 warps of held-out photographs, and shares of pixels within 1, 3, 5."),
     ]
     shown = [

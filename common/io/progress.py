@@ -28,7 +28,7 @@ class Progress:
         clock: Callable[[], float] = time.perf_counter,
     ):
         self._total, self._done, self._unit, self._clock = total, done, unit, clock
-        self._what = what
+        self._earlier, self._what = done, what
         self._stream = sys.stderr if stream is None else stream
         self._first: tuple[float, int] | None = None
         self._shown = -float("inf")
@@ -46,6 +46,11 @@ class Progress:
     def done(self) -> int:
         """How many are done."""
         return self._done
+
+    @property
+    def added(self) -> int:
+        """How many were done by this run."""
+        return self._done - self._earlier
 
     @property
     def rate(self) -> float | None:
