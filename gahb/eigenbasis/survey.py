@@ -29,8 +29,9 @@ def survey(
     """Analyses a denoiser at each of `images [N, H, W, C]` with one draw of noise at each of `sigmas [S]`.
 
     num: probes of each stochastic trace; `add(1)` is called after each level and image; the rest as in `top_k`. Returns
-    one row of numbers for each level and image, and arrays: `sigma [S]`, `clean [N, ...]`, `noisy` and `denoised [S, N, ...]`, `values`, `residuals`,
-    `noisy_coefficients` and `clean_coefficients [S, N, k]`, `vectors [S, N, k, H, W, C]` (float32).
+    one row of numbers for each level and image, and arrays: `sigma [S]`, `clean [N, ...]`, `noisy` and `denoised
+    [S, N, ...]`, `values`, `residuals`, `noisy_coefficients` and `clean_coefficients [S, N, k]`, `vectors [S, N, k, H,
+    W, C]` (float32).
     """
     denoise, images = as_denoiser(denoise), np.asarray(images, np.float32)
     noise = np.asarray(jax.random.normal(jax.random.fold_in(key, 0), images.shape))

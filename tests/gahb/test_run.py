@@ -47,6 +47,12 @@ def command(*argv, code=0):
     assert main([str(each) for each in argv], APP) == code
 
 
+def only(directory, pattern):
+    """Returns the one path in `directory` that matches."""
+    (path,) = directory.glob(pattern)
+    return path
+
+
 def new_run(directory, **changes):
     """Returns the arguments of a training command on a small file of images in `directory`."""
     images = np.random.default_rng(0).integers(0, 256, (16, 8, 8, 1), np.uint8)
@@ -133,12 +139,12 @@ def test_results_are_a_function_of_checkpoint_and_seed(trained, copy):
     command("evaluate", "--workdir", copy)
     command("sample", "--workdir", copy)
     command("sample", "--workdir", copy, "--config.seed=1")
-    for folder, name in (("results", "evaluate-step-4-seed-0.json"), ("samples", "step-4-seed-0.json")):
-        (_, first), (_, again) = (results.read(each / folder / name) for each in (trained, copy))
+    for folder, name in (("results", "evaluate-step-4-seed-0-*.json"), ("samples", "step-4-seed-0-*.json")):
+        (_, first), (_, again) = (results.read(only(each / folder, name)) for each in (trained, copy))
         assert first.keys() == again.keys()
         for key in first:
             np.testing.assert_array_equal(first[key], again[key])
-    _, other = results.read(copy / "samples" / "step-4-seed-1.json")
+    _, other = results.read(only(copy / "samples", "step-4-seed-1-*.json"))
     assert not np.array_equal(other["samples"], first["samples"])
 
 
@@ -148,7 +154,7 @@ def test_changes_to_the_config_are_told(copy, capsys):
     assert said.err == "note: the config differs from the run's: evaluate.num_images: 3 -> 2\n"
     assert f"checked and writable: {copy}, with a whole checkpoint of step 4" in said.out
     command("evaluate", "--workdir", copy, "--config.evaluate.num_images=2", "--step", "2")
-    numbers, _ = results.read(copy / "results" / "evaluate-step-2-seed-0.json")
+    numbers, _ = results.read(only(copy / "results", "evaluate-step-2-seed-0-*.json"))
     assert numbers["config_changes"] == ["evaluate.num_images: 3 -> 2"] and numbers["num_images"] == 2
 
 
@@ -196,10 +202,10 @@ def test_data_that_changed_is_refused(copy, capsys, tmp_path):
 
 
 def test_samples(trained):
-    numbers, arrays = results.read(trained / "samples" / "step-4-seed-0.json")
+    numbers, arrays = results.read(only(trained / "samples", "step-4-seed-0-*.json"))
     assert numbers["num_samples"] == 3 and numbers["nfe"] == arrays["nfe"].max()
     assert arrays["samples"].shape == (3, 8, 8, 1)
-    assert Image.open(trained / "samples" / "step-4-seed-0.png").size == (2 * 16 + 2, 2 * 16 + 2)
+    assert Image.open(only(trained / "samples", "step-4-seed-0-*.png")).size == (2 * 16 + 2, 2 * 16 + 2)
 
 
 def test_denoiser_from_a_workdir(trained):
@@ -274,7 +280,7 @@ def test_describe(trained, capsys):
 
 
 def test_many_samples_are_the_few_and_more(copy, capsys):
-    few = results.read(copy / "samples" / "step-4-seed-0.json")[1]
+    few = results.read(only(copy / "samples", "step-4-seed-0-*.json"))[1]
     command("sample", "--workdir", copy, "--num", "5", "--type", "float32")
     (directory,) = (path for path in (copy / "samples").glob("many-step-4-seed-0-*") if path.is_dir())
     store = row_store.open_store(directory)

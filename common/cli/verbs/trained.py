@@ -43,7 +43,7 @@ class Trained(NamedTuple):
     step: int
     seed: int
     provenance: Callable[..., dict[str, Any]]
-    settings: Mapping[str, Any] = MappingProxyType({})
+    settings: Mapping[str, Any] = MappingProxyType({"config": {}})
 
 
 def load(app: App, request: Request, purpose: str) -> Trained | None:
@@ -117,7 +117,7 @@ def config_settings(config, ignore: Sequence[str] = IRRELEVANT) -> dict[str, Any
 
 def without(settings: Mapping[str, Any], *sections: str) -> dict[str, Any]:
     """Returns `settings` of a model without sections of the config that a command does not read."""
-    kept = {name: each for name, each in settings.get("config", {}).items() if name not in sections}
+    kept = {name: each for name, each in settings["config"].items() if name not in sections}
     return {**settings, "config": kept}
 
 
