@@ -20,8 +20,8 @@ CLASSICAL = ("dis", "sift")
 class Entrant(NamedTuple):
     """A matcher in a table: its name, title, the function, and what decides its results (plain values).
 
-    described: what else a record of the results has of it: network evaluations for a pair (`nfe`), `hypotheses`, `weights`
-    and their training `step`.
+    described: what else a record of the results has of it: network evaluations for a pair (`nfe`), `hypotheses`,
+    `weights` and their training `step`.
     """
 
     name: str
