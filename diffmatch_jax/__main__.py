@@ -58,6 +58,7 @@ MATCH = Verb(
     "that come with the package, or those of the run in --workdir.",
     _arguments("match_command"),
     _run("match_command"),
+    reads_config=False,
 )
 
 BENCHMARK = Verb(
@@ -67,6 +68,7 @@ BENCHMARK = Verb(
     "figures. The same command goes on where it was stopped.",
     _arguments("benchmark"),
     _run("benchmark"),
+    reads_config=False,
 )
 
 EXPORT = Verb(

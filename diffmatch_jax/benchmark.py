@@ -196,8 +196,7 @@ def identity_of(data, entrant, corrupt) -> dict[str, Any]:
         "data": data.name,
         "fingerprint": data.fingerprint,
         "corruption": getattr(corrupt, "told", CLEAN),
-        "matcher": entrant.name,
-        **entrant.identity,
+        "matcher": {"name": entrant.name, **entrant.identity},
         "version": results.version("scorebridge"),
     }
 
