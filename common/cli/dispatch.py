@@ -194,14 +194,16 @@ VERBS = (
         "draw samples from a trained model",
         "Writes DIR/samples/step-N-seed-S-KEY.npz, .png and .json; KEY is a hash of all settings. Without --config\n"
         "the run's own is used; --config.seed=1 gives other samples. With --num N they go to a directory\n"
-        "DIR/samples/many-...; sample i is the same whatever N, the batch size, the number of devices and interruptions.",
+        "DIR/samples/many-...; sample i is the same whatever N, the batch size, the number of devices and\n"
+        "interruptions.",
         _sample,
         _run("sample"),
     ),
     Verb(
         "evaluate",
         "measure a trained model on held-out data",
-        "Writes DIR/results/evaluate-step-N-seed-S-KEY.json and .npz; KEY is a hash of all settings. Without --config the run's own is used.",
+        "Writes DIR/results/evaluate-step-N-seed-S-KEY.json and .npz; KEY is a hash of all settings. Without\n"
+        "--config the run's own is used.",
         _trained,
         _run("evaluate"),
     ),

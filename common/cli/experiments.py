@@ -58,7 +58,11 @@ def _close(text: str, name: str | None, known: dict[str, Path], method: str) -> 
     if near or name is None:
         return [f"{path.with_name(each)}.py" for each in near]
     if "/" in name:
-        near = difflib.get_close_matches(name, known)
+        # Names of one method have their beginning in common, which says nothing about the rest.
+        folder, stem = name.split("/")
+        stems = [each.partition("/")[2] for each in known if each.startswith(f"{folder}/")]
+        near = [f"{folder}/{each}" for each in difflib.get_close_matches(stem, stems)]
+        near = near or difflib.get_close_matches(name, known, cutoff=0.8)
     else:
         # Those of the method at hand come first.
         stems = {each.rpartition("/")[2]: each for each in sorted(known, key=lambda each: each.startswith(method))}

@@ -56,7 +56,7 @@ def check_known(
 
 
 def unknown_argument(word: str, keys: Mapping[str, Any], *, see: str) -> InputError:
-    """Returns the error for a word that no flag takes; `train.steps=5` lacks what a change of the config begins with."""
+    """Returns the error for a word that no flag takes; `train.steps=5` lacks `--config.`."""
     name, equals, value = word.partition("=")
     key = _key(name.removeprefix("config."), keys, "") if equals else None
     return InputError(f"{name}: unknown argument; {f'write {_change(key, value, keys)}' if key else see}")
@@ -67,7 +67,7 @@ def _meant(name: str, value: str | None, known: Sequence[str], keys: Mapping[str
     flags = {_plain(flag): flag for flag in known}
     # Only dashes differ, or a whole word of another program.
     flag = {_squeezed(each): flag for each, flag in flags.items()}.get(_squeezed(plain))
-    if flag is None and (close := difflib.get_close_matches(plain, flags, n=1, cutoff=0.9)):
+    if flag is None and (close := difflib.get_close_matches(plain, flags, n=1, cutoff=0.85)):
         flag = flags[close[0]]
     if flag is None and _FLAGS.get(plain) in known:
         flag = _FLAGS[plain]
@@ -89,7 +89,7 @@ def _change(key: str, value: str | None, keys: Mapping[str, Any]) -> str:
 
 
 def _key(plain: str, keys: Mapping[str, Any], verb: str) -> str | None:
-    """Returns the dotted key that a name means: the key itself, the last part of one, another program's name, a typo."""
+    """Returns the dotted key that a name means: a whole key, the end of one, what other programs call it, a typo."""
     if plain in keys:
         return plain
     section = _SECTIONS.get(verb, verb)

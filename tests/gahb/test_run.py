@@ -327,3 +327,71 @@ def test_many_samples_go_on_after_a_kill(trained, copy, capsys):
     ):
         command("sample", "--workdir", copy, *argv, code=2)
         assert message in capsys.readouterr().err
+
+
+def test_other_settings_stand_beside_the_first_result(copy):
+    before = {path: path.read_bytes() for path in (*(copy / "results").iterdir(), *(copy / "samples").iterdir())}
+    for flags in (["--config.evaluate.levels=(10,)"], ["--step", "2"], ["--no-ema"], ["--config.seed=1"]):
+        command("evaluate", "--workdir", copy, *flags)
+    for flags in (["--config.sampler.sigma_L=0.1"], ["--config.sampler.num=2"], ["--step", "2"], ["--no-ema"]):
+        command("sample", "--workdir", copy, *flags)
+    assert {path: path.read_bytes() for path in before} == before
+    assert len(list((copy / "results").glob("evaluate-*.json"))) == len(list((copy / "samples").glob("*.json"))) == 5
+    # How it is computed, and what it does not read, decide nothing: these rewrite the first result.
+    command("evaluate", "--workdir", copy, "--config.parallel=pmap", "--config.train.log_every=1")
+    command("sample", "--workdir", copy, "--config.evaluate.levels=(10,)")
+    assert len(list((copy / "results").glob("evaluate-*.json"))) == len(list((copy / "samples").glob("*.json"))) == 5
+    numbers, _ = results.read(only(copy / "results", "evaluate-step-2-seed-0-*.json"))
+    settings = numbers["settings"]
+    assert (settings["step"], settings["ema"], settings["seed"]) == (2, True, 0)
+    assert settings["config"]["evaluate"]["levels"] == [25.0, 50.0] and "train" not in settings["config"]
+    # The page lists all of them, and in what they differ.
+    command("figures", "index", "--workdir", copy)
+    page = (copy / "index.html").read_text()
+    for path in (copy / "results").glob("evaluate-*.json"):
+        assert path.stem in page
+    assert "evaluate.levels=[10.0]" in page and "ema=false" in page and "sampler.num=2" in page
+
+
+def test_new_data_under_the_same_path_make_another_result(copy, tmp_path):
+    source = configs.read(copy).data.source.removeprefix("npz:")
+    kept = shutil.copy(source, tmp_path / "kept.npz")
+    try:
+        np.savez(source, train=np.zeros((16, 8, 8, 1), np.uint8), test=np.zeros((5, 8, 8, 1), np.uint8))
+        command("evaluate", "--workdir", copy)
+    finally:
+        shutil.copy(kept, source)
+    assert len(list((copy / "results").glob("evaluate-*.json"))) == 2
+
+
+def test_a_damaged_result_is_no_missing_one(copy, capsys):
+    numbers, arrays = (only(copy / "results", f"evaluate-*.{ending}") for ending in ("json", "npz"))
+    whole = {path: path.read_bytes() for path in (numbers, arrays)}
+    for path, content in ((numbers, b"{"), (numbers, b"[" * 10**5), (arrays, b"PK"), (arrays, whole[arrays][:200])):
+        path.write_bytes(content)
+        command("figures", "--workdir", copy, code=2)
+        said = capsys.readouterr()
+        assert said.err.startswith(f"error: {numbers}: expected a ") and said.err.count("\n") == 1
+        path.write_bytes(whole[path])
+    arrays.unlink()
+    command("figures", "psnr", "--workdir", copy, code=2)
+    assert f"{numbers}: expected a readable result, got {arrays.name}: no such file" in capsys.readouterr().err
+    values = json.loads(numbers.read_text())
+    arrays.write_bytes(whole[arrays])
+    numbers.write_text(json.dumps({name: each for name, each in values.items() if name != "table"}))
+    command("figures", "--workdir", copy, code=2)
+    assert f'error: {numbers}: expected "table", got only ' in capsys.readouterr().err
+    numbers.write_bytes(whole[numbers])
+    (copy / "metrics.jsonl").write_text('{"step": 1, "loss": 2}\n' + "[" * 10**5 + '\n{"step": 2, "loss": 1}\n')
+    command("figures", "--workdir", copy, code=2)
+    assert "metrics.jsonl:2: expected a JSON object with `step`; remove the line" in capsys.readouterr().err
+
+
+def test_a_smaller_number_of_samples_replaces_no_record(copy):
+    command("sample", "--workdir", copy, "--num", "5")
+    path = only(copy / "samples", "many-*.json")
+    before = path.read_bytes()
+    command("sample", "--workdir", copy, "--num", "3")
+    assert path.read_bytes() == before and json.loads(before)["num_samples"] == 5
+    command("sample", "--workdir", copy, "--num", "6")
+    assert json.loads(path.read_text())["num_samples"] == 6
