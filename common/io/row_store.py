@@ -153,7 +153,7 @@ def fill(
 
     `compute(indices [num_devices * batch_size])` may return before the device is done; `run_ahead` such calls are in
     flight. `should_stop()` is asked before each; what is not in a whole chunk by then is computed again next time.
-    `add(count)` is told of finished rows.
+    `add(count)` is called when `count` rows are finished.
     """
     store.create()
     parts: dict[int, dict[int, Mapping[str, np.ndarray]]] = {}

@@ -54,7 +54,7 @@ def load(app: App, request: Request, purpose: str) -> Trained | None:
     """
     config, workdir, changes = workdirs.of_trained(app, request)
     workdirs.check_writable(workdir)
-    # Only now what takes seconds to import: a typo is told at once.
+    # Imported only now, which takes seconds: a mistyped command is refused at once.
     import jax
 
     from common import checkpoint
