@@ -219,12 +219,20 @@ def test_inference_without_an_average_reads_the_parameters(tmp_path):
 
 
 def test_inference_needs_only_params_and_stats(tmp_path):
+    """Damage to the optimizer's moments, which inference does not read, leaves the weights readable."""
+    moments = np.random.default_rng(0).standard_normal(4000).astype(np.float32)
+    state = make_state()._replace(opt_state={"mu": moments})
     with opened(tmp_path) as checkpoints:
-        checkpoints.save(1, make_state(), {})
-    for field in ("opt_state", "params", "step"):
-        for path in sorted((tmp_path / "checkpoints" / "1" / field).rglob("*"), reverse=True):
-            path.rmdir() if path.is_dir() else path.unlink()
-    assert_same(restore_params(tmp_path).params, make_state().ema_params)
+        checkpoints.save(1, state, {})
+    damaged = 0
+    for path in (tmp_path / "checkpoints" / "1" / "state").rglob("*"):
+        if path.is_file() and moments.tobytes() in (data := path.read_bytes()):
+            path.write_bytes(data.replace(moments.tobytes(), moments[::-1].tobytes()))
+            damaged += 1
+    assert damaged
+    assert_same(restore_params(tmp_path).params, state.ema_params)
+    with opened(tmp_path) as checkpoints, pytest.raises(InputError, match=r"\(opt_state/mu: checksum differs\)"):
+        checkpoints.restore(state, 1)
 
 
 def test_inference_without_checkpoints_says_so(tmp_path):
@@ -249,8 +257,9 @@ def test_other_tools_can_read_the_arrays(tmp_path):
     state = make_state()
     with opened(tmp_path) as checkpoints:
         checkpoints.save(1, state, {})
-    tree = ocp.PyTreeCheckpointer().restore(tmp_path / "checkpoints" / "1" / "params")
-    assert_same(tree, state.params)
+    tree = ocp.PyTreeCheckpointer().restore(tmp_path / "checkpoints" / "1" / "state")
+    assert_same(tree["params"], state.params)
+    assert_same(tree["ema_params"], state.ema_params)
 
 
 def test_a_template_that_differs_is_told_leaf_by_leaf_before_anything_is_loaded(tmp_path, monkeypatch):
