@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import os
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -131,8 +133,10 @@ def check_template(manifest: Mapping[str, Any], template: PyTree, place: str) ->
 
 
 def reason(error: BaseException) -> str:
-    """Returns the error's first line, without its middle if it is long: start and end say what went wrong."""
+    """Returns one line: what the system said, or the first line of the error, without its middle if it is long."""
     line = str(error).partition("\n")[0] or type(error).__name__
+    if code := re.search(r"os_error_code='(\d+)'", line):  # in the midst of TensorStore's own words
+        return os.strerror(int(code[1]))
     return line if len(line) <= 200 else f"{line[:80]} ... {line[-110:]}"
 
 

@@ -22,6 +22,7 @@ from flax import traverse_util
 
 from common.checkpoint import manifest as manifests
 from common.checkpoint.manifest import DamagedError
+from common.errors import input_error
 from common.training import hosts
 
 _ARRAYS, _MANIFEST, _MANIFEST_FILE = "state", "manifest", "manifest.json"
@@ -30,11 +31,16 @@ _log = logging.getLogger(__name__)
 
 
 def steps(directory: pathlib.Path) -> list[int]:
-    """Returns the complete steps, ascending; other names are ignored."""
+    """Returns the complete steps, ascending; other names are ignored. Raises `InputError` if it cannot be read."""
     try:
         names = [path.name for path in directory.iterdir() if path.is_dir()]
     except (FileNotFoundError, NotADirectoryError):
         return []
+    except OSError as error:
+        fix = "choose another workdir or change its permissions"
+        raise input_error(
+            str(directory), expected="a directory that can be read", got=error.strerror, fix=fix
+        ) from None
     return sorted(int(name) for name in names if re.fullmatch("0|[1-9][0-9]*", name))
 
 
@@ -57,11 +63,13 @@ def write(directory: pathlib.Path, leaves: Mapping[str, np.ndarray], manifest: M
 
 def read_manifest(directory: pathlib.Path, step: int) -> dict[str, Any]:
     """Returns the verified manifest of a step; raises `DamagedError`."""
+    path = directory / str(step) / _MANIFEST / _MANIFEST_FILE
     try:
-        content = (directory / str(step) / _MANIFEST / _MANIFEST_FILE).read_bytes()
+        if path.exists() and not path.is_file():
+            raise OSError("not a file")  # a pipe would be waited for
+        return manifests.parse(path.read_bytes(), step=step)
     except OSError as error:
-        raise DamagedError(f"manifest: {error}") from error
-    return manifests.parse(content, step=step)
+        raise DamagedError(f"manifest: {error.strerror or error}") from error
 
 
 def read(directory: pathlib.Path, manifest: Mapping[str, Any], fields: Collection[str]) -> dict[str, np.ndarray]:
