@@ -200,7 +200,8 @@ def final_files(workdir: Path) -> dict[str, Any]:
             found[name] = "is there"
         elif path.suffix == ".npz":
             with np.load(path) as arrays:
-                found[name] = {key: (str(x.dtype), x.shape, x.tobytes()) for key, x in arrays.items() if key not in TIMES}
+                kept = {key: x for key, x in arrays.items() if key not in TIMES}
+            found[name] = {key: (str(x.dtype), x.shape, x.tobytes()) for key, x in kept.items()}
         elif path.suffix in (".json", ".jsonl"):
             texts = path.read_text().splitlines() if path.suffix == ".jsonl" else [path.read_text()]
             found[name] = [_without_times(json.loads(text), workdir) for text in texts]
