@@ -37,8 +37,10 @@ def as_numbers(
     if not jnp.issubdtype(values.dtype, jnp.floating):
         expected = f"bytes (uint8) or floats in {_interval(scale)}"
         raise input_error(field, expected=expected, got=_described(values), fix=_fix(field, values, scale))
-    if finite:
-        _check_finite(values, field)
+    if finite and not isinstance(values, jax.core.Tracer):
+        # A constant of a function that is being traced has values too.
+        with jax.ensure_compile_time_eval():
+            _check_finite(values, field)
     if values.dtype.itemsize in (4, 8):
         return values
     return values.astype(np.float32 if values.dtype.itemsize < 4 else np.float64)
@@ -52,7 +54,7 @@ def as_images(
     noisy: bool = False,
     shape: Sequence[int | None] = (None, None, None),
     batch: bool = True,
-    beyond: float = 0.5,
+    beyond: float = 1.0,
 ) -> np.ndarray | jax.Array:
     """Returns images `[N, H, W, C]` (without `batch`: one image) as floats on the range `scale`.
 
@@ -64,7 +66,9 @@ def as_images(
     images = as_numbers(images, field, scale=scale)
     number = [] if not batch else ["B"] if noisy else ["N"]
     _check_shape(images, field, tuple(shape), number)
-    _check_range(images, field, scale, noisy, beyond)
+    if not isinstance(images, jax.core.Tracer):
+        with jax.ensure_compile_time_eval():
+            _check_range(images, field, scale, noisy, beyond)
     return images
 
 
@@ -91,8 +95,6 @@ def _check_shape(images, field, shape, number):
 
 
 def _check_range(images, field, scale, noisy, beyond):
-    if isinstance(images, jax.core.Tracer):
-        return
     low, high, mean = _extremes(images)
     bytes_like = high > 1.01 and mean > _BRIGHT / 255 and low >= 0 and _whole(images)
     if noisy:
@@ -101,6 +103,8 @@ def _check_range(images, field, scale, noisy, beyond):
         wrong = (images.size >= _MANY and abs(mean) > _BRIGHT + slack) or (bytes_like and high > _BRIGHT)
     else:
         wrong = low < scale[0] - beyond or high > scale[1] + beyond or bytes_like
+        # On [-1, 1]; noise-free images that leave [0, 1] at both ends, as Gaussian ones do, are no such thing.
+        wrong = wrong or (scale == UNIT and -1.01 <= low < -0.5 and high <= 1.01)
     if wrong:
         got = f"{images.dtype} from {low:.4g} to {high:.4g}"
         expected = f"floats in {_interval(scale)}" + (", with noise" if noisy else "")
@@ -113,8 +117,6 @@ def _from_bytes(values, scale):
 
 
 def _check_finite(values, field):
-    if isinstance(values, jax.core.Tracer):
-        return
     finite = jnp.isfinite(values) if isinstance(values, jax.Array) else np.isfinite(values)
     if not bool(finite.all()):
         got = f"{int((~finite).sum())} of {values.size} that are NaN or infinite"

@@ -26,10 +26,14 @@ def psnr(reference: jax.Array, image: jax.Array, *, peak: float = 1.0) -> jax.Ar
     if not isinstance(peak, jax.core.Tracer) and not peak > 0:
         raise input_error("peak", expected="a positive number", got=peak, fix="use 1 for images in [0, 1]")
     reference, image = _pair(reference, image, (0.0, peak))
-    if not isinstance(reference, jax.core.Tracer) and float(jnp.abs(reference).mean()) > 4 * peak:
-        got = f"a mean of {float(jnp.abs(reference).mean()):.4g}"
-        fix = f"divide both by 255, or give peak={255 if reference.max() <= 255 else float(reference.max()):g}"
-        raise input_error("reference", expected=f"intensities up to peak={peak:g}", got=got, fix=fix)
+    if not isinstance(reference, jax.core.Tracer):
+        with jax.ensure_compile_time_eval():
+            mean, most = float(jnp.abs(reference).mean()), float(reference.max())
+        if mean > 4 * peak:
+            top = 255 if most <= 1.5 * 255 else 65535 if most <= 65535 else most
+            fix = f"divide both by {top:g}, or give peak={top:g}"
+            expected, got = f"intensities up to peak={peak:g}", f"a mean of {mean:.4g}"
+            raise input_error("reference", expected=expected, got=got, fix=fix)
     return 10 * jnp.log10(peak**2 / _mse(reference, image))
 
 

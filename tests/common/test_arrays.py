@@ -121,6 +121,11 @@ def test_traced_arrays_are_checked_by_type_and_shape():
     for wrong in (BYTES.astype(np.int32), X > 0.5, X[0]):
         with pytest.raises(InputError, match="y: expected"):
             jax.jit(lambda y: as_images(y, "y"))(wrong)
+    # A constant of the traced function is checked like any other.
+    constant = jnp.asarray(X)
+    np.testing.assert_array_equal(jax.jit(lambda: as_images(constant, "y", noisy=True))(), constant)
+    with pytest.raises(InputError, match="y: expected floats"):
+        jax.jit(lambda: as_images(255 * X, "y"))()
     np.testing.assert_array_equal(jax.jit(lambda y: as_images(y, "y"))(np.float32(999) * np.ones((1, 2, 2, 1))), 999)
 
 

@@ -63,6 +63,8 @@ FUNCTIONS = {
     "initial": lambda x, _: gahb.sample(half, 0, (3, *SHAPE), initial=x, max_steps=3)[0],
     **{f"fit_{name}": lambda x, _, make=make: make(x)(UNIT) for name, make in REFERENCES.items() if name != "soft"},
     **{f"apply_{name}": lambda x, _, make=make: make(UNIT)(x) for name, make in REFERENCES.items()},
+    "soft_error": lambda x, _: reference.soft_error(ORTHONORMAL, x, 0.2),
+    "oracle_error": lambda x, _: reference.oracle_error(ORTHONORMAL, x, 0.2),
     "denoiser": lambda x, denoise: denoise(x),
 }
 LINEAR = {
@@ -78,8 +80,6 @@ ANY_RANGE = {
     "pair_similarity": lambda x: generalisation.pair_similarity(x, x[::-1], generalisation.FEATURES["gradients"]),
     "nearest": lambda x: generalisation.nearest(x, x[::-1], generalisation.FEATURES["pixels"]).index,
     "analyze": ORTHONORMAL.analyze,
-    "soft_error": lambda x: reference.soft_error(ORTHONORMAL, x, 0.2),
-    "oracle_error": lambda x: reference.oracle_error(ORTHONORMAL, x, 0.2),
 }
 
 
@@ -157,7 +157,7 @@ KEYED = {
     "random_mask": lambda key: operators.random_mask(key, SHAPE, fraction=0.5),
     "random_pixels": lambda key: operators.random_pixels(key, SHAPE, fraction=0.5).analyze(UNIT),
     "random_basis": lambda key: operators.random_basis(key, SHAPE, fraction=0.5).analyze(UNIT),
-    "problems": lambda key: inverse.problems(["random_pixels"], key, SHAPE)["random_pixels"].analyze(UNIT),
+    "problems": lambda key: inverse.problems(["random_pixels"], key, SHAPE, hole=0.5)["random_pixels"].analyze(UNIT),
     "restore": lambda key: inverse.restore(half, key, UNIT, LINEAR["inpainting"], max_steps=4)["restored"],
     "top_k": lambda key: eigenbasis.top_k(half, UNIT[0], 2, key=key, method="krylov", block=1, max_basis=16).values,
     "trace": lambda key: eigenbasis.trace(lambda y: y**2, UNIT[0], key=key, num=3).value,
