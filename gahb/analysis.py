@@ -11,7 +11,7 @@ from common.arrays import as_images, as_numbers
 from common.errors import input_error
 from common.metrics.psnr import mse, sigma_to_psnr
 from common.prng import as_key
-from gahb.denoisers import Denoiser, as_denoiser
+from gahb.denoisers import Denoiser, as_denoiser, denoised
 
 
 class PsnrCurve(NamedTuple):
@@ -95,4 +95,4 @@ def _error(denoise, clean, sigma, key, start, z):
         keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(start + jnp.arange(len(clean), dtype=jnp.uint32))
         z = jax.vmap(lambda key: jax.random.normal(key, clean.shape[1:], clean.dtype))(keys)
     noisy = clean + sigma.astype(clean.dtype) * z
-    return mse(clean, denoise(noisy))
+    return mse(clean, denoised(denoise, noisy))

@@ -59,6 +59,22 @@ def as_denoiser(function: Denoiser) -> Partial:
     return Partial(function)
 
 
+def denoised(denoise: Denoiser, y: jax.Array) -> jax.Array:
+    """Returns `denoise(y)` while a program is traced.
+
+    Raises `InputError` for a function that JAX cannot trace, or whose output has another shape than its input.
+    """
+    try:
+        x_hat = denoise(y)
+    except (jax.errors.TracerArrayConversionError, jax.errors.ConcretizationTypeError) as error:
+        got, fix = f"one that needs values ({type(error).__name__})", "use jax.numpy in place of NumPy"
+        raise input_error("denoise", expected="a function that JAX can trace", got=got, fix=fix) from None
+    if jnp.shape(x_hat) != y.shape:
+        got, fix = f"one {list(jnp.shape(x_hat))}", "return the clean images, and nothing beside them"
+        raise input_error("denoise", expected=f"an output like its input {list(y.shape)}", got=got, fix=fix)
+    return jnp.asarray(x_hat)
+
+
 def load_denoiser(workdir: str | os.PathLike, *, ema: bool = True, step: int | None = None) -> Partial:
     """Reads the denoiser that was trained (or imported) in `workdir`: averaged weights if there are any, newest step.
 

@@ -16,7 +16,7 @@ from common.arrays import as_images, as_numbers
 from common.errors import input_error
 from common.metrics.similarity import Closest, closest, one_origin, unit_vectors
 from common.prng import as_key
-from gahb.denoisers import Denoiser, as_denoiser
+from gahb.denoisers import Denoiser, as_denoiser, denoised
 from gahb.sampling import rms, sample
 
 ORIGINS = ("copy", "recombination", "new")
@@ -137,7 +137,7 @@ def _squared_distance(first, second, clean, sigma, key, start):
     keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(start + jnp.arange(len(clean), dtype=jnp.uint32))
     z = jax.vmap(lambda key: jax.random.normal(key, clean.shape[1:], clean.dtype))(keys)
     noisy = clean + sigma.astype(clean.dtype) * z
-    return jnp.square(first(noisy) - second(noisy)).sum((1, 2, 3))
+    return jnp.square(denoised(first, noisy) - denoised(second, noisy)).sum((1, 2, 3))
 
 
 def divergence(sigma: np.ndarray, excess: np.ndarray) -> np.ndarray:
@@ -235,4 +235,4 @@ def trajectories(
 
 @jax.jit
 def _apply(denoise, y):
-    return denoise(y)
+    return denoised(denoise, y)

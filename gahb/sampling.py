@@ -16,10 +16,10 @@ import numpy as np
 from jax import lax
 from jax.tree_util import Partial
 
-from common.arrays import as_images, as_numbers
+from common.arrays import as_numbers
 from common.errors import input_error
 from common.prng import as_key
-from gahb.denoisers import Denoiser, as_denoiser
+from gahb.denoisers import Denoiser, as_denoiser, denoised
 from gahb.operators import Operator
 
 Noise = Callable[[jax.Array, jax.Array, Any], jax.Array]  # (keys [N], t, like [N, H, W, C]) -> standard normal draws
@@ -95,7 +95,7 @@ def sample(
     if measurement is not None and not jnp.iscomplexobj(measurement):
         measurement = as_numbers(measurement, "measurement")
     if initial is not None:
-        initial = _initial(as_images(initial, "initial", noisy=True), shape)
+        initial = _initial(as_numbers(initial, "initial"), shape)
     if impose and operator is None:
         raise input_error(
             "impose", expected="false where nothing is measured", got=impose, fix="give operator and measurement"
@@ -141,7 +141,7 @@ def _run(
     keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(first + jnp.arange(shape[0], dtype=jnp.uint32))
 
     def clean(y):
-        return denoise(y).astype(dtype)
+        return denoised(denoise, y).astype(dtype)
 
     def correction(y, x_hat):
         residual = y - x_hat
@@ -266,6 +266,10 @@ def _check(shape, sigma_0, sigma_L, h0, beta, max_steps, divergence, store_every
 
 
 def _initial(initial, shape):
+    # Of any range: an iterate may have been sent astray, and the sampler says so.
+    if initial.ndim != 4:
+        fix = "add the missing axis"
+        raise input_error("initial", expected="[N, H, W, C]", got=list(initial.shape), fix=fix)
     if initial.shape[0] not in (1, shape[0]) or initial.shape[1:] != tuple(shape[1:]):
         expected = f"{list(shape)}, or one image of it"
         raise input_error("initial", expected=expected, got=list(initial.shape), fix="give images of `shape`")
