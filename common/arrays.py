@@ -18,13 +18,11 @@ _MANY = 16  # pixels, of which a mean says something
 _BRIGHT = 4.0  # no mean of an image is that far from 0, noisy or not
 
 
-def as_numbers(
-    values: Any, field: str, *, scale: tuple[float, float] = UNIT, finite: bool = True
-) -> np.ndarray | jax.Array:
+def as_numbers(values: Any, field: str, *, scale: tuple[float, float] = UNIT) -> np.ndarray | jax.Array:
     """Returns an array of floats of at least 32 bits, with bytes on the range `scale`.
 
     For images, features and measurements of any shape and size; no range is asked of floats. Raises `InputError` for
-    integers of other widths, booleans, what is no array of numbers, and (unless `finite` is false) NaN and infinity.
+    integers of other widths, booleans, what is no array of numbers, NaN and infinity.
     """
     if not isinstance(values, np.ndarray | jax.Array):
         try:
@@ -36,8 +34,9 @@ def as_numbers(
         return _from_bytes(values, scale)
     if not jnp.issubdtype(values.dtype, jnp.floating):
         expected = f"bytes (uint8) or floats in {_interval(scale)}"
-        raise input_error(field, expected=expected, got=_described(values), fix=_fix(field, values, scale))
-    if finite and not isinstance(values, jax.core.Tracer):
+        with jax.ensure_compile_time_eval():
+            raise input_error(field, expected=expected, got=_described(values), fix=_fix(field, values, scale))
+    if not isinstance(values, jax.core.Tracer):
         # A constant of a function that is being traced has values too.
         with jax.ensure_compile_time_eval():
             _check_finite(values, field)
