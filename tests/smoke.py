@@ -45,7 +45,7 @@ SMALL = {
 
 
 def run(directory: pathlib.Path, *words: str) -> None:
-    """Runs `python -m words...` in `directory`; exits with what it printed if it failed or met a deprecation of ours."""
+    """Runs `python -m words...` in `directory`; exits with its stderr if it fails or meets a deprecation in our code."""
     start = time.perf_counter()
     command = [sys.executable, "-W", "default::DeprecationWarning", "-m", *words]
     done = subprocess.run(command, cwd=directory, capture_output=True, text=True, env=os.environ | QUICK, timeout=600)
