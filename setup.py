@@ -9,7 +9,7 @@ import pathlib
 import setuptools
 
 TFDS = [
-    "tensorflow-datasets>=4.9.9",
+    "tensorflow-datasets>=4.9.10",  # the first that works with protobuf 7
     "array_record>=0.8.1",
     "importlib_resources>=6.4",  # tensorflow-datasets imports it and does not require it
 ]

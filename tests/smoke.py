@@ -45,7 +45,7 @@ SMALL = {
 
 
 def run(directory: pathlib.Path, *words: str) -> None:
-    """Runs `python -m words...` in `directory`; exits with its stderr if it fails or meets a deprecation in our code."""
+    """Runs `python -m words...` in `directory`; exits with its stderr if it fails or our code meets a deprecation."""
     start = time.perf_counter()
     command = [sys.executable, "-W", "default::DeprecationWarning", "-m", *words]
     done = subprocess.run(command, cwd=directory, capture_output=True, text=True, env=os.environ | QUICK, timeout=600)
