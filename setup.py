@@ -34,7 +34,6 @@ setuptools.setup(
     package_data={"diffmatch_jax": ["weights/*"]},
     install_requires=[
         "diffrax>=0.7.0",
-        "filelock>=3.16.0",
         "flax>=0.12.0",
         "grain>=0.2.16",  # the first whose iterators can be closed
         "jax>=0.10.0",
