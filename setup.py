@@ -46,7 +46,7 @@ setuptools.setup(
         "orbax-checkpoint>=0.12.5,<1",
         "pillow>=11.0.0",
         "PyWavelets>=1.6.0",
-        "safetensors>=0.5.0",
+        "safetensors>=0.7.0",  # the first with complex numbers
         "scikit-image>=0.25.0",
         "scipy>=1.14.0",
         "tensorboardX>=2.6.2.2",
