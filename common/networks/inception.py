@@ -28,7 +28,6 @@ from common.imports.legacy_files import load_legacy_torch
 from common.imports.matching import Slot, assign
 
 SIZE = 299
-NUM_FEATURES = 2048
 RESIZES = ("tf1", "half_pixel")
 PUBLISHED = {
     "pt_inception-2015-12-05-6726825d.pth": "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2",
