@@ -30,7 +30,7 @@ from diffmatch_jax.smoothing import gaussian_matrix
 Pyramid = Callable[[jax.Array], Sequence[jax.Array]]
 
 CONTRAST = 0.16  # standard deviation of an image whose local contrast is normalised, of its range
-FLAT = 0.002  # standard deviation, of the range, at which an image has half the evidence for a match
+FLAT = 0.004  # standard deviation, of the range, from which on a region is evidence for a match
 NOISE = 0.016  # standard deviation, of the range, below which contrast counts as noise
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
@@ -59,7 +59,7 @@ class Prepared(NamedTuple):
     """The two sizes at which features are taken: `fine [B, 512, 512, 3]` and `coarse [B, 256, 256, 3]`, in [0, 1].
 
     mask: 1 where a fine pixel may be matched, else 0, `[B, 512, 512, 1]`; None where all may. texture: evidence for a
-    match, v / (v + v_0) of the local variance v, likewise; None where it is not asked for.
+    match, min(v / v_0, 1) of the local variance v, likewise; None where it is not asked for.
     """
 
     fine: jax.Array
@@ -92,13 +92,13 @@ def prepared(
 
 
 def texture(images: jax.Array) -> jax.Array:
-    """Returns v / (v + v_0) `[B, H, W, 1]` of images `[B, H, W, C]` in [0, 1]: near 0 where they are flat.
+    """Returns min(v / v_0, 1) `[B, H, W, 1]` of images `[B, H, W, C]` in [0, 1]: 0 where they are flat.
 
-    v is the variance under a Gaussian window of 1/64 of a side, and sqrt(v_0) 0.002 of the range.
+    v is the variance under a Gaussian window of 1/64 of a side, and sqrt(v_0) 0.004 of the range, a gray level of 255.
     """
     mean, square = (_blur(x, images.shape[1] / 64) for x in (images, images**2))
     variance = jnp.maximum((square - mean**2).mean(-1, keepdims=True), 0)
-    return variance / (variance + FLAT**2)
+    return jnp.minimum(variance / FLAT**2, 1)
 
 
 def _blur(images: jax.Array, sigma: float) -> jax.Array:

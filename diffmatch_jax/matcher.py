@@ -94,14 +94,16 @@ class Match(NamedTuple):
     """Dense correspondence of a pair, or of a batch of them with a first axis more; NumPy arrays.
 
     flow `[H, W, 2]`: for every pixel of the target, x and y to its place in the source, in the source's pixels: if both
-    have one size, source position = target pixel + flow, else likewise by the pixels' own coordinates. confidence
-    `[H, W]` in [0, 1]: 1 / (1 + (s / c)^2), s the spread in pixels of a 256x256 image (or the model's own size), c the
-    model's (4 of the weights in the package); for a model without spread s is how far the matches are from their fit,
-    or confidence the best correlation. spread `[H, W]`: standard deviation of the flow, sqrt(trace) of covariance
-    `[H, W, 2, 2]`, of a cell and those around it, in pixels of the source: how wrong the flow may be, by what the model
-    learned of that or by how far its hypotheses are apart; 0 if neither is told. winner `[H, W, 2]`: flow to the cells
-    of the largest correlation. hypotheses `[n, h, w, 2]`: normalised flows, each as likely as the next, of the last
-    stage that draws any (of the weights in the package the second), on its grid.
+    have one size, source position = target pixel + flow, else likewise by the pixels' own coordinates.
+    confidence `[H, W]` in [0, 1]: e / (1 + (s / c)^2), s the spread in pixels of a 256x256 image (or the model's own
+    size), c the model's (4 of the weights in the package), and e the texture of both images: 0 where either is flat or
+    masked. For a model without spread s is the distance of the matches from their fit, or the best correlation counts.
+    spread `[H, W]`: standard deviation of the flow, sqrt(trace) of covariance `[H, W, 2, 2]`, over a cell and those
+    around it, in pixels of the source: predicted by the variance head if there is one, otherwise that of the
+    hypotheses, otherwise 0.
+    winner `[H, W, 2]`: flow to the cells of the largest correlation.
+    hypotheses `[n, h, w, 2]`: normalised flows, equally likely, of the last stage that samples any (of the weights in
+    the package the second), on its grid.
     """
 
     flow: np.ndarray
@@ -128,7 +130,9 @@ def match(
     Images are `[H, W]`, `[H, W, 1]` or `[H, W, 3]`, bytes or floating point in [0, 1], of any two sizes, or batches of
     them with a first axis `[B, ...]`. `model` is what `load` returned, the directory of a trained run, None for the
     weights that come with the package, or a `Model` of your own, `Model(Plan(Settings(...)), Weights(pyramid))`, whose
-    pyramid may be any function. `key` decides the noise of the hypotheses, the same for all pairs of a batch, so that a
+    pyramid may be any function. `search`: where few matches agree, rotations and zooms of the source are tried
+    (`diffmatch_jax.frames`; a model with a fit). `source_mask` and `target_mask`, `[H, W]` or `[B, H, W]`, are True
+    where an image counts; without them uniform frames are left out. `key` decides the noise of the hypotheses, the same for all pairs of a batch, so that a
     batch equals its single pairs; or one key for each pair `[B]`. Raises `InputError` for images that cannot be
     matched.
     """
