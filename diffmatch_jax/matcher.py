@@ -13,8 +13,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from common.arrays import as_images, as_numbers
 from common.data.augment import to_unit
 from common.errors import input_error
+from common.prng import as_keys
 from diffmatch_jax import conditions as looking
 from diffmatch_jax import frames, masks
 from diffmatch_jax.diffusion import folded
@@ -127,14 +129,23 @@ def match(
 ) -> Match:
     """Finds for every pixel of `target` its place in `source`.
 
-    Images are `[H, W]`, `[H, W, 1]` or `[H, W, 3]`, bytes or floating point in [0, 1], of any two sizes, or batches of
-    them with a first axis `[B, ...]`. `model` is what `load` returned, the directory of a trained run, None for the
-    weights that come with the package, or a `Model` of your own, `Model(Plan(Settings(...)), Weights(pyramid))`, whose
-    pyramid may be any function. `search`: where few matches agree, rotations and zooms of the source are tried
-    (`diffmatch_jax.frames`; a model with a fit). `source_mask` and `target_mask`, `[H, W]` or `[B, H, W]`, are True
-    where an image counts; without them uniform frames are left out. `key` decides the noise of the hypotheses, the same for all pairs of a batch, so that a
-    batch equals its single pairs; or one key for each pair `[B]`. Raises `InputError` for images that cannot be
-    matched.
+    Args:
+      source, target: images `[H, W]`, `[H, W, 1]` or `[H, W, 3]`, bytes or floats in [0, 1], of any two sizes, or
+        batches of them with a first axis `[B, ...]`.
+      model: what `load` returned, the directory of a trained run, None for the weights that come with the package, or
+        a `Model` of your own, `Model(Plan(Settings(...)), Weights(pyramid))`, whose pyramid may be any function.
+      key: a key or seed that decides the noise of the hypotheses, the same for all pairs of a batch, so that a batch
+        equals its single pairs; or one key for each pair `[B]`; None is 0.
+      hypotheses: flows sampled for each pair.
+      search: whether rotations and zooms of the source are tried where few matches of the images as they are agree
+        (`diffmatch_jax.frames`; for models with a fit).
+      source_mask, target_mask: `[H, W]` or `[B, H, W]`, True where an image counts; None leaves out uniform frames.
+
+    Returns:
+      A `Match`.
+
+    Raises:
+      InputError: images, masks or a key that cannot be used.
     """
     sources, single = as_batch(source, "source")
     targets, single_target = as_batch(target, "target")
@@ -143,13 +154,11 @@ def match(
         raise input_error(
             "source, target", expected="as many images in both", got=got, fix="give two images or two batches"
         )
-    if hypotheses < 1:
-        raise input_error("hypotheses", expected="at least 1", got=hypotheses, fix="use 4")
+    if isinstance(hypotheses, bool) or not isinstance(hypotheses, int | np.integer) or hypotheses < 1:
+        raise input_error("hypotheses", expected="a whole number, at least 1", got=hypotheses, fix="use 4")
+    hypotheses = int(hypotheses)
     model = model if isinstance(model, Model) else load(model)
-    key = jax.random.key(0) if key is None else key
-    keys = key if key.ndim else jnp.broadcast_to(key, (len(sources),))
-    if keys.shape != (len(sources),):
-        raise input_error("key", expected=f"one key, or {len(sources)}", got=list(keys.shape), fix="leave it out")
+    keys = jnp.broadcast_to(as_keys(0 if key is None else key, len(sources)), (len(sources),))
     images = [
         _prepared(jnp.asarray(each), jnp.asarray(masks.of(each, mask, name)), model.plan.look)
         for each, mask, name in ((sources, source_mask, "source_mask"), (targets, target_mask, "target_mask"))
@@ -212,14 +221,7 @@ def as_argument(pyramid: Pyramid) -> jax.tree_util.Partial:
 
 def as_batch(images: Any, name: str) -> tuple[np.ndarray, bool]:
     """Returns images as a batch `[B, H, W, 1 or 3]`, bytes or float32, and whether they were a single one."""
-    try:
-        x = np.asarray(images)
-    except ValueError as error:  # a list of unequal parts
-        expected, fix = "an array, or a list of images of one size", "match images of several sizes one by one"
-        raise input_error(name, expected=expected, got=str(error).partition(".")[0], fix=fix) from None
-    if x.dtype == bool or not (np.issubdtype(x.dtype, np.floating) or x.dtype == np.uint8):
-        fix = "convert it by np.uint8 or divide by its largest value"
-        raise input_error(name, expected="bytes, or floating point in [0, 1]", got=str(x.dtype), fix=fix)
+    x = np.asarray(images if getattr(images, "dtype", None) == np.uint8 else as_numbers(images, name))
     expected, got = "[H, W], [H, W, 1 or 3] or a batch of those", list(x.shape)
     if x.ndim in (3, 4) and x.shape[-1] in (2, 4):
         # With an alpha channel or gray images of this width: nothing tells which.
@@ -235,12 +237,7 @@ def as_batch(images: Any, name: str) -> tuple[np.ndarray, bool]:
     if min(x.shape[1:3]) < 2:
         got = f"{x.shape[1]} x {x.shape[2]}"
         raise input_error(name, expected="at least 2 pixels in each direction", got=got, fix="give a whole image")
-    if x.dtype != np.uint8:
-        x = np.asarray(x, np.float32)
-        if not np.isfinite(x).all() or x.min() < -0.01 or x.max() > 1.01:
-            got = f"{x.min():.3g} to {x.max():.3g}"
-            raise input_error(name, expected="numbers from 0 to 1", got=got, fix="divide by 255, or give bytes")
-    return x, single
+    return x if x.dtype == np.uint8 else np.asarray(as_images(x, name, beyond=0.01), np.float32), single
 
 
 @functools.partial(jax.jit, static_argnames="settings")

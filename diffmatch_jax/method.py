@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from common import config as configs
-from common.checkpoint import checkpoints, restore_params, store
+from common.checkpoint import restore_params, saved_steps
 from common.data.pipeline import build as build_sources
 from common.data.source import Source
 from common.errors import InputError, at_least_one, choice, input_error
@@ -182,7 +182,7 @@ def complete(config, workdir: Path):
     """
     if config.task != "stage2" or not config.stage2.stage1:
         return config
-    if store.steps(workdir / checkpoints.FOLDER) and (workdir / configs.FILE_NAME).exists():
+    if saved_steps(workdir) and (workdir / configs.FILE_NAME).exists():
         told = configs.read(workdir, base()).stage2.stage1_config
     else:
         told = json.dumps(matters(read_first(config.stage2.stage1)), sort_keys=True)

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from common.arrays import SIGNED, as_images
 from common.cli import workdirs
 from common.cli.app import App, Request, print_lines
 from common.cli.verbs import trained
@@ -25,7 +26,7 @@ def arguments(parser) -> None:
 
 
 def run(app: App, request: Request) -> None:
-    """Writes `results/guided-step-N-seed-S.json` and `.npz`."""
+    """Writes `results/guided-step-N-seed-S-KEY.json` and `.npz`."""
     from phase_bridge import method
 
     flags = request.flags
@@ -54,12 +55,23 @@ def run(app: App, request: Request) -> None:
     settings = {"cells": flags.cells, "hole": flags.hole, "nfe": flags.nfe}
     own = method.build_model(config)
     made = functools.partial(guide, own, model.variables, model.key, images, labels=found.get("label"), **settings)
-    arrays, seconds = trained.timed(made)
+    arrays, seconds = trained.timed("guide", made)
     numbers: dict[str, Any] = {**model.provenance(seconds, flags.nfe + 1), **settings, "num_images": len(images)}
     known = arrays["known"] > 0
     for name in ("inpainting", "stroke"):
         numbers[f"{name}_rms_of_known"] = float(np.sqrt(np.mean(np.square(arrays[name] - images)[:, known[0, ..., 0]])))
-    paths = results.write(model.workdir / "results", f"guided-{model.name}", numbers=numbers, arrays=arrays)
+    paths = results.write(
+        model.workdir / "results",
+        f"guided-{model.name}",
+        numbers=numbers,
+        arrays=arrays,
+        settings={
+            **trained.without(model.settings, "evaluate"),
+            "data": trained.fingerprints(model.method.sources()),
+            "num": flags.num,
+            **settings,
+        },
+    )
     print_lines(
         f"wrote {', '.join(str(path) for path in paths)}",
         f"next: python -m {app.name} figures guided --workdir {model.workdir}",
@@ -77,6 +89,7 @@ def guide(
     from phase_bridge.method import as_field
     from phase_bridge.sampling import sample
 
+    images = np.asarray(as_images(images, "images", scale=SIGNED))
     how = {"bridge": model.how.bridge, "kind": "ode", "normaliser": model.how.normaliser, "nfe": nfe}
     field = as_field(model, variables, labels=None if labels is None else jax.numpy.asarray(labels))
     painted, known = painting(images, cells), around_hole(images.shape[1], hole)

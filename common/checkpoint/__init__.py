@@ -2,10 +2,17 @@
 
 workdir/checkpoints/
   .lock           held by the one run that writes here
-  100/            a step: `manifest/manifest.json` and one folder for each field of the state
+  100/            a step: `state/` with all arrays and `manifest/manifest.json`
   80.damaged/     a step that failed its verification and was set aside
 """
 
-from common.checkpoint.checkpoints import Checkpoints, Restored, check_resume, restore_params, restore_variables
+from common.checkpoint.checkpoints import (
+    Checkpoints,
+    Restored,
+    check_resume,
+    restore_params,
+    restore_variables,
+    saved_steps,
+)
 
-__all__ = ["Checkpoints", "Restored", "check_resume", "restore_params", "restore_variables"]
+__all__ = ["Checkpoints", "Restored", "check_resume", "restore_params", "restore_variables", "saved_steps"]

@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import contextlib
+import functools
 import json
 import logging
 import operator
@@ -40,7 +41,7 @@ class Checkpoints:
 
     `config` (plain JSON values) and `data_fingerprint` say what the run is; a directory of another run is refused, but
     for keys that match `may_change` (dotted, or `section.*`). `data_fingerprint=None` skips the check of the data.
-    The newest `keep` steps stay.
+    The newest `keep` steps stay, and all multiples of `keep_every` (0: none of them).
 
     With several processes every one makes every call; the first one reads and writes, and its results and errors come
     out on all of them. The state must be the same on all.
@@ -56,18 +57,22 @@ class Checkpoints:
         *,
         config: Mapping[str, Any],
         keep: int,
+        keep_every: int = 0,
         data_fingerprint: str | None = None,
         may_change: tuple[str, ...] = (),
     ):
-        if keep < 1:
-            raise input_error("config.checkpoint.keep", expected="at least 1", got=keep, fix="use 1 or more")
+        for key, value, least in (("keep", keep, 1), ("keep_every", keep_every, 0)):
+            if value < least:
+                raise input_error(
+                    f"config.checkpoint.{key}", expected=f"at least {least}", got=value, fix=f"use {least} or more"
+                )
         self._workdir = pathlib.Path(workdir)
         self._directory = self._workdir / FOLDER
-        self._config = json.loads(json.dumps(config))
-        self._keep = keep
-        self._data_fingerprint = data_fingerprint
+        self._run = {"config": json.loads(json.dumps(config)), "data_fingerprint": data_fingerprint}
         self._may_change = may_change
-        self._manager = None
+        self._remove_old = functools.partial(store.remove_old, self._directory, keep=keep, keep_every=keep_every)
+        # Not Orbax's own: checksums of a large state take seconds and belong in the background too.
+        self._writer: concurrent.futures.Executor | None = None
         self._pending: concurrent.futures.Future | None = None
         self._resources = contextlib.ExitStack()
 
@@ -76,17 +81,15 @@ class Checkpoints:
         return self
 
     def __exit__(self, kind, error, trace) -> None:
-        try:
+        with self._resources:
             if kind is None:
                 self.wait()
-            else:
-                # The other processes may not come here, so this one does not wait for them.
-                try:
-                    self._finish()
-                except RunError as late:
-                    _log.error("%s", late)
-        finally:
-            self._resources.close()
+                return
+            # The other processes may not come here, so this one does not wait for them.
+            try:
+                self._finish()
+            except RunError as late:
+                _log.error("%s", late)
 
     def steps(self) -> list[int]:
         """Returns the complete steps, ascending."""
@@ -119,49 +122,30 @@ class Checkpoints:
         Raises:
           InputError: the checkpoint's leaves differ from the template's in name, shape or dtype, or all are damaged.
         """
-
-        def find(loaded):
-            chosen = _newest_good(self._directory, lambda manifest: self._load(manifest, template))
-            if chosen is None:
-                return None
-            for step in (step for step in store.steps(self._directory) if step > chosen[0]["step"]):
-                _log.warning("step %d is set aside as %s", step, store.set_aside(self._directory, step))
-            self._manager.reload()
-            return loaded(*chosen)
-
-        return self._restore(find, template)
+        return self._restore(template, None)
 
     def restore(self, template: PyTree, step: int) -> Restored:
         """Returns the checkpoint of `step`; raises `InputError` if it is absent, damaged or unlike the template."""
-
-        def find(loaded):
-            return loaded(*_exactly(self._directory, step, lambda manifest: self._load(manifest, template)))
-
-        return self._restore(find, template)
+        return self._restore(template, step)
 
     def _open(self) -> None:
+        lock = self._directory / ".lock"
         with contextlib.ExitStack() as resources:
             try:
                 self._directory.mkdir(parents=True, exist_ok=True)
-                resources.enter_context(only_writer(self._directory / ".lock"))
-                store.remove_temporary(self._directory)
+                if lock.exists() and not lock.is_file():
+                    raise input_error(str(lock), expected="a file", got="something else", fix="remove it")
+                resources.enter_context(only_writer(lock))
             except OSError as error:
                 raise input_error(
                     f"workdir {self._workdir}",
                     expected="a directory that can be written",
-                    got=f"{error.strerror} ({error.filename})",
+                    got=f"{error.strerror or error} ({error.filename or lock})",
                     fix="choose another workdir or change its permissions",
                 ) from None
-            check_resume(
-                self._workdir,
-                config=self._config,
-                data_fingerprint=self._data_fingerprint,
-                may_change=self._may_change,
-            )
-            self._manager = store.open_manager(self._directory, keep=self._keep)
-            resources.callback(self._manager.close)
-            self._writer = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
-            resources.callback(self._writer.shutdown)
+            store.remove_temporary(self._directory)
+            check_resume(self._workdir, **self._run, may_change=self._may_change)
+            self._writer = resources.enter_context(concurrent.futures.ThreadPoolExecutor(1, "checkpoint"))
             self._resources = resources.pop_all()
 
     def _save(self, step: int, state: PyTree, extra: Mapping[str, Any]) -> bool:
@@ -182,42 +166,40 @@ class Checkpoints:
             for field in manifests.TEMPLATE_FREE
             if hasattr(state, field)
         }
-        extra = json.loads(json.dumps(extra))
+        values = {"step": step, "trees": trees, "extra": json.loads(json.dumps(extra)), **self._run}
         self._check_space(step, sum(leaf.nbytes for leaf in named.values()))
-        leaves = _private_copies(named)
-        self._pending = self._writer.submit(self._write, step, leaves, trees, extra)
+        # Copies, because the state's buffers are reused by the step that follows.
+        leaves = {name: np.array(leaf, order="C") for name, leaf in jax.device_get(named).items()}
+        self._pending = self._writer.submit(self._write, leaves, values)
         return True
 
     def _check_space(self, step: int, num_bytes: int) -> None:
         needed = num_bytes + num_bytes // 20 + 2**20  # names, indices and the manifest
-        free = shutil.disk_usage(self._directory).free
+        try:
+            free = shutil.disk_usage(self._directory).free
+        except OSError as error:
+            raise RunError(
+                f"the checkpoint of step {step} could not be written: {error.strerror} ({self._directory})"
+            ) from None
         if free < needed:
             raise RunError(
                 f"no space for the checkpoint of step {step}: it needs {needed:,} bytes, {self._directory} has "
                 f"{free:,} free; {self._kept()}; make space and start again"
             )
 
-    def _write(self, step: int, leaves: dict[str, np.ndarray], trees: Mapping[str, Any], extra: dict) -> None:
+    def _write(self, leaves: dict[str, np.ndarray], values: Mapping[str, Any]) -> None:
         """Runs in the background."""
+        step = values["step"]
         for name, leaf in leaves.items():
             if name.partition("/")[0] in manifests.TEMPLATE_FREE and not _is_finite(leaf):
                 raise RunError(f"step {step} is not saved: {name} has values that are not finite; {self._kept()}")
         try:
-            manifest = manifests.make(
-                step=step,
-                leaves=leaves,
-                trees=trees,
-                config=self._config,
-                config_sha256=configs.digest(self._config),
-                data_fingerprint=self._data_fingerprint,
-                extra=extra,
-                versions={"jax": jax.__version__, "numpy": np.__version__},
-            )
-            store.write(self._manager, step, leaves, manifest)
+            store.write(self._directory, leaves, manifests.make(leaves, values))
         except Exception as error:  # whatever keeps a checkpoint from the disk is the same to the run
             raise RunError(
                 f"the checkpoint of step {step} could not be written: {manifests.reason(error)}; {self._kept()}"
             ) from error
+        self._remove_old()
 
     def _kept(self) -> str:
         steps = store.steps(self._directory)
@@ -228,29 +210,45 @@ class Checkpoints:
         if pending is not None:
             pending.result()
 
-    def _load(self, manifest: Mapping[str, Any], template: PyTree) -> dict[str, np.ndarray]:
-        manifests.check_template(manifest, template, str(self._directory / str(manifest["step"])))
-        return store.read(self._directory, manifest, dict.fromkeys(n.partition("/")[0] for n in manifest["leaves"]))
-
-    def _restore(self, find: Callable, template: PyTree) -> Restored | None:
-        """Runs `find` on the first process and gives what it loaded to all."""
+    def _restore(self, template: PyTree, step: int | None) -> Restored | None:
+        """Reads on the first process and gives what it read to all."""
         wanted = manifests.named_leaves(template)
         leaves: dict[str, np.ndarray] = {}
 
-        def loaded(manifest, named):
+        def load(manifest):
+            manifests.check_template(manifest, template, str(self._directory / str(manifest["step"])))
+            return store.read(self._directory, manifest, {name.partition("/")[0] for name in wanted})
+
+        def read():
+            self._finish()
+            found = _find(self._directory, load, step)
+            if found is None:
+                return None
+            manifest, named = found
             leaves.update(named)
+            if step is None:
+                self._set_aside_after(manifest["step"])
             return {"step": manifest["step"], "extra": manifest["extra"]}
 
-        def act():
-            self._finish()
-            return find(loaded)
-
-        answer = hosts.first_decides(act)
+        answer = hosts.first_decides(read)
         if answer is None:
             return None
         ordered = [leaves[n] if leaves else np.zeros(x.shape, x.dtype) for n, x in wanted.items()]
         state = jax.tree.unflatten(jax.tree.structure(template), hosts.from_first(ordered))
         return Restored(state, answer["extra"], answer["step"])
+
+    def _set_aside_after(self, good: int) -> None:
+        """Sets the damaged steps after a good one aside, so that the run can write them anew."""
+        for path in (self._directory / str(step) for step in store.steps(self._directory) if step > good):
+            try:
+                _log.warning("checkpoint %s is set aside as %s", path, store.set_aside(path).name)
+            except OSError as error:
+                raise RunError(f"the damaged checkpoint {path} cannot be set aside: {error.strerror}") from None
+
+
+def saved_steps(workdir: str | os.PathLike) -> list[int]:
+    """Returns the steps that a run has saved in `workdir`, ascending; they are not verified."""
+    return store.steps(pathlib.Path(workdir) / FOLDER)
 
 
 def check_resume(
@@ -267,9 +265,9 @@ def check_resume(
     """
     directory = pathlib.Path(workdir) / FOLDER
     try:
-        found = _newest_good(directory, lambda manifest: None)
+        found = _find(directory, lambda manifest: None)
     except InputError:
-        # The leaves cannot be read either; restoring tells it, naming the damage.
+        # The leaves cannot be read either; restoring reports it and names the damage.
         return None
     if found is None:
         return None
@@ -311,22 +309,26 @@ def restore_variables(
 
     def load(manifest):
         averaged = ema and any(name.startswith("ema_params/") for name in manifest["leaves"])
-        field = "ema_params" if averaged else "params"
-        leaves = store.read(directory, manifest, (field, "stats"))
-        return Variables(*(manifests.filled(manifest["trees"][each], leaves) for each in (field, "stats")))
+        fields = ("ema_params" if averaged else "params", "stats")
+        leaves = store.read(directory, manifest, fields)
+        return Variables(*(manifests.filled(manifest["trees"][field], leaves) for field in fields))
 
-    found = _newest_good(directory, load) if step is None else _exactly(directory, step, load)
+    found = _find(directory, load, step)
     if found is None:
         raise input_error(f"workdir {workdir}", expected=f"checkpoints in {FOLDER}/", got="none", fix="train first")
     return found[1], found[0]["step"]
 
 
-def _newest_good(directory: pathlib.Path, load: Callable) -> tuple[dict[str, Any], Any] | None:
-    """Returns (manifest, loaded) of the newest step that verifies, None without steps; warns of damaged ones."""
+def _find(directory: pathlib.Path, load: Callable, exactly: int | None = None) -> tuple[dict[str, Any], Any] | None:
+    """Returns (manifest, loaded) of the newest step that verifies, or of one step; None if there are no steps.
+
+    Raises:
+      InputError: the one step is absent or damaged, or all are damaged.
+    """
     damaged: dict[int, str] = {}
     while True:
         present = store.steps(directory)
-        step = max(set(present) - damaged.keys(), default=None)
+        step = max((each for each in present if each not in damaged and exactly in (None, each)), default=None)
         if step is None:
             break
         try:
@@ -336,41 +338,26 @@ def _newest_good(directory: pathlib.Path, load: Callable) -> tuple[dict[str, Any
             if store.steps(directory) != present:
                 continue  # a run is writing here: this step may just be making room for a newer one
             damaged[step] = str(error)
-            _log.warning("checkpoint %s is damaged (%s); trying the one before", directory / str(step), error)
-    if not damaged:
-        return None
-    raise input_error(
-        f"checkpoints {directory}",
-        expected="at least one that is whole",
-        got=manifests.listed(f"step {step} damaged ({reason})" for step, reason in damaged.items()),
-        fix="restore them from a copy, or choose another workdir",
-    )
-
-
-def _exactly(directory: pathlib.Path, step: int, load: Callable) -> tuple[dict[str, Any], Any]:
-    steps = store.steps(directory)
-    if step not in steps:
+            if exactly is None:
+                _warn_once(f"checkpoint {directory / str(step)} is damaged ({error}); trying the one before")
+    if exactly in damaged:
+        where, expected, got = f"checkpoint {directory / str(exactly)}", "a whole checkpoint", damaged[exactly]
+        raise input_error(where, expected=expected, got=f"a damaged one ({got})", fix=f"use another of {present}")
+    if exactly is not None:
         raise input_error(
-            f"checkpoints in {directory}", expected=f"step {step}", got=f"steps {steps}", fix="name one of those"
+            f"checkpoints in {directory}", expected=f"step {exactly}", got=f"steps {present}", fix="name one of those"
         )
-    try:
-        manifest = store.read_manifest(directory, step)
-        return manifest, load(manifest)
-    except DamagedError as error:
-        raise input_error(
-            f"checkpoint {directory / str(step)}",
-            expected="a whole checkpoint",
-            got=f"a damaged one ({error})",
-            fix=f"use another of the steps {steps}",
-        ) from error
+    if damaged:
+        got = manifests.listed(f"step {step} damaged ({reason})" for step, reason in damaged.items())
+        fix = "restore them from a copy, or choose another workdir"
+        raise input_error(f"checkpoints {directory}", expected="at least one that is whole", got=got, fix=fix)
+    return None
 
 
-def _private_copies(named: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """Returns the leaves as NumPy arrays of their own: the state's buffers are reused by the step that follows."""
-    for leaf in named.values():
-        if isinstance(leaf, jax.Array):
-            leaf.copy_to_host_async()
-    return {name: np.array(leaf, order="C") for name, leaf in named.items()}
+@functools.cache
+def _warn_once(message: str) -> None:
+    """Warns; what is read again, to check and then to restore, is reported once."""
+    _log.warning("%s", message)
 
 
 def _is_finite(array: np.ndarray) -> bool:

@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import os
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -11,7 +13,8 @@ import numpy as np
 from common.errors import input_error
 from common.method import PyTree
 
-FORMAT = 1
+# 1 had one folder for each field of the state; 2 has one for all.
+FORMAT = 2
 # The fields that are read without a template, so the manifest also keeps the shape of their trees.
 TEMPLATE_FREE = ("params", "stats", "ema_params")
 _SHOWN = 6
@@ -63,57 +66,36 @@ def filled(shape: Any, leaves: Mapping[str, Any]) -> PyTree:
     return values if shape[0] == "list" else tuple(values)
 
 
-def checksum(array: np.ndarray) -> str:
-    """Returns the sha256 of the array's bytes in C order."""
-    return hashlib.sha256(np.ascontiguousarray(array).reshape(-1).view(np.uint8)).hexdigest()
-
-
 def spec(leaf: Any) -> dict[str, Any]:
     """Returns dtype and shape of an array, as JSON values."""
     return {"dtype": str(np.dtype(leaf.dtype)), "shape": list(leaf.shape)}
 
 
-def make(
-    *,
-    step: int,
-    leaves: Mapping[str, np.ndarray],
-    trees: Mapping[str, Any],
-    config: Mapping[str, Any],
-    config_sha256: str,
-    data_fingerprint: str | None,
-    extra: Mapping[str, Any],
-    versions: Mapping[str, str],
-) -> dict[str, Any]:
-    """Returns the manifest of a checkpoint, itself protected by a checksum."""
+def make(leaves: Mapping[str, np.ndarray], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the manifest of a checkpoint with these leaves; `values` (JSON) are the step and what the run is."""
     values = {
         "format": FORMAT,
-        "step": step,
-        "leaves": {name: spec(leaf) | {"sha256": checksum(leaf)} for name, leaf in leaves.items()},
-        "trees": dict(trees),
-        "config": config,
-        "config_sha256": config_sha256,
-        "data_fingerprint": data_fingerprint,
-        "extra": extra,
-        "versions": dict(versions),
+        "leaves": {name: spec(leaf) | {"sha256": _checksum(leaf)} for name, leaf in leaves.items()},
+        **values,
     }
     return values | {"sha256": _digest(values)}
 
 
-def parse(text: str, *, step: int) -> dict[str, Any]:
-    """Returns the manifest written as `text`; raises `DamagedError`, and `InputError` for another format."""
+def parse(content: bytes, *, step: int) -> dict[str, Any]:
+    """Returns the manifest in a file; raises `DamagedError`, and `InputError` for a later format."""
     try:
-        values = json.loads(text)
+        values = json.loads(content)
         stored = values.pop("sha256")
         if stored != _digest(values):
             raise ValueError("its own checksum differs")
         if values["step"] != step:
             raise ValueError(f"it belongs to step {values['step']}")
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DamagedError(f"manifest: {error}") from error
-    if values["format"] != FORMAT:
+    if values["format"] not in (1, FORMAT):
         raise input_error(
             f"checkpoint of step {step}",
-            expected=f"format {FORMAT}",
+            expected=f"format {FORMAT} or an earlier one",
             got=values["format"],
             fix="use the version of this program that wrote it",
         )
@@ -126,7 +108,7 @@ def check_leaf(name: str, leaf: np.ndarray | None, stored: Mapping[str, Any]) ->
         raise DamagedError(f"{name}: missing")
     if spec(leaf) != {key: stored[key] for key in ("dtype", "shape")}:
         raise DamagedError(f"{name}: is {_show(spec(leaf))}, was saved as {_show(stored)}")
-    if checksum(leaf) != stored["sha256"]:
+    if _checksum(leaf) != stored["sha256"]:
         raise DamagedError(f"{name}: checksum differs")
 
 
@@ -151,8 +133,10 @@ def check_template(manifest: Mapping[str, Any], template: PyTree, place: str) ->
 
 
 def reason(error: BaseException) -> str:
-    """Returns the error's first line, without its middle if it is long: start and end tell what went wrong."""
+    """Returns one line: what the system said, or the first line of the error, without its middle if it is long."""
     line = str(error).partition("\n")[0] or type(error).__name__
+    if code := re.search(r"os_error_code='(\d+)'", line):  # in the midst of TensorStore's own words
+        return os.strerror(int(code[1]))
     return line if len(line) <= 200 else f"{line[:80]} ... {line[-110:]}"
 
 
@@ -163,9 +147,13 @@ def listed(lines: Iterable[str]) -> str:
     return ", ".join(lines[:_SHOWN]) + more
 
 
-def _show(stored: Mapping[str, Any]) -> str:
-    return f"{stored['dtype']}[{', '.join(map(str, stored['shape']))}]"
+def _checksum(array: np.ndarray) -> str:
+    return hashlib.sha256(np.ascontiguousarray(array).reshape(-1).view(np.uint8)).hexdigest()
 
 
 def _digest(values: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(values, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def _show(stored: Mapping[str, Any]) -> str:
+    return f"{stored['dtype']}[{', '.join(map(str, stored['shape']))}]"

@@ -1,12 +1,19 @@
-"""Steps on disk, written and read with Orbax."""
+"""Steps on disk: Orbax stores the arrays and makes a step appear whole or not at all.
 
+This is the only module that knows Orbax. It uses `Checkpointer` and the handlers of the stable API: V1 is still called
+experimental in every release that setup.py allows, and `CheckpointManager` asks the preemption service on one process
+alone, takes foreign names for steps and cannot remove links; keeping the newest steps takes less code than that.
+"""
+
+import contextlib
+import functools
 import logging
 import os
 import pathlib
+import re
 import shutil
 import sys
-import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -15,169 +22,154 @@ from flax import traverse_util
 
 from common.checkpoint import manifest as manifests
 from common.checkpoint.manifest import DamagedError
+from common.errors import input_error
 from common.training import hosts
 
-_MANIFEST = "manifest"
-_MANIFEST_FILE = "manifest.json"
-_TEMPORARY = "*.orbax-checkpoint-tmp*"
-
-
-def open_manager(directory: pathlib.Path, *, keep: int) -> ocp.CheckpointManager:
-    """Returns the manager that writes into `directory` and keeps the newest `keep` steps."""
-    _quiet()
-    options = _this_process_alone()
-    registry = ocp.handlers.DefaultCheckpointHandlerRegistry()
-    registry.add(None, ocp.args.PyTreeSave, _arrays(options))
-    registry.add(None, ocp.args.JsonSave, ocp.JsonCheckpointHandler(_MANIFEST_FILE, multiprocessing_options=options))
-    return _Manager(
-        directory.absolute(),  # Orbax takes no other
-        options=ocp.CheckpointManagerOptions(
-            # Checkpoints has its own thread, which computes the checksums too.
-            enable_async_checkpointing=False,
-            create=False,
-            multiprocessing_options=options,
-            preservation_policy=ocp.checkpoint_managers.LatestN(keep),
-        ),
-        handler_registry=registry,
-    )
-
-
-def write(
-    manager: ocp.CheckpointManager, step: int, leaves: Mapping[str, np.ndarray], manifest: Mapping[str, Any]
-) -> None:
-    """Writes one step; it appears under its name once it is complete, and then the oldest beyond `keep` goes."""
-    items: dict[str, dict[str, np.ndarray]] = {}
-    for name, leaf in leaves.items():
-        if leaf.size:  # Orbax refuses arrays without elements; the manifest is enough to make them anew
-            field, _, rest = name.partition("/")
-            items.setdefault(field, {})[rest or field] = leaf
-    arrays = {
-        field: ocp.args.PyTreeSave(traverse_util.unflatten_dict(named, sep="/")) for field, named in items.items()
-    }
-    args = ocp.args.Composite(**arrays, **{_MANIFEST: ocp.args.JsonSave(manifest)})
-    try:
-        manager.save(step, args=args, force=True)
-    except BaseException:
-        _remove_failed(manager.directory)
-        raise
+_ARRAYS, _MANIFEST, _MANIFEST_FILE = "state", "manifest", "manifest.json"
+_TEMPORARY = ".orbax-checkpoint-tmp"
+_log = logging.getLogger(__name__)
 
 
 def steps(directory: pathlib.Path) -> list[int]:
-    """Returns the complete steps, ascending."""
+    """Returns the complete steps, ascending; other names are ignored. Raises `InputError` if it cannot be read."""
     try:
-        return sorted(int(path.name) for path in directory.iterdir() if path.name.isdecimal() and path.is_dir())
-    except FileNotFoundError:
+        names = [path.name for path in directory.iterdir() if path.is_dir()]
+    except (FileNotFoundError, NotADirectoryError):
         return []
+    except OSError as error:
+        fix = "choose another workdir or change its permissions"
+        raise input_error(
+            str(directory), expected="a directory that can be read", got=error.strerror, fix=fix
+        ) from None
+    return sorted(int(name) for name in names if re.fullmatch("0|[1-9][0-9]*", name))
+
+
+def write(directory: pathlib.Path, leaves: Mapping[str, np.ndarray], manifest: Mapping[str, Any]) -> None:
+    """Writes the step of `manifest`; it appears under its name once it is complete."""
+    path = directory.absolute() / str(manifest["step"])  # Orbax takes no relative path
+    remove_temporary(directory)
+    if os.path.lexists(path):  # no step, or it would not be written
+        set_aside(path)
+    # Orbax refuses arrays without elements; the manifest is enough to make them anew.
+    tree = traverse_util.unflatten_dict({name: leaf for name, leaf in leaves.items() if leaf.size}, sep="/")
+    args = {_ARRAYS: ocp.args.PyTreeSave(tree), _MANIFEST: ocp.args.JsonSave(manifest)}
+    try:
+        with _checkpointer() as checkpointer:
+            checkpointer.save(path, ocp.args.Composite(**args))
+    except BaseException:
+        remove_temporary(directory)
+        raise
 
 
 def read_manifest(directory: pathlib.Path, step: int) -> dict[str, Any]:
     """Returns the verified manifest of a step; raises `DamagedError`."""
+    path = directory / str(step) / _MANIFEST / _MANIFEST_FILE
     try:
-        text = (directory / str(step) / _MANIFEST / _MANIFEST_FILE).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DamagedError(f"manifest: {error}") from error
-    return manifests.parse(text, step=step)
+        if path.exists() and not path.is_file():
+            raise OSError("not a file")  # a pipe would be waited for
+        return manifests.parse(path.read_bytes(), step=step)
+    except OSError as error:
+        raise DamagedError(f"manifest: {error.strerror or error}") from error
 
 
-def read(directory: pathlib.Path, manifest: Mapping[str, Any], fields: Iterable[str]) -> dict[str, np.ndarray]:
+def read(directory: pathlib.Path, manifest: Mapping[str, Any], fields: Collection[str]) -> dict[str, np.ndarray]:
     """Returns the verified leaves of some fields of the state; raises `DamagedError` naming the first bad one."""
-    _quiet()
-    leaves = {}
-    for field in fields:
-        inside = {name: stored for name, stored in manifest["leaves"].items() if name.partition("/")[0] == field}
-        found = _read_field(directory / str(manifest["step"]) / field) if any(map(_size, inside.values())) else {}
-        for name, stored in inside.items():
-            if _size(stored):
-                leaf = found.pop(name.partition("/")[2] or field, None)
-            else:
-                leaf = np.zeros(stored["shape"], stored["dtype"])
-            manifests.check_leaf(name, leaf, stored)
-            leaves[name] = leaf
+    wanted = {name: stored for name, stored in manifest["leaves"].items() if name.partition("/")[0] in fields}
+    filled = {name for name, stored in wanted.items() if 0 not in stored["shape"]}
+    path = directory.absolute() / str(manifest["step"])
+    if manifest["format"] == 1:
+        # One item for each field of the state, with names inside it.
+        found = {}
+        for field in {name.partition("/")[0] for name in filled}:
+            inside = {name.partition("/")[2] or field: name for name in filled if name.partition("/")[0] == field}
+            found |= {inside.get(key, key): leaf for key, leaf in _read_item(path, field, inside).items()}
+    else:
+        found = _read_item(path, _ARRAYS, filled) if filled else {}
+    leaves = {
+        name: found.get(name) if name in filled else np.zeros(stored["shape"], stored["dtype"])
+        for name, stored in wanted.items()
+    }
+    for name, stored in wanted.items():
+        manifests.check_leaf(name, leaves[name], stored)
     return leaves
 
 
-def set_aside(directory: pathlib.Path, step: int) -> pathlib.Path:
-    """Renames a damaged step, so that a run that restored an earlier one can write it anew; returns the new path."""
-    target = directory / f"{step}.damaged"
-    shutil.rmtree(target, ignore_errors=True)
-    return (directory / str(step)).rename(target)
+def set_aside(path: pathlib.Path) -> pathlib.Path:
+    """Renames what is not a good step to `PATH.damaged`, so that a run can write the step; returns the new path."""
+    target = path.with_name(f"{path.name}.damaged")
+    _remove(target)
+    return path.rename(target)
+
+
+def remove_old(directory: pathlib.Path, *, keep: int, keep_every: int) -> None:
+    """Removes all but the newest `keep` steps and the multiples of `keep_every`; warns of what cannot be removed."""
+    for step in steps(directory)[:-keep]:
+        if keep_every and step % keep_every == 0:
+            continue
+        path = directory / str(step)
+        try:
+            # Renamed first, so that no step is ever seen in part.
+            _remove(path.rename(path.with_name(f"{step}{_TEMPORARY}")))
+        except OSError as error:
+            _log.warning("the old checkpoint %s cannot be removed: %s", path, error.strerror or error)
 
 
 def remove_temporary(directory: pathlib.Path) -> None:
     """Removes what interrupted writes left behind."""
-    for path in pathlib.Path(directory).glob(_TEMPORARY):
+    for path in directory.glob(f"*{_TEMPORARY}*"):
+        with contextlib.suppress(
+            OSError
+        ):  # other threads of a failed write may still be at it; the next call removes it
+            _remove(path)
+
+
+def _remove(path: pathlib.Path) -> None:
+    """Removes a file, a link (never what it points to) or a folder; nothing there is fine."""
+    if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
-def _remove_failed(directory: pathlib.Path) -> None:
-    """Removes what a failed write left; its other parts may be writing for a moment longer and make it anew."""
-    for _ in range(20):
-        for path in pathlib.Path(directory).glob(_TEMPORARY):
-            shutil.rmtree(path, ignore_errors=True)
-        time.sleep(0.05)
-
-
-class _Manager(ocp.CheckpointManager):
-    def reached_preemption(self, step: int) -> bool:
-        # Asking the preemption service here, on one process and in another thread, would disturb the agreement of all
-        # processes on the step at which they stop.
-        return False
-
-
-def _read_field(path: pathlib.Path) -> dict[str, np.ndarray]:
-    options = _this_process_alone()
+def _read_item(path: pathlib.Path, item: str, names: Collection[str]) -> dict[str, np.ndarray]:
+    tree = traverse_util.unflatten_dict(dict.fromkeys(names, 0), sep="/")
     try:
-        with ocp.Checkpointer(_arrays(options), multiprocessing_options=options) as checkpointer:
-            tree = checkpointer.restore(path.absolute(), args=ocp.args.PyTreeRestore())
-        return {name: np.asarray(leaf) for name, leaf in manifests.named_leaves(tree).items()}
+        with _checkpointer(item) as checkpointer:
+            args = ocp.args.Composite(**{item: ocp.args.PyTreeRestore(tree, partial_restore=True)})
+            found = checkpointer.restore(path, args)[item]
+        return {name: np.asarray(leaf) for name, leaf in manifests.named_leaves(found).items()}
     except Exception as error:  # a damaged file surfaces as an error of almost any kind, far inside the reader
-        raise DamagedError(f"{path.name}: {manifests.reason(error)}") from error
+        raise DamagedError(f"{item}: {manifests.reason(error)}") from error
 
 
-def _arrays(options: ocp.options.MultiprocessingOptions) -> ocp.PyTreeCheckpointHandler:
+def _checkpointer(item: str = _ARRAYS) -> ocp.Checkpointer:
+    """Returns what saves and restores a step: `item` with arrays, and the manifest."""
+    _silence()
+    this = hosts.process_index()
+    alone = ocp.options.MultiprocessingOptions(primary_host=this, active_processes={this})
     # The arrays handed over are private copies already, and trained weights hardly compress.
     numpy_only = ocp.type_handlers.create_type_handler_registry(
         (np.ndarray, ocp.type_handlers.NumpyHandler(deepcopy_host_arrays=False))
     )
-    return ocp.PyTreeCheckpointHandler(
-        use_compression=False, type_handler_registry=numpy_only, multiprocessing_options=options
+    arrays = ocp.PyTreeCheckpointHandler(
+        use_compression=False, type_handler_registry=numpy_only, multiprocessing_options=alone
     )
+    texts = ocp.JsonCheckpointHandler(_MANIFEST_FILE, multiprocessing_options=alone)
+    both = ocp.CompositeCheckpointHandler(
+        composite_options=ocp.CompositeOptions(multiprocessing_options=alone), **{item: arrays, _MANIFEST: texts}
+    )
+    return ocp.Checkpointer(both, multiprocessing_options=alone)
 
 
-def _this_process_alone() -> ocp.options.MultiprocessingOptions:
-    """Returns options under which Orbax waits for no other process."""
-    this = hosts.process_index()
-    return ocp.options.MultiprocessingOptions(primary_host=this, active_processes={this})
+@functools.cache
+def _silence() -> None:
+    """Drops what Orbax prints besides its exceptions, which become our own error lines.
 
-
-def _size(stored: Mapping[str, Any]) -> int:
-    return int(np.prod(stored["shape"], dtype=np.int64))
-
-
-def _quiet() -> None:
-    """Drops what Orbax prints besides its exceptions, which are told in our own words.
-
-    That is its log, the exceptions of reads and writes that fail after a first one has been raised, and the tracebacks
-    of those that end after it has closed their event loop; these come at any later moment, so the hook stays.
+    That is its log, and what the other writes of a failed save report after the first error has been raised: through
+    asyncio, and, once their event loop is closed, through the hook for exceptions that nobody can catch.
     """
-    logging.getLogger("absl").addFilter(_not_of_orbax)
-    logging.getLogger("asyncio").addFilter(_not_of_its_tasks)
-    if not isinstance(sys.unraisablehook, _UnraisableHook):
-        sys.unraisablehook = _UnraisableHook(sys.unraisablehook)
-
-
-def _not_of_orbax(record: logging.LogRecord) -> bool:
-    return "orbax" not in pathlib.PurePath(record.pathname).parts
-
-
-def _not_of_its_tasks(record: logging.LogRecord) -> bool:
-    return os.path.join("orbax", "checkpoint", "") not in record.getMessage()
-
-
-class _UnraisableHook:
-    def __init__(self, otherwise: Callable[[Any], object]):
-        self._otherwise = otherwise
-
-    def __call__(self, event) -> None:
-        if not (isinstance(event.exc_value, RuntimeError) and str(event.exc_value) == "Event loop is closed"):
-            self._otherwise(event)
+    logging.getLogger("absl").addFilter(lambda record: "orbax" not in pathlib.PurePath(record.pathname).parts)
+    of_orbax = os.path.join("orbax", "checkpoint", "")
+    logging.getLogger("asyncio").addFilter(lambda record: of_orbax not in record.getMessage())
+    others = sys.unraisablehook
+    sys.unraisablehook = lambda event: str(event.exc_value) == "Event loop is closed" or others(event)

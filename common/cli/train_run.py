@@ -8,6 +8,7 @@ from common import config as configs
 from common.checkpoint import Checkpoints
 from common.data.batches import make_batches
 from common.io.metrics_log import Recorder
+from common.io.progress import compiling
 from common.method import Method
 from common.training import hosts, parallel
 from common.training.loop import Outcome, train
@@ -52,6 +53,8 @@ def run(
             start_step=start,
             num_steps=settings.steps - start,
         )
+        if start < settings.steps and parallel.is_first_process():
+            compiling("training step")
         try:
             return train(
                 method,

@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from common.arrays import as_numbers
 from common.errors import choice, input_error
 from common.imports import archive
 from common.imports import load as load_tensors
@@ -228,7 +229,7 @@ def prepared(images: jax.Array, *, resize: str = "tf1") -> jax.Array:
     if images.ndim != 4 or images.shape[-1] not in (1, 3):
         fix = "give gray or RGB images, NHWC"
         raise input_error("images", expected="[B, H, W, 1 or 3]", got=list(images.shape), fix=fix)
-    x = images.astype(jnp.float32) * (1 if images.dtype == jnp.uint8 else 255)
+    x = images.astype(jnp.float32) if images.dtype == jnp.uint8 else 255 * as_numbers(images, "images")
     x = resized(jnp.broadcast_to(x, (*x.shape[:3], 3)), resize=resize)
     return (x - 128) / 128 if resize == "tf1" else x / 127.5 - 1
 

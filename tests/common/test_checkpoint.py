@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import jax
@@ -180,6 +181,61 @@ def test_the_newest_steps_stay(tmp_path):
         opened(tmp_path, keep=0)
 
 
+def test_every_so_many_steps_one_stays_for_good(tmp_path):
+    state = make_state()
+    with opened(tmp_path, keep=2, keep_every=10) as checkpoints:
+        for step in (5, 10, 15, 18, 20, 25):
+            checkpoints.save(step, state, {})
+        checkpoints.wait()
+        assert checkpoints.steps() == [10, 20, 25]
+    with opened(tmp_path, keep=1, keep_every=10) as checkpoints:
+        for step in (30, 31, 32):
+            checkpoints.save(step, state, {})
+        checkpoints.wait()
+        assert checkpoints.steps() == [10, 20, 30, 32]
+        assert checkpoints.restore(state, 10).step == 10
+    with pytest.raises(InputError, match="config.checkpoint.keep_every: expected at least 0, got -1"):
+        opened(tmp_path, keep_every=-1)
+
+
+def test_a_checkpoint_is_few_files(tmp_path):
+    with opened(tmp_path) as checkpoints:
+        checkpoints.save(1, make_state(), {})
+        checkpoints.wait()
+        checkpoints.save(2, make_state(optax.chain(optax.adam(1e-3), optax.ema(0.9))), {})
+    counts = [sum(path.is_file() for path in (tmp_path / "checkpoints" / step).rglob("*")) for step in "12"]
+    assert max(counts) <= 16
+
+
+def stored_state():
+    """Returns the state in `checkpoint_format_1.zip`, whose values depend on no library's arithmetic."""
+    kernel = np.arange(600, dtype=np.float32).reshape(3, 4, 50)
+    params = {
+        "Conv_0": {"kernel": kernel, "bias": kernel[0, 0].astype(ml_dtypes.bfloat16)},
+        "listed": [kernel[0], (kernel[1], None)],
+        "empty": np.zeros((0, 3), np.float32),
+    }
+    moments = optax.ScaleByAdamState(np.int32(7), {"mu": -kernel}, {"nu": kernel**2})
+    stats = {"norm": {"deviation": kernel[0, 1]}}
+    return TrainState(np.int32(7), params, stats, jax.tree.map(lambda x: x + x, params), (moments, ()))
+
+
+def test_the_first_format_is_still_read(tmp_path):
+    """It had one folder for each field of the state."""
+    with zipfile.ZipFile(Path(__file__).with_name("checkpoint_format_1.zip")) as archive:
+        archive.extractall(tmp_path)
+    state = stored_state()
+    with opened(tmp_path) as checkpoints:
+        restored = checkpoints.restore_latest(state)
+        assert (restored.step, restored.extra) == (7, {"window": {"count": 3}})
+        assert_same(restored.state, state)
+        assert_same(restore_params(tmp_path), Variables(state.ema_params, state.stats))
+        assert_same(restore_params(tmp_path, ema=False).params, state.params)
+        checkpoints.save(8, state, {})
+        assert_same(checkpoints.restore_latest(state).state, state)
+        assert checkpoints.steps() == [7, 8]
+
+
 def test_a_step_is_saved_once_and_never_behind_a_later_one(tmp_path):
     with opened(tmp_path) as checkpoints:
         assert checkpoints.save(5, make_state(value=1.0), {})
@@ -219,12 +275,20 @@ def test_inference_without_an_average_reads_the_parameters(tmp_path):
 
 
 def test_inference_needs_only_params_and_stats(tmp_path):
+    """Damage to the optimizer's moments, which inference does not read, leaves the weights readable."""
+    moments = np.random.default_rng(0).standard_normal(4000).astype(np.float32)
+    state = make_state()._replace(opt_state={"mu": moments})
     with opened(tmp_path) as checkpoints:
-        checkpoints.save(1, make_state(), {})
-    for field in ("opt_state", "params", "step"):
-        for path in sorted((tmp_path / "checkpoints" / "1" / field).rglob("*"), reverse=True):
-            path.rmdir() if path.is_dir() else path.unlink()
-    assert_same(restore_params(tmp_path).params, make_state().ema_params)
+        checkpoints.save(1, state, {})
+    damaged = 0
+    for path in (tmp_path / "checkpoints" / "1" / "state").rglob("*"):
+        if path.is_file() and moments.tobytes() in (data := path.read_bytes()):
+            path.write_bytes(data.replace(moments.tobytes(), moments[::-1].tobytes()))
+            damaged += 1
+    assert damaged
+    assert_same(restore_params(tmp_path).params, state.ema_params)
+    with opened(tmp_path) as checkpoints, pytest.raises(InputError, match=r"\(opt_state/mu: checksum differs\)"):
+        checkpoints.restore(state, 1)
 
 
 def test_inference_without_checkpoints_says_so(tmp_path):
@@ -249,8 +313,9 @@ def test_other_tools_can_read_the_arrays(tmp_path):
     state = make_state()
     with opened(tmp_path) as checkpoints:
         checkpoints.save(1, state, {})
-    tree = ocp.PyTreeCheckpointer().restore(tmp_path / "checkpoints" / "1" / "params")
-    assert_same(tree, state.params)
+    tree = ocp.PyTreeCheckpointer().restore(tmp_path / "checkpoints" / "1" / "state")
+    assert_same(tree["params"], state.params)
+    assert_same(tree["ema_params"], state.ema_params)
 
 
 def test_a_template_that_differs_is_told_leaf_by_leaf_before_anything_is_loaded(tmp_path, monkeypatch):
