@@ -154,9 +154,10 @@ def match(
         raise input_error(
             "source, target", expected="as many images in both", got=got, fix="give two images or two batches"
         )
-    if isinstance(hypotheses, bool) or not isinstance(hypotheses, int | np.integer) or hypotheses < 1:
-        raise input_error("hypotheses", expected="a whole number, at least 1", got=hypotheses, fix="use 4")
-    hypotheses = int(hypotheses)
+    if isinstance(hypotheses, bool) or not isinstance(hypotheses, int | np.integer):
+        raise input_error("hypotheses", expected="a whole number", got=hypotheses, fix="use 4")
+    if hypotheses < 1:
+        raise input_error("hypotheses", expected="at least 1", got=hypotheses, fix="use 4")
     model = model if isinstance(model, Model) else load(model)
     keys = jnp.broadcast_to(as_keys(0 if key is None else key, len(sources)), (len(sources),))
     images = [
@@ -167,7 +168,7 @@ def match(
     affine = None
     if search and model.plan.look.fit:
         images, affine = _framed(weights.pyramid, images, model.plan.look, (sources.shape[1:3], targets.shape[1:3]))
-    found = on_grid(model.plan, weights, *images, keys, hypotheses)
+    found = on_grid(model.plan, weights, *images, keys, int(hypotheses))
     if affine is not None:
         found = _unframed(found, affine)
     sizes = {"size": targets.shape[1:3], "source": sources.shape[1:3], "compat": model.plan.look.compat}
