@@ -30,7 +30,7 @@ DEVICE_NAMES = {
 DEVICE_DOORS = ["common/training/parallel.py"]
 # Agreement between hosts is a matter of hosts too, but of no mesh.
 HOST_NAMES = {"process_index", "process_count"}
-HOST_DOORS = ["common/training/hosts.py", "common/training/preemption.py"]
+HOST_DOORS = ["common/training/cluster.py", "common/training/hosts.py"]
 
 
 def files() -> list[Path]:
