@@ -29,10 +29,10 @@ def main(argv: Sequence[str], app: App) -> int:
         return _fail(error, FAILED)
     except KeyboardInterrupt:
         return _fail("interrupted", INTERRUPTED)
-    except (RuntimeError, AssertionError):
+    except (RuntimeError, AssertionError) as error:
         from common.training.parallel import platform_error
 
-        if (cause := platform_error()) is None:
+        if (cause := platform_error(error)) is None:
             raise
         return _fail(cause, USAGE)
     except BrokenPipeError:  # the reader of our output, such as `head`, has had enough

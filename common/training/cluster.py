@@ -216,7 +216,7 @@ class _Member:
 
     def _listen(self) -> None:
         """Gives signs of life and looks for failures of the others; runs in a thread."""
-        seen: dict[str, tuple[str, float]] = {}
+        seen = {number: ("", time.monotonic()) for number in range(1, self.num_processes)}
         count = 0
         while not self._finished.wait(_POLL_S):
             with contextlib.suppress(jax.errors.JaxRuntimeError):  # the service has gone, which ends this process
@@ -229,14 +229,14 @@ class _Member:
                 time.sleep(_GRACE_S)
                 self._leave(cause, code)
 
-    def _silent(self, seen: dict[str, tuple[str, float]]) -> str | None:
+    def _silent(self, seen: dict[int, tuple[str, float]]) -> int | None:
         """Returns the number of a process that has been silent for too long; `seen` keeps the last signs of life."""
         now = time.monotonic()
-        for key, count in self._client.key_value_dir_get(_ALIVE):
-            number = key.rpartition("/")[2]
-            if number not in seen or seen[number][0] != count:
-                seen[number] = count, now
-            elif now - seen[number][1] > self._silence_s:
+        counts = {int(key.rpartition("/")[2]): count for key, count in self._client.key_value_dir_get(_ALIVE)}
+        for number, (last, when) in seen.items():
+            if counts.get(number, "") != last:
+                seen[number] = counts[number], now
+            elif now - when > self._silence_s:
                 return number
         return None
 

@@ -100,23 +100,31 @@ def device_name() -> str:
     return f"{jax.device_count()} x {jax.devices()[0].device_kind}"
 
 
-def platform_error() -> InputError | None:
-    """Returns what is wrong with the environment variable JAX_PLATFORMS, if its devices cannot be used."""
+def platform_error(error: Exception) -> InputError | None:
+    """Returns what is wrong with the environment variable JAX_PLATFORMS if that has caused `error`, otherwise None."""
     chosen = os.environ.get("JAX_PLATFORMS")
-    if not chosen:
+    if not chosen or not (_is_of_platform(error) or _no_devices()):
         return None
+    reason = " ".join(str(error).split())
+    return input_error(
+        "JAX_PLATFORMS (environment variable)",
+        expected='a platform that JAX can use here, such as "cpu"',
+        got=f'"{chosen}"' + (f" ({reason})" if reason else ""),
+        fix="unset it, and JAX chooses the best one there is; for a GPU or TPU install JAX with its extra, e.g. "
+        "`pip install 'jax[cuda13]'`",
+    )
+
+
+def _is_of_platform(error: Exception) -> bool:
+    return "Unable to initialize backend" in str(error)
+
+
+def _no_devices() -> bool:
     try:
         jax.devices()
-    except (RuntimeError, AssertionError) as error:
-        reason = " ".join(str(error).split())
-        return input_error(
-            "JAX_PLATFORMS (environment variable)",
-            expected='a platform that JAX can use here, such as "cpu"',
-            got=f'"{chosen}"' + (f" ({reason})" if reason else ""),
-            fix="unset it, and JAX chooses the best one there is; for a GPU or TPU install JAX with its extra, e.g. "
-            "`pip install 'jax[cuda13]'`",
-        )
-    return None
+    except (RuntimeError, AssertionError):  # the latter where the platform's plugin is not installed
+        return True
+    return False
 
 
 @contextlib.contextmanager
