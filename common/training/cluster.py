@@ -141,6 +141,7 @@ class _Member:
         for timer in timers:
             timer.daemon = True
             timer.start()
+        interrupt = signal.signal(signal.SIGINT, signal.SIG_DFL)  # Python's waits for the end of the C++ call
         try:
             jax.distributed.initialize(
                 self.coordinator,
@@ -162,6 +163,7 @@ class _Member:
         finally:
             for timer in timers:
                 timer.cancel()
+            signal.signal(signal.SIGINT, interrupt)
         self._client = distributed.global_state.client
         atexit.register(self._at_exit)  # after JAX's, so that it runs before
         self._listener = threading.Thread(target=self._listen, name="failures", daemon=True)

@@ -237,8 +237,8 @@ def test_processes_that_finish_leave_nothing(start, port, tmp_path):
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
 def test_the_first_process_saves_the_last_complete_step(start, port, tmp_path, number):
     """What it saves is the state that an undisturbed run has there."""
-    command = [*TRAIN, "--config.checkpoint.every=100000", "--config.checkpoint.keep=1"]
-    flags = ["--workdir", tmp_path / "run", "--config.train.steps=100000"]
+    command = [*TRAIN, "--config.train.steps=100000"]
+    flags = ["--workdir", tmp_path / "run", "--config.checkpoint.every=100000"]
     first, second = (start(*command, *flags, *joining(port, i, 10)) for i in range(2))
     metrics = tmp_path / "run" / "metrics.jsonl"
     while not (metrics.exists() and metrics.read_text().count("\n") >= 2):
@@ -248,7 +248,12 @@ def test_the_first_process_saves_the_last_complete_step(start, port, tmp_path, n
     line = ended(first, 1)
     (saved,) = (int(path.name) for path in (tmp_path / "run" / "checkpoints").glob("[0-9]*"))
     assert saved >= 20 and f"; step {saved} is saved; {AGAIN}" in line
-    whole = start(*command, "--workdir", tmp_path / "whole", f"--config.train.steps={saved}")
-    assert whole.wait(120) == 0
-    got, expected = (restore_params(tmp_path / name) for name in ("run", "whole"))
+    flags = [f"--config.checkpoint.every={saved}", "--config.checkpoint.keep=1000"]
+    whole = start(*command, "--workdir", tmp_path / "whole", *flags)
+    while not (tmp_path / "whole" / "checkpoints" / str(saved)).exists():
+        assert whole.poll() is None
+        time.sleep(0.1)
+    whole.terminate()
+    assert whole.wait(60) == 0
+    got, expected = (restore_params(tmp_path / name, step=saved) for name in ("run", "whole"))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), got, expected)
