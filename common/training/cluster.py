@@ -23,6 +23,7 @@ import jax
 from jax._src import distributed  # the only way to the key-value store
 
 from common.errors import InputError, RunError, input_error
+from common.training import parallel
 
 HOST_TIMEOUT_S = 120
 
@@ -126,6 +127,7 @@ class _Member:
         self._silence_s = max(timeout_s, _MIN_SILENCE_S)
         self.exit_code: int | None = None
         self.alone = False
+        self._client = None
         self.save: Callable[[], str] | None = None
         self._ending = threading.RLock()  # never released: the thread that gets it ends the process
         self._log = ""
@@ -173,7 +175,11 @@ class _Member:
         """Tells the other processes that this one ends by `error`."""
         self._ending.acquire()
         self._kill_later()
-        self.exit_code = 2 if isinstance(error, InputError) else 130 if isinstance(error, KeyboardInterrupt) else 1
+        wrong_platform = isinstance(error, RuntimeError | AssertionError) and not isinstance(error, RunError)
+        wrong_platform = wrong_platform and parallel.platform_error(error) is not None
+        self.exit_code = 2 if isinstance(error, InputError) or wrong_platform else 1
+        if isinstance(error, KeyboardInterrupt):
+            self.exit_code = 130
         text = "interrupted" if isinstance(error, KeyboardInterrupt) else _one_line(error)
         if not isinstance(error, InputError | RunError | KeyboardInterrupt):
             text = f"{type(error).__name__}: {text}"
@@ -249,10 +255,13 @@ class _Member:
             if self.exit_code is None:
                 self.exit_code = 1
                 self._keep_log = True
-                _say(
-                    "error: another process of this run ended or cannot be reached (messages of JAX are in "
-                    f"{self._log}); {_AGAIN}"
-                )
+                cause = "another process of this run ended or cannot be reached"
+                if self._client is None:
+                    cause = (
+                        f"--process-id: process {self.process_id} could not join at {self.coordinator}; perhaps "
+                        "another process has its number"
+                    )
+                _say(f"error: {cause} (messages of JAX are in {self._log}); {_AGAIN}")
             self._exit()
 
     def _leave(self, cause: str, code: int) -> None:

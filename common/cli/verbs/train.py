@@ -25,7 +25,8 @@ def _run(app: App, request: Request) -> None:
 
     values = configs.to_dict(config)
     hosts.agree({"version": _versions()}, fix="install the same versions on every host")
-    hosts.agree({"config": values}, fix="start every host with the same command")
+    same = {"--num-processes": request.flags.num_processes, "config": values}
+    hosts.agree(same, fix="start every host with the same command")
     method = app.build(config)
     source = method.sources()["train"]
     chosen = settings.build(config, num_examples=len(source))

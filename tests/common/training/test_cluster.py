@@ -257,3 +257,12 @@ def test_the_first_process_saves_the_last_complete_step(start, port, tmp_path, n
     assert whole.wait(60) == 0
     got, expected = (restore_params(tmp_path / name, step=saved) for name in ("run", "whole"))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), got, expected)
+
+
+def test_two_processes_with_one_number(start, port):
+    """The second one is refused at once; the first one waits for the missing number in vain."""
+    first, *twins = (
+        start("-c", LOOP.replace(", 2, number, 10)", ", 3, number, 6)"), port, i, "end") for i in (0, 1, 1)
+    )
+    codes = sorted(ended(process, 1).split(":")[0] for process in (first, *twins))
+    assert codes == ["--coordinator", "--coordinator", "--process-id"]
