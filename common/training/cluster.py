@@ -8,22 +8,19 @@ itself says why. So the first process can still save what it has.
 
 import atexit
 import contextlib
-import ctypes
 import os
 import signal
 import socket
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import jax
 from jax._src import distributed  # the only way to the key-value store
 
 from common.errors import InputError, RunError, input_error
-from common.training import parallel
+from common.training import parallel, runtime
 
 HOST_TIMEOUT_S = 120
 
@@ -137,8 +134,8 @@ class _Member:
 
     def join(self) -> None:
         """Connects to all other processes."""
-        self._log = _divert_runtime_messages(self.process_id)
-        self._abort_handler = _on_abort(self._aborted)
+        self._log = runtime.divert_messages(self.process_id)
+        self._abort_handler = runtime.on_abort(self._aborted)
         timers = [threading.Timer(_NOTICE_S, self._announce), threading.Timer(self.timeout_s, self._give_up_waiting)]
         for timer in timers:
             timer.daemon = True
@@ -194,7 +191,7 @@ class _Member:
             return None
         try:
             return _told(
-                _briefly(lambda: self._client.blocking_key_value_get(_FAILED, int(_GRACE_S * 1000)), _GRACE_S)
+                runtime.briefly(lambda: self._client.blocking_key_value_get(_FAILED, int(_GRACE_S * 1000)), _GRACE_S)
             )[0]
         except (jax.errors.JaxRuntimeError, TimeoutError):
             return f"another process of this run ended or cannot be reached ({text[:200]})"
@@ -218,7 +215,7 @@ class _Member:
             return
         # Another process was first, or the service has gone.
         with contextlib.suppress(jax.errors.JaxRuntimeError, TimeoutError):
-            _briefly(
+            runtime.briefly(
                 lambda: self._client.key_value_set(_FAILED, f"{self.process_id} {self.exit_code} {text}"), _GRACE_S
             )
 
@@ -302,7 +299,7 @@ class _Member:
         self._finished.set()
         self._listener.join()
         jax.distributed.shutdown()  # waits for the others
-        _on_abort(None)
+        runtime.on_abort(None)
         self._remove_log()
 
     def _remove_log(self) -> None:
@@ -322,7 +319,7 @@ class _Member:
         sys.stdout.flush()
         sys.stderr.flush()
         with contextlib.suppress(jax.errors.JaxRuntimeError, TimeoutError):
-            _briefly(self._part, _LINGER_S)
+            runtime.briefly(self._part, _LINGER_S)
         os._exit(1 if self.exit_code is None else self.exit_code)
 
     def _part(self) -> None:
@@ -373,47 +370,3 @@ def _one_line(error: object) -> str:
 
 def _say(line: str) -> None:
     print(" ".join(line.split()), file=sys.stderr, flush=True)
-
-
-def _divert_runtime_messages(process_id: int) -> str:
-    """Sends what C++ code writes to stderr (pages, where a process is lost) to a file; returns its path."""
-    file, path = tempfile.mkstemp(prefix=f"scorebridge-process-{process_id}-", suffix=".log")
-    sys.stderr.flush()
-    sys.stderr = os.fdopen(os.dup(2), "w", buffering=1, errors="backslashreplace")
-    os.dup2(file, 2)
-    os.close(file)
-    return path
-
-
-def _on_abort(function: Callable[[], None] | None) -> object:
-    """Has `function`, which must not return, called by abort(); the result must be kept. None: as it was.
-
-    Python's own handlers run too late for that: in the main thread, once C++ code returns to it.
-    """
-    kind = ctypes.CFUNCTYPE(None, ctypes.c_int)
-    handler = kind() if function is None else kind(lambda number: function())
-    install = ctypes.CDLL(None).signal
-    install.argtypes, install.restype = (ctypes.c_int, kind), ctypes.c_void_p
-    install(signal.SIGABRT, handler)
-    return handler
-
-
-def _briefly(function: Callable[[], Any], seconds: float) -> Any:
-    """Returns `function()`; raises `TimeoutError` if it takes longer: calls of a client that aborts never return."""
-    outcome: list[Any] = []
-
-    def run():
-        try:
-            outcome.append((function(), None))
-        except Exception as error:
-            outcome.append((None, error))
-
-    thread = threading.Thread(target=run, daemon=True)
-    thread.start()
-    thread.join(seconds)
-    if not outcome:
-        raise TimeoutError
-    value, error = outcome[0]
-    if error is not None:
-        raise error
-    return value
