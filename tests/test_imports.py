@@ -30,7 +30,7 @@ DEVICE_NAMES = {
 DEVICE_DOORS = ["common/training/parallel.py"]
 # Agreement between hosts is a matter of hosts too, but of no mesh.
 HOST_NAMES = {"process_index", "process_count"}
-HOST_DOORS = ["common/training/hosts.py", "common/training/preemption.py"]
+HOST_DOORS = ["common/training/cluster.py", "common/training/hosts.py"]
 
 
 def files() -> list[Path]:
@@ -121,6 +121,23 @@ def test_configs_are_read_by_attribute(path):
                 f"line {node.lineno}: {target}.get"
             )
             assert "config." not in target, f"line {node.lineno}: {target}.get"
+
+
+def test_rooms_of_common_import_each_other_in_one_direction():
+    """No cycle, whether an import is at the top of a module or inside a function."""
+    graph = {}
+    for path in files():
+        room = ".".join(name(path).removesuffix(".py").split("/")[:2])
+        named = {".".join(dotted.split(".")[:2]) for dotted in imports(tree(path))}
+        graph.setdefault(room, set()).update(named - {room})
+
+    def reached(room: str, seen: set[str]) -> set[str]:
+        for each in graph.get(room, set()) - seen:
+            seen.add(each)
+            reached(each, seen)
+        return seen
+
+    assert [room for room in graph if room.startswith("common.") and room in reached(room, set())] == []
 
 
 def test_the_rules_can_be_broken():

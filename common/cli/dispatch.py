@@ -29,6 +29,12 @@ def main(argv: Sequence[str], app: App) -> int:
         return _fail(error, FAILED)
     except KeyboardInterrupt:
         return _fail("interrupted", INTERRUPTED)
+    except (RuntimeError, AssertionError) as error:
+        from common.training.parallel import platform_error
+
+        if (cause := platform_error(error)) is None:
+            raise
+        return _fail(cause, USAGE)
     except BrokenPipeError:  # the reader of our output, such as `head`, has had enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
@@ -155,6 +161,12 @@ def _train(parser: argparse.ArgumentParser) -> None:
     hosts.add_argument("--coordinator", metavar="HOST:PORT", help="address of process 0")
     hosts.add_argument("--num-processes", type=int, metavar="N", help="number of processes")
     hosts.add_argument("--process-id", type=int, metavar="I", help="number of this process, from 0")
+    hosts.add_argument(
+        "--host-timeout",
+        type=int,
+        metavar="SECONDS",
+        help="how long to wait for a process that does not come, or gives no sign of life (default: 120)",
+    )
 
 
 def _trained(parser: argparse.ArgumentParser) -> None:

@@ -56,21 +56,22 @@ def run(
         if start < settings.steps and parallel.is_first_process():
             compiling("training step")
         try:
-            return train(
-                method,
-                settings,
-                batches,
-                backend,
-                checkpoints=checkpoints,
-                open_recorder=lambda step: Recorder(
-                    workdir,
-                    total_steps=settings.steps,
-                    resume_step=step,
-                    enabled=parallel.is_first_process(),
-                    tracking=settings.tracking,
-                ),
-                should_stop=signal.should_stop,
-                dump_dir=workdir,
-            )
+            with parallel.explain_memory(settings.batch_size, settings.accumulate):
+                return train(
+                    method,
+                    settings,
+                    batches,
+                    backend,
+                    checkpoints=checkpoints,
+                    open_recorder=lambda step: Recorder(
+                        workdir,
+                        total_steps=settings.steps,
+                        resume_step=step,
+                        enabled=parallel.is_first_process(),
+                        tracking=settings.tracking,
+                    ),
+                    should_stop=signal.should_stop,
+                    dump_dir=workdir,
+                )
         finally:
             batches.close()

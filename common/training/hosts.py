@@ -1,23 +1,23 @@
 """Agreement between the processes of one run: the first one acts, and all know the result."""
 
+import itertools
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
+from flax.traverse_util import flatten_dict
 from jax.experimental import multihost_utils
 
-from common.errors import InputError, RunError
+from common.errors import InputError, RunError, input_error
+from common.training import cluster
+from common.training.cluster import process_count
 from common.training.parallel import is_first_process
 
+_agreements = itertools.count()
 _CHUNK = 2**26  # bytes sent at once
 _ERRORS = {"InputError": InputError, "RunError": RunError}
-
-
-def process_count() -> int:
-    """Returns the number of processes of this run."""
-    return jax.process_count()
 
 
 def process_index() -> int:
@@ -31,6 +31,36 @@ def reached_stop(call: int) -> bool:
     The service behind it stops all processes at the number after the largest it has seen, so no number may be skipped.
     """
     return multihost_utils.reached_preemption_sync_point(call)
+
+
+def agree(fields: Mapping[str, Any], *, fix: str) -> None:
+    """Returns once all processes have called it with the same `fields` (nested, JSON values); compiles nothing.
+
+    Raises:
+      InputError: on every process; names the first field that differs, its values, and `fix`.
+    """
+    count = process_count()
+    if count == 1:
+        return
+    place = f"agree/{next(_agreements)}"
+    cluster.put(f"{place}/{process_index()}", json.dumps(flatten_dict(fields, sep=".")))
+    if is_first_process():
+        everyone = [json.loads(cluster.get(f"{place}/{number}")) for number in range(count)]
+        cluster.put(f"{place}/difference", json.dumps(_difference(everyone)))
+    if difference := json.loads(cluster.get(f"{place}/difference")):
+        field, first, number, other = difference
+        got = f"{first} on process 0 and {other} on process {number}"
+        raise input_error(field, expected="the same on all hosts", got=got, fix=fix)
+
+
+def _difference(everyone: Sequence[Mapping[str, Any]]) -> tuple[str, str, int, str] | None:
+    """Returns (field, value on process 0, number of another process, its value) of the first difference."""
+    for field in dict.fromkeys(field for fields in everyone for field in fields):
+        values = [json.dumps(fields[field]) if field in fields else "nothing" for fields in everyone]
+        for number, value in enumerate(values):
+            if value != values[0]:
+                return field, values[0], number, value
+    return None
 
 
 def first_decides(action: Callable[[], Any]) -> Any:

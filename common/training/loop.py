@@ -11,6 +11,7 @@ import numpy as np
 
 from common.errors import RunError
 from common.method import Method, Variables
+from common.training import cluster
 from common.training import state as states
 from common.training.keys import Purpose, key_for
 from common.training.parallel import Backend, is_first_process
@@ -122,7 +123,11 @@ def train(
     run = compile_step(method, settings, batches, backend)
     clock = Clock()
 
-    def keep(first: int, metrics) -> None:
+    # What is saved when another process is lost: the last call whose metrics are here.
+    complete = step, state, window.stored()
+
+    def keep(first: int, metrics, after: TrainState) -> None:
+        nonlocal complete
         for offset, values in enumerate(_rows(jax.device_get(metrics))):
             window.add(values)
             if not values["finite"]:
@@ -135,20 +140,28 @@ def train(
                         "config.train.skip_nonfinite, or lower config.optimizer.learning_rate or set "
                         "config.optimizer.clip_norm in a new --workdir"
                     )
+        complete = first + offset + 1, after, window.stored()
 
     def save() -> None:
         checkpoints.save(step, backend.local(state), {"window": window.stored()})
 
-    pending: list[tuple[int, Any]] = []
+    def save_complete() -> str:
+        last, after, stored = complete
+        if last > saved:
+            checkpoints.save(last, backend.local(after), {"window": stored})
+        checkpoints.wait()
+        return f"step {checkpoints.steps()[-1]} is saved" if checkpoints.steps() else "no step was complete"
+
+    pending: list[tuple[int, Any, TrainState]] = []
     saved, stopped = step, False
-    with open_recorder(step) as recorder:
+    with open_recorder(step) as recorder, cluster.rescued(save_complete):
         while step < settings.steps and not stopped:
             # After a resume with another `steps_per_call` the first call is shorter, so that due steps are met again.
             count = settings.steps_per_call - step % settings.steps_per_call
             with clock.waiting():
                 fetched = backend.place_fetched(batches.fetch(step, count, backend.rows))
             state, metrics = run(state, resident, fetched)
-            pending.append((step, metrics))
+            pending.append((step, metrics, state))
             step += count
             clock.done(count)
             stopped = should_stop(step)

@@ -5,20 +5,22 @@ batch is sharded, and a statistic over the batch is the statistic of the whole b
 with the axis name `batch`; the step averages gradients over it.
 """
 
+import contextlib
 import functools
+import itertools
 import os
 import pathlib
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import AxisType, NamedSharding
+from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from common.errors import input_error
+from common.errors import InputError, RunError, input_error
 from common.method import PyTree
 
 AXIS = "batch"
@@ -39,7 +41,7 @@ class Backend(NamedTuple):
     run_ahead: int
     unroll: bool
     positions: Callable[[], jax.Array]
-    compile: Callable[[Callable], Callable]  # step over [k, ...] -> compiled, donates the state
+    compile: Callable[[Callable], Callable]  # step over [k, ...] -> compiled, donates the state of a single process
     place_state: Callable[[PyTree], PyTree]  # one copy -> on the devices
     place_resident: Callable[[PyTree], PyTree]
     place_fetched: Callable[[Mapping[str, Any]], Mapping[str, Any]]
@@ -83,18 +85,6 @@ def rows(num_devices: int | None = None) -> Rows:
     )
 
 
-def initialize(coordinator: str, num_processes: int, process_id: int) -> None:
-    """Joins the hosts of one run; call it before anything else touches a device. Every host runs the same command."""
-    if not 0 <= process_id < num_processes:
-        raise input_error(
-            "--process-id",
-            expected=f"0 <= id < --num-processes={num_processes}",
-            got=process_id,
-            fix="number the hosts from 0",
-        )
-    jax.distributed.initialize(coordinator, num_processes=num_processes, process_id=process_id)
-
-
 def is_first_process() -> bool:
     """Whether this host writes the files that all hosts share."""
     return jax.process_index() == 0
@@ -108,6 +98,48 @@ def device_count() -> int:
 def device_name() -> str:
     """Returns number and kind of the devices, e.g. "4 x NVIDIA H100"."""
     return f"{jax.device_count()} x {jax.devices()[0].device_kind}"
+
+
+def platform_error(error: Exception) -> InputError | None:
+    """Returns what is wrong with the environment variable JAX_PLATFORMS if that has caused `error`, otherwise None."""
+    chosen = os.environ.get("JAX_PLATFORMS")
+    if not chosen or not (_is_of_platform(error) or _no_devices()):
+        return None
+    reason = " ".join(str(error).split())
+    return input_error(
+        "JAX_PLATFORMS (environment variable)",
+        expected='a platform that JAX can use here, such as "cpu"',
+        got=f'"{chosen}"' + (f" ({reason})" if reason else ""),
+        fix="unset it, and JAX chooses the best one there is; for a GPU or TPU install JAX with its extra, e.g. "
+        "`pip install 'jax[cuda13]'`",
+    )
+
+
+def _is_of_platform(error: Exception) -> bool:
+    return "Unable to initialize backend" in str(error)
+
+
+def _no_devices() -> bool:
+    try:
+        jax.devices()
+    except (RuntimeError, AssertionError):  # the latter where the platform's plugin is not installed
+        return True
+    return False
+
+
+@contextlib.contextmanager
+def explain_memory(batch_size: int, accumulate: int) -> Iterator[None]:
+    """Raises `RunError` that says what needs less memory where the devices' memory does not suffice."""
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        raise RunError(
+            f"out of device memory with config.train.batch_size={batch_size} ({str(error).splitlines()[0][:200]}); set "
+            f"config.train.accumulate={2 * accumulate} (the same steps, in smaller pieces), config.train.remat=True, "
+            "config.data.placement=stream (the data stay on the host), or a smaller batch"
+        ) from error
 
 
 def enable_compilation_cache() -> None:
@@ -149,19 +181,30 @@ def check_batch(batch_size: int, accumulate: int) -> None:
 
 def make_backend(name: str, *, batch_size: int) -> Backend:
     """Returns the "jit" or "pmap" back end over all devices; `batch_size` must divide by their number."""
-    devices, local = jax.devices(), jax.local_devices()
-    per_device = batch_size // len(devices)
-    first = jax.process_index() * len(local) * per_device
-    rows = slice(first, first + len(local) * per_device)
+    # In the order of processes, so that each one loads consecutive rows; `make_mesh` may order by the network.
+    devices = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
+    mesh = Mesh(np.array(devices), (AXIS,), axis_types=(AxisType.Auto,))
+    rows = rows_of(NamedSharding(mesh, P(AXIS)).addressable_devices_indices_map((batch_size,)), batch_size)
     # On the host platform, collectives of several programs in flight can wait for each other for ever.
     on_cpu = devices[0].platform == "cpu"
     run_ahead = 0 if on_cpu and len(devices) > 1 else 1
-    mesh = jax.make_mesh((len(devices),), (AXIS,), axis_types=(AxisType.Auto,), devices=devices)
     # In a loop the host's gradient convolutions ran twenty times slower (jax 0.10), so there loops are unrolled.
     make = {"jit": _jit, "pmap": _pmap}[name]
     return make(
         mesh=mesh, batch_size=batch_size, num_devices=len(devices), rows=rows, run_ahead=run_ahead, unroll=on_cpu
     )
+
+
+def rows_of(index_map: Mapping[Any, tuple[slice, ...]], batch_size: int) -> slice:
+    """Returns the rows that the devices of `index_map` (device -> its part of the batch) hold together.
+
+    Raises:
+      ValueError: they are not consecutive.
+    """
+    spans = sorted(index[0].indices(batch_size)[:2] for index in index_map.values())
+    if any(stop != start for (_, stop), (start, _) in itertools.pairwise(spans)):
+        raise ValueError(f"expected consecutive rows on the devices of one process, got {spans}")
+    return slice(spans[0][0], spans[-1][1])
 
 
 def _jit(*, mesh, batch_size: int, num_devices: int, rows: slice, run_ahead: int, unroll: bool) -> Backend:
@@ -191,7 +234,7 @@ def _jit(*, mesh, batch_size: int, num_devices: int, rows: slice, run_ahead: int
         run_ahead=run_ahead,
         unroll=unroll,
         positions=positions,
-        compile=lambda step: jax.jit(step, donate_argnums=0, out_shardings=replicated),
+        compile=lambda step: jax.jit(step, donate_argnums=_donated(), out_shardings=replicated),
         place_state=place,
         place_resident=place,
         place_fetched=place_fetched,
@@ -220,7 +263,7 @@ def _pmap(*, mesh, batch_size: int, num_devices: int, rows: slice, run_ahead: in
         }
 
     def compile_step(step):
-        run = jax.pmap(step, axis_name=AXIS, donate_argnums=0)
+        run = jax.pmap(step, axis_name=AXIS, donate_argnums=_donated(), devices=list(mesh.devices.flat))
 
         def call(state, resident, fetched):
             state, metrics = run(state, resident, fetched)
@@ -242,6 +285,12 @@ def _pmap(*, mesh, batch_size: int, num_devices: int, rows: slice, run_ahead: in
         place_fetched=place_fetched,
         local=lambda tree: jax.tree.map(lambda x: x.addressable_data(0)[0], tree),
     )
+
+
+def _donated() -> tuple[int, ...]:
+    # With several processes the state before a step must outlive it: a process that is lost in between spoils the
+    # state after it.
+    return (0,) if jax.process_count() == 1 else ()
 
 
 def _global(x, sharding: NamedSharding) -> jax.Array:

@@ -1,5 +1,7 @@
 """`train`: from a config to a trained run, after everything that can be checked has been checked."""
 
+import contextlib
+import platform
 from pathlib import Path
 
 from common import config as configs
@@ -10,18 +12,29 @@ from common.errors import InputError
 
 def run(app: App, request: Request) -> None:
     """Trains or resumes; with `--dry-run` stops after the checks and compiles nothing."""
+    with _joined_hosts(request):
+        _run(app, request)
+
+
+def _run(app: App, request: Request) -> None:
     config, workdir = workdirs.to_train(app, request)
     # Only now what takes seconds to import: a typo is told at once.
     from common import checkpoint
     from common.cli.train_run import run as run_training
-    from common.training import parallel, settings
+    from common.training import hosts, parallel, settings
 
-    _join_hosts(request, parallel.initialize)
+    values = configs.to_dict(config)
+    hosts.agree({"version": _versions()}, fix="install the same versions on every host")
+    same = {"--num-processes": request.flags.num_processes, "config": values}
+    hosts.agree(same, fix="start every host with the same command")
     method = app.build(config)
     source = method.sources()["train"]
     chosen = settings.build(config, num_examples=len(source))
+    hosts.agree(
+        {"data fingerprint": source.fingerprint, "examples": len(source), "steps": chosen.steps, "seed": chosen.seed},
+        fix="give every host the same data",
+    )
     parallel.check_batch(chosen.batch_size, chosen.accumulate)
-    values = configs.to_dict(config)
     checkpoint.check_resume(
         workdir, config=values, data_fingerprint=source.fingerprint, may_change=configs.RESUME_MAY_CHANGE
     )
@@ -39,13 +52,27 @@ def run(app: App, request: Request) -> None:
         print_lines(*_summary(app, workdir, chosen.steps, outcome))
 
 
-def _join_hosts(request: Request, initialize) -> None:
+def _joined_hosts(request: Request):
     flags = request.flags
     given = [each is not None for each in (flags.coordinator, flags.num_processes, flags.process_id)]
-    if any(given) and not all(given):
-        raise InputError("--coordinator: expected with --num-processes and --process-id, got a part; give all or none")
-    if all(given):
-        initialize(flags.coordinator, flags.num_processes, flags.process_id)
+    if not any(given) and flags.host_timeout is None:
+        return contextlib.nullcontext()
+    if not all(given):
+        raise InputError(
+            "--coordinator: expected with --num-processes and --process-id (and perhaps --host-timeout), got a part; "
+            "give all or none"
+        )
+    from common.training import cluster
+
+    timeout = cluster.HOST_TIMEOUT_S if flags.host_timeout is None else flags.host_timeout
+    return cluster.joined(flags.coordinator, flags.num_processes, flags.process_id, timeout)
+
+
+def _versions() -> dict[str, str]:
+    from common.io.results import version
+
+    names = ("jax", "jaxlib", "numpy", "scorebridge")
+    return {"python": platform.python_version(), **{name: version(name) for name in names}}
 
 
 def _count(method, source, batch_size: int) -> int:
