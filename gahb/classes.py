@@ -114,7 +114,7 @@ def run(app: App, request: Request) -> None:
     plan = build(config)
     multi_run.check_same(app, config, workdir, what="comparison of classes")
     for member in plan.members:
-        app.build(config_of(config, member))
+        multi_run.check(app, config_of(config, member), workdir / member.name)
     if request.flags.dry_run:
         print_lines(
             *text_table([_planned(member, workdir) for member in plan.members]), "nothing was compiled or written"

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from ml_collections import ConfigDict
 
 from common import config as configs
+from common import durations
 from common.errors import InputError
 from configs.base import base as shared
 from configs.base import duration
@@ -37,11 +38,11 @@ def write_file(tmp_path):
 
 def test_percents_are_of_the_run_and_of_nothing_else():
     known = {"batch_size": 4, "num_examples": 100, "field": "config.optimizer.warmup"}
-    assert configs.steps("2 percent", run_length=5000, **known) == 100
-    assert configs.steps("1 percent", run_length=50, **known) == 1
-    assert configs.steps("0.7 percent", run_length=1000, **known) == 7  # 7.000000000000001 in floating point
+    assert durations.steps("2 percent", run_length=5000, **known) == 100
+    assert durations.steps("1 percent", run_length=50, **known) == 1
+    assert durations.steps("0.7 percent", run_length=1000, **known) == 7  # 7.000000000000001 in floating point
     with pytest.raises(InputError, match="warmup: expected steps, examples or epochs, got .2 percent"):
-        configs.steps("2 percent", **known)
+        durations.steps("2 percent", **known)
 
 
 def test_file_and_overrides(write_file):
@@ -156,32 +157,32 @@ def test_base_is_left_alone(write_file):
 @settings(max_examples=50, deadline=None)
 def test_durations_round_up(number, batch_size, num_examples):
     known = {"batch_size": batch_size, "num_examples": num_examples, "field": "config.train.steps"}
-    assert configs.steps(number, **known) == configs.steps(f"{number} steps", **known) == number
-    examples = configs.steps(f"{number} examples", **known)
+    assert durations.steps(number, **known) == durations.steps(f"{number} steps", **known) == number
+    examples = durations.steps(f"{number} examples", **known)
     assert (examples - 1) * batch_size < number <= examples * batch_size
-    epochs = configs.steps(f"{number} epochs", **known)
+    epochs = durations.steps(f"{number} epochs", **known)
     assert (epochs - 1) * batch_size < number * num_examples <= epochs * batch_size
 
 
 def test_durations_are_exact():
     known = {"batch_size": 10, "num_examples": 1000, "field": "f"}
-    assert configs.steps("0.7 epochs", **known) == 70  # in floating point 0.7 * 1000 / 10 rounds up to 71
-    assert configs.steps("1e3 examples", **known) == 100
-    assert configs.steps("1_000 step", **known) == 1000
-    assert configs.steps("1 epoch", **known) == 100
-    assert configs.steps("12", **known) == 12
-    assert configs.steps(0, **known) == 0
+    assert durations.steps("0.7 epochs", **known) == 70  # in floating point 0.7 * 1000 / 10 rounds up to 71
+    assert durations.steps("1e3 examples", **known) == 100
+    assert durations.steps("1_000 step", **known) == 1000
+    assert durations.steps("1 epoch", **known) == 100
+    assert durations.steps("12", **known) == 12
+    assert durations.steps(0, **known) == 0
 
 
 def test_epochs_need_a_size():
     with pytest.raises(InputError, match=r'train.steps: expected a number of steps or examples, got "2 epochs"'):
-        configs.steps("2 epochs", batch_size=4, num_examples=None, field="train.steps")
+        durations.steps("2 epochs", batch_size=4, num_examples=None, field="train.steps")
 
 
 @pytest.mark.parametrize("value", [-1, "-1", 1.5, "1.5 steps", "x", None, True, "3 epochs later"])
 def test_bad_durations(value):
     with pytest.raises(InputError, match="train.steps: expected a number of steps"):
-        configs.steps(value, batch_size=4, num_examples=4, field="train.steps")
+        durations.steps(value, batch_size=4, num_examples=4, field="train.steps")
 
 
 def test_write_and_read(write_file, tmp_path):

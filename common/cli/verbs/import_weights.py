@@ -24,4 +24,4 @@ def run(app: App, request: Request) -> None:
     told = app.import_weights(path, workdir=workdir, config=config, dry_run=request.flags.dry_run)
     print_lines(*told)
     if not request.flags.dry_run:
-        print_lines(f"next: python -m {app.name} evaluate --workdir {workdir}")
+        print_lines(f"next: python -m {app.name} evaluate --workdir {workdir}, or train to fine-tune them there")
