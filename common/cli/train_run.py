@@ -251,7 +251,8 @@ def _continued(
         return []
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     record["history"] = [*record.get("history", ()), {"step": step, "changes": changes, "time": now}]
-    lines = [f"changed from step {step} on: {', '.join(changes)}"]
+    others = [each for each in changes if not each.startswith("train.steps:")]
+    lines = [f"changed from step {step} on: {', '.join(others)}"] if others else []
     before = durations.steps(
         stored.train.steps,
         batch_size=stored.train.batch_size,

@@ -252,7 +252,7 @@ def test_choices_hold_their_defaults():
 def test_sections_of_the_resume_list_exist():
     sections = {name: each for name, each in shared().items() if isinstance(each, ConfigDict)}
     keys = {f"{name}.{key}" for name, section in sections.items() for key in section} | set(shared())
-    for each in configs.RESUME_MAY_CHANGE:
+    for each in (*configs.RESUME_MAY_CHANGE, *configs.CONTINUE_MAY_CHANGE):
         assert each in keys or each.removesuffix(".*") in sections or each in ("evaluate.*", "sampler.*"), each
 
 

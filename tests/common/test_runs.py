@@ -81,7 +81,10 @@ def copy(trained, tmp_path):
 def test_a_prolonged_run_is_the_long_one(command, copy, tmp_path):
     command(*new_run(tmp_path / "long", train__steps=8))
     out, _ = command("train", "--workdir", copy, "--config.train.steps=8")
-    assert "4 -> 8 steps from step 4 on: no setting depends on the length" in out
+    (line,) = [each for each in out.splitlines() if "train.steps" in each or "steps from step" in each]
+    assert line == (
+        "4 -> 8 steps from step 4 on: no setting depends on the length, so it is the run of that length from its start"
+    )
     assert leaves(copy, 8) == leaves(tmp_path / "long", 8)
     assert numbers(copy) == numbers(tmp_path / "long")
     (entry,) = stored(copy)["history"]
