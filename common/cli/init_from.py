@@ -1,7 +1,6 @@
 """`--init-from`: a new run that starts from the parameters of another run, or of a file of weights."""
 
 import hashlib
-import json
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -12,7 +11,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from common import checkpoint
-from common.checkpoint.manifest import checksum, named_leaves
+from common.checkpoint.manifest import named_leaves
 from common.cli.app import App
 from common.cli.workdirs import PARTIAL, split_init
 from common.errors import input_error
@@ -63,9 +62,11 @@ def load(app: App, config: ConfigDict, spec: str) -> Source:
 def _of_run(workdir: Path, step: int | None, path: Path, partial: bool) -> Source:
     variables, step = checkpoint.restore_variables(workdir, ema=False, step=step)
     average = checkpoint.restore_params(workdir, step=step).params
-    sums = {name: checksum(leaf) for name, leaf in named_leaves((variables, average)).items()}
-    digest = hashlib.sha256(json.dumps(sums, sort_keys=True).encode()).hexdigest()
-    return Source(variables, average, {"path": str(path), "step": step, "sha256": digest, "partial": partial})
+    digest = hashlib.sha256()
+    for name, leaf in sorted(named_leaves((variables, average)).items()):
+        digest.update(f"{name} {leaf.dtype} {leaf.shape} ".encode() + np.ascontiguousarray(leaf).tobytes())
+    record = {"path": str(path), "step": step, "sha256": digest.hexdigest(), "partial": partial}
+    return Source(variables, average, record)
 
 
 def fit(source: Source, template: TrainState) -> Start:

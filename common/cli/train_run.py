@@ -135,6 +135,7 @@ def run(prepared: Run) -> Outcome:
             workdir,
             config=prepared.values,
             keep=settings.keep,
+            keep_every=settings.keep_every,
             data_fingerprint=prepared.source.fingerprint,
             may_change=prepared.may_change,
             upgrade=prepared.upgrade,
