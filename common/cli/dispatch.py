@@ -176,7 +176,7 @@ def _import_weights(parser: argparse.ArgumentParser) -> None:
 VERBS = (
     Verb(
         "train",
-        "train, resume or prolong what DIR holds",
+        "train, or resume or prolong what DIR holds",
         "A run that was interrupted goes on where it stopped when the same command is given again. SIGTERM\n"
         "and Ctrl-C finish the current step, save and exit with code 0. --dry-run checks config, data,\n"
         "devices, directories and checkpoints and compiles nothing. A larger --config.train.steps prolongs a run,\n"
