@@ -133,6 +133,11 @@ def read(
     for `training`, which they may have decided. One note on stderr names both. Raises `InputError`.
     """
     values = read_dict(workdir)
+    if base is not None:
+        for key, value in flat(values):
+            _check_kind(base, key, value)
+    if "method" not in values:
+        raise _incomplete(Path(workdir) / FILE_NAME, 'one without the key "method"')
     return from_dict(values if base is None else _known(values, base, workdir, training), base, overrides)
 
 
@@ -177,10 +182,13 @@ def _read_json(workdir: str | os.PathLike, path: Path) -> dict[str, Any]:
         ) from None
     if not isinstance(values, dict):
         raise input_error(str(path), expected="a JSON object", got=type(values).__name__, fix="restore the file")
-    if "method" not in values:
-        got = 'one without the key "method"' if values else "an empty one"
-        raise input_error(str(path), expected="the configuration of a run", got=got, fix="restore the file")
+    if not values:
+        raise _incomplete(path, "an empty one")
     return values
+
+
+def _incomplete(path: Path, got: str) -> InputError:
+    return input_error(str(path), expected="the configuration of a run", got=got, fix="restore the file")
 
 
 def _known(values: Mapping[str, Any], base: ConfigDict, workdir: str | os.PathLike, training: bool) -> dict[str, Any]:

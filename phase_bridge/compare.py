@@ -93,8 +93,11 @@ def run(app: App, request: Request) -> None:
     only = _only(plan, request.flags.only)
     for model in plan.models:
         for seed in range(plan.seeds):
-            if only in (None, (model, seed)) and not plan.exact:
-                multi_run.check(app, config_of(config, model, seed), model_path(workdir, model, seed))
+            own = config_of(config, model, seed)
+            if plan.exact:
+                app.build(own)
+            elif only in (None, (model, seed)):
+                multi_run.check(app, own, model_path(workdir, model, seed))
     if request.flags.dry_run:
         print_lines(*(f"{name}/{seed}: {ENTRANTS[name].title}" for name in plan.models for seed in range(plan.seeds)))
         print_lines("nothing was compiled or written")

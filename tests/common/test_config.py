@@ -342,6 +342,7 @@ def write_stored(directory, values):
         ('{"seed": 1}', 'config.json: expected the configuration of a run, got one without the key "method"'),
         ("[" * 100_000, "config.json: expected readable JSON, got brackets nested too deeply"),
         ('{"a":' * 100_000, "config.json: expected readable JSON, got brackets nested too deeply"),
+        ('{"data": 3}', "config.data: expected a section of several keys, got 3; set config.data.KEY"),
         ('{"method": "", "data": 3}', "config.data: expected a section of several keys, got 3; set config.data.KEY"),
         ('{"method": "", "data": []}', "config.data: expected a section of several keys, got []"),
         ('{"method": "", "seed": {"a": 1}}', "config.seed: expected one value, got a section with the key a"),
@@ -352,7 +353,7 @@ def write_stored(directory, values):
         ('{"method": "", "train": {"steps": "1e99999999"}}', "config.train.steps: expected a number of steps"),
         ("\0", "config.json: expected readable JSON"),
     ],
-    ids=range(13),
+    ids=range(14),
 )
 def test_stored_files_that_are_no_configuration(tmp_path, content, message):
     write_stored(tmp_path, content)
