@@ -53,26 +53,28 @@ def _run(module):
 MATCH = Verb(
     "match",
     "match two image files: flow, confidence and pictures",
-    "Writes match.npz, match.json, flow.flo (Middlebury's format), match.png and warped.png to --out DIR, and\n"
-    "hypotheses.png if several were drawn. Uses the weights that come with the package, or those of the run in\n"
-    "--workdir.",
+    "Writes match-KEY.npz, .json and .png, flow-KEY.flo (Middlebury's format), warped-KEY.png and, of several\n"
+    "hypotheses, hypotheses-KEY.png to --out DIR; KEY is a hash of images, weights and flags. Uses the weights\n"
+    "that come with the package, or those of the run in --workdir.",
     _arguments("match_command"),
     _run("match_command"),
+    reads_config=False,
 )
 
 BENCHMARK = Verb(
     "benchmark",
     "measure matchers on data sets with known flow",
-    "Measures each method on each data set and corruption, and writes DIR/results/benchmark.json, tables and\n"
+    "Measures each method on each data set and corruption, and writes DIR/results/benchmark-KEY.json, tables and\n"
     "figures. The same command goes on where it was stopped.",
     _arguments("benchmark"),
     _run("benchmark"),
+    reads_config=False,
 )
 
 EXPORT = Verb(
     "export",
     "write the weights of a run as one small file",
-    "Writes DIR/export/TASK.npz in half precision, the form in which weights come with the package.",
+    "Writes DIR/export/TASK-KEY.npz in half precision, the form in which weights come with the package.",
     _arguments("export"),
     _run("export"),
 )

@@ -1,13 +1,14 @@
 """`python -m diffmatch_jax benchmark`: the same pairs for every matcher, clean and corrupted; tables and figures.
 
-Rows are kept in DIR/results/benchmark/DATA/CORRUPTION/MATCHER in chunks, so the command may be stopped anywhere and
-given again, also with more data, matchers or corruptions. It ends with DIR/results/benchmark.json, .npz and .md, one
-pair of each data set in DIR/results/shown-DATA.json and .npz, and the figures made of them.
+Rows are kept in DIR/results/benchmark/DATA/CORRUPTION/MATCHER-KEY a few pairs a file, so the command may be stopped
+anywhere and given again, also with more data, matchers or corruptions. KEY is a hash of what decides the rows: the
+pairs, the matcher's weights and settings, and the version of this package. The command ends with
+DIR/results/benchmark-KEY.json, .npz and .md, one pair of each data set in DIR/results/shown-DATA-KEY.json and .npz, and
+the figures made of them.
 """
 
 import argparse
 import functools
-import hashlib
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,9 +18,11 @@ import numpy as np
 
 from common.cli import workdirs
 from common.cli.app import App, Request, print_lines
+from common.config import digest
 from common.errors import input_error
 from common.io import results
 from common.io.files import write_atomically
+from common.plots.tables import markdown_table
 
 CLEAN = "clean"
 SHOWN = 480  # pixels, longer side of the pairs that are kept for pictures
@@ -83,8 +86,9 @@ def run(app: App, request: Request) -> None:
         print_lines("interrupted; the same command goes on from there")
         return
     shown = {data.name: _shown(workdir, data, entrants) for data in datasets}
+    settings = settings_of(datasets, entrants, corruptions)
     origin = results.provenance(
-        config_hash=_hash(flags, datasets, entrants),
+        config_hash=digest(settings),
         seed=flags.seed,
         step=None,  # each matcher has its own: see "matchers"
         device=parallel.device_name(),
@@ -92,11 +96,18 @@ def run(app: App, request: Request) -> None:
         nfe=None,
     )
     rows, arrays = found
-    told = {"data": [data.name for data in datasets], "corruptions": list(corruptions), "severity": flags.severity}
-    told |= {"methods": {each.name: each.title for each in entrants}}
-    told |= {"matchers": {each.name: {"nfe": 0, **each.told} for each in entrants}}
-    numbers = {**origin, **told, "pairs": {data.name: len(data) for data in datasets}, "rows": rows}
-    path = results.write(workdir / "results", "benchmark", numbers=numbers, arrays=arrays)[-1]
+    numbers = {
+        **origin,
+        "data": [data.name for data in datasets],
+        "corruptions": list(corruptions),
+        "severity": flags.severity,
+        "methods": {each.name: each.title for each in entrants},
+        "matchers": {each.name: {"nfe": 0, **each.described} for each in entrants},
+        "pairs": {data.name: len(data) for data in datasets},
+        "shown": {name: each.stem for name, each in shown.items()},
+        "rows": rows,
+    }
+    path = results.write(workdir / "results", "benchmark", numbers=numbers, arrays=arrays, settings=settings)[-1]
     text = markdown(numbers)
     write_atomically(path.with_suffix(".md"), text.encode())
     print_lines(text, f"wrote {path}, {path.with_suffix('.md')}", *(f"wrote {each}" for each in shown.values()))
@@ -119,14 +130,6 @@ def _corruptions(text: str, severity: int, seed: int) -> dict[str, Any]:
     return {name: None if name == CLEAN else corruption(name, severity, seed) for name in names}
 
 
-@functools.cache
-def _code() -> str:
-    """Returns a hash of the program, for rows of one that found other flows must not stand beside new ones."""
-    root = Path(__file__).parents[1]
-    sources = sorted(path for name in ("common", "diffmatch_jax") for path in (root / name).rglob("*.py"))
-    return hashlib.sha256(b"\0".join(path.read_bytes() for path in sources)).hexdigest()
-
-
 def _measure(workdir: Path, datasets, entrants, corruptions, *, should_stop):
     """Returns the rows of the table and the curves by name; None if it was stopped."""
     from common.io.progress import Progress
@@ -137,29 +140,29 @@ def _measure(workdir: Path, datasets, entrants, corruptions, *, should_stop):
     for data in datasets:
         for corruption, corrupt in corruptions.items():
             for entrant in entrants:
-                place = workdir / "results" / "benchmark" / data.name / corruption / entrant.name
+                identity = identity_of(data, entrant, corrupt)
+                place = workdir / "results" / "benchmark" / data.name / corruption
+                place /= results.name_of(entrant.name, identity)
                 missing = evaluation.num_missing(place, data)
                 if missing:
                     print_lines(f"{entrant.title} on {data.name}, {corruption}: {missing} of {len(data)} pairs")
-                bar = Progress(len(data), done=len(data) - missing, unit="pairs")
-                changed = getattr(corrupt, "told", CLEAN)
-                identity = {"matcher": entrant.name, **entrant.identity, "corruption": changed, "code": _code()}
-                measured = evaluation.evaluate_flow(
-                    entrant.matcher,
-                    data,
-                    directory=place,
-                    identity=identity,
-                    corrupt=corrupt,
-                    should_stop=should_stop,
-                    add=bar.add,
-                    compiled=compiled[entrant.name],
-                )
-                bar.close()
+                what = f"{entrant.name} on {data.name}, {corruption}"
+                with Progress(len(data), done=len(data) - missing, unit="pairs", what=what) as bar:
+                    measured = evaluation.evaluate_flow(
+                        entrant.matcher,
+                        data,
+                        directory=place,
+                        identity=identity,
+                        corrupt=corrupt,
+                        should_stop=should_stop,
+                        add=bar.add,
+                        compiled=compiled[entrant.name],
+                    )
                 if measured is None:
                     return None
-                told = {"data": data.name, "corruption": corruption, "method": entrant.name}
+                key = {"data": data.name, "corruption": corruption, "method": entrant.name}
                 for group, numbers in evaluation.summary(measured, data).items():
-                    rows.append({**told, "group": group, **numbers})
+                    rows.append({**key, "group": group, **numbers})
                 curves = evaluation.mean_curves(measured)
                 if curves is not None:
                     name = f"{data.name}.{corruption}.{entrant.name}"
@@ -181,14 +184,33 @@ def _shown(workdir: Path, data, entrants) -> Path:
         if confidence is not None:
             arrays[f"{entrant.name}.confidence"] = np.asarray(confidence, np.float32)
     numbers = {"name": example.name, "methods": {each.name: each.title for each in entrants}}
-    return results.write(workdir / "results", f"shown-{data.name}", numbers=numbers, arrays=arrays)[-1]
+    settings = {"longer_side": SHOWN, "rows": [identity_of(data, each, None) for each in entrants]}
+    return results.write(workdir / "results", f"shown-{data.name}", numbers=numbers, arrays=arrays, settings=settings)[
+        -1
+    ]
 
 
-def _hash(flags, datasets, entrants) -> str:
-    from common.data.source import digest
+def identity_of(data, entrant, corrupt) -> dict[str, Any]:
+    """Returns what decides the rows of a matcher on a data set: pairs, corruption, matcher, version of the package."""
+    return {
+        "data": data.name,
+        "fingerprint": data.fingerprint,
+        "corruption": getattr(corrupt, "told", CLEAN),
+        "matcher": {"name": entrant.name, **entrant.identity},
+        "version": results.version("scorebridge"),
+    }
 
-    parts = [data.fingerprint for data in datasets] + [repr((each.name, each.identity)) for each in entrants]
-    return digest(*parts, flags.corruptions, flags.severity, flags.seed)
+
+def settings_of(datasets, entrants, corruptions: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns what decides a whole benchmark: what decides its rows."""
+    return {
+        "rows": [
+            identity_of(data, entrant, corrupt)
+            for data in datasets
+            for corrupt in corruptions.values()
+            for entrant in entrants
+        ]
+    }
 
 
 def markdown(numbers: Mapping[str, Any]) -> str:
@@ -201,14 +223,14 @@ def markdown(numbers: Mapping[str, Any]) -> str:
         count = numbers["pairs"][data]
         parts.append(f"### {data}, {count} pair{'s' * (count != 1)}, {numbers['corruptions'][0]}\n")
         head = ["matcher", "AEPE", "median", "PCK-1", "PCK-3", "PCK-5", "sparsification", "rank corr.", "s a pair"]
-        parts += table(head, [_line(titles, row) for row in clean if row["group"] == "all"])
+        parts += markdown_table(head, [_line(titles, row) for row in clean if row["group"] == "all"])
         groups = [row["group"] for row in clean if row["method"] == clean[0]["method"] and row["group"] != "all"]
         if 1 < len(groups) <= 12:
             parts += ["", f"AEPE by group, {data}\n"]
             cells = [
                 [titles[name], *(_number(_one(clean, name, group)["aepe"]) for group in groups)] for name in titles
             ]
-            parts += table(["matcher", *groups], cells)
+            parts += markdown_table(["matcher", *groups], cells)
         if len(numbers["corruptions"]) > 1:
             parts += ["", f"AEPE under corruptions of severity {numbers['severity']}, {data}\n"]
             cells = [
@@ -221,7 +243,7 @@ def markdown(numbers: Mapping[str, Any]) -> str:
                 ]
                 for name in titles
             ]
-            parts += table(["matcher", *numbers["corruptions"]], cells)
+            parts += markdown_table(["matcher", *numbers["corruptions"]], cells)
         parts.append("")
     parts.append(
         "AEPE: mean end-point error, pixels (per image; of groups where the benchmark asks for it). median: mean over "
@@ -247,9 +269,3 @@ def _one(rows: Sequence[Mapping[str, Any]], method: str, group: str) -> Mapping[
 
 def _number(value: float | None, digits: int = 2) -> str:
     return "-" if value is None or not np.isfinite(value) else f"{value:.{digits}f}"
-
-
-def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """Returns the lines of a Markdown table."""
-    line = ["| " + " | ".join(each) + " |" for each in (head, *rows)]
-    return [line[0], "|---" * len(head) + "|", *line[1:]]

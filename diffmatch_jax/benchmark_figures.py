@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 
-from common.errors import InputError
 from common.io import results
 from common.plots import plotting
 from common.plots.report import Block, Paragraph, Picture, Table
@@ -113,16 +112,17 @@ def draw_table(path: Path, values: np.ndarray, *, rows: Sequence[str], columns: 
 def shown(workdir: Path) -> list[Path]:
     """Draws one pair of every data set: `figures/shown-DATA.png`, and `shown-DATA-MATCHER.png` for each matcher."""
     paths = []
-    for path in sorted((workdir / "results").glob("shown-*.json")):
-        numbers, arrays = results.read(path)
+    whole, _ = read(workdir)
+    for data, stem in whole["shown"].items():
+        numbers, arrays = results.read(workdir / "results" / f"{stem}.json")
         titles = numbers["methods"]
         pair = {"source": arrays["source"], "target": arrays["target"]}
         truth = {"truth": arrays["flow"], "mask": arrays["mask"]}
         flows = {title: arrays[f"{name}.flow"] for name, title in list(titles.items())[:_DRAWN]}
-        paths.append(plotting.path_in(workdir, path.stem))
+        paths.append(plotting.path_in(workdir, f"shown-{data}"))
         match_figures.rivals(paths[-1], **pair, **truth, flows=flows, title=numbers["name"])
         for name, title in titles.items():
-            paths.append(plotting.path_in(workdir, f"{path.stem}-{name}"))
+            paths.append(plotting.path_in(workdir, f"shown-{data}-{name}"))
             match_figures.sheet(
                 paths[-1],
                 **pair,
@@ -137,7 +137,7 @@ def shown(workdir: Path) -> list[Path]:
 
 def section(workdir: Path) -> list[Block]:
     """Returns tables and pictures of the benchmark for the page of a run; empty if there is no result."""
-    if not (workdir / "results" / "benchmark.json").exists():
+    if results.newest(workdir / "results", "benchmark") is None:
         return []
     numbers, _ = read(workdir)
     blocks: list[Block] = [
@@ -167,11 +167,8 @@ def section(workdir: Path) -> list[Block]:
 
 
 def read(workdir: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """Returns numbers and arrays of the benchmark; raises `InputError` if there is no result."""
-    path = workdir / "results" / "benchmark.json"
-    if not path.exists():
-        raise InputError(f"{path}: expected the result of benchmark, got none; run benchmark first")
-    return results.read(path)
+    """Returns numbers and arrays of the benchmark; raises `NoResultError` if there is no result."""
+    return results.read_newest(workdir / "results", "benchmark", verb="benchmark")
 
 
 def _rows(numbers: Mapping[str, Any], data: str, corruption: str) -> list[Mapping[str, Any]]:

@@ -57,24 +57,25 @@ def run(app: App, request: Request) -> None:
         "stage1": alone,
         "both": both,
     }
-    told = [
+    words = [
         Paragraph(
             f"Stage 1 was trained for {last['step']} steps, stopped by SIGTERM after step {saved} and resumed from "
             f"there, then stage 2 on its predictions; {seconds['all']:.0f} s in all, measures included."
         ),
-        Table(list(rows[0]), [list(row.values()) for row in rows]),
+        Table.of(rows),
         Paragraph("Errors in pixels of 256x256 warps of held-out photographs, and shares of pixels within 1, 3, 5."),
     ]
     shown = [
         Picture(
-            pair / "match.png", "A real pair, two views of one room; the matcher does not know that they are stereo."
+            next(pair.glob("match-*.png")),
+            "A real pair, two views of one room; the matcher does not know that they are stereo.",
         ),
-        Picture(pair / "hypotheses.png", "Where the hypotheses differ, the matcher is unsure."),
+        Picture(next(pair.glob("hypotheses-*.png")), "Where the hypotheses differ, the matcher is unsure."),
     ]
     headed = {f"diffmatch_jax: {heading}": blocks for heading, blocks in sections.items()}
     page, table = demo.finish(
         folder,
-        sections={"diffmatch_jax: what was learned": told, "diffmatch_jax: a real pair": shown, **headed},
+        sections={"diffmatch_jax: what was learned": words, "diffmatch_jax: a real pair": shown, **headed},
         numbers=numbers,
         title="ScoreBridge demonstration",
     )

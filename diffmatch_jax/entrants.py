@@ -20,15 +20,15 @@ CLASSICAL = ("dis", "sift")
 class Entrant(NamedTuple):
     """A matcher in a table: its name, title, the function, and what decides its results (plain values).
 
-    told: what else a record of the results has of it: network evaluations for a pair (`nfe`), `hypotheses`, `weights`
-    and their training `step`.
+    described: what else a record of the results has of it: network evaluations for a pair (`nfe`), `hypotheses`,
+    `weights` and their training `step`.
     """
 
     name: str
     title: str
     matcher: Matcher
     identity: dict[str, Any]
-    told: Mapping[str, Any] = MappingProxyType({})
+    described: Mapping[str, Any] = MappingProxyType({})
 
 
 def _still(_: str) -> Entrant:
@@ -82,8 +82,8 @@ def _of_model(name: str, title: str, where: str | None, hypotheses: int) -> Entr
         return found.flow, found.confidence
 
     identity = {"plan": repr(model.plan), "weights": weights_digest(model.weights), "hypotheses": hypotheses}
-    told = {"nfe": model.plan.nfe(hypotheses), "hypotheses": hypotheses, "weights": where or "of the package"}
-    return Entrant(name, title, matcher, identity, {**told, "step": step})
+    described = {"nfe": model.plan.nfe(hypotheses), "hypotheses": hypotheses, "weights": where or "of the package"}
+    return Entrant(name, title, matcher, identity, {**described, "step": step})
 
 
 ENTRANTS: dict[str, Callable[[str], Entrant]] = {

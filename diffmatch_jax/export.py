@@ -8,25 +8,28 @@ from common import config as configs
 from common.checkpoint import restore_params
 from common.cli import workdirs
 from common.cli.app import App, Request, print_lines
+from common.io import results
 from common.io.files import write_atomically
+from common.sampling import weights_digest
 from diffmatch_jax import shipped
 
 
 def run(app: App, request: Request) -> None:
-    """Writes `export/TASK.npz` of the run in `--workdir`, or `--output FILE`, and prints its size and checksum.
+    """Writes `export/TASK-KEY.npz` of the run in `--workdir`, or `--output FILE`, and prints its size and checksum.
 
     For a stage of the matcher its config goes beside it, `.json`, from which `pretrained.read` builds it again.
     """
     resolved = workdirs.of_trained(app, request)
     flags, task = request.flags, resolved.config.task
-    path = Path(flags.output) if flags.output else resolved.workdir / "export" / f"{task}.npz"
     variables = restore_params(resolved.workdir, ema=not flags.no_ema, step=flags.step)
+    name = results.name_of(task, {"weights": weights_digest(variables)})
+    path = Path(flags.output) if flags.output else resolved.workdir / "export" / f"{name}.npz"
     weights = variables.params["pyramid"] if task == "backbone" else variables.params
     path.parent.mkdir(parents=True, exist_ok=True)
     digest = shipped.save(path, weights)
     if task != "backbone":
-        told = json.dumps(portable(resolved.config), indent=2, sort_keys=True)
-        write_atomically(path.with_suffix(".json"), told.encode())
+        described = json.dumps(portable(resolved.config), indent=2, sort_keys=True)
+        write_atomically(path.with_suffix(".json"), described.encode())
     print_lines(f"wrote {path}, {path.stat().st_size / 2**20:.2f} MiB in half precision, sha256 {digest}")
 
 
@@ -46,6 +49,6 @@ def portable(config) -> dict[str, Any]:
 
 def arguments(parser) -> None:
     """Adds the verb's flags."""
-    parser.add_argument("--output", metavar="FILE", help="where to write (default: DIR/export/TASK.npz)")
+    parser.add_argument("--output", metavar="FILE", help="where to write (default: DIR/export/TASK-KEY.npz)")
     parser.add_argument("--step", type=int, metavar="N", help="checkpoint to use (default: the newest good one)")
     parser.add_argument("--no-ema", action="store_true", help="use the parameters themselves, not their average")

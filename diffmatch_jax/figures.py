@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from common.errors import InputError
 from common.io import results
 from common.io.metrics_log import read_metrics
+from common.io.results import NoResultError
 from common.plots import plotting, report
 from common.plots.report import Block, Paragraph, Picture, Row, Table, write_report
 from diffmatch_jax import benchmark_figures, match_figures
@@ -21,7 +21,7 @@ def training(workdir: Path) -> list[Path]:
     """Draws the loss of the training batches against the step: `figures/training.png`."""
     records = [each for each in read_metrics(workdir) if "loss" in each]
     if not records:
-        raise InputError(f"{workdir / 'metrics.jsonl'}: expected training lines, got none; train first")
+        raise NoResultError(f"{workdir / 'metrics.jsonl'}: expected training lines, got none; train first")
     path = plotting.path_in(workdir, "training")
     steps, losses = [each["step"] for each in records], [each["loss"] for each in records]
     with plotting.figure(path) as axes:
@@ -34,7 +34,9 @@ def matches(workdir: Path) -> list[Path]:
     """Shows pairs of the evaluation with flow, truth, error and confidence: `figures/match-I.png`."""
     _, arrays = _evaluation(workdir)
     if "predicted" not in arrays:
-        raise InputError(f"{workdir / 'results'}: expected matched pairs, got another evaluation; train a stage first")
+        raise NoResultError(
+            f"{workdir / 'results'}: expected matched pairs, got another evaluation; train a stage first"
+        )
     paths = []
     for i in range(min(_PAIRS, len(arrays["predicted"]))):
         paths.append(plotting.path_in(workdir, f"match-{i}"))
@@ -71,7 +73,7 @@ def sections(workdir: Path) -> dict[str, Sequence[Block]]:
             Paragraph(
                 "Warps of held-out photographs, whose flow is known at every pixel; errors in pixels of the pairs."
             ),
-            Table(list(rows[0]), [list(row.values()) for row in rows]),
+            Table.of(rows),
         ]
         if "predicted" in arrays:
             words = "Wheel: the colour of a direction; its rim is the length in the title. Gray: outside the source."
@@ -83,9 +85,11 @@ def sections(workdir: Path) -> dict[str, Sequence[Block]]:
     if any("loss" in each for each in read_metrics(workdir)):
         found["Training"] = [Row([Picture(training(workdir)[0], "Loss of the training batches.")])]
     if not found:
-        raise InputError(f"workdir {workdir}: expected result files, got none; run evaluate or benchmark first")
+        raise NoResultError(f"workdir {workdir}: expected result files, got none; run evaluate or benchmark first")
     if made:
-        found["How this was made"] = report.origins(made, command="python -m diffmatch_jax figures --workdir DIR")
+        found["How this was made"] = report.origins(
+            workdir, made, command="python -m diffmatch_jax figures --workdir DIR"
+        )
     return found
 
 

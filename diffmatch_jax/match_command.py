@@ -23,7 +23,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(app: App, request: Request) -> None:
-    """Writes `match.npz`, `match.json`, `flow.flo`, pictures `match.png`, `warped.png`, of several `hypotheses.png`."""
+    """Writes `match-KEY.npz`, `.json` and `.png`, `flow-KEY.flo`, `warped-KEY.png`, of several `hypotheses-KEY.png`."""
     del app
     flags = request.flags
     out = Path(flags.out)
@@ -39,11 +39,14 @@ def run(app: App, request: Request) -> None:
     import jax
 
     from common.checkpoint import restore_variables
+    from common.data.source import digest
     from common.io.pictures import save_png
+    from common.io.progress import compiling
     from common.training import parallel
     from diffmatch_jax import match_figures
     from diffmatch_jax.baselines import warped as warp
     from diffmatch_jax.datasets.flow_files import write_flo
+    from diffmatch_jax.entrants import weights_digest
     from diffmatch_jax.matcher import load, match
     from diffmatch_jax.resize import resize_normalised
 
@@ -51,7 +54,17 @@ def run(app: App, request: Request) -> None:
     # The step that is recorded and the one that is loaded must be the same.
     step = restore_variables(flags.workdir, step=flags.step)[1] if flags.workdir else None
     model = load(flags.workdir, step=step)
+    settings = {
+        "source": digest(source),
+        "target": digest(target),
+        "weights": weights_digest(model.weights),
+        "plan": repr(model.plan),
+        "step": step,
+        "hypotheses": flags.hypotheses,
+        "seed": flags.seed,
+    }
     key = jax.random.key(flags.seed)
+    compiling("match")
     start = time.perf_counter()
     found = match(source, target, model=model, key=key, hypotheses=flags.hypotheses)
     seconds = time.perf_counter() - start
@@ -72,13 +85,15 @@ def run(app: App, request: Request) -> None:
         "hypotheses": flags.hypotheses,
         "mean_confidence": float(found.confidence.mean()),
     }
-    paths = results.write(out, "match", numbers=numbers, arrays=found._asdict())
-    paths.append(write_flo(out / "flow.flo", found.flow))
-    paths.append(save_png(out / "warped.png", warped / np.float32(255)))
-    several = len(found.hypotheses) > 1
+    paths = results.write(out, "match", numbers=numbers, arrays=found._asdict(), settings=settings)
+    flow, warped_picture, sheet, several = (
+        out / results.name_of(name, settings) for name in ("flow", "warped", "match", "hypotheses")
+    )
+    paths.append(write_flo(flow.with_suffix(".flo"), found.flow))
+    paths.append(save_png(warped_picture.with_suffix(".png"), warped / np.float32(255)))
     paths.append(
         match_figures.sheet(
-            out / "match.png",
+            sheet.with_suffix(".png"),
             source=source,
             target=target,
             flow=found.flow,
@@ -88,11 +103,11 @@ def run(app: App, request: Request) -> None:
             title=f"{Path(flags.source).name} to {Path(flags.target).name}",
         )
     )
-    (out / "hypotheses.png").unlink(missing_ok=True)
-    if several:
+    if len(found.hypotheses) > 1:
         wide = np.asarray([source.shape[1], source.shape[0]], np.float32)
         flows = np.asarray(resize_normalised(found.hypotheses, target.shape[:2])) * wide
-        paths.append(match_figures.hypotheses(out / "hypotheses.png", target=target, flows=flows, spread=found.spread))
+        picture = several.with_suffix(".png")
+        paths.append(match_figures.hypotheses(picture, target=target, flows=flows, spread=found.spread))
     print_lines(
         f"{target.shape[1]} x {target.shape[0]} pixels matched in {seconds:.1f} s, compilation included; "
         f"mean confidence {found.confidence.mean():.2f}",

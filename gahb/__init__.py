@@ -1,6 +1,11 @@
 """Blind bias-free denoisers and the geometry-adaptive bases they denoise in (Kadkhodaie et al., ICLR 2024)."""
 
 import importlib
+import pathlib
+import runpy
+
+# By its path, since another project's `common` may be in the way.
+runpy.run_path(str(pathlib.Path(__file__).parents[1] / "common" / "layout.py"))["check"]()
 
 _WHERE = {
     "denoiser": "gahb.denoisers",

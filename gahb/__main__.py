@@ -69,7 +69,7 @@ def _restore(app, request):
     run(app, request)
 
 
-def _restore_arguments(parser):
+def _trained_arguments(parser):
     parser.add_argument("--dry-run", action="store_true", help="check everything that can be checked, and stop there")
     parser.add_argument("--step", type=int, metavar="N", help="checkpoint to use (default: the newest good one)")
     parser.add_argument("--no-ema", action="store_true", help="use the parameters themselves, not their average")
@@ -84,8 +84,9 @@ def _export(app, request):
 EXPORT = Verb(
     "export",
     "write a trained denoiser as one program file",
-    "Writes DIR/export/denoiser-SIZE.jax with jax.export, weights inside, for any batch size, on CPU, GPU and TPU.",
-    lambda parser: parser.add_argument("--step", type=int, metavar="N", help="checkpoint (default: the newest good)"),
+    "Writes DIR/export/denoiser-SIZE-KEY.jax with jax.export, weights inside, for any batch size, on CPU, GPU\n"
+    "and TPU.",
+    _trained_arguments,
     _export,
 )
 
@@ -103,16 +104,14 @@ def _analyse_arguments(parser):
     parser.add_argument("--top", type=int, default=20, metavar="K", help="eigenvectors of each (default: 20)")
     parser.add_argument("--probes", type=int, default=64, metavar="N", help="random probes of each trace (default: 64)")
     parser.add_argument("--block", type=int, default=2, metavar="N", help="vectors at a time; more on an accelerator")
-    parser.add_argument("--dry-run", action="store_true", help="check everything that can be checked, and stop there")
-    parser.add_argument("--step", type=int, metavar="N", help="checkpoint to use (default: the newest good one)")
-    parser.add_argument("--no-ema", action="store_true", help="use the parameters themselves, not their average")
+    _trained_arguments(parser)
 
 
 ANALYSE = Verb(
     "analyse",
     "find the bases in which a trained denoiser shrinks held-out images",
-    "Writes the leading eigenvectors of its Jacobian, traces and risk to DIR/results/eigenbasis-step-N-seed-S.json\n"
-    "and .npz.",
+    "Writes the leading eigenvectors of its Jacobian, traces and risk to\n"
+    "DIR/results/eigenbasis-step-N-seed-S-KEY.json and .npz.",
     _analyse_arguments,
     _analyse,
 )
@@ -130,7 +129,7 @@ STUDY = Verb(
     "study",
     "train and compare pairs of models on training sets of growing size",
     "Trains two models on disjoint sets of each size in config.study.sizes, measures each pair and writes\n"
-    "DIR/results/study-N-*.json and .npz. The same command goes on where it was stopped.",
+    "DIR/results/study-N-*-KEY.json and .npz. The same command goes on where it was stopped.",
     _study_arguments,
     _study,
 )
@@ -140,7 +139,7 @@ CLASSES = Verb(
     "train a denoiser for each of several classes and compare it with the best possible",
     "Trains one model for each class in config.classes.names (C^alpha images, disks, cone, ray, the images of\n"
     "data.source and their shuffled pixels), measures its slope, error and eigenvectors, and writes\n"
-    "DIR/results/classes-NAME.json and .npz. The same command goes on where it was stopped.",
+    "DIR/results/classes-NAME-KEY.json and .npz. The same command goes on where it was stopped.",
     lambda parser: parser.add_argument(
         "--dry-run", action="store_true", help="check everything, list the classes, and stop there"
     ),
@@ -160,8 +159,9 @@ RESTORE = Verb(
     "restore",
     "solve linear inverse problems on held-out images",
     "Measures images as config.evaluate.restore says (inpainting, super-resolution, random pixels, random basis,\n"
-    "low frequencies), samples them given the measurement, and writes DIR/results/restore-step-N-seed-S.json and .npz.",
-    _restore_arguments,
+    "low frequencies), samples them given the measurement, and writes DIR/results/restore-step-N-seed-S-KEY.json\n"
+    "and .npz.",
+    _trained_arguments,
     _restore,
 )
 

@@ -13,7 +13,7 @@ COLUMNS = ("sigma", "image", "psnr", "trace", "squares", "asymmetry", "largest",
 
 
 def run(app: App, request: Request) -> None:
-    """Writes `results/eigenbasis-step-N-seed-S.json` and `.npz`, and prints a table."""
+    """Writes `results/eigenbasis-step-N-seed-S-KEY.json` and `.npz`, and prints a table."""
     flags = request.flags
     config = _of_size(workdirs.of_trained(app, request).config, flags.size)
     levels = parse_levels(flags.levels)
@@ -22,26 +22,38 @@ def run(app: App, request: Request) -> None:
         value, least = getattr(flags, name), 2 if name == "probes" else 1
         if value < least or (most and value > most):
             expected = f"{least} to {most}" if most else f"at least {least}"
-            raise input_error(f"--{name}", expected=expected, got=value, fix=f"use {least} or more")
+            fix = f"use {least} or more" if value < least else f"use {most} or less"
+            raise input_error(f"--{name}", expected=expected, got=value, fix=fix)
     held_out = app.build(config).sources
     model = trained.load(app, request, "EVALUATE")
     if model is None:
         return
+    from common.io.progress import Progress
     from gahb.eigenbasis.survey import survey
 
-    images = spread(held_out()["test"], flags.images)
+    sources = held_out()
+    images = spread(sources["test"], flags.images)
     denoise = denoiser(model.variables, build_network(config))
-    (table, arrays), seconds = trained.timed(
-        lambda: survey(
-            denoise,
-            images,
-            [level / 255 for level in levels],
-            flags.top,
-            model.key,
-            num=flags.probes,
-            block=flags.block,
+    with Progress(len(levels) * len(images), unit="bases", what="analyse") as bar:
+        (table, arrays), seconds = trained.timed(
+            "",
+            lambda: survey(
+                denoise,
+                images,
+                [level / 255 for level in levels],
+                flags.top,
+                model.key,
+                num=flags.probes,
+                block=flags.block,
+                add=bar.add,
+            ),
         )
-    )
+    settings = {
+        **trained.without(model.settings, "evaluate", "sampler"),
+        "data": trained.fingerprints(sources),
+        "levels": levels,
+        **{name: getattr(flags, name) for name in ("images", "size", "top", "probes", "block")},
+    }
     numbers = {
         **model.provenance(seconds, None),
         "num_images": len(images),
@@ -49,7 +61,9 @@ def run(app: App, request: Request) -> None:
         "probes": flags.probes,
         "table": table,
     }
-    paths = results.write(model.workdir / "results", f"eigenbasis-{model.name}", numbers=numbers, arrays=arrays)
+    paths = results.write(
+        model.workdir / "results", f"eigenbasis-{model.name}", numbers=numbers, arrays=arrays, settings=settings
+    )
     if any(not row["converged"] for row in table):
         print_lines("note: some eigenvectors did not reach the tolerance; see the residuals")
     print_lines(

@@ -5,8 +5,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from common.errors import InputError
 from common.io import results
+from common.io.results import NoResultError
 from common.plots import plotting
 from common.plots.report import Block, Paragraph, Picture, Table
 from gahb.classes import row
@@ -25,11 +25,11 @@ class Result(NamedTuple):
 
 
 def found(workdir: Path) -> list[Result]:
-    """Returns the results of a comparison in alphabetical order; raises `InputError` if there is none."""
-    loaded = [results.read(path) for path in sorted((workdir / "results").glob("classes-*.json"))]
+    """Returns the results of a comparison in alphabetical order; raises `NoResultError` if there is none."""
+    loaded = [results.read(path) for path in results.latest_of_each(workdir / "results", "classes-")]
     if not loaded:
         place = workdir / "results"
-        raise InputError(f"{place}: expected results of a comparison of classes, got none; run classes first")
+        raise NoResultError(f"{place}: expected results of a comparison of classes, got none; run classes first")
     return [Result(numbers["class"], numbers, arrays) for numbers, arrays in loaded]
 
 
@@ -37,7 +37,9 @@ def slopes(workdir: Path) -> list[Path]:
     """Draws PSNR and local slopes of the C^alpha classes beside alpha / (alpha + 1): `figures/classes-slopes.png`."""
     shown = [each for each in found(workdir) if each.name.startswith("calpha")]
     if not shown:
-        raise InputError(f"{workdir / 'results'}: expected a C^alpha class, got none; add one to config.classes.names")
+        raise NoResultError(
+            f"{workdir / 'results'}: expected a C^alpha class, got none; add one to config.classes.names"
+        )
     path = plotting.path_in(workdir, "classes-slopes")
     with plotting.figure(path, width=2 * plotting.COLUMN, height=3.2, columns=2) as (left, right):
         for i, each in enumerate(shown):
@@ -61,7 +63,9 @@ def optima(workdir: Path) -> list[Path]:
     """Draws the PSNR on manifolds beside that of projecting on the tangent space: `figures/classes-optima.png`."""
     shown = [each for each in found(workdir) if "tangents" in each.arrays]
     if not shown:
-        raise InputError(f'{workdir / "results"}: expected a manifold, got none; add "disks" to config.classes.names')
+        raise NoResultError(
+            f'{workdir / "results"}: expected a manifold, got none; add "disks" to config.classes.names'
+        )
     path = plotting.path_in(workdir, "classes-optima")
     with plotting.figure(path, width=max(plotting.COLUMN, 2.3 * len(shown)), height=2.8, columns=len(shown)) as panels:
         panels = np.atleast_1d(panels)
@@ -82,7 +86,7 @@ def shuffled(workdir: Path) -> list[Path]:
     shown = {each.name: each for each in found(workdir)}
     if not {"images", "shuffled"} <= set(shown):
         place = workdir / "results"
-        raise InputError(f'{place}: expected classes "images" and "shuffled", got {", ".join(shown)}; train both')
+        raise NoResultError(f'{place}: expected classes "images" and "shuffled", got {", ".join(shown)}; train both')
     path = plotting.path_in(workdir, "classes-shuffled")
     with plotting.figure(path, width=2 * plotting.COLUMN, height=2.8, columns=2) as (left, right):
         x = shown["images"].arrays["curve.input_psnr"]
@@ -141,7 +145,7 @@ def section(workdir: Path) -> list[Block]:
             "cos2: mean squared cosine of the angles between tangent space and leading eigenvectors, 1 if they span "
             "the same."
         ),
-        Table(list(row(shown[0].numbers)), [list(row(each.numbers).values()) for each in shown]),
+        Table.of([row(each.numbers) for each in shown]),
     ]
     names = {each.name for each in shown}
     if any(name.startswith("calpha") for name in names):

@@ -1,6 +1,6 @@
 """How near a denoiser comes to the best possible one on a class of images: its slope, its error, its tangent space."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -34,24 +34,27 @@ def measure(
     sigma: float,
     alpha: float | None = None,
     tangents: np.ndarray | None = None,
+    add: Callable[[int], object] = lambda count: None,
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Measures PSNR curve and slope on `images [N, H, W, C]`, eigenvectors at noise `sigma` on `looked_at [M, ...]`.
 
     `tangents [M, D, H, W, C]`: the tangent spaces at the images looked at, of a class that is a manifold of dimension
     D; the D leading eigenvectors are compared with them, and the error with that of projecting on them, D sigma^2.
     `alpha` says that the best slope is alpha / (alpha + 1). `slope` is fitted at small noise, where that is an
-    asymptote; `moderate_slope` within `moderate_db`, which even a short training serves well. Returns numbers
-    and arrays: `curve.*` (fields of `PsnrCurve`), `curve.best` (dB, for manifolds), `slope.*`, `basis.*` (as of
-    `survey`, without the axis of noise levels), and `tangents` and `angles` (radians) for manifolds.
+    asymptote; `moderate_slope` within `moderate_db`, which even a short training serves well. `add(1)` is called after
+    the curve and after each of the M images. Returns numbers and arrays: `curve.*` (fields of `PsnrCurve`),
+    `curve.best` (dB, for manifolds), `slope.*`, `basis.*` (as of `survey`, without the axis of noise levels), and
+    `tangents` and `angles` (radians) for manifolds.
     """
     curve_key, slope_key, basis_key = jax.random.split(key, 3)
     sigmas = 10 ** (-np.asarray(settings.curve_db, float) / 20)
     curve = psnr_curve(denoise, images, sigmas, curve_key, batch_size=settings.batch_size)
+    add(1)
     slope, moderate = (
         slopes.fit_slope(curve.input_psnr, curve.per_image, slope_key, selected=selected, resamples=settings.bootstrap)
         for selected in windows(curve.input_psnr, settings.moderate_db)
     )
-    table, basis = survey(denoise, looked_at, [sigma], settings.top, basis_key, num=settings.probes)
+    table, basis = survey(denoise, looked_at, [sigma], settings.top, basis_key, num=settings.probes, add=add)
     arrays = {f"curve.{name}": value for name, value in curve._asdict().items()}
     arrays |= {f"slope.{name}": getattr(slope, name) for name in ("local", "local_input_psnr", "selected")}
     arrays |= {f"basis.{name}": each if name == "clean" else each[0] for name, each in basis.items()}

@@ -1,10 +1,11 @@
 """`python -m gahb classes`: a denoiser for each of several classes of images, beside the best that is possible there.
 
 Each model is an ordinary run in DIR/NAME, resumed as `train` resumes; each is measured once it is trained, into
-DIR/results/classes-NAME.json and .npz. What has its result file is not done again, so the command may be stopped
-anywhere, and given again.
+DIR/results/classes-NAME-KEY.json and .npz. A model whose result has the same weights, images and settings is not
+measured again, so the command may be stopped anywhere, and given again.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,6 +15,7 @@ from ml_collections import ConfigDict
 from common import config as configs
 from common.cli import multi_run, workdirs
 from common.cli.app import App, Request, print_lines
+from common.cli.verbs.trained import config_settings, fingerprints
 from common.errors import input_error
 from common.io import results
 from common.plots.tables import text_table
@@ -78,7 +80,8 @@ def build(config: ConfigDict) -> Plan:
     ):
         if value < least or (most and value > most):
             expected = f"{least} to {most}" if most else f"at least {least}"
-            raise input_error(f"config.classes.{name}", expected=expected, got=value, fix=f"use {least} or more")
+            fix = f"use {least} or more" if value < least else f"use {most} or less"
+            raise input_error(f"config.classes.{name}", expected=expected, got=value, fix=fix)
     return Plan(
         tuple(Member(*each) for each in zip(names, each["steps"], each["levels"], alphas, strict=True)),
         classes.num_images,
@@ -115,10 +118,24 @@ def run(app: App, request: Request) -> None:
     multi_run.check_same(app, config, workdir, what="comparison of classes")
     for member in plan.members:
         multi_run.check(app, config_of(config, member), workdir / member.name)
+    sources = {member.name: app.build(config_of(config, member)).sources() for member in plan.members}
+
+    def path(member: Member) -> Path:
+        weights = multi_run.trained_weights(workdir / member.name)
+        settings = settings_of(config, member, sources[member.name], weights)
+        return results.path_of(workdir / "results", f"classes-{member.name}", settings)
+
     if request.flags.dry_run:
-        print_lines(
-            *text_table([_planned(member, workdir) for member in plan.members]), "nothing was compiled or written"
-        )
+        planned = [
+            {
+                "class": member.name,
+                "steps": member.steps,
+                "trained": "yes" if multi_run.is_trained(workdir / member.name) else "no",
+                "measured": "yes" if path(member).exists() else "no",
+            }
+            for member in plan.members
+        ]
+        print_lines(*text_table(planned), "nothing was compiled or written")
         return
     from common.training import parallel
 
@@ -126,20 +143,24 @@ def run(app: App, request: Request) -> None:
     workdir.mkdir(parents=True, exist_ok=True)
     configs.write(config, workdir)
     for member in plan.members:
-        if result_path(workdir, member).exists():
-            continue
         if not multi_run.train(app, config_of(config, member), workdir / member.name, title=member.name):
             print_lines(f"interrupted in {member.name}; the same command goes on from there")
             return
-        _measure(app, config, workdir, plan, member)
-        print_lines(f"wrote {result_path(workdir, member)}")
-    rows = [row(results.read(result_path(workdir, member))[0]) for member in plan.members]
+        if not path(member).exists():
+            print_lines(f"wrote {_measure(config, workdir, plan, member, sources[member.name])}")
+    rows = [row(results.read(path(member))[0]) for member in plan.members]
     print_lines(*text_table(rows), f"next: python -m {app.name} figures --workdir {workdir}")
 
 
-def result_path(workdir: Path, member: Member) -> Path:
-    """Returns the file whose presence says that the model of a class has been measured."""
-    return workdir / "results" / f"classes-{member.name}.json"
+def settings_of(config: ConfigDict, member: Member, sources: Mapping[str, Any], weights: str | None) -> dict[str, Any]:
+    """Returns all that decides the result of a class; `weights` is the hash of its model's."""
+    return {
+        "weights": weights,
+        "seed": config.seed,
+        "level": member.level,
+        "data": fingerprints(sources),
+        "config": config_settings(config),
+    }
 
 
 def row(numbers: dict[str, Any]) -> dict[str, Any]:
@@ -158,12 +179,15 @@ def row(numbers: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _measure(app: App, config: ConfigDict, workdir: Path, plan: Plan, member: Member) -> None:
+def _measure(config: ConfigDict, workdir: Path, plan: Plan, member: Member, sources: Mapping[str, Any]) -> Path:
+    """Measures the model of one class and writes its result; returns the path of its numbers."""
     import time
 
     import jax
 
     from common.checkpoint import restore_variables
+    from common.io.progress import Progress
+    from common.sampling import weights_digest
     from common.training import parallel
     from common.training.keys import Purpose, key_for
     from gahb.class_measures import measure
@@ -174,21 +198,25 @@ def _measure(app: App, config: ConfigDict, workdir: Path, plan: Plan, member: Me
     start = time.perf_counter()
     own = config_of(config, member)
     variables, step = restore_variables(workdir / member.name)
+    settings = settings_of(config, member, sources, weights_digest(variables))
     denoise = denoiser(jax.tree.map(jax.numpy.asarray, variables), build_network(own))
-    held_out = app.build(own).sources()["test"]
+    held_out = sources["test"]
     tangents = None
     if member.name in GENERATED:
         tangents = held_out.tangents(spread_indices(held_out, plan.basis_images))
-    numbers, arrays = measure(
-        denoise,
-        spread(held_out, plan.num_images),
-        spread(held_out, plan.basis_images),
-        plan.measures,
-        key_for(jax.random.key(config.seed), Purpose.EVALUATE),
-        sigma=member.level / 255,
-        alpha=member.alpha,
-        tangents=tangents,
-    )
+    shown = spread(held_out, plan.basis_images)
+    with Progress(1 + len(shown), unit="measures", what=member.name) as bar:
+        numbers, arrays = measure(
+            denoise,
+            spread(held_out, plan.num_images),
+            shown,
+            plan.measures,
+            key_for(jax.random.key(config.seed), Purpose.EVALUATE),
+            sigma=member.level / 255,
+            alpha=member.alpha,
+            tangents=tangents,
+            add=bar.add,
+        )
     origin = results.provenance(
         config_hash=configs.digest(config),
         seed=config.seed,
@@ -199,8 +227,14 @@ def _measure(app: App, config: ConfigDict, workdir: Path, plan: Plan, member: Me
     )
     if isinstance(held_out, Shuffled):
         arrays["order"] = held_out.order
-    told = {"class": member.name, "batch_size": config.train.batch_size}
-    results.write(workdir / "results", f"classes-{member.name}", numbers={**origin, **told, **numbers}, arrays=arrays)
+    described = {"class": member.name, "batch_size": config.train.batch_size}
+    return results.write(
+        workdir / "results",
+        f"classes-{member.name}",
+        numbers={**origin, **described, **numbers},
+        arrays=arrays,
+        settings=settings,
+    )[-1]
 
 
 def _alpha(name: str) -> float | None:
@@ -224,12 +258,3 @@ def _for_each(field: str, values, names: tuple[str, ...], *, least: float) -> tu
         expected = f"one positive number, or {len(names)} as there are classes"
         raise input_error(f"config.classes.{field}", expected=expected, got=values, fix="give one for each class")
     return values * len(names) if len(values) == 1 else values
-
-
-def _planned(member: Member, workdir: Path) -> dict[str, Any]:
-    return {
-        "class": member.name,
-        "steps": member.steps,
-        "trained": "yes" if multi_run.is_trained(workdir / member.name) else "no",
-        "measured": "yes" if result_path(workdir, member).exists() else "no",
-    }

@@ -58,7 +58,7 @@ def section(workdir: Path) -> list[Block]:
     ]
     return [
         words,
-        Table(list(table[0]), [list(row.values()) for row in table]),
+        Table.of(table),
         Picture(factors, "Shrinkage factors."),
         Picture(coefficients, "How much of the clean image each eigenvector holds."),
         *captions,
@@ -66,7 +66,7 @@ def section(workdir: Path) -> list[Block]:
 
 
 def read(workdir: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """Returns numbers and arrays of the newest result of `analyse`; raises `InputError` if there is none."""
+    """Returns numbers and arrays of the newest result of `analyse`; raises `NoResultError` if there is none."""
     return results.read_newest(workdir / "results", "eigenbasis", verb="analyse")
 
 

@@ -5,9 +5,12 @@ import jax.numpy as jnp
 
 from common.cli import workdirs
 from common.cli.app import App, Request, print_lines
+from common.cli.verbs import trained
 from common.errors import RunError
+from common.io import results
 from common.io.files import write_atomically
-from gahb.denoisers import Denoiser, load_denoiser
+from gahb.denoisers import Denoiser, denoiser
+from gahb.method import build_network
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 
@@ -27,16 +30,24 @@ def export(denoise: Denoiser, *, size: int, channels: int = 1, platforms: tuple[
 
 
 def run(app: App, request: Request) -> None:
-    """Writes `export/denoiser-SIZE.jax` of the run in `--workdir`; `--config.data.size` chooses another image size."""
-    resolved = workdirs.of_trained(app, request)
-    workdirs.check_writable(resolved.workdir)
-    app.build(resolved.config)  # refuses an image size that the network cannot take
-    data = resolved.config.data
-    denoise = load_denoiser(resolved.workdir, step=request.flags.step)
-    folder = resolved.workdir / "export"
-    content = export(denoise, size=data.size, channels=data.channels)
+    """Writes `export/denoiser-SIZE-KEY.jax` of the run in `--workdir`, and its settings beside it, `.json`.
+
+    `--config.data.size` chooses another image size.
+    """
+    config = workdirs.of_trained(app, request).config
+    model = trained.load(app, request, "SAMPLE")  # refuses an image size that the network cannot take
+    if model is None:
+        return
+    data, folder = config.data, model.workdir / "export"
+    settings = {**trained.without(model.settings, "evaluate", "sampler"), "platforms": list(PLATFORMS)}
+    content, seconds = trained.timed(
+        "export",
+        lambda: export(denoiser(model.variables, build_network(config)), size=data.size, channels=data.channels),
+    )
+    name = f"denoiser-{data.size}"
     folder.mkdir(exist_ok=True)
-    path = write_atomically(folder / f"denoiser-{data.size}.jax", content)
+    path = write_atomically(folder / f"{results.name_of(name, settings)}.jax", content)
+    results.write(folder, name, numbers=model.provenance(seconds, 1), arrays={}, settings=settings)
     print_lines(
         f"wrote {path}, {path.stat().st_size / 2**20:.1f} MiB, for {', '.join(PLATFORMS)}",
         f"next: jax.export.deserialize(open({str(path)!r}, 'rb').read()).call(y)  # y [B, {data.size}, {data.size}, "

@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from common.errors import InputError
 from common.io import results
 from common.io.metrics_log import read_metrics
 from common.io.pictures import grid, save_png
+from common.io.results import NoResultError
 from common.plots import plotting, report
 from common.plots.report import Block, Paragraph, Picture, Row, Table, write_report
 from gahb import class_figures, eigenbasis_figures, inverse_figures, study_figures
@@ -19,7 +19,7 @@ def training(workdir: Path) -> list[Path]:
     """Draws loss and PSNR of the training batches against the step: `figures/training.png`."""
     records = [each for each in read_metrics(workdir) if "loss" in each]
     if not records:
-        raise InputError(f"{workdir / 'metrics.jsonl'}: expected training lines, got none; train first")
+        raise NoResultError(f"{workdir / 'metrics.jsonl'}: expected training lines, got none; train first")
     path = plotting.path_in(workdir, "training")
     steps = [each["step"] for each in records]
     with plotting.figure(path, width=2 * plotting.COLUMN, columns=2) as (left, right):
@@ -92,7 +92,7 @@ def sections(workdir: Path) -> dict[str, Sequence[Block]]:
                 f"Mean PSNR in dB over {numbers['num_images']} held-out images. sigma is the standard deviation of the "
                 "noise in 1/255; the denoiser is not told it, the Wiener filter is."
             ),
-            Table(list(numbers["table"][0]), [list(row.values()) for row in numbers["table"]]),
+            Table.of(numbers["table"]),
             Picture(psnr(workdir)[0], "PSNR of the squared error averaged over all images, against that of the input."),
             *(Picture(path, "The same noise at each level, on a held-out image.") for path in denoising(workdir)),
         ]
@@ -106,10 +106,10 @@ def sections(workdir: Path) -> dict[str, Sequence[Block]]:
             ),
             Picture(samples(workdir)[0], "Samples from noise.", pixels=True),
         ]
-    if any((workdir / "results").glob("study-*.json")):
+    if results.newest(workdir / "results", "study-"):
         found["From memory to generalisation"] = study_figures.section(workdir)
         made += [each.numbers for each in study_figures.found(workdir)]
-    if any((workdir / "results").glob("classes-*.json")):
+    if results.newest(workdir / "results", "classes-"):
         found["Classes whose best denoiser is known"] = class_figures.section(workdir)
         made += [each.numbers for each in class_figures.found(workdir)]
     if results.newest(workdir / "results", "eigenbasis"):
@@ -121,9 +121,9 @@ def sections(workdir: Path) -> dict[str, Sequence[Block]]:
     if any("loss" in each for each in read_metrics(workdir)):
         found["Training"] = [Row([Picture(training(workdir)[0], "Loss and PSNR of the training batches.")])]
     if not found:
-        raise InputError(f"workdir {workdir}: expected result files, got none; run evaluate or sample first")
+        raise NoResultError(f"workdir {workdir}: expected result files, got none; run evaluate or sample first")
     if made:
-        found["How this was made"] = report.origins(made, command="python -m gahb figures --workdir DIR")
+        found["How this was made"] = report.origins(workdir, made, command="python -m gahb figures --workdir DIR")
     return found
 
 

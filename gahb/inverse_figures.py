@@ -49,9 +49,9 @@ def section(workdir: Path) -> list[Block]:
     )
     pictures = zip([row["problem"] for row in table], restoration(workdir), strict=True)
     captions = [Picture(path, name.replace("_", " ").capitalize() + ".") for name, path in pictures]
-    return [words, Table(list(table[0]), [list(row.values()) for row in table]), *captions]
+    return [words, Table.of(table), *captions]
 
 
 def read(workdir: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """Returns numbers and arrays of the newest result of `restore`; raises `InputError` if there is none."""
+    """Returns numbers and arrays of the newest result of `restore`; raises `NoResultError` if there is none."""
     return results.read_newest(workdir / "results", "restore", verb="restore")

@@ -8,6 +8,7 @@ from common.cli.app import App, Request, print_lines
 from common.cli.verbs import trained
 from common.errors import InputError, input_error
 from common.io import results
+from common.io.progress import Progress
 from common.plots.tables import text_table
 from common.training.keys import Purpose, key_for
 from gahb import inverse
@@ -16,7 +17,7 @@ from gahb.method import build_network, spread
 
 
 def run(app: App, request: Request) -> None:
-    """Writes `results/restore-step-N-seed-S.json` and `.npz`, and prints a table of PSNRs."""
+    """Writes `results/restore-step-N-seed-S-KEY.json` and `.npz`, and prints a table of PSNRs."""
     config = workdirs.of_trained(app, request).config
     whole = _of_images(config)
     shape = (whole.data.size, whole.data.size, whole.data.channels)
@@ -27,13 +28,14 @@ def run(app: App, request: Request) -> None:
     model = trained.load(app, request, "SAMPLE")
     if model is None:
         return
-    images = spread(held_out()["test"], restore.num)
+    sources = held_out()
+    images = spread(sources["test"], restore.num)
     if images.shape[1:] != shape:
         got = list(images.shape[1:])
         raise input_error("held-out images", expected=list(shape), got=got, fix="set config.evaluate.restore.size to 0")
     key = key_for(jax.random.key(config.seed), Purpose.EVALUATE)
     problems = inverse.problems(restore.problems, key, shape, **measured)
-    found, seconds = trained.timed(_restore, config, model, images, problems)
+    found, seconds = trained.timed("", _restore, config, model, images, problems)
     rows = [inverse.summary(name, arrays) for name, arrays in found.items()]
     numbers = {
         **model.provenance(seconds, max(int(arrays["steps"].max()) for arrays in found.values()) + 1),
@@ -42,7 +44,11 @@ def run(app: App, request: Request) -> None:
     }
     arrays = {f"{name}.{field}": value for name, parts in found.items() for field, value in parts.items()}
     paths = results.write(
-        model.workdir / "results", f"restore-{model.name}", numbers=numbers, arrays={"original": images, **arrays}
+        model.workdir / "results",
+        f"restore-{model.name}",
+        numbers=numbers,
+        arrays={"original": images, **arrays},
+        settings={**model.settings, "data": trained.fingerprints(sources)},
     )
     print_lines(
         *text_table(rows),
@@ -80,22 +86,24 @@ def _check(restore, shape, measured) -> None:
 def _restore(config, model, images: np.ndarray, problems) -> dict[str, dict[str, np.ndarray]]:
     sampler, restore = config.sampler, config.evaluate.restore
     denoise = denoiser(model.variables, build_network(config))
-    return {
-        name: inverse.restore(
-            denoise,
-            jax.random.fold_in(model.key, inverse.PROBLEMS.index(name)),
-            images,
-            operator,
-            samples=restore.samples,
-            impose=restore.impose,
-            mean=sampler.mean,
-            sigma_0=sampler.sigma_0,
-            sigma_L=sampler.sigma_L,
-            h0=sampler.h0,
-            beta=sampler.beta,
-            fixed_step=sampler.fixed_step,
-            max_steps=sampler.max_steps,
-            divergence=sampler.divergence,
-        )
-        for name, operator in problems.items()
-    }
+    restored = {}
+    with Progress(len(problems), unit="problems", what="restore") as bar:
+        for name, operator in problems.items():
+            restored[name] = inverse.restore(
+                denoise,
+                jax.random.fold_in(model.key, inverse.PROBLEMS.index(name)),
+                images,
+                operator,
+                samples=restore.samples,
+                impose=restore.impose,
+                mean=sampler.mean,
+                sigma_0=sampler.sigma_0,
+                sigma_L=sampler.sigma_L,
+                h0=sampler.h0,
+                beta=sampler.beta,
+                fixed_step=sampler.fixed_step,
+                max_steps=sampler.max_steps,
+                divergence=sampler.divergence,
+            )
+            bar.add()
+    return restored

@@ -1,14 +1,15 @@
 """`python -m gahb study`: pairs of denoisers on disjoint training sets of growing size, from memory to generalisation.
 
 Each model is an ordinary run in DIR/N-00010/1 (or /2), resumed as `train` resumes; each pair is measured once both are
-there, into DIR/results/study-N-00010.json and .npz. A part that has its result file is not done again, so the command
-may be stopped anywhere, and given again.
+there, into DIR/results/study-N-00010-KEY.json and .npz. A pair whose result has the same weights, images and settings
+is not measured again, so the command may be stopped anywhere, and given again.
 
 The models are trained one after the other, on all devices. On CPUs two models in one vectorised program took three
 times as long each; where several accelerators are there, `--only 10/2` trains one model, so each device may be given
 its own (one process each, made visible to it alone), and the command without it then measures what all have trained.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,6 +20,8 @@ from common import config as configs
 from common import durations
 from common.cli import multi_run, workdirs
 from common.cli.app import App, Request, print_lines
+from common.cli.verbs.trained import config_settings
+from common.data.source import digest
 from common.errors import input_error
 from common.io import results
 from common.plots.tables import text_table
@@ -134,7 +137,7 @@ def run(app: App, request: Request) -> None:
     plan = build(config)
     multi_run.check_same(app, config, workdir, what="study")
     chosen, halves = _chosen(plan, request.flags.only)
-    # Only now what takes seconds to import: a typo is told at once.
+    # Imported only now, which takes seconds: a mistyped command is refused at once.
     from common.training import parallel
 
     for part in chosen:
@@ -143,30 +146,54 @@ def run(app: App, request: Request) -> None:
     training, held_out, dropped = images(app, config, plan)
     kept = f"{len(held_out)} held out ({dropped} that are training images left out)"
     print_lines(f"data: training sets of up to {len(training[0])} images, {kept}")
+    measured = Measured(config, workdir, training, held_out)
     if request.flags.dry_run:
-        print_lines(*text_table([_planned(part, workdir) for part in plan.parts]), "nothing was compiled or written")
+        print_lines(*text_table([_planned(part, measured) for part in plan.parts]), "nothing was compiled or written")
         return
     parallel.enable_compilation_cache()
     workdir.mkdir(parents=True, exist_ok=True)
     configs.write(config, workdir)
     for part in chosen:
-        if result_path(workdir, part).exists():
-            continue
         for half in halves:
-            folder, title = workdir / part.name / str(half), f"{part.name}/{half}"
+            folder, title = folder_of(workdir, part, half), f"{part.name}/{half}"
             if not multi_run.train(app, config_of(config, part, half), folder, title=title, size=part.size):
                 print_lines(f"interrupted in {part.name}/{half}; the same command goes on from there")
                 return
-        if len(halves) == 2:
-            _measure(app, config, workdir, plan, part, training, held_out)
-            print_lines(f"wrote {result_path(workdir, part)}")
-    rows = [_row(results.read(path)[0]) for part in plan.parts if (path := result_path(workdir, part)).exists()]
+        if len(halves) == 2 and not measured.path(part).exists():
+            print_lines(f"wrote {_measure(app, plan, part, measured)}")
+    rows = [_row(results.read(path)[0]) for part in plan.parts if (path := measured.path(part)).exists()]
     print_lines(*text_table(rows), f"next: python -m {app.name} figures --workdir {workdir}")
 
 
-def result_path(workdir: Path, part: Part) -> Path:
-    """Returns the file whose presence says that a pair has been measured."""
-    return workdir / "results" / f"study-{part.name}.json"
+def folder_of(workdir: Path, part: Part, half: int) -> Path:
+    """Returns the directory of one model's run."""
+    return workdir / part.name / str(half)
+
+
+class Measured(NamedTuple):
+    """What decides the results of a study beside the models: its config and images, and where the results are."""
+
+    config: ConfigDict
+    workdir: Path
+    training: list[np.ndarray]
+    held_out: np.ndarray
+
+    def settings(self, part: Part, weights: Sequence[str | None]) -> dict[str, Any]:
+        """Returns all that decides the result of a pair; `weights` are the hashes of its two models."""
+        return {
+            "weights": list(weights),
+            "seed": self.config.seed,
+            "data": {
+                "training": digest(*(each[: part.size] for each in self.training)),
+                "held_out": digest(self.held_out),
+            },
+            "config": config_settings(self.config),
+        }
+
+    def path(self, part: Part) -> Path:
+        """Returns the file whose presence says that a pair, as it was trained, has been measured."""
+        weights = [multi_run.trained_weights(folder_of(self.workdir, part, half)) for half in (1, 2)]
+        return results.path_of(self.workdir / "results", f"study-{part.name}", self.settings(part, weights))
 
 
 def images(app: App, config: ConfigDict, plan: Plan) -> tuple[list[np.ndarray], np.ndarray, int]:
@@ -214,49 +241,61 @@ def _chosen(plan: Plan, only: str | None) -> tuple[tuple[Part, ...], tuple[int, 
     return (part,), (half,)
 
 
-def _measure(app, config, workdir, plan, part, training, held_out) -> None:
-    """Measures one pair and writes its result."""
+def _measure(app: App, plan: Plan, part: Part, measured: Measured) -> Path:
+    """Measures one pair and writes its result; returns the path of its numbers."""
     import time
 
     import jax
 
     from common.checkpoint import restore_variables
+    from common.io.progress import Progress
+    from common.sampling import weights_digest
     from common.training import parallel
     from common.training.keys import Purpose, key_for
     from gahb.denoisers import denoiser
     from gahb.method import build_network
-    from gahb.study_measures import Pair, measure
+    from gahb.study_measures import Pair, measure, num_measures
 
-    start = time.perf_counter()
+    start, config = time.perf_counter(), measured.config
     root = jax.random.key(config.seed)
     sample_key = key_for(root, Purpose.SAMPLE)
-    denoisers, drawn = [], []
-    for half in (1, 2):
-        own = config_of(config, part, half)
-        variables, step = restore_variables(workdir / part.name / str(half))
-        variables = jax.tree.map(jax.numpy.asarray, variables)
-        denoisers.append(denoiser(variables, build_network(own)))
-        # The same key for both: the same initial image and the same noise at each iteration.
-        drawn.append(app.build(own).sample(variables, sample_key))
-    pair = Pair(denoisers, [each[: part.size] for each in training], drawn)
-    key = key_for(root, Purpose.EVALUATE)
-    numbers, arrays = measure(pair, held_out, plan.measures, plan.sampler, key=key, sample_key=sample_key)
+    denoisers, samples, weights = [], [], []
+    with Progress(2 + num_measures(plan.measures), unit="measures", what=part.name) as bar:
+        for half in (1, 2):
+            own = config_of(config, part, half)
+            variables, step = restore_variables(folder_of(measured.workdir, part, half))
+            weights.append(weights_digest(variables))
+            variables = jax.tree.map(jax.numpy.asarray, variables)
+            denoisers.append(denoiser(variables, build_network(own)))
+            # The same key for both: the same initial image and the same noise at each iteration.
+            samples.append(app.build(own).sample(variables, sample_key))
+            bar.add()
+        pair = Pair(denoisers, [each[: part.size] for each in measured.training], samples)
+        key = key_for(root, Purpose.EVALUATE)
+        how = {"key": key, "sample_key": sample_key, "add": bar.add}
+        numbers, arrays = measure(pair, measured.held_out, plan.measures, plan.sampler, **how)
     origin = results.provenance(
         config_hash=configs.digest(config),
         seed=config.seed,
         step=step,
         device=parallel.device_name(),
         wall_s=time.perf_counter() - start,
-        nfe=max(each.info["nfe"] for each in drawn),
+        nfe=max(each.info["nfe"] for each in samples),
     )
-    told = {"size": part.size, "control": part.control, "batch_size": config.train.batch_size}
-    results.write(workdir / "results", f"study-{part.name}", numbers={**origin, **told, **numbers}, arrays=arrays)
+    described = {"size": part.size, "control": part.control, "batch_size": config.train.batch_size}
+    return results.write(
+        measured.workdir / "results",
+        f"study-{part.name}",
+        numbers={**origin, **described, **numbers},
+        arrays=arrays,
+        settings=measured.settings(part, weights),
+    )[-1]
 
 
-def _planned(part: Part, workdir: Path) -> dict[str, Any]:
-    done = sum(multi_run.is_trained(workdir / part.name / str(half)) for half in (1, 2))
-    measured = "yes" if result_path(workdir, part).exists() else "no"
-    return {"part": part.name, "images": part.size, "steps": part.steps, "trained": done, "measured": measured}
+def _planned(part: Part, measured: Measured) -> dict[str, Any]:
+    done = sum(multi_run.is_trained(folder_of(measured.workdir, part, half)) for half in (1, 2))
+    there = "yes" if measured.path(part).exists() else "no"
+    return {"part": part.name, "images": part.size, "steps": part.steps, "trained": done, "measured": there}
 
 
 def _row(numbers: dict[str, Any]) -> dict[str, Any]:

@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from common.errors import InputError
 from common.io import results
+from common.io.results import NoResultError
 from common.plots import plotting
 from common.plots.report import Block, Paragraph, Picture, Table
 from gahb.generalisation import ORIGINS
@@ -24,11 +24,11 @@ class Result(NamedTuple):
 
 
 def found(workdir: Path) -> list[Result]:
-    """Returns the results of a study by size, the control last; raises `InputError` if there is none."""
-    loaded = [results.read(path) for path in sorted((workdir / "results").glob("study-*.json"))]
+    """Returns the results of a study by size, the control last; raises `NoResultError` if there is none."""
+    loaded = [results.read(path) for path in results.latest_of_each(workdir / "results", "study-")]
     if not loaded:
         place = workdir / "results"
-        raise InputError(f"{place}: expected results of a generalisation study, got none; run study first")
+        raise NoResultError(f"{place}: expected results of a generalisation study, got none; run study first")
     loaded.sort(key=lambda each: (each[0]["control"], each[0]["size"]))
     return [
         Result(f"control, {numbers['step']} steps" if numbers["control"] else f"N = {numbers['size']}", numbers, arrays)
@@ -60,7 +60,7 @@ def gap(workdir: Path) -> list[Path]:
     everything = found(workdir)
     shown = [each for each in everything if not each.numbers["control"]]
     if not shown:
-        raise InputError(f"{workdir / 'results'}: expected results of a training set size, got only the control's")
+        raise NoResultError(f"{workdir / 'results'}: expected results of a training set size, got only the control's")
     path = plotting.path_in(workdir, "study-gap")
     sizes = [each.numbers["size"] for each in shown]
     with plotting.figure(path, width=2 * plotting.COLUMN, height=3.4, columns=2) as (left, right):
@@ -161,7 +161,7 @@ def trajectories(workdir: Path) -> list[Path]:
     """Shows where the two models' ways from one noise part, sample by sample: `figures/study-trajectory-N-I.png`."""
     with_ways = [each for each in found(workdir) if "trajectory.frames" in each.arrays]
     if not with_ways:
-        raise InputError(f"{workdir / 'results'}: expected trajectories, got none; set config.study.trajectories=3")
+        raise NoResultError(f"{workdir / 'results'}: expected trajectories, got none; set config.study.trajectories=3")
     paths = [plotting.path_in(workdir, "study-bifurcation")]
     with plotting.figure(paths[0], width=1.4 * plotting.COLUMN, height=3.2) as axes:
         for result in with_ways:
@@ -190,7 +190,7 @@ def section(workdir: Path) -> Sequence[Block]:
             "control of two nearly untrained models says how much agreement means nothing; held-out images beside "
             "their nearest training image say how near chance comes."
         ),
-        Table(list(_row(shown[0])), [list(_row(each).values()) for each in shown]),
+        Table.of([_row(each) for each in shown]),
         Picture(gap(workdir)[0], "The gap between training and held-out PSNR, and similarities, against N."),
         Picture(psnr(workdir)[0], f"PSNR on training and on {first['num_held_out']} held-out images."),
         *(Picture(path, "Similarities; the controls are broken lines.") for path in similarity(workdir)),

@@ -1,6 +1,6 @@
 """Everything measured of one pair of models of the generalisation study, as numbers and arrays for a result file."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -42,10 +42,12 @@ def measure(
     *,
     key: jax.Array,
     sample_key: jax.Array,
+    add: Callable[[int], object] = lambda count: None,
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Returns `(numbers, arrays)` of a pair; `held_out [M, H, W, C]` is in neither training set.
 
-    `sample_key` is the one from which the samples were drawn, so that trajectory i is the way to sample i.
+    `sample_key` is the one from which the samples were drawn, so that trajectory i is the way to sample i. `add(1)` is
+    called after each of the `num_measures(settings)` measures.
 
     Means over samples take those that reached the final noise level, in both models where two are compared; the arrays
     hold all of them and say which did (`converged [2, N]`).
@@ -61,18 +63,24 @@ def measure(
             "both": int(converged.all(0).sum()),
             "of": int(converged.shape[1]),
         },
-        **_denoising(pair, held_out, noise_key, bootstrap_key, settings, arrays),
-        "similarity": _likeness(pair, held_out, converged, jax.random.fold_in(bootstrap_key, 2), settings, arrays),
-        "origins": _origins(pair, held_out, converged, settings, arrays),
+        **_denoising(pair, held_out, noise_key, bootstrap_key, settings, arrays, add),
+        "similarity": _likeness(pair, held_out, converged, jax.random.fold_in(bootstrap_key, 2), settings, arrays, add),
+        "origins": _origins(pair, held_out, converged, settings, arrays, add),
     }
     if settings.trajectories:
         shape = (settings.trajectories, *held_out.shape[1:])
         found = g.trajectories(pair.denoisers, sample_key, shape, every=settings.trajectory_every, **sampler)
         arrays |= {f"trajectory.{name}": value for name, value in found.items()}
+        add(1)
     return numbers, arrays
 
 
-def _denoising(pair, held_out, noise_key, bootstrap_key, settings, arrays) -> dict[str, Any]:
+def num_measures(settings: Settings) -> int:
+    """Returns how often `measure` calls `add`: four curves, one distance, features, four origins, trajectories."""
+    return 4 + 1 + len(g.FEATURES) + 4 + bool(settings.trajectories)
+
+
+def _denoising(pair, held_out, noise_key, bootstrap_key, settings, arrays, add) -> dict[str, Any]:
     """PSNR of training and held-out images, their gap, and how far the two denoisers are apart on held-out images."""
     sigmas = 10 ** (-np.asarray(settings.curve_db, np.float64) / 20)
     curves: dict[str, list[PsnrCurve]] = {"train": [], "test": []}
@@ -84,6 +92,7 @@ def _denoising(pair, held_out, noise_key, bootstrap_key, settings, arrays) -> di
             curve = psnr_curve(denoise, clean, sigmas, curve_key, batch_size=settings.batch_size)
             curves[name].append(curve)
             arrays |= {f"psnr.{name}.{m}.{field}": value for field, value in curve._asdict().items()}
+            add(1)
     gaps: dict[str, list[g.Interval]] = {}
     for measure_name in ("sigma", "log"):
         weights = g.level_weights(sigmas, measure=measure_name)
@@ -100,6 +109,7 @@ def _denoising(pair, held_out, noise_key, bootstrap_key, settings, arrays) -> di
     apart = g.squared_distances(
         *pair.denoisers, held_out, sigmas, jax.random.fold_in(noise_key, 1), batch_size=settings.batch_size
     )
+    add(1)
     arrays |= {"distance.sigma": sigmas, "distance.squared": apart}
     size = held_out[0].size
     errors = [10 ** (-curves["test"][m].per_image / 10) * size for m in range(2)]
@@ -123,7 +133,7 @@ def _denoising(pair, held_out, noise_key, bootstrap_key, settings, arrays) -> di
     return numbers
 
 
-def _likeness(pair, held_out, converged, key, settings, arrays) -> dict[str, Any]:
+def _likeness(pair, held_out, converged, key, settings, arrays, add) -> dict[str, Any]:
     """Similarity of the models' samples to each other and to training images, beside what chance would give."""
     first, second = arrays["samples"]
     both = converged.all(0)
@@ -155,6 +165,7 @@ def _likeness(pair, held_out, converged, key, settings, arrays) -> dict[str, Any
         numbers[name] = {
             label: _summary(value[counted[label]], feature_key, settings.bootstrap) for label, value in found.items()
         }
+        add(1)
     return numbers
 
 
@@ -162,7 +173,7 @@ def _summary(values: np.ndarray, key: jax.Array, draws: int) -> dict[str, float]
     return {**g.bootstrap(key, values, draws=draws)._asdict(), "count": len(values)} if len(values) else None
 
 
-def _origins(pair, held_out, converged, settings, arrays) -> dict[str, Any]:
+def _origins(pair, held_out, converged, settings, arrays, add) -> dict[str, Any]:
     """Fractions of copies, recombinations and new images among samples and, as a control, held-out images."""
     found: dict[str, list[np.ndarray]] = {"samples": [], "held_out": []}
     one: dict[str, list[np.ndarray]] = {"samples": [], "held_out": []}
@@ -174,6 +185,7 @@ def _origins(pair, held_out, converged, settings, arrays) -> dict[str, Any]:
             arrays |= {f"patches.{name}.{m}.index": patches.index, f"patches.{name}.{m}.value": patches.value}
             found[name].append(g.classify(patches, whole, least=settings.copy_similarity))
             one[name].append(g.one_origin(patches.index))
+            add(1)
     numbers = {}
     for name, classes in found.items():
         arrays[f"origin.{name}"] = np.stack(classes)

@@ -1,6 +1,11 @@
 """AGM (Chen et al., ICLR 2024): generative modelling in phase space, by bridges of position and velocity."""
 
 import importlib
+import pathlib
+import runpy
+
+# By its path, since another project's `common` may be in the way.
+runpy.run_path(str(pathlib.Path(__file__).parents[1] / "common" / "layout.py"))["check"]()
 
 _WHERE = {
     "Bridge": "phase_bridge.bridge",

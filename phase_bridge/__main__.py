@@ -73,8 +73,8 @@ COMPARE = Verb(
     "compare",
     "train and measure bridges, flow matching and diffusion on the same data and network",
     "Trains every model of config.compare.models with config.compare.seeds seeds, measures each sampler at each\n"
-    "number of evaluations, and writes DIR/results/compare.json, DIR/compare.md and figures. The same command goes\n"
-    "on where it was stopped.",
+    "number of evaluations, and writes DIR/results/compare-KEY.json, .md and figures. The same command goes on\n"
+    "where it was stopped.",
     _compare_arguments,
     _compare,
 )
@@ -83,7 +83,7 @@ GUIDE = Verb(
     "guide",
     "make images from coarse paintings and fill holes, with a model trained without either",
     "Takes held-out images as paintings of few cells and with a hole, and writes the images made from them to\n"
-    "DIR/results/guided-step-N-seed-S.json and .npz.",
+    "DIR/results/guided-step-N-seed-S-KEY.json and .npz.",
     _guide_arguments,
     _guide,
 )

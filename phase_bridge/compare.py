@@ -1,9 +1,10 @@
 """`python -m phase_bridge compare`: the same data, network, steps, batch and seeds for all models; quality against NFE.
 
 Each model is an ordinary run in DIR/models/MODEL/SEED, resumed as `train` resumes. Settings of samplers are chosen on
-the first seed's model with draws of their own (DIR/results/settings-MODEL.json), then every seed's model is measured
-(DIR/results/measured-MODEL-SEED.json). What has its file is not done again, so the command may be stopped anywhere, and
-given again; it ends with DIR/results/compare.json, DIR/compare.md and figures.
+the first seed's model with samples of their own (DIR/results/settings-MODEL-KEY.json), then every seed's model is
+measured (DIR/results/measured-MODEL-SEED-KEY.json). What has its file, of the same weights and settings, is not done
+again, so the command may be stopped anywhere, and given again; it ends with DIR/results/compare-KEY.json and .md, and
+figures.
 """
 
 import time
@@ -16,9 +17,12 @@ from ml_collections import ConfigDict
 from common import config as configs
 from common.cli import multi_run, workdirs
 from common.cli.app import App, Request, print_lines
+from common.cli.verbs.trained import config_settings
 from common.errors import choice, input_error
 from common.io import results
 from common.io.files import write_atomically
+from common.io.progress import Progress
+from common.plots.tables import markdown_table
 from configs.phase_bridge.base import base
 from phase_bridge.entrants import ENTRANTS, GROUPS, how_of, usual
 
@@ -110,21 +114,42 @@ def run(app: App, request: Request) -> None:
     # Seeds outermost: what is there after a while is a whole comparison.
     for seed in range(plan.seeds):
         for model in plan.models:
-            if only not in (None, (model, seed)) or measured_path(workdir, model, seed).exists():
+            if only not in (None, (model, seed)):
                 continue
             folder, title = model_path(workdir, model, seed), f"{model}/{seed}"
             if not plan.exact and not multi_run.train(app, config_of(config, model, seed), folder, title=title):
                 print_lines(f"interrupted in {model}/{seed}; the same command goes on from there")
                 return
-            if only is None:
+            if only is None and not measured_path(config, workdir, plan, model, seed).exists():
                 _measure(config, workdir, plan, model, seed)
     if only is None:
         finish(config, workdir, plan, app)
 
 
-def measured_path(workdir: Path, model: str, seed: int) -> Path:
-    """Returns the file whose presence says that a model has been measured."""
-    return workdir / "results" / f"measured-{model}-{seed}.json"
+def measured_path(config: ConfigDict, workdir: Path, plan: Plan, model: str, seed: int) -> Path:
+    """Returns the file whose presence says that a model, as it was trained, has been measured."""
+    settings = settings_of(config, workdir, plan, model, seed)
+    return results.path_of(workdir / "results", f"measured-{model}-{seed}", settings)
+
+
+def settings_of(config: ConfigDict, workdir: Path, plan: Plan, model: str, seed: int) -> dict[str, Any]:
+    """Returns all that decides the measures of a model; the settings of its samplers follow from the first seed's."""
+    trained = {
+        of: None if plan.exact else multi_run.trained_weights(model_path(workdir, model, of)) for of in {0, seed}
+    }
+    own = config_settings(config_of(config, model, seed))
+    del own["compare"]  # it may grow by models and seeds
+    return {
+        "model": model,
+        "weights": trained[seed],
+        "settings_from": trained[0] if plan.tune else None,
+        "seed": config.seed + seed,
+        "evaluation_seed": config.seed,
+        "nfe": list(plan.nfe),
+        "tune": plan.tune,
+        "exact": plan.exact,
+        "config": own,
+    }
 
 
 def model_path(workdir: Path, model: str, seed: int) -> Path:
@@ -149,18 +174,20 @@ def _measure(config: ConfigDict, workdir: Path, plan: Plan, model: str, seed: in
     start = time.perf_counter()
     subject, step = _subject(config, workdir, plan, model, seed)
     root = jax.random.key(config.seed)
-    chosen = _settings(workdir, plan, model, subject, key_for(root, Purpose.PREVIEW))
+    chosen = _settings(config, workdir, plan, model, subject, key_for(root, Purpose.PREVIEW))
     key = key_for(root, Purpose.EVALUATE, seed)
     titles = {each.name: each.title for each in ENTRANTS[model].samplers}
     rows, samples = [], {}
-    for sampler, by_nfe in chosen.items():
-        for nfe, settings in by_nfe.items():
-            drawn, used = subject.draw(key, settings, nfe=int(nfe), num=plan.num)
-            found = subject.quality(drawn, index=0)
-            title = titles[sampler] or ENTRANTS[model].title
-            told = {"sampler": sampler, "title": title, "nfe": int(nfe), "used": used, "settings": settings}
-            rows.append({**told, **found})
-            samples[f"{sampler}.{nfe}"] = drawn[:2048]
+    count = sum(map(len, chosen.values()))
+    with Progress(count, unit="samplers", what=f"measure {model}/{seed}") as bar:
+        for sampler, by_nfe in chosen.items():
+            for nfe, settings in by_nfe.items():
+                points, used = subject.draw(key, settings, nfe=int(nfe), num=plan.num)
+                title = titles[sampler] or ENTRANTS[model].title
+                how = {"sampler": sampler, "title": title, "nfe": int(nfe), "used": used, "settings": settings}
+                rows.append({**how, **subject.quality(points, index=0)})
+                samples[f"{sampler}.{nfe}"] = points[:2048]
+                bar.add()
     best = {nfe: _best(rows, nfe) for nfe in plan.nfe}
     arrays = {f"samples.{nfe}": samples[f"{row['sampler']}.{nfe}"] for nfe, row in best.items() if row}
     origin = results.provenance(
@@ -172,8 +199,13 @@ def _measure(config: ConfigDict, workdir: Path, plan: Plan, model: str, seed: in
         nfe=None,
     )
     numbers = {**origin, "model": model, "title": ENTRANTS[model].title, "rows": rows}
-    path = measured_path(workdir, model, seed)
-    results.write(path.parent, path.stem, numbers=numbers, arrays=arrays)
+    results.write(
+        workdir / "results",
+        f"measured-{model}-{seed}",
+        numbers=numbers,
+        arrays=arrays,
+        settings=settings_of(config, workdir, plan, model, seed),
+    )
     print_lines(f"measured {model}/{seed}: " + ", ".join(f"{row['w2']:.3f} @{nfe}" for nfe, row in best.items() if row))
 
 
@@ -195,27 +227,35 @@ def _best(rows: Sequence[Mapping[str, Any]], nfe: int) -> Mapping[str, Any] | No
     return min((row for row in rows if row["nfe"] == nfe), key=lambda row: row["w2"], default=None)
 
 
-def _settings(workdir: Path, plan: Plan, model: str, subject: "Subject", key) -> dict[str, dict[str, Any]]:
+def _settings(
+    config: ConfigDict, workdir: Path, plan: Plan, model: str, subject: "Subject", key
+) -> dict[str, dict[str, Any]]:
     """Returns the settings of each sampler and number of evaluations, chosen now or before."""
-    path = workdir / "results" / f"settings-{model}.json"
-    if path.exists():
-        return results.read(path)[0]["settings"]
+    decided_by = settings_of(config, workdir, plan, model, 0)
+    place, name = workdir / "results", f"settings-{model}"
+    if (path := results.path_of(place, name, decided_by)).exists():
+        return results.read(path)[0]["chosen"]
     chosen: dict[str, dict[str, Any]] = {}
     tried = []
-    for candidate in ENTRANTS[model].samplers:
-        chosen[candidate.name] = {}
-        for nfe in plan.nfe:
-            if nfe < candidate.least:
-                continue
-            options = list(candidate.settings) if plan.tune else [usual(candidate, nfe)]
-            found = []
-            for settings in options if len(options) > 1 else ():
-                drawn, _ = subject.draw(key, settings, nfe=nfe, num=_TUNED_ON)
-                found.append(subject.quality(drawn, index=1)["w2"])
-                tried.append({"sampler": candidate.name, "nfe": nfe, **settings, "w2": found[-1]})
-            best = min(range(len(found)), key=found.__getitem__) if found else 0
-            chosen[candidate.name][str(nfe)] = dict(options[best])
-    results.write(path.parent, path.stem, numbers={"model": model, "settings": chosen, "tried": tried}, arrays={})
+    options = {
+        (candidate.name, nfe): list(candidate.settings) if plan.tune else [usual(candidate, nfe)]
+        for candidate in ENTRANTS[model].samplers
+        for nfe in plan.nfe
+        if nfe >= candidate.least
+    }
+    count = sum(len(each) for each in options.values() if len(each) > 1)
+    with Progress(count, unit="settings", what=f"choose samplers of {model}") as bar:
+        for (sampler, nfe), several in options.items():
+            distances = []
+            for settings in several if len(several) > 1 else ():
+                points, _ = subject.draw(key, settings, nfe=nfe, num=_TUNED_ON)
+                distances.append(subject.quality(points, index=1)["w2"])
+                tried.append({"sampler": sampler, "nfe": nfe, **settings, "w2": distances[-1]})
+                bar.add()
+            best = min(range(len(distances)), key=distances.__getitem__) if distances else 0
+            chosen.setdefault(sampler, {})[str(nfe)] = dict(several[best])
+    numbers = {"model": model, "chosen": chosen, "tried": tried}
+    results.write(place, name, numbers=numbers, arrays={}, settings=decided_by)
     return chosen
 
 
@@ -266,9 +306,11 @@ def finish(config: ConfigDict, workdir: Path, plan: Plan, app: App) -> None:
     """Writes the table over all seeds, as JSON, Markdown and figures."""
     subject, _ = _subject(config, workdir, plan, plan.models[0], 0)
     floors = subject.floor(plan.num, 5)
-    rows = []
+    rows, measured = [], {}
     for model in plan.models:
-        found = [results.read(measured_path(workdir, model, seed))[0] for seed in range(plan.seeds)]
+        paths = [measured_path(config, workdir, plan, model, seed) for seed in range(plan.seeds)]
+        measured[model] = [path.stem for path in paths]
+        found = [results.read(path)[0] for path in paths]
         for first in found[0]["rows"]:
             same = [
                 row for each in found for row in each["rows"]
@@ -282,11 +324,12 @@ def finish(config: ConfigDict, workdir: Path, plan: Plan, app: App) -> None:
             device=found[0]["device"], wall_s=0.0, nfe=None,
         ),
         "toy": config.data.source, "seeds": plan.seeds, "num": plan.num, "batch_size": config.train.batch_size,
-        "floor": summary(floors), "rows": rows,
+        "floor": summary(floors), "rows": rows, "measured": measured,
     }  # fmt: skip
-    path = results.write(workdir / "results", "compare", numbers=numbers, arrays={})[-1]
-    write_atomically(workdir / "compare.md", markdown(numbers).encode())
-    print_lines(markdown(numbers), f"wrote {path} and {workdir / 'compare.md'}")
+    settings = {"seed": config.seed, "config": config_settings(config), "measured": measured}
+    path = results.write(workdir / "results", "compare", numbers=numbers, arrays={}, settings=settings)[-1]
+    table = write_atomically(path.with_suffix(".md"), markdown(numbers).encode())
+    print_lines(markdown(numbers), f"wrote {path} and {table}")
     print_lines(*(f"wrote {each}" for each in app.figures()["compare"](workdir)))
 
 
@@ -316,15 +359,12 @@ def markdown(numbers: Mapping[str, Any]) -> str:
     ]
     for measure, words in (("w2", "Sliced W2"), ("beyond", "Share of samples off the support")):
         deviation = floor[f"{measure}_deviation"]
-        multi_run.append(f"\n{words}; data against data: {floor[measure]:.4f} ± {deviation:.4f}\n")
-        multi_run.append("| model | " + " | ".join(f"NFE {nfe}" for nfe in counts) + " |")
-        multi_run.append("|---" * (len(counts) + 1) + "|")
+        parts.append(f"\n{words}; data against data: {floor[measure]:.4f} ± {deviation:.4f}\n")
+        lines = []
         for title in dict.fromkeys(row["title"] for row in rows):
-            cells = []
-            for nfe in counts:
-                best = _best([row for row in rows if row["title"] == title], nfe)
-                cells.append("" if best is None else _cell(best, measure))
-            multi_run.append(f"| {title} | " + " | ".join(cells) + " |")
+            best = [_best([row for row in rows if row["title"] == title], nfe) for nfe in counts]
+            lines.append([title, *("" if each is None else _cell(each, measure) for each in best)])
+        parts += markdown_table(["model", *(f"NFE {nfe}" for nfe in counts)], lines)
     return "\n".join(parts) + "\n"
 
 

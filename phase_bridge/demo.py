@@ -41,7 +41,7 @@ def run(app: App, request: Request) -> None:
     seconds["compare"] = demo.run(app.name, "compare", "--config", str(CONFIG), "--workdir", str(folder), *changes)
     for name in ("samples", "metrics.jsonl"):  # the page shows them beside the comparison
         (shutil.copytree if (own / name).is_dir() else shutil.copy)(own / name, folder / name)
-    compared, _ = results.read(folder / "results" / "compare.json")
+    compared, _ = results.read_newest(folder / "results", "compare", verb="compare")
     before = time.perf_counter()
     sections = figures.sections(folder)
     seconds["draw"] = time.perf_counter() - before
@@ -65,7 +65,7 @@ def run(app: App, request: Request) -> None:
     page, table = demo.finish(
         folder, sections={**headed, first: [words, *headed[first]]}, numbers=numbers, title="ScoreBridge demonstration"
     )
-    told = [
+    distances = [
         f"{title}: " + ", ".join(f"{row['w2']:.3f} @{nfe} ({row['sampler']})" for nfe, row in found)
         for title, found in best.items()
     ]
@@ -73,7 +73,7 @@ def run(app: App, request: Request) -> None:
         "",
         f"interrupted after step {saved} of {last['step']} and resumed; {seconds['all']:.0f} s in all",
         f"sliced W2 at so many evaluations; data against data {compared['floor']['w2']:.3f}:",
-        *told,
+        *distances,
         f"look at: {page}",
         f"all numbers: {table}",
         f"next: python -m {app.name} sample --workdir {own} --config.sampler.nfe=5",

@@ -9,10 +9,10 @@ import matplotlib
 import numpy as np
 from matplotlib.ticker import LogLocator, NullFormatter
 
-from common.errors import InputError
 from common.io import results
 from common.io.metrics_log import read_metrics
 from common.io.pictures import grid, save_png
+from common.io.results import NoResultError
 from common.plots import plotting, report
 from common.plots.report import Block, Paragraph, Picture, Row, Table, write_report
 from phase_bridge import toy
@@ -26,7 +26,7 @@ def training(workdir: Path) -> list[Path]:
     """Draws the loss of the training batches against the step: `figures/training.png`."""
     records = [each for each in read_metrics(workdir) if "loss" in each]
     if not records:
-        raise InputError(f"{workdir / 'metrics.jsonl'}: expected training lines, got none; train first")
+        raise NoResultError(f"{workdir / 'metrics.jsonl'}: expected training lines, got none; train first")
     path = plotting.path_in(workdir, "training")
     with plotting.figure(path) as axes:
         plotting.history(axes, [each["step"] for each in records], [each["loss"] for each in records], ylabel="loss")
@@ -146,12 +146,10 @@ def compare(workdir: Path) -> list[Path]:
     rows = {}
     shown = [nfe for nfe in (3, 5, 10, 20) if any(row["nfe"] == nfe for row in numbers["rows"])]
     for model in dict.fromkeys(row["model"] for row in numbers["rows"]):
-        path = workdir / "results" / f"measured-{model}-0.json"
-        if path.exists():
-            told, arrays = results.read(path)
-            rows[told["title"]] = {
-                f"NFE {nfe}": arrays[f"samples.{nfe}"] for nfe in shown if f"samples.{nfe}" in arrays
-            }
+        measured, arrays = results.read(workdir / "results" / f"{numbers['measured'][model][0]}.json")
+        rows[measured["title"]] = {
+            f"NFE {nfe}": arrays[f"samples.{nfe}"] for nfe in shown if f"samples.{nfe}" in arrays
+        }
     if rows and shown:
         paths.append(plotting.path_in(workdir, "compare-samples"))
         extent = toy.toy(numbers["toy"].partition(":")[2]).extent
@@ -170,7 +168,7 @@ def sections(workdir: Path) -> dict[str, Sequence[Block]]:
     """Draws every figure there are results for; returns them with tables and words, by heading."""
     found: dict[str, Sequence[Block]] = {}
     origins: list[Mapping[str, Any]] = []
-    if (workdir / "results" / "compare.json").exists():
+    if results.newest(workdir / "results", "compare"):
         found["Bridges and what one would pick instead"] = comparison_blocks(workdir)
     if results.newest(workdir / "results", "evaluate"):
         numbers, _ = _evaluation(workdir)
@@ -180,7 +178,7 @@ def sections(workdir: Path) -> dict[str, Sequence[Block]]:
                 f"{numbers['num']} samples against as many held-out data, {numbers['repeats']} draws; the first row is "
                 "data against fresh data, below which nothing can be told apart."
             ),
-            Table(list(numbers["table"][0]), [list(row.values()) for row in numbers["table"]], digits=3),
+            Table.of(numbers["table"], digits=3),
             Row(
                 [
                     Picture(quality(workdir)[0], "The dotted line is data against fresh data."),
@@ -205,10 +203,10 @@ def sections(workdir: Path) -> dict[str, Sequence[Block]]:
     if any("loss" in each for each in read_metrics(workdir)):
         found["Training"] = [Picture(training(workdir)[0], "Loss of the training batches.")]
     if not found:
-        raise InputError(f"workdir {workdir}: expected result files, got none; run evaluate or sample first")
+        raise NoResultError(f"workdir {workdir}: expected result files, got none; run evaluate or sample first")
     if origins:
         command = "python -m phase_bridge figures --workdir DIR"
-        found["How this was made"] = report.origins(origins, command=command)
+        found["How this was made"] = report.origins(workdir, origins, command=command)
     return found
 
 
@@ -334,10 +332,7 @@ def _unit(images: np.ndarray) -> np.ndarray:
 
 
 def _comparison(workdir: Path) -> dict[str, Any]:
-    path = workdir / "results" / "compare.json"
-    if not path.exists():
-        raise InputError(f"{path}: expected the result of compare, got none; run compare first")
-    return results.read(path)[0]
+    return results.read_newest(workdir / "results", "compare", verb="compare")[0]
 
 
 def _evaluation(workdir: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
@@ -351,5 +346,7 @@ def _samples(workdir: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
 def _bridge_samples(workdir: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     numbers, arrays = _samples(workdir)
     if "states" not in arrays:
-        raise InputError(f"{workdir / 'samples'}: expected samples of a bridge, got {numbers['process']}; use a bridge")
+        raise NoResultError(
+            f"{workdir / 'samples'}: expected samples of a bridge, got {numbers['process']}; use a bridge"
+        )
     return numbers, arrays

@@ -25,7 +25,7 @@ def arguments(parser) -> None:
 
 
 def run(app: App, request: Request) -> None:
-    """Writes `results/guided-step-N-seed-S.json` and `.npz`."""
+    """Writes `results/guided-step-N-seed-S-KEY.json` and `.npz`."""
     from phase_bridge import method
 
     flags = request.flags
@@ -54,12 +54,23 @@ def run(app: App, request: Request) -> None:
     settings = {"cells": flags.cells, "hole": flags.hole, "nfe": flags.nfe}
     own = method.build_model(config)
     made = functools.partial(guide, own, model.variables, model.key, images, labels=found.get("label"), **settings)
-    arrays, seconds = trained.timed(made)
+    arrays, seconds = trained.timed("guide", made)
     numbers: dict[str, Any] = {**model.provenance(seconds, flags.nfe + 1), **settings, "num_images": len(images)}
     known = arrays["known"] > 0
     for name in ("inpainting", "stroke"):
         numbers[f"{name}_rms_of_known"] = float(np.sqrt(np.mean(np.square(arrays[name] - images)[:, known[0, ..., 0]])))
-    paths = results.write(model.workdir / "results", f"guided-{model.name}", numbers=numbers, arrays=arrays)
+    paths = results.write(
+        model.workdir / "results",
+        f"guided-{model.name}",
+        numbers=numbers,
+        arrays=arrays,
+        settings={
+            **trained.without(model.settings, "evaluate"),
+            "data": trained.fingerprints(model.method.sources()),
+            "num": flags.num,
+            **settings,
+        },
+    )
     print_lines(
         f"wrote {', '.join(str(path) for path in paths)}",
         f"next: python -m {app.name} figures guided --workdir {model.workdir}",

@@ -21,13 +21,17 @@ class Request(NamedTuple):
 
 
 class Verb(NamedTuple):
-    """One verb: a line of `summary`, a `details` paragraph, its own flags, and what it does."""
+    """One verb: a line of `summary`, a `details` paragraph, its own flags, and what it does.
+
+    `reads_config` is False for a verb that refuses or ignores `--config.KEY=VALUE`.
+    """
 
     name: str
     summary: str
     details: str
     arguments: Callable[[argparse.ArgumentParser], None]
     run: Callable[[App, Request], None]
+    reads_config: bool = True
 
 
 class App(NamedTuple):

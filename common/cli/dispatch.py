@@ -5,10 +5,12 @@ import errno
 import importlib
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
+from common.cli import flags
 from common.cli.app import App, Request, Verb
-from common.errors import InputError, RunError, choice, nearest
+from common.errors import InputError, RunError, choice
 
 USAGE = 2  # exit code for wrong use and bad input
 FAILED = 1
@@ -16,7 +18,7 @@ INTERRUPTED = 130
 
 
 def main(argv: Sequence[str], app: App) -> int:
-    """Runs one command and returns its exit code; what a user can mend is told in one line on stderr."""
+    """Runs one command and returns its exit code; a mistake of the user is one line on stderr."""
     try:
         _dispatch(list(argv), app)
         sys.stdout.flush()
@@ -90,17 +92,29 @@ def _parse(verb: Verb, app: App, argv: list[str]) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("--config", metavar="FILE", help=f"experiment, e.g. configs/{app.name}/EXPERIMENT.py")
+    parser.add_argument("--config", metavar="FILE", help=f"experiment: a file, or a name such as {app.name}/EXPERIMENT")
     parser.add_argument("--workdir", metavar="DIR", help="directory of the run")
     verb.arguments(parser)
-    flags, unknown = parser.parse_known_args(argv)
+    known = [each for action in parser._actions for each in action.option_strings]
+    see = f"see `{parser.prog} --help`"
+
+    def keys() -> dict[str, Any]:
+        return dict(_flat(app.base().to_dict())) if verb.reads_config else {}
+
+    # First of all: argparse would complain of what is missing, or take a word for the value of another flag.
+    flags.check_known(argv, known, keys, verb=verb.name, see=see)
+    parsed, unknown = parser.parse_known_args(argv)
     if unknown:
-        known = [each for action in parser._actions for each in action.option_strings]
-        name = unknown[0].partition("=")[0]
-        close = nearest(name, known)
-        fix = f'did you mean "{close}"?' if close else f"see `{parser.prog} --help`"
-        raise InputError(f"{name}: unknown {'flag' if name.startswith('-') else 'argument'}; {fix}")
-    return flags
+        raise flags.unknown_argument(unknown[0], keys(), see=see)
+    return parsed
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value
 
 
 def _overview(app: App, verbs) -> str:
@@ -114,7 +128,8 @@ def _overview(app: App, verbs) -> str:
 verbs:
 {listed}
 
-  --config FILE         experiment (a Python file with get_config()); may be left out where DIR holds a run
+  --config FILE         experiment: a Python file with get_config(), or the name of one in configs/; may be left out
+                        where DIR holds a run
   --workdir DIR         directory of the run: config.json, metrics.jsonl, checkpoints/, samples/, results/, figures/
   --config.KEY=VALUE    changes one key of the experiment; a duration is steps, "5 epochs" or "100000 examples"
   --help                after a verb: its own flags
@@ -188,25 +203,29 @@ VERBS = (
     Verb(
         "sample",
         "draw samples from a trained model",
-        "Writes DIR/samples/step-N-seed-S.npz, .png and .json. Without --config the run's own is used;\n"
-        "--config.seed=1 gives other samples. With --num N they go to a directory DIR/samples/many-... in\n"
-        "chunks; sample i is the same whatever N, the batch size, the number of devices and interruptions.",
+        "Writes DIR/samples/step-N-seed-S-KEY.npz, .png and .json; KEY is a hash of all settings. Without --config\n"
+        "the run's own is used; --config.seed=1 gives other samples. With --num N they go to a directory\n"
+        "DIR/samples/many-...; sample i is the same whatever N, the batch size, the number of devices and\n"
+        "interruptions.",
         _sample,
         _run("sample"),
     ),
     Verb(
         "evaluate",
         "measure a trained model on held-out data",
-        "Writes DIR/results/evaluate-step-N-seed-S.json and .npz. Without --config the run's own is used.",
+        "Writes DIR/results/evaluate-step-N-seed-S-KEY.json and .npz; KEY is a hash of all settings. Without\n"
+        "--config the run's own is used.",
         _trained,
         _run("evaluate"),
     ),
     Verb(
         "figures",
         "draw figures from the result files",
-        "Reads only DIR/metrics.jsonl, DIR/results and DIR/samples; writes DIR/figures and DIR/index.html.",
+        "Reads only DIR/metrics.jsonl, DIR/results and DIR/samples; writes DIR/figures and DIR/index.html. Of several\n"
+        "results of one kind that of the highest step, and then the latest, is drawn; the page lists all of them.",
         _figures,
         _run("figures"),
+        reads_config=False,
     ),
     Verb(
         "describe",

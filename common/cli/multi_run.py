@@ -11,6 +11,7 @@ from common.cli.app import App, print_lines
 from common.errors import input_error
 from common.io import results
 
+_TRAINED = "trained"
 # Unlike a training run, what is measured at the end depends on these, so that they must stay as they are.
 _MATTERS = ("evaluate.*", "sampler.*")
 MAY_CHANGE = tuple(key for key in configs.RESUME_MAY_CHANGE if key not in _MATTERS)
@@ -43,14 +44,16 @@ def check(app: App, config: ConfigDict, folder: Path) -> None:
     prepare(app, config, folder, dry_run=True)
 
 
-def train(app: App, config: ConfigDict, folder: Path, *, title: str, **numbers: Any) -> bool:
+def train(app: App, config: ConfigDict, folder: Path, *, title: str, **described: Any) -> bool:
     """Trains the run of `config` in `folder` unless it is trained, resuming it; returns whether it is trained now.
 
-    `numbers` go into `trained.json`, the file that says so.
+    `described` goes into `trained.json`, the file that says so, beside step and hash of the weights.
     """
     if is_trained(folder):
         return True
+    from common.checkpoint import restore_variables
     from common.cli import train_run
+    from common.sampling import weights_digest
 
     prepared = train_run.prepare(app, config, folder)
     settings, source = prepared.settings, prepared.source
@@ -58,10 +61,17 @@ def train(app: App, config: ConfigDict, folder: Path, *, title: str, **numbers: 
     folder.mkdir(parents=True, exist_ok=True)
     outcome = train_run.run(prepared)
     if not outcome.interrupted:
-        results.write(folder, "trained", numbers={"step": int(outcome.state.step), **numbers}, arrays={})
+        variables, step = restore_variables(folder)
+        numbers = {"step": step, "weights": weights_digest(variables), **described}
+        results.write(folder, _TRAINED, numbers=numbers, arrays={})
     return not outcome.interrupted
 
 
 def is_trained(folder: Path) -> bool:
     """Returns whether the run in `folder` has ended."""
-    return (folder / "trained.json").exists()
+    return (folder / f"{_TRAINED}.json").exists()
+
+
+def trained_weights(folder: Path) -> str | None:
+    """Returns the hash of the weights with which the run in `folder` ended, None if it has not."""
+    return results.read_numbers(folder / f"{_TRAINED}.json").get("weights") if is_trained(folder) else None

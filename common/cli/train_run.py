@@ -16,6 +16,7 @@ from common.cli.app import App
 from common.data.batches import make_batches
 from common.errors import input_error
 from common.io.metrics_log import Recorder, check_tracking
+from common.io.progress import compiling
 from common.method import Method
 from common.training import hosts, parallel
 from common.training import settings as training_settings
@@ -153,6 +154,8 @@ def run(prepared: Run) -> Outcome:
             held_out = make_batches(
                 prepared.held_out, seed=settings.seed, num_steps=settings.evaluate_batches, **loading
             )
+        if start < settings.steps and parallel.is_first_process():
+            compiling("training step")
         try:
             return train(
                 method,

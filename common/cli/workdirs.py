@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from ml_collections import ConfigDict
 
 from common import config as configs
+from common.cli import experiments
 from common.cli.app import App, Request
 from common.errors import InputError, input_error
 
@@ -55,7 +56,8 @@ def to_train(app: App, request: Request) -> tuple[ConfigDict, Path]:
     stored = read_stored(app, workdir)
     source = _init_workdir(request)
     if request.flags.config or (stored is None and source is None):
-        config = configs.load(required(request, "config"), request.overrides, app.base())
+        path = experiments.find(str(required(request, "config")), app.name)
+        config = configs.load(path, request.overrides, app.base())
     else:
         own = source if stored is None else workdir
         config = configs.read(own, app.base(), request.overrides, training=True)
@@ -115,7 +117,7 @@ def of_trained(app: App, request: Request) -> Resolved:
     workdir = required(request, "workdir")
     stored = configs.read(workdir, app.base())
     if request.flags.config:
-        config = configs.load(request.flags.config, request.overrides, app.base())
+        config = configs.load(experiments.find(request.flags.config, app.name), request.overrides, app.base())
     else:
         config = configs.read(workdir, app.base(), request.overrides)
     _check_method(app, stored, workdir)
@@ -136,7 +138,7 @@ def of_trained(app: App, request: Request) -> Resolved:
 def to_describe(app: App, request: Request) -> ConfigDict:
     """Returns the config named by `--config`, or else the one stored in `--workdir`."""
     if request.flags.config:
-        config = configs.load(request.flags.config, request.overrides, app.base())
+        config = configs.load(experiments.find(request.flags.config, app.name), request.overrides, app.base())
     elif request.flags.workdir:
         config = configs.read(request.flags.workdir, app.base(), request.overrides)
     else:

@@ -1,8 +1,15 @@
-"""Files that are never half there."""
+"""Files that are never half there, and JSON files that may be damaged."""
 
+import json
 import os
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+
+from common.errors import input_error
+
+MAX_JSON_BYTES = 2**28  # no file of this package comes near; parsing more would take the memory of the machine
 
 
 def write_atomically(path: str | os.PathLike, content: bytes) -> Path:
@@ -25,3 +32,41 @@ def write_atomically(path: str | os.PathLike, content: bytes) -> Path:
         error.filename = str(path)
         raise
     return path
+
+
+def read_json(
+    path: str | os.PathLike,
+    *,
+    expected: str,
+    fix: str,
+    object_hook: Callable[[dict[str, Any]], Any] | None = None,
+) -> dict[str, Any]:
+    """Returns the JSON object in a file; `object_hook` is applied to every object in it, as by `json.loads`.
+
+    expected and fix: the words of the error for a file that is damaged, too large, too deeply nested or no object.
+
+    Raises:
+      FileNotFoundError: there is no such file.
+      InputError: it holds no readable JSON object.
+    """
+    path = Path(path)
+    try:
+        if path.exists() and not path.is_file():
+            raise ValueError("no regular file")  # a pipe would block
+        if (size := path.stat().st_size) > MAX_JSON_BYTES:
+            raise ValueError(f"{size} bytes, more than {MAX_JSON_BYTES}")
+        values = json.loads(path.read_bytes().decode(), object_hook=object_hook)
+        if not isinstance(values, dict):
+            raise ValueError(f"a JSON {type(values).__name__}")
+        return values
+    except FileNotFoundError:
+        raise
+    except RecursionError:
+        got: object = "JSON that is nested too deeply"
+    except MemoryError:
+        got = "more than the memory holds"
+    except OSError as error:
+        got = error.strerror
+    except ValueError as error:
+        got = error if str(error) else "no JSON"
+    raise input_error(str(path), expected=expected, got=got, fix=fix)

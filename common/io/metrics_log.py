@@ -17,6 +17,7 @@ from tqdm import tqdm
 from common.errors import InputError, input_error
 from common.io.files import write_atomically
 from common.io.pictures import save_png
+from common.io.progress import duration
 
 METRICS = "metrics.jsonl"
 WANDB = "wandb.json"
@@ -177,16 +178,6 @@ def progress(numbers: Mapping[str, Any]) -> str:
     return ", ".join(parts)
 
 
-def duration(seconds: float) -> str:
-    """Returns a time for people: `8 s`, `3 min 20 s`, `2 h 05 min`."""
-    whole = max(round(seconds), 0)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
-
-
 def read_metrics(workdir: str | os.PathLike) -> list[dict[str, Any]]:
     """Returns the records of `workdir/metrics.jsonl` in order, without an unfinished last line; [] if there is none.
 
@@ -210,18 +201,31 @@ def truncate(path: Path, step: int) -> None:
 
 def _parse(path: Path) -> list[dict[str, Any]]:
     try:
-        lines = path.read_bytes().decode("utf-8", errors="replace").splitlines()
+        with open(path, encoding="utf-8", errors="replace") as file:
+            lines = file.read().splitlines()
     except FileNotFoundError:
         return []
+    except OSError as error:
+        raise input_error(str(path), expected="a readable log", got=error.strerror, fix="remove it") from None
     records = []
     for number, line in enumerate(lines, start=1):
         try:
-            record = json.loads(line)
-            records.append({"step": int(record["step"]), **record})
-        except (ValueError, TypeError, KeyError):
+            records.append(_record(json.loads(line)))
+        except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
             if number < len(lines):
                 raise InputError(f"{path}:{number}: expected a JSON object with `step`; remove the line") from None
     return records
+
+
+def _record(values: Any) -> dict[str, Any]:
+    """Returns a line's numbers (None where one was not finite); raises an error for anything else."""
+    record = {"step": int(values["step"]), **values}
+    for value in record.values():
+        if value is not None:
+            float(value)  # a text, a list, or an integer beyond the range of floats
+            if isinstance(value, str):
+                raise TypeError("a text")
+    return record
 
 
 def _plain(value: Any) -> int | float | None:

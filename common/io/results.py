@@ -2,6 +2,7 @@
 
 import datetime
 import functools
+import hashlib
 import importlib.metadata
 import io
 import json
@@ -11,17 +12,23 @@ import platform
 import re
 import subprocess
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from common.errors import InputError, input_error
-from common.io.files import write_atomically
+from common.io.files import read_json, write_atomically
 from common.io.pictures import grid, png_bytes
 
 _ROOT = Path(__file__).parents[2]  # of the checkout, or the directory of installed packages
+_READABLE = "a readable result"
+_AGAIN = "make it again with the command that made it"
+
+
+class NoResultError(InputError):
+    """There is no result of the kind asked for, as opposed to one that cannot be read."""
 
 
 def provenance(
@@ -99,6 +106,22 @@ def git_state() -> dict[str, Any] | None:
     return {"commit": said[0], "dirty": bool(said[1])}
 
 
+def key_of(settings: Mapping[str, Any]) -> str:
+    """Returns the 8 hexadecimal digits by which the names of results with different `settings` differ."""
+    canonical = json.dumps(plain(settings), sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()[:8]
+
+
+def name_of(name: str, settings: Mapping[str, Any]) -> str:
+    """Returns `NAME-KEY`: the same settings give the same name, others another one."""
+    return f"{name}-{key_of(settings)}"
+
+
+def path_of(directory: Path, name: str, settings: Mapping[str, Any]) -> Path:
+    """Returns the `.json` that `write` makes of a result with these settings."""
+    return directory / f"{name_of(name, settings)}.json"
+
+
 def write(
     directory: Path,
     name: str,
@@ -106,16 +129,25 @@ def write(
     numbers: Mapping[str, Any],
     arrays: Mapping[str, np.ndarray],
     images: np.ndarray | None = None,
+    settings: Mapping[str, Any] | None = None,
 ) -> list[Path]:
-    """Writes `NAME.npz`, `NAME.png` (a grid of `images [N, H, W, C]` in [0, 1], if given) and, last, `NAME.json`.
+    """Writes `NAME-KEY.npz`, `.png` (a grid of `images [N, H, W, C]` in [0, 1], if given) and, last, `.json`.
 
-    Returns the paths. A JSON file that exists therefore has its arrays beside it.
+    `settings` (plain JSON values) is everything that decides the result: KEY is their hash and the `.json` holds them,
+    so that results of other settings stand beside each other. Without them (a file of which a directory has only one)
+    the name is NAME. Returns the paths. A JSON file that exists has its arrays beside it, and says which.
     """
+    numbers = dict(numbers)
+    if settings is not None:
+        name = name_of(name, settings)
+        numbers["settings"] = settings
     directory.mkdir(parents=True, exist_ok=True)
     paths = []
     if arrays:
+        whole = {key: np.asarray(value) for key, value in arrays.items()}
+        numbers["arrays"] = {key: {"dtype": str(each.dtype), "shape": each.shape} for key, each in whole.items()}
         stream = io.BytesIO()
-        np.savez_compressed(stream, **{key: np.asarray(value) for key, value in arrays.items()})
+        np.savez_compressed(stream, **whole)
         paths.append(directory / f"{name}.npz")
         write_atomically(paths[-1], stream.getvalue())
     if images is not None:
@@ -127,42 +159,133 @@ def write(
     return paths
 
 
+class Fields(dict):
+    """Fields of a result file at `path`; one that is missing is an `InputError` that names file and field."""
+
+    def __init__(self, values: Mapping[str, Any], path: Path):
+        super().__init__(values)
+        self.path = path
+
+    def __missing__(self, key):
+        got = ", ".join(map(str, self)) or "none"
+        raise input_error(str(self.path), expected=f'"{key}"', got=f"only {got}" if self else got, fix=_AGAIN)
+
+
 def read(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """Returns `(numbers, arrays)` of the result whose `.json` is at `path`; raises `InputError` if it is damaged."""
+    """Returns `(numbers, arrays)` of the result whose `.json` is at `path`.
+
+    Raises:
+      InputError: a file is damaged or missing, or the arrays are not those that the `.json` lists. Also later, when a
+        field or an array is asked for that is not there.
+    """
+    numbers = read_numbers(path)
+    beside = path.with_suffix(".npz")
+    listed = numbers.get("arrays", {})
     try:
-        numbers = json.loads(path.read_text())
-        beside = path.with_suffix(".npz")
-        if not beside.exists():
-            return numbers, {}
-        with np.load(beside, allow_pickle=False) as stored:
-            return numbers, dict(stored)
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
-        raise input_error(str(path), expected="a readable result", got=error, fix="make it again") from None
+        arrays = Fields(read_arrays(beside), beside) if beside.exists() or listed else Fields({}, beside)
+    except ValueError as error:
+        raise input_error(str(path), expected=_READABLE, got=f"{beside.name}: {error}", fix=_AGAIN) from None
+    for name, expected in listed.items() if isinstance(listed, dict) else [("arrays", listed)]:
+        got = {"dtype": str(arrays[name].dtype), "shape": list(arrays[name].shape)}
+        if got != expected:
+            raise input_error(f"{beside}: {name}", expected=expected, got=got, fix=_AGAIN)
+    return numbers, arrays
 
 
-def newest(directory: Path, prefix: str) -> Path | None:
-    """Returns the `.json` in `directory` whose name begins with `prefix` and whose `step` is highest, or None."""
-    found = [(read_step(path), path.stat().st_mtime, path) for path in directory.glob(f"{prefix}*.json")]
-    return max(found)[-1] if found else None
+def read_numbers(path: Path) -> dict[str, Any]:
+    """Returns the numbers of the result whose `.json` is at `path`; raises `InputError` if there is none."""
+    try:
+        return read_json(path, expected=_READABLE, fix=_AGAIN, object_hook=lambda values: Fields(values, path))
+    except FileNotFoundError:
+        raise input_error(str(path), expected=_READABLE, got="no such file", fix=_AGAIN) from None
+
+
+def read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """Returns the arrays of an `.npz` file; raises `ValueError` with a reason if it is damaged or holds objects."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return {name.removesuffix(".npy"): _array(archive.read(name)) for name in archive.namelist()}
+    except FileNotFoundError:
+        raise ValueError("no such file") from None
+    # NumPy and zipfile raise a dozen types on damaged bytes: SyntaxError and TokenError among them.
+    except Exception as error:
+        raise ValueError(str(error) or type(error).__name__) from None
+
+
+def newest(directory: Path, kind: str) -> Path | None:
+    """Returns the `.json` in `directory` whose name begins with `kind`, of the highest step, then the latest; or None.
+
+    Raises `InputError` if one of them is damaged.
+    """
+    found = all_of(directory, kind)
+    return found[0] if found else None
+
+
+def all_of(directory: Path, kind: str) -> list[Path]:
+    """Returns every `.json` in `directory` whose name begins with `kind`: highest step first, then the latest."""
+    return sorted(directory.glob(f"{kind}*.json"), key=_age, reverse=True)
+
+
+def latest_of_each(directory: Path, kind: str) -> list[Path]:
+    """Returns for each name that begins with `kind`, without its key, the `.json` made last; in order of the names."""
+    groups: dict[str, list[Path]] = {}
+    for path in all_of(directory, kind):
+        groups.setdefault(re.sub(r"-[0-9a-f]{8}$", "", path.stem), []).append(path)
+    return [max(groups[name], key=lambda path: _age(path)[1:]) for name in sorted(groups)]
 
 
 def read_newest(
-    directory: Path, prefix: str, *, verb: str, what: str = ""
+    directory: Path, kind: str, *, verb: str, what: str = ""
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """Returns `(numbers, arrays)` of `newest`; raises `InputError` that names the `verb` to run if there is none."""
-    path = newest(directory, prefix)
+    """Returns `(numbers, arrays)` of `newest`; raises `NoResultError` that names the `verb` to run if there is none."""
+    path = newest(directory, kind)
     if path is None:
-        what = what or f"the result of {verb}"
-        raise InputError(f"{directory}: expected {what}, got none; run {verb} first")
+        raise NoResultError(f"{directory}: expected {what or f'the result of {verb}'}, got none; run {verb} first")
     return read(path)
 
 
-def read_step(path: Path) -> int:
-    """Returns the training step of a result file; raises `InputError` if it is damaged."""
+def read_step(path: Path) -> int | None:
+    """Returns the training step of a result file, None if it has several; raises `InputError` if it is damaged."""
+    return _with_step(path)[1]
+
+
+def differences(settings: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Returns of each of several settings the dotted keys, with values, in which they are not all alike."""
+    flat = [dict(_flat(each)) for each in settings]
+    names = dict.fromkeys(name for each in flat for name in each)
+    differ = [name for name in names if any(each.get(name) != flat[0].get(name) for each in flat)]
+    return [{name: each.get(name) for name in differ} for each in flat]
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value
+
+
+def _with_step(path: Path) -> tuple[dict[str, Any], int | None]:
+    got: object
     try:
-        return int(json.loads(path.read_text())["step"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise input_error(str(path), expected="a result with its step", got=error, fix="make it again") from None
+        numbers = read_numbers(path)
+        step = numbers["step"]
+        if step is None or (isinstance(step, int) and not isinstance(step, bool)):
+            return numbers, step
+        got = repr(step)
+    except InputError as error:
+        got = str(error).removeprefix(f"{path}: ").rpartition("; ")[0]
+    raise input_error(str(path), expected="a result with its step", got=got, fix=_AGAIN)
+
+
+def _age(path: Path) -> tuple[int, str, int, str]:
+    """Returns what results are ordered by: step, time of making by the file's own words, then by the file system."""
+    numbers, step = _with_step(path)
+    return -1 if step is None else step, str(numbers.get("created", "")), path.stat().st_mtime_ns, path.name
+
+
+def _array(content: bytes) -> np.ndarray:
+    return np.lib.format.read_array(io.BytesIO(content), allow_pickle=False)
 
 
 def plain(value: Any) -> Any:

@@ -12,7 +12,6 @@ DIRECTORY/
 import collections
 import io
 import json
-import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -21,8 +20,8 @@ import jax
 import numpy as np
 
 from common.errors import input_error
-from common.io.files import write_atomically
-from common.io.results import plain
+from common.io.files import read_json, write_atomically
+from common.io.results import plain, read_arrays
 
 INDEX = "index.json"
 CHUNK_ROWS = 1024  # about how many rows are lost at most when a run is killed
@@ -86,9 +85,8 @@ class Store:
     def read(self, chunk: int) -> dict[str, np.ndarray]:
         """Returns the arrays of a chunk; raises `InputError` if it is not there or damaged."""
         try:
-            with np.load(self.path(chunk), allow_pickle=False) as stored:
-                return dict(stored)
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+            return read_arrays(self.path(chunk))
+        except ValueError as error:
             fix = "give the command that made it again"
             raise input_error(str(self.path(chunk)), expected="a whole chunk", got=error, fix=fix) from None
 
@@ -109,12 +107,9 @@ class Store:
         return np.concatenate(list(self.iterate(name, num)))
 
     def _is_whole(self, chunk: int, rows: int) -> bool:
-        if not self.path(chunk).exists():
-            return False
         try:
-            with np.load(self.path(chunk), allow_pickle=False) as stored:
-                return all(len(stored[name]) >= rows for name in stored.files)
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile):
+            return all(each.ndim and len(each) >= rows for each in read_arrays(self.path(chunk)).values())
+        except ValueError:
             return False
 
 
@@ -131,13 +126,16 @@ def open_store(directory: Path) -> Store:
 def read_index(directory: Path) -> dict[str, Any] | None:
     """Returns the content of the index, None if there is none; raises `InputError` if it is damaged."""
     path = Path(directory) / INDEX
+    expected, fix = "a readable index", "remove the directory"
     try:
-        stored = json.loads(path.read_text())
-        return {"chunk_size": int(stored["chunk_size"]), "identity": stored["identity"]}
+        stored = read_json(path, expected=expected, fix=fix)
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise input_error(str(path), expected="a readable index", got=error, fix="remove the directory") from None
+    size, identity = stored.get("chunk_size"), stored.get("identity")
+    if type(size) is not int or size < 1 or not isinstance(identity, dict):
+        got = f"chunk_size {size!r}, identity {type(identity).__name__}"
+        raise input_error(str(path), expected=expected, got=got, fix=fix)
+    return {"chunk_size": size, "identity": identity}
 
 
 def fill(
@@ -155,7 +153,7 @@ def fill(
 
     `compute(indices [num_devices * batch_size])` may return before the device is done; `run_ahead` such calls are in
     flight. `should_stop()` is asked before each; what is not in a whole chunk by then is computed again next time.
-    `add(count)` is told of finished rows.
+    `add(count)` is called when `count` rows are finished.
     """
     store.create()
     parts: dict[int, dict[int, Mapping[str, np.ndarray]]] = {}

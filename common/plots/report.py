@@ -2,14 +2,19 @@
 
 import base64
 import html
+import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from common.io import results
 from common.io.files import write_atomically
+from common.plots.tables import Table
 
 _TYPES = {".png": "image/png", ".svg": "image/svg+xml", ".jpg": "image/jpeg"}
+
+_MOST = 60  # characters of a setting that are shown
 
 _STYLE = """
 :root { color-scheme: light dark; --ink: #1c1e21; --soft: #5b6168; --paper: #fcfcfa; --line: #dcdcd6; --card: #fff; }
@@ -55,15 +60,6 @@ class Code(NamedTuple):
     text: str
 
 
-class Table(NamedTuple):
-    """Rows of cells under `columns`; numbers are shown with `digits` decimals, None as a dash."""
-
-    columns: Sequence[str]
-    rows: Sequence[Sequence[object]]
-    caption: str = ""
-    digits: int = 2
-
-
 class Picture(NamedTuple):
     """An image file that is copied into the page; `pixels` keeps small images sharp when they are enlarged."""
 
@@ -81,13 +77,47 @@ class Row(NamedTuple):
 Block = Paragraph | Code | Table | Picture | Row
 
 
-def origins(found: Sequence[Mapping[str, Any]], *, command: str) -> list[Block]:
-    """Returns where results came from (`provenance`), one line for each, and the command of the page."""
-    names = ["step", "seed", "nfe", "wall_s", "device"]
-    rows = [[*(each[name] for name in names), each["config_hash"][:12]] for each in found]
-    versions = ", ".join(f"{name} {value}" for name, value in found[0]["versions"].items())
-    columns = ["step", "seed", "nfe", "wall time (s)", "device", "config"]
-    return [Table(columns, rows, caption=versions), Code(command)]
+def origins(workdir: Path, shown: Sequence[Mapping[str, Any]], *, command: str) -> list[Block]:
+    """Returns where the results `shown` on a page come from, every other result of the run, and the page's command.
+
+    `shown` are numbers as `common.io.results.read` returns them. Of several results of one kind the last column says
+    in which settings they differ.
+    """
+    listed = [
+        results.read_numbers(path)
+        for folder in ("results", "samples")
+        for path in sorted((workdir / folder).glob("*.json"))
+    ]
+    listed = [each for each in listed if "config_hash" in each]  # others are notes that belong to a result
+    drawn = {each.path for each in shown}
+    kinds: dict[tuple[Path, str], list[results.Fields]] = {}
+    for each in listed:
+        kinds.setdefault((each.path.parent, each.path.stem.partition("-")[0]), []).append(each)
+    rows = []
+    for group in kinds.values():
+        differing = results.differences([each.get("settings", {}) for each in group])
+        rows += [_origin(each, differ, each.path in drawn) for each, differ in zip(group, differing, strict=True)]
+    versions = ", ".join(f"{name} {value}" for name, value in shown[0]["versions"].items())
+    return [Table.of(rows, caption=versions, digits=1), Code(command)]
+
+
+def _origin(numbers: results.Fields, differing: Mapping[str, Any], drawn: bool) -> dict[str, Any]:
+    settings = ", ".join(f"{name.removeprefix('config.')}={_short(value)}" for name, value in differing.items())
+    return {
+        "result": numbers.path.stem,
+        "on this page": "yes" if drawn else "no",
+        **{name: numbers[name] for name in ("step", "seed", "nfe")},
+        "wall time (s)": numbers["wall_s"],
+        "device": numbers["device"],
+        "config": numbers["config_hash"][:12],
+        "made": numbers.get("created"),
+        "differs in": settings,
+    }
+
+
+def _short(value: object) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= _MOST else f"{text[:_MOST]}..."
 
 
 def write_report(

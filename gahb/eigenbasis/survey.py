@@ -1,6 +1,6 @@
 """Everything at once: bases, shrinkage, dimensions and risk of a denoiser at several images and noise levels."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -24,12 +24,14 @@ def survey(
     tolerance: float = 1e-3,
     block: int = 2,
     max_products: int | None = None,
+    add: Callable[[int], object] = lambda count: None,
 ) -> tuple[list[dict[str, Any]], dict[str, np.ndarray]]:
     """Analyses a denoiser at each of `images [N, H, W, C]` with one draw of noise at each of `sigmas [S]`.
 
-    num: probes of each stochastic trace; the rest as in `top_k`. Returns one row of numbers for each level and image,
-    and arrays: `sigma [S]`, `clean [N, ...]`, `noisy` and `denoised [S, N, ...]`, `values`, `residuals`,
-    `noisy_coefficients` and `clean_coefficients [S, N, k]`, `vectors [S, N, k, H, W, C]` (float32).
+    num: probes of each stochastic trace; `add(1)` is called after each level and image; the rest as in `top_k`. Returns
+    one row of numbers for each level and image, and arrays: `sigma [S]`, `clean [N, ...]`, `noisy` and `denoised
+    [S, N, ...]`, `values`, `residuals`, `noisy_coefficients` and `clean_coefficients [S, N, k]`, `vectors [S, N, k, H,
+    W, C]` (float32).
     """
     denoise, images = as_denoiser(denoise), np.asarray(images, np.float32)
     noise = np.asarray(jax.random.normal(jax.random.fold_in(key, 0), images.shape))
@@ -52,6 +54,7 @@ def survey(
             )
             table.append({"sigma": 255 * float(sigma), "image": i, **row})
             parts.append(part)
+            add(1)
         levels.append(jax.tree.map(lambda *each: np.stack(each), *parts))
     arrays = jax.tree.map(lambda *each: np.stack(each), *levels)
     return table, {"sigma": np.asarray(sigmas, np.float64), "clean": images, **arrays}

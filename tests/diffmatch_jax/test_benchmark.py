@@ -12,7 +12,7 @@ from common.cli.app import App
 from common.cli.dispatch import main
 from common.errors import InputError
 from common.io import results
-from diffmatch_jax import benchmark, benchmark_figures, colouring, entrants, figures, match_figures
+from diffmatch_jax import benchmark_figures, colouring, entrants, figures, match_figures
 from diffmatch_jax.__main__ import BENCHMARK
 from diffmatch_jax.datasets import catalogue, record
 from diffmatch_jax.entrants import Entrant
@@ -54,12 +54,12 @@ def workdir(tmp_path_factory):
 
 
 def test_table(workdir, capsys):
-    numbers, arrays = results.read(workdir / "results" / "benchmark.json")
+    numbers, arrays = benchmark_figures.read(workdir)
     rows = {(row["data"], row["method"], row["group"]): row for row in numbers["rows"]}
     assert rows["stereo", "still", "all"]["images"] == 1 and rows["warps", "sure", "all"]["images"] == 2
     assert rows["warps", "still", "homography"]["aepe"] == pytest.approx(2**0.5)
     assert rows["warps", "sure", "all"]["aepe"] == pytest.approx(1.5 * 2**0.5)
-    stored = results.read(workdir / "results" / "shown-stereo.json")[1]
+    stored = results.read(workdir / "results" / f"{numbers['shown']['stereo']}.json")[1]
     error = np.linalg.norm(stored["flow"], axis=-1)[stored["mask"]]
     assert stored["target"].shape == (43, 64, 3)
     assert rows["stereo", "still", "all"]["aepe"] == pytest.approx(error.mean(), rel=1e-5)
@@ -68,7 +68,7 @@ def test_table(workdir, capsys):
     assert list(arrays) == [f"{data}.clean.sure.{name}" for data in ("stereo", "warps") for name in ("curve", "oracle")]
     assert numbers["step"] is None and numbers["nfe"] is None
     assert numbers["matchers"] == {"still": {"nfe": 0}, "sure": {"nfe": 0, "known": "well"}}
-    text = (workdir / "results" / "benchmark.md").read_text()
+    text = numbers.path.with_suffix(".md").read_text()
     assert "### stereo, 1 pair, clean" in text
     assert f"| no motion | {rows['stereo', 'still', 'all']['aepe']:.2f} |" in text
     assert "| matcher | homography | affine |" in text
@@ -83,20 +83,23 @@ def test_same_command_computes_nothing_again(workdir, tmp_path, monkeypatch, cap
         return still(source, target)
 
     monkeypatch.setitem(entrants.ENTRANTS, "sure", lambda name: Entrant(name, "still, sure", counted, {"version": 1}))
-    before = results.read(workdir / "results" / "benchmark.json")[0]["rows"]
+    before, _ = benchmark_figures.read(workdir)
     command = ["benchmark", "--workdir", str(workdir), "--methods", "sure", "--side", "64", "--data", "stereo"]
     assert main(command, app()) == 0
     assert len(calls) == 1  # the pair that is shown
-    after = results.read(workdir / "results" / "benchmark.json")[0]["rows"]
-    assert [row for row in before if (row["data"], row["method"]) == ("stereo", "sure")] == after
-    # Another program is refused, and so are another matcher of the same name and other data.
+    (path,) = set((workdir / "results").glob("benchmark-*.json")) - {before.path}
+    after, _ = results.read(path)
+    assert [row for row in before["rows"] if (row["data"], row["method"]) == ("stereo", "sure")] == after["rows"]
+    # Another version of the package, or another matcher of the same name, is measured anew; nothing is replaced.
+    kept = {path: path.read_bytes() for path in (workdir / "results").rglob("benchmark*.json")}
     with monkeypatch.context() as patch:
-        patch.setattr(benchmark, "_code", lambda: "another program")
-        assert main(command, app()) == 2
-    assert "choose another directory" in capsys.readouterr().err
+        patch.setattr(results, "version", lambda name: "another")
+        assert main(command, app()) == 0
+    assert len(calls) == 1 + 2 + 1  # the pair is compiled, measured and shown
     monkeypatch.setitem(entrants.ENTRANTS, "sure", lambda name: Entrant(name, "still, sure", still, {"version": 2}))
-    assert main(command, app()) == 2
-    assert "choose another directory" in capsys.readouterr().err
+    assert main(command, app()) == 0
+    assert {path: path.read_bytes() for path in kept} == kept
+    assert len(list((workdir / "results").glob("benchmark-*.json"))) == 4
 
 
 def test_wrong_use(tmp_path, capsys):
@@ -158,7 +161,7 @@ def test_corruption_table(tmp_path):
     ]
     numbers = {"data": ["d"], "corruptions": ["clean", "fog"], "severity": 5, "methods": {"a": "A", "b": "B"}}
     (tmp_path / "results").mkdir()
-    (tmp_path / "results" / "benchmark.json").write_text(json.dumps({**numbers, "rows": rows}))
+    (tmp_path / "results" / "benchmark-0.json").write_text(json.dumps({**numbers, "rows": rows, "step": None}))
     (path,) = benchmark_figures.corruptions(tmp_path)
     # Logarithmic in the error, over white: of 1 to 8, 2 is a third of the way; no number is no colour.
     first, second, below = (_middle(path, 0.8 * _colour("Blues", each) + 0.2) for each in (0, 1 / 3, 1))

@@ -142,7 +142,7 @@ def test_stages_and_their_weights(runs):
 
 def test_evaluation_and_match(runs, capsys):
     assert main(["evaluate", "--workdir", str(runs / "two")], APP) == 0
-    path = runs / "two" / "results" / "evaluate-step-2-seed-0.json"
+    (path,) = (runs / "two" / "results").glob("evaluate-step-2-seed-0-*.json")
     told = json.loads(path.read_text())
     rows = {row["method"]: row["aepe"] for row in told["table"]}
     assert set(rows) == {"winner-take-all", "its median", "its fit", "its fit, refined", "model"}
@@ -154,6 +154,12 @@ def test_evaluation_and_match(runs, capsys):
     assert found.flow.shape == (20, 30, 2) and found.hypotheses.shape == (2, 16, 16, 2)
 
 
+def only(directory, pattern):
+    """Returns the one path in `directory` that matches."""
+    (path,) = directory.glob(pattern)
+    return path
+
+
 def test_the_match_command_writes_what_match_finds(runs, tmp_path):
     picture = (np.random.default_rng(2).random((20, 30, 3)) * 255).astype(np.uint8)
     for name, each in (("a", picture), ("b", picture[:, ::-1])):
@@ -162,16 +168,16 @@ def test_the_match_command_writes_what_match_finds(runs, tmp_path):
     words = ["--workdir", str(runs / "two"), "--hypotheses", "2", "--out", str(tmp_path / "out")]
     assert main(["match", *files, *words], APP) == 0
     found = matcher.match(picture, picture[:, ::-1], model=runs / "two", hypotheses=2)
-    stored = np.load(tmp_path / "out" / "match.npz")
+    stored = np.load(only(tmp_path / "out", "match-*.npz"))
     np.testing.assert_allclose(stored["flow"], found.flow, atol=1e-4)
-    assert json.loads((tmp_path / "out" / "match.json").read_text())["step"] == 2
-    flow, known = flow_files.read_flo(tmp_path / "out" / "flow.flo")
+    assert json.loads(only(tmp_path / "out", "match-*.json").read_text())["step"] == 2
+    flow, known = flow_files.read_flo(only(tmp_path / "out", "flow-*.flo"))
     np.testing.assert_array_equal(flow, stored["flow"])
     assert known.all()
-    drawn = np.asarray(Image.open(tmp_path / "out" / "warped.png"))
+    drawn = np.asarray(Image.open(only(tmp_path / "out", "warped-*.png")))
     np.testing.assert_allclose(drawn, baselines.warped(picture, found.flow), atol=1)
     # Columns of 2.6 inches at 200 dots: four of the match, three of the hypotheses, whose means' differences are below.
-    sizes = [Image.open(tmp_path / "out" / f"{name}.png").size for name in ("match", "hypotheses")]
+    sizes = [Image.open(only(tmp_path / "out", f"{name}-*.png")).size for name in ("match", "hypotheses")]
     height = 2 * (0.94 * 2.6 * 20 / 30 + 0.2)
     np.testing.assert_allclose(sizes, [(2080, 200 * (height + 0.25)), (1560, 200 * height)], atol=1)
 
@@ -185,9 +191,9 @@ def test_the_match_command_takes_a_gray_png_and_a_colour_jpeg(runs, tmp_path):
     words = ["--workdir", str(runs / "two"), "--hypotheses", "2", "--out", str(tmp_path / "out")]
     assert main(["match", str(tmp_path / "a.png"), str(tmp_path / "b.jpg"), *words], APP) == 0
     found = matcher.match(gray, colour, model=runs / "two", hypotheses=2)
-    stored = np.load(tmp_path / "out" / "match.npz")
+    stored = np.load(only(tmp_path / "out", "match-*.npz"))
     np.testing.assert_allclose(stored["flow"], found.flow, atol=1e-4)
-    drawn = np.asarray(Image.open(tmp_path / "out" / "warped.png"))
+    drawn = np.asarray(Image.open(only(tmp_path / "out", "warped-*.png")))
     np.testing.assert_allclose(drawn, baselines.warped(gray[..., None], found.flow)[..., 0], atol=1)
 
 

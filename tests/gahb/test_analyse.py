@@ -113,3 +113,14 @@ def test_the_result_is_json(workdir):
     path = results.newest(workdir / "results", "eigenbasis")
     assert json.loads(path.read_text())["table"][0]["image"] == 0
     assert analyse.parse_levels("1, 2.5") == [1.0, 2.5]
+
+
+def test_other_levels_stand_beside_the_first(workdir):
+    before = {path: path.read_bytes() for path in (workdir / "results").glob("eigenbasis-*")}
+    command("analyse", "--workdir", workdir, "--levels", "10", "--top", 5, "--images", 1)
+    assert {path: path.read_bytes() for path in before} == before
+    (path,) = set((workdir / "results").glob("eigenbasis-*.json")) - set(before)
+    settings = results.read(path)[0]["settings"]
+    assert settings["levels"] == [10.0] and (settings["images"], settings["top"], settings["size"]) == (1, 5, 0)
+    command("analyse", "--workdir", workdir, "--levels", "10.0", "--top", 5, "--images", 1)
+    assert len(list((workdir / "results").glob("eigenbasis-*.json"))) == 2

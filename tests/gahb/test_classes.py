@@ -149,13 +149,18 @@ def compared(data, tmp_path_factory):
     return workdir
 
 
+def result(workdir, name):
+    (path,) = (workdir / "results").glob(f"classes-{name}-????????.json")
+    return results.read(path)
+
+
 def arguments(data, workdir, *more):
     return ["classes", "--config", str(CONFIG), "--workdir", str(workdir), f"--config.data.source=npz:{data}", *more]
 
 
 def test_results_are_those_of_the_trained_models(data, compared):
     for name in ("calpha-2", "disks"):
-        numbers, arrays = results.read(compared / "results" / f"classes-{name}.json")
+        numbers, arrays = result(compared, name)
         source = held_out(data, name)
         key = jax.random.split(key_for(jax.random.key(0), Purpose.EVALUATE), 3)
         sigmas = 10 ** (-np.array((34.0, 30.0, 24.0, 20.0, 16.0, 10.0)) / 20)
@@ -167,7 +172,7 @@ def test_results_are_those_of_the_trained_models(data, compared):
         assert numbers["moderate_slope"]["value"] == pytest.approx((high - low) / 6, rel=1e-4)
         assert numbers["step"] == 4 and numbers["class"] == name
     assert numbers["tangent"]["dimension"] == 5 and arrays["tangents"].shape == (2, 5, 16, 16, 1)
-    shuffled = results.read(compared / "results" / "classes-shuffled.json")[1]
+    shuffled = result(compared, "shuffled")[1]
     np.testing.assert_array_equal(np.sort(shuffled["order"]), np.arange(256))
 
 

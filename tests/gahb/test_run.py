@@ -47,6 +47,12 @@ def command(*argv, code=0):
     assert main([str(each) for each in argv], APP) == code
 
 
+def only(directory, pattern):
+    """Returns the one path in `directory` that matches."""
+    (path,) = directory.glob(pattern)
+    return path
+
+
 def new_run(directory, **changes):
     """Returns the arguments of a training command on a small file of images in `directory`."""
     images = np.random.default_rng(0).integers(0, 256, (16, 8, 8, 1), np.uint8)
@@ -133,12 +139,12 @@ def test_results_are_a_function_of_checkpoint_and_seed(trained, copy):
     command("evaluate", "--workdir", copy)
     command("sample", "--workdir", copy)
     command("sample", "--workdir", copy, "--config.seed=1")
-    for folder, name in (("results", "evaluate-step-4-seed-0.json"), ("samples", "step-4-seed-0.json")):
-        (_, first), (_, again) = (results.read(each / folder / name) for each in (trained, copy))
+    for folder, name in (("results", "evaluate-step-4-seed-0-*.json"), ("samples", "step-4-seed-0-*.json")):
+        (_, first), (_, again) = (results.read(only(each / folder, name)) for each in (trained, copy))
         assert first.keys() == again.keys()
         for key in first:
             np.testing.assert_array_equal(first[key], again[key])
-    _, other = results.read(copy / "samples" / "step-4-seed-1.json")
+    _, other = results.read(only(copy / "samples", "step-4-seed-1-*.json"))
     assert not np.array_equal(other["samples"], first["samples"])
 
 
@@ -148,7 +154,7 @@ def test_changes_to_the_config_are_told(copy, capsys):
     assert said.err == "note: the config differs from the run's: evaluate.num_images: 3 -> 2\n"
     assert f"checked and writable: {copy}, with a whole checkpoint of step 4" in said.out
     command("evaluate", "--workdir", copy, "--config.evaluate.num_images=2", "--step", "2")
-    numbers, _ = results.read(copy / "results" / "evaluate-step-2-seed-0.json")
+    numbers, _ = results.read(only(copy / "results", "evaluate-step-2-seed-0-*.json"))
     assert numbers["config_changes"] == ["evaluate.num_images: 3 -> 2"] and numbers["num_images"] == 2
 
 
@@ -196,10 +202,10 @@ def test_data_that_changed_is_refused(copy, capsys, tmp_path):
 
 
 def test_samples(trained):
-    numbers, arrays = results.read(trained / "samples" / "step-4-seed-0.json")
+    numbers, arrays = results.read(only(trained / "samples", "step-4-seed-0-*.json"))
     assert numbers["num_samples"] == 3 and numbers["nfe"] == arrays["nfe"].max()
     assert arrays["samples"].shape == (3, 8, 8, 1)
-    assert Image.open(trained / "samples" / "step-4-seed-0.png").size == (2 * 16 + 2, 2 * 16 + 2)
+    assert Image.open(only(trained / "samples", "step-4-seed-0-*.png")).size == (2 * 16 + 2, 2 * 16 + 2)
 
 
 def test_denoiser_from_a_workdir(trained):
@@ -274,7 +280,7 @@ def test_describe(trained, capsys):
 
 
 def test_many_samples_are_the_few_and_more(copy, capsys):
-    few = results.read(copy / "samples" / "step-4-seed-0.json")[1]
+    few = results.read(only(copy / "samples", "step-4-seed-0-*.json"))[1]
     command("sample", "--workdir", copy, "--num", "5", "--type", "float32")
     (directory,) = (path for path in (copy / "samples").glob("many-step-4-seed-0-*") if path.is_dir())
     store = row_store.open_store(directory)
@@ -321,3 +327,71 @@ def test_many_samples_go_on_after_a_kill(trained, copy, capsys):
     ):
         command("sample", "--workdir", copy, *argv, code=2)
         assert message in capsys.readouterr().err
+
+
+def test_other_settings_stand_beside_the_first_result(copy):
+    before = {path: path.read_bytes() for path in (*(copy / "results").iterdir(), *(copy / "samples").iterdir())}
+    for flags in (["--config.evaluate.levels=(10,)"], ["--step", "2"], ["--no-ema"], ["--config.seed=1"]):
+        command("evaluate", "--workdir", copy, *flags)
+    for flags in (["--config.sampler.sigma_L=0.1"], ["--config.sampler.num=2"], ["--step", "2"], ["--no-ema"]):
+        command("sample", "--workdir", copy, *flags)
+    assert {path: path.read_bytes() for path in before} == before
+    assert len(list((copy / "results").glob("evaluate-*.json"))) == len(list((copy / "samples").glob("*.json"))) == 5
+    # How it is computed, and what it does not read, decide nothing: these rewrite the first result.
+    command("evaluate", "--workdir", copy, "--config.parallel=pmap", "--config.train.log_every=1")
+    command("sample", "--workdir", copy, "--config.evaluate.levels=(10,)")
+    assert len(list((copy / "results").glob("evaluate-*.json"))) == len(list((copy / "samples").glob("*.json"))) == 5
+    numbers, _ = results.read(only(copy / "results", "evaluate-step-2-seed-0-*.json"))
+    settings = numbers["settings"]
+    assert (settings["step"], settings["ema"], settings["seed"]) == (2, True, 0)
+    assert settings["config"]["evaluate"]["levels"] == [25.0, 50.0] and "train" not in settings["config"]
+    # The page lists all of them, and in what they differ.
+    command("figures", "index", "--workdir", copy)
+    page = (copy / "index.html").read_text()
+    for path in (copy / "results").glob("evaluate-*.json"):
+        assert path.stem in page
+    assert "evaluate.levels=[10.0]" in page and "ema=false" in page and "sampler.num=2" in page
+
+
+def test_new_data_under_the_same_path_make_another_result(copy, tmp_path):
+    source = configs.read(copy).data.source.removeprefix("npz:")
+    kept = shutil.copy(source, tmp_path / "kept.npz")
+    try:
+        np.savez(source, train=np.zeros((16, 8, 8, 1), np.uint8), test=np.zeros((5, 8, 8, 1), np.uint8))
+        command("evaluate", "--workdir", copy)
+    finally:
+        shutil.copy(kept, source)
+    assert len(list((copy / "results").glob("evaluate-*.json"))) == 2
+
+
+def test_a_damaged_result_is_no_missing_one(copy, capsys):
+    numbers, arrays = (only(copy / "results", f"evaluate-*.{ending}") for ending in ("json", "npz"))
+    whole = {path: path.read_bytes() for path in (numbers, arrays)}
+    for path, content in ((numbers, b"{"), (numbers, b"[" * 10**5), (arrays, b"PK"), (arrays, whole[arrays][:200])):
+        path.write_bytes(content)
+        command("figures", "--workdir", copy, code=2)
+        said = capsys.readouterr()
+        assert said.err.startswith(f"error: {numbers}: expected a ") and said.err.count("\n") == 1
+        path.write_bytes(whole[path])
+    arrays.unlink()
+    command("figures", "psnr", "--workdir", copy, code=2)
+    assert f"{numbers}: expected a readable result, got {arrays.name}: no such file" in capsys.readouterr().err
+    values = json.loads(numbers.read_text())
+    arrays.write_bytes(whole[arrays])
+    numbers.write_text(json.dumps({name: each for name, each in values.items() if name != "table"}))
+    command("figures", "--workdir", copy, code=2)
+    assert f'error: {numbers}: expected "table", got only ' in capsys.readouterr().err
+    numbers.write_bytes(whole[numbers])
+    (copy / "metrics.jsonl").write_text('{"step": 1, "loss": 2}\n' + "[" * 10**5 + '\n{"step": 2, "loss": 1}\n')
+    command("figures", "--workdir", copy, code=2)
+    assert "metrics.jsonl:2: expected a JSON object with `step`; remove the line" in capsys.readouterr().err
+
+
+def test_a_smaller_number_of_samples_replaces_no_record(copy):
+    command("sample", "--workdir", copy, "--num", "5")
+    path = only(copy / "samples", "many-*.json")
+    before = path.read_bytes()
+    command("sample", "--workdir", copy, "--num", "3")
+    assert path.read_bytes() == before and json.loads(before)["num_samples"] == 5
+    command("sample", "--workdir", copy, "--num", "6")
+    assert json.loads(path.read_text())["num_samples"] == 6

@@ -15,11 +15,12 @@ import numpy as np
 import pytest
 
 from common import config as configs
-from common.checkpoint import restore_params
+from common.checkpoint import restore_params, restore_variables
 from common.cli.dispatch import main
 from common.data import splits
 from common.errors import InputError
 from common.io import results
+from common.sampling import weights_digest
 from common.training.keys import Purpose, key_for
 from configs.gahb.base import base
 from gahb.__main__ import APP
@@ -85,7 +86,8 @@ def assert_same(first, second):
 
 
 def result(workdir, size):
-    return results.read(workdir / "results" / f"study-N-{size:05d}.json")
+    (path,) = (workdir / "results").glob(f"study-N-{size:05d}-*.json")
+    return results.read(path)
 
 
 def unit(images):
@@ -130,7 +132,8 @@ def test_models_are_ordinary_runs(study, data):
     for size in (1, 2):
         for half in (1, 2):
             folder = study / f"N-{size:05d}" / str(half)
-            assert json.loads((folder / "trained.json").read_text()) == {"step": 80, "size": size}
+            weights = weights_digest(restore_variables(folder)[0])
+            assert json.loads((folder / "trained.json").read_text()) == {"step": 80, "weights": weights, "size": size}
             assert (folder / "checkpoints" / "80").is_dir()
     seeds = [config_of(config(data, seed=3), build(config(data)).parts[0], half).seed for half in (1, 2)]
     assert seeds == [6, 7]
@@ -222,12 +225,12 @@ def test_done_parts_are_not_done_again(study, data, capsys):
 def test_interrupted_between_everything(study, data, tmp_path):
     """As if stopped after the first model's training, and in the middle of the second's."""
     copy = shutil.copytree(study, tmp_path / "study")
-    for name in ("json", "npz"):
-        (copy / "results" / f"study-N-00002.{name}").unlink()
+    for path in (copy / "results").glob("study-N-00002-*"):
+        path.unlink()
     (copy / "N-00002" / "2" / "trained.json").unlink()
     shutil.rmtree(copy / "N-00002" / "2" / "checkpoints" / "80")
     assert main(arguments(data, copy, "--only", "2/2"), APP) == 0
-    assert not (copy / "results" / "study-N-00002.json").exists()
+    assert not list((copy / "results").glob("study-N-00002-*.json"))
     assert main(arguments(data, copy), APP) == 0
     assert_same(measured(study), measured(copy))
 

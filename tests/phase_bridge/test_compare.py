@@ -35,26 +35,28 @@ def test_it_goes_on_where_it_stopped(tmp_path, capsys):
     assert main(argv, APP) == 0, capsys.readouterr().err
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "models").rglob("trained.json")}
     assert len(before) == 4
-    numbers = json.loads((tmp_path / "results" / "compare.json").read_text())
+    (path,) = (tmp_path / "results").glob("compare-*.json")
+    numbers = json.loads(path.read_text())
     assert numbers["seeds"] == 2 and numbers["floor"]["beyond"] == 0
     edm = [row for row in numbers["rows"] if row["model"] == "edm"]
     assert {(row["sampler"], row["nfe"]) for row in edm} >= {("ddim", 2), ("heun", 3), ("ipndm", 3)}
     each = [
         next(
-            row for row in json.loads(compare.measured_path(tmp_path, "edm", seed).read_text())["rows"]
+            row for row in json.loads((tmp_path / "results" / f"{name}.json").read_text())["rows"]
             if (row["sampler"], row["nfe"]) == ("ddim", 3)
         )["w2"]
-        for seed in (0, 1)
+        for name in numbers["measured"]["edm"]
     ]  # fmt: skip
     row = next(row for row in edm if (row["sampler"], row["nfe"]) == ("ddim", 3))
     assert row["w2"] == pytest.approx(np.mean(each)) and row["w2_deviation"] == pytest.approx(np.std(each, ddof=1))
     assert each[0] != each[1]
-    text = (tmp_path / "compare.md").read_text()
+    text = path.with_suffix(".md").read_text()
     assert "| EDM |" in text and "| NFE 2 |" in text.replace("| model | NFE 2", "| NFE 2") and "±" in text
     for name in ("compare", "compare-samples"):
         assert (tmp_path / "figures" / f"{name}.png").stat().st_size > 1000
     assert main(argv, APP) == 0
     assert before == {path: path.stat().st_mtime_ns for path in before}
+    assert len(list((tmp_path / "results").glob("measured-*.json"))) == 4
     assert main([*argv, "--config.train.steps=6"], APP) == 2
     assert "expected the comparison it already holds, got another: train.steps: 4 -> 6" in capsys.readouterr().err
 
@@ -63,11 +65,11 @@ def test_settings_are_chosen_by_the_distance(tmp_path, capsys):
     few = [each for each in ARGV if "compare." not in each]
     argv = [*few, "--workdir", str(tmp_path), "--config.compare.models=('cld',)", "--config.compare.nfe=(2,)"]
     assert main([*argv, "--config.compare.seeds=1"], APP) == 0, capsys.readouterr().err
-    found = json.loads((tmp_path / "results" / "settings-cld.json").read_text())
+    found = json.loads(next((tmp_path / "results").glob("settings-cld-*.json")).read_text())
     for sampler in ("euler", "multistep"):
         tried = [row for row in found["tried"] if row["sampler"] == sampler]
         best = min(tried, key=lambda row: row["w2"])
-        chosen = found["settings"][sampler]["2"]
+        chosen = found["chosen"][sampler]["2"]
         assert len(tried) > 5 and all(best[name] == value for name, value in chosen.items())
 
 

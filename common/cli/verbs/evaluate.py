@@ -7,14 +7,19 @@ from common.plots.tables import text_table
 
 
 def run(app: App, request: Request) -> None:
-    """Writes `results/evaluate-step-N-seed-S.json` and `.npz`, and prints the table of the method if it has one."""
+    """Writes `results/evaluate-step-N-seed-S-KEY.json` and `.npz`, and prints the table of the method if it has one."""
     model = trained.load(app, request, "EVALUATE")
     if model is None:
         return
-    evaluation, seconds = trained.timed(model.method.evaluate, model.variables, model.key)
+    settings = {**model.settings, "data": trained.fingerprints(model.method.sources())}
+    evaluation, seconds = trained.timed("evaluate", model.method.evaluate, model.variables, model.key)
     numbers = {**model.provenance(seconds, evaluation.numbers.get("nfe")), **evaluation.numbers}
     paths = results.write(
-        model.workdir / "results", f"evaluate-{model.name}", numbers=numbers, arrays=evaluation.arrays
+        model.workdir / "results",
+        f"evaluate-{model.name}",
+        numbers=numbers,
+        arrays=evaluation.arrays,
+        settings=settings,
     )
     print_lines(
         *text_table(evaluation.numbers.get("table", [])),

@@ -25,17 +25,22 @@ _SUBSETS, _SUBSET = 100, 1000  # of the kernel distance, as it is usually report
 
 
 class Collected(NamedTuple):
-    """The feature function, its values on samples and (if the reference is a split) on data, and samples a second."""
+    """The feature function, its values on samples and (if the reference is a split) on data, and samples a second.
+
+    `settings` and `data_fingerprint` say which samples and data these are (the latter None without data).
+    """
 
     extractor: Any
     samples: Any
     data: Any
     num_data: int
     rate: float | None
+    settings: dict[str, Any]
+    data_fingerprint: str | None
 
 
 def run(app: App, request: Request) -> None:
-    """Writes `results/fidelity-step-N-seed-S-FEATURES.json`; samples and features stay for the next time."""
+    """Writes `results/fidelity-step-N-seed-S-FEATURES-KEY.json`; samples and features stay for the next time."""
     flags = request.flags
     _check(flags)
     model = trained.load(app, request, "SAMPLE")
@@ -47,7 +52,7 @@ def run(app: App, request: Request) -> None:
     sampler = model.method.sampler
     if sampler is None or sampler.to_unit is None:
         raise input_error("fidelity", expected="a model that draws images", got=app.name, fix="use evaluate")
-    # What is wrong with these files is told before anything is drawn.
+    # These files are checked before any sample is drawn.
     inception = features.inception(flags.weights, resize=flags.resize) if flags.features == "inception" else None
     reference = None if flags.reference in SPLITS else frechet.read_statistics(flags.reference)
     start = time.perf_counter()
@@ -71,9 +76,23 @@ def run(app: App, request: Request) -> None:
         **(_compared(found, flags.num) if found.data is not None else {}),
     }
     name = f"fidelity-{model.name}-{flags.features}"
-    paths = results.write(model.workdir / "results", name, numbers=numbers, arrays={})
+    settings = {
+        "samples": found.settings,
+        "num": flags.num,
+        "features": dict(found.extractor.identity),
+        "reference": flags.reference,
+        "reference_is": found.data_fingerprint or _digest_of(reference),
+    }
+    paths = results.write(model.workdir / "results", name, numbers=numbers, arrays={}, settings=settings)
     shown = {key: f"{numbers[key]:.5g}" for key in SHOWN if key in numbers}
     print_lines(*text_table([shown]), f"wrote {paths[0]}")
+
+
+def _digest_of(gaussian) -> str:
+    """Returns a hash of the mean and covariance of a reference that was read from a file."""
+    from common.data.source import digest
+
+    return digest(gaussian.mean, gaussian.covariance)
 
 
 def _check(flags: argparse.Namespace) -> None:
@@ -111,9 +130,9 @@ def _collect(model: trained.Trained, flags: argparse.Namespace, inception, shoul
     if whole and flags.reference in SPLITS:
         source = model.method.sources()[flags.reference]
         data, whole = _features(extractor, source, flags.reference, **how)
-        found = Collected(extractor, samples, data, len(source), many.rate)
+        found = Collected(extractor, samples, data, len(source), many.rate, many.settings, source.fingerprint)
     else:
-        found = Collected(extractor, samples, None, 0, many.rate)
+        found = Collected(extractor, samples, None, 0, many.rate, many.settings, None)
     return found if whole else None
 
 
@@ -124,11 +143,9 @@ def _features(extractor, source, name: str, *, place: Path, batch_size: int, sho
     from common.metrics import features
 
     directory = place / f"{name}-{digest({**extractor.identity, 'images': source.fingerprint})[:8]}"
-    bar = Progress(len(source))
-    how = {"batch_size": batch_size, "should_stop": should_stop, "add": bar.add}
-    found = features.extract_to(directory, extractor, source, **how)
-    bar.close()
-    return found
+    with Progress(len(source), what=f"features of {name}") as bar:
+        how = {"batch_size": batch_size, "should_stop": should_stop, "add": bar.add}
+        return features.extract_to(directory, extractor, source, **how)
 
 
 def _compared(found: Collected, num: int) -> dict[str, Any]:
@@ -168,8 +185,8 @@ FIDELITY = Verb(
     "fidelity",
     "Frechet distance, precision and recall of many samples",
     "Draws N samples (those of `sample --num N`), computes features of samples and data, and writes\n"
-    "DIR/results/fidelity-step-N-seed-S-FEATURES.json. The same command goes on where it was stopped. Distances of\n"
-    "different N, --reference, --features or --resize cannot be compared.",
+    "DIR/results/fidelity-step-N-seed-S-FEATURES-KEY.json. The same command goes on where it was stopped.\n"
+    "Distances of different N, --reference, --features or --resize cannot be compared.",
     _arguments,
     run,
 )

@@ -5,10 +5,11 @@ import sys
 from common.cli import workdirs
 from common.cli.app import App, Request, print_lines
 from common.errors import InputError, choice
+from common.io.results import NoResultError
 
 
 def run(app: App, request: Request) -> None:
-    """Draws the named figures, or all for which the result files are there."""
+    """Draws the named figures, or all for which there are results; a damaged result raises `InputError`."""
     workdir = workdirs.required(request, "workdir")
     if not workdir.is_dir():
         raise InputError(f"workdir {workdir}: expected the directory of a run, got none; train one first")
@@ -19,7 +20,7 @@ def run(app: App, request: Request) -> None:
     for name in names or available:
         try:
             written += available[name](workdir)
-        except InputError:
+        except NoResultError:
             if names:
                 raise
             missing.append(name)

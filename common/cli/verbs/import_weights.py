@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from common import config as configs
-from common.cli import workdirs
+from common.cli import experiments, workdirs
 from common.cli.app import App, Request, print_lines
 from common.errors import InputError
 
@@ -11,17 +11,18 @@ from common.errors import InputError
 def run(app: App, request: Request) -> None:
     """Reads the file, checks it, and lets the method write config and checkpoint into the work directory."""
     workdir = workdirs.required(request, "workdir")
-    path = Path(request.flags.file)
-    if not path.is_file():
-        raise InputError(f"{path}: expected a file of weights, got no such file; check the path")
+    weights = Path(request.flags.file)
+    if not weights.is_file():
+        raise InputError(f"{weights}: expected a file of weights, got no such file; check the path")
     workdirs.check_writable(workdir)
     if (workdir / configs.FILE_NAME).exists():
         raise InputError(f"workdir {workdir}: expected an empty directory, got one that holds a run; choose another")
     if request.flags.config:
-        config = configs.load(request.flags.config, request.overrides, app.base())
+        path = experiments.find(request.flags.config, app.name)
+        config = configs.load(path, request.overrides, app.base())
     else:
         config = configs.from_dict({}, app.base(), request.overrides)
-    told = app.import_weights(path, workdir=workdir, config=config, dry_run=request.flags.dry_run)
-    print_lines(*told)
+    lines = app.import_weights(weights, workdir=workdir, config=config, dry_run=request.flags.dry_run)
+    print_lines(*lines)
     if not request.flags.dry_run:
         print_lines(f"next: python -m {app.name} evaluate --workdir {workdir}, or train to fine-tune them there")

@@ -1,4 +1,4 @@
-"""`sample`: draws from a trained model, a few to look at or any number to measure."""
+"""`sample`: samples of a trained model, a few to look at or any number to measure."""
 
 import sys
 import time
@@ -15,19 +15,21 @@ _SHOWN = 64  # samples on the picture beside many
 
 
 class Many(NamedTuple):
-    """Samples in chunks: their `store`, whether all are there, what they are, and how fast they were drawn.
+    """Samples in a directory: their `store`, whether all are there, and the settings that decide them.
 
-    `rate`: samples a second without compilation, None if none or one batch was drawn.
+    added: how many of them this command drew. rate: samples a second without compilation, None if none or one batch was
+    drawn.
     """
 
     store: Any
     whole: bool
-    identity: dict[str, Any]
+    settings: dict[str, Any]
+    added: int
     rate: float | None
 
 
 def run(app: App, request: Request) -> None:
-    """Writes `samples/step-N-seed-S.npz`, `.png` and `.json`; with `--num`, a directory `samples/many-...`."""
+    """Writes `samples/step-N-seed-S-KEY.npz`, `.png` and `.json`; with `--num`, a directory `samples/many-...`."""
     num = request.flags.num
     if num is not None:
         check_num(num, fix="leave it out for config.sampler.num samples")
@@ -39,13 +41,14 @@ def run(app: App, request: Request) -> None:
     if num is not None:
         _many(app, request, model, num)
         return
-    samples, seconds = trained.timed(model.method.sample, model.variables, model.key)
+    samples, seconds = trained.timed("sample", model.method.sample, model.variables, model.key)
     paths = results.write(
         model.workdir / "samples",
         model.name,
         numbers={**model.provenance(seconds, samples.info["nfe"]), **samples.info},
         arrays=samples.arrays,
         images=samples.images,
+        settings=trained.without(model.settings, "evaluate"),
     )
     print_lines(
         f"wrote {', '.join(str(path) for path in paths)}",
@@ -67,7 +70,6 @@ def draw_many(
     Raises `InputError` for a method that cannot draw samples one by one.
     """
     from common import sampling
-    from common.config import digest
     from common.io.progress import Progress
 
     sampler = model.method.sampler
@@ -76,11 +78,12 @@ def draw_many(
         raise input_error(flag, expected="a model that draws samples one by one", got=got, fix="use sample without it")
     kind = kind if sampler.to_unit is not None else "float32"
     identity = sampling.identify(sampler, model.variables, seed=model.seed, step=model.step)
-    directory = model.workdir / "samples" / f"many-{model.name}-{digest({**identity, 'type': kind})[:8]}"
+    settings = {**identity, "type": kind}
+    directory = model.workdir / "samples" / results.name_of(f"many-{model.name}", settings)
     bars: list[Progress] = []
 
     def progress(done: int):
-        bars.append(Progress(num, done=done, unit="img" if sampler.to_unit else "samples"))
+        bars.append(Progress(num, done=done, unit="img" if sampler.to_unit else "samples", what="sample"))
         if done:
             print_lines(f"{done} of {num} are in {directory} already")
         return bars[-1].add
@@ -98,7 +101,8 @@ def draw_many(
     )
     for bar in bars:
         bar.close()
-    return Many(store, whole, {**identity, "type": kind}, bars[0].rate if bars else None)
+    added, rate = (bars[0].added, bars[0].rate) if bars else (0, None)
+    return Many(store, whole, settings, added, rate)
 
 
 def stopped(app: App, verb: str, workdir: Path) -> None:
@@ -118,14 +122,26 @@ def _many(app: App, request: Request, model: trained.Trained, num: int) -> None:
         stopped(app, "sample", model.workdir)
         return
     directory, sampler = many.store.directory, model.method.sampler
+    described = directory.with_suffix(".json")
+    if not many.added and described.exists() and results.read_numbers(described)["num_samples"] >= num:
+        # What the command that drew them noted, their number and speed, stays.
+        print_lines(f"{num} samples are in {directory} already; {described}")
+        return
     numbers = {
         **model.provenance(time.perf_counter() - start, sampler.settings["nfe"]),
-        **many.identity,
+        **many.settings,
         "num_samples": num,
         "samples_per_s": many.rate,
         "batch_size": sampler.batch_size,
         "chunks": directory.name,
     }
-    images = many.store.read(0)["images"][:_SHOWN] / 255 if many.identity["type"] == "uint8" else None
-    paths = results.write(directory.parent, directory.name, numbers=numbers, arrays={}, images=images)
+    images = many.store.read(0)["images"][:_SHOWN] / 255 if many.settings["type"] == "uint8" else None
+    paths = results.write(
+        directory.parent,
+        f"many-{model.name}",
+        numbers=numbers,
+        arrays={},
+        images=images,
+        settings=many.settings,
+    )
     print_lines(f"wrote {num} samples to {directory}; {', '.join(str(path) for path in paths)}")

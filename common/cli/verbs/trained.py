@@ -2,17 +2,38 @@
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from common import config as configs
 from common.cli import workdirs
 from common.cli.app import App, Request, print_lines
 
+# Keys on which no result of given weights depends: how these were made, and how a computation is carried out.
+IRRELEVANT = (
+    "method",
+    "seed",  # stands for itself in the settings
+    "parallel",
+    "data.placement",
+    "data.workers",
+    "data.device_limit_mb",
+    "data.directory",
+    "data.skip_bad",
+    "train.*",
+    "optimizer.*",
+    "ema.*",
+    "checkpoint.*",
+)
+
 
 class Trained(NamedTuple):
-    """A trained model, ready to be used: its method, variables and root key, and the words for its results."""
+    """A trained model, ready to be used: its method, variables and root key, and the words for its results.
+
+    `settings` is what decides a result as far as the model and its config go: the weights by their hash, step and kind
+    (`ema`), the seed, and the config but for `IRRELEVANT` keys.
+    """
 
     method: Any
     variables: Any
@@ -22,6 +43,7 @@ class Trained(NamedTuple):
     step: int
     seed: int
     provenance: Callable[..., dict[str, Any]]
+    settings: Mapping[str, Any] = MappingProxyType({"config": {}})
 
 
 def load(app: App, request: Request, purpose: str) -> Trained | None:
@@ -32,11 +54,12 @@ def load(app: App, request: Request, purpose: str) -> Trained | None:
     """
     config, workdir, changes = workdirs.of_trained(app, request)
     workdirs.check_writable(workdir)
-    # Only now what takes seconds to import: a typo is told at once.
+    # Imported only now, which takes seconds: a mistyped command is refused at once.
     import jax
 
     from common import checkpoint
     from common.io import results
+    from common.sampling import weights_digest
     from common.training import parallel
     from common.training.keys import Purpose, key_for
 
@@ -52,6 +75,13 @@ def load(app: App, request: Request, purpose: str) -> Trained | None:
         )
         return None
     parallel.enable_compilation_cache()
+    settings = {
+        "weights": weights_digest(variables),
+        "step": step,
+        "ema": not request.flags.no_ema,
+        "seed": config.seed,
+        "config": config_settings(config),
+    }
     variables = jax.tree.map(jax.numpy.asarray, variables)
 
     def provenance(wall_s: float, nfe: int | None) -> dict[str, Any]:
@@ -67,11 +97,44 @@ def load(app: App, request: Request, purpose: str) -> Trained | None:
 
     key = key_for(jax.random.key(config.seed), Purpose[purpose])
     name = f"step-{step}-seed-{config.seed}"
-    return Trained(method, variables, key, workdir, name, step, config.seed, provenance)
+    return Trained(method, variables, key, workdir, name, step, config.seed, provenance, settings)
 
 
-def timed(function: Callable, *args) -> tuple[Any, float]:
-    """Returns the result of `function(*args)`, whose arrays are on the host, and the seconds it took."""
+def config_settings(config, ignore: Sequence[str] = IRRELEVANT) -> dict[str, Any]:
+    """Returns a config's keys and values, as nested plain values, without those of `ignore`.
+
+    `ignore` holds dotted keys, or `section.*` for all keys of a section.
+    """
+    values = configs.to_dict(config)
+    for key in ignore:
+        *sections, name = key.removesuffix(".*").split(".")
+        place = values
+        for each in sections:
+            place = place[each]
+        place.pop(name, None)
+    return values
+
+
+def without(settings: Mapping[str, Any], *sections: str) -> dict[str, Any]:
+    """Returns `settings` of a model without sections of the config that a command does not read."""
+    kept = {name: each for name, each in settings["config"].items() if name not in sections}
+    return {**settings, "config": kept}
+
+
+def fingerprints(sources: Mapping[str, Any]) -> dict[str, str]:
+    """Returns by split what the data are, for the settings of a result: a directory may hold others the next time."""
+    return {split: source.fingerprint for split, source in sources.items()}
+
+
+def timed(what: str, function: Callable, *args) -> tuple[Any, float]:
+    """Returns the result of `function(*args)`, whose arrays are on the host, and the seconds it took.
+
+    `what`, if given, names the computation, which is said to compile.
+    """
+    from common.io.progress import compiling
+
+    if what:
+        compiling(what)
     start = time.perf_counter()
     result = function(*args)
     return result, time.perf_counter() - start

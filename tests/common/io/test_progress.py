@@ -33,10 +33,21 @@ def test_lines_without_a_terminal_are_few():
     assert stream.getvalue().splitlines() == ["10 of 100", "100 of 100, 10 img/s"]
 
 
-def test_one_moving_line_on_a_terminal():
+def test_a_bar_on_a_terminal():
     stream = Terminal()
-    run(stream, [0.0, 0.1, 1.0], counts=[10, 10, 80]).close()
-    assert stream.getvalue() == "\r\x1b[K10 of 100\r\x1b[K100 of 100, 90 img/s\n"
+    run(stream, [0.0, 0.1, 1.0], counts=[10, 10, 80], what="drawing").close()
+    assert "drawing, compiling" in stream.getvalue() and "100/100" in stream.getvalue()
     empty = Terminal()
     Progress(0, stream=empty).close()
     assert empty.getvalue() == ""
+
+
+def test_compilation_is_said_before_the_first_result():
+    stream = io.StringIO()
+    run(stream, [1.0, 12.0], what="drawing").close()
+    assert stream.getvalue().splitlines() == [
+        "drawing: compiling", "drawing: 10 of 100", "drawing: 20 of 100, 0.9091 img/s, 1 min 28 s left"
+    ]  # fmt: skip
+    finished = io.StringIO()
+    Progress(10, done=10, what="drawing", stream=finished).close()
+    assert finished.getvalue() == ""
