@@ -45,6 +45,8 @@ RESUME_MAY_CHANGE = (
     "data.source",  # the fingerprint of the data is compared instead
     "data.directory",
     "data.skip_bad",
+    "data.max_pixels",
+    "data.max_array_mb",
     "evaluate.*",
     "sampler.*",
 )

@@ -47,6 +47,8 @@ def base() -> ConfigDict:
     data.split_seed = 0  # decides halves, subsets and what a folder without splits holds out
     data.drop_duplicates = False  # drop images whose 20x20 block means correlate above 0.95 with an earlier one
     data.skip_bad = 0  # unreadable records tolerated before the run stops
+    data.max_pixels = 100_000_000  # an image with more pixels in its header is a bad record
+    data.max_array_mb = 2048  # the arrays read from an .npz file take at most this many MiB
     data.placement = "auto"  # "device": all data on the device | "stream": prefetched from the host | "auto"
     data.device_limit_mb = 2048  # "auto" keeps data on the device up to this many MiB
     data.workers = 2  # threads that prepare streamed batches

@@ -1,5 +1,7 @@
 """Folders of image files, optionally with `train/` and `test/` inside."""
 
+import hashlib
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -8,66 +10,82 @@ from pathlib import Path
 import numpy as np
 
 from common.data import images, splits
+from common.data.listing import Listing, is_hidden, printable
 from common.data.source import BadRecordError, Element, Source, digest
 from common.data.wrappers import Subset
-from common.errors import input_error
+from common.errors import InputError, input_error
 
 # Above this much the content of a file enters the fingerprint by its size and first bytes only.
 _HASH_WHOLE = 256 * 2**20
 _HASH_PART = 4096
 
+_FIELD = "config.data.source"
+_LOG = logging.getLogger(__name__)
+
 
 class ImageFiles:
-    """The images of a folder and its sub-folders in the order of their paths, decoded when asked for.
+    """The image files `names` below the folder `root`, in that order, decoded when asked for.
 
-    With `labels` every image lies in a sub-folder that names its class; classes are numbered by name, or by their
-    place in `classes` (those of the training images). Raises `InputError` for images without a class, or of others.
+    With `labels` the first folder of a name is the class of the image; classes are numbered by name, or by their place
+    in `classes` (those of the training images). Raises `InputError` for images without a class, or of others.
     """
 
-    def __init__(self, root: Path, *, field: str, labels: bool = False, classes: Sequence[str] = ()):
+    def __init__(
+        self,
+        root: Path,
+        names: Sequence[str],
+        *,
+        max_pixels: int = images.MAX_PIXELS,
+        labels: bool = False,
+        classes: Sequence[str] = (),
+    ):
         self._root = root
-        self._paths = sorted(
-            path
-            for path in (Path(base) / file for base, _, files in os.walk(root, followlinks=True) for file in files)
-            if path.suffix.lower() in images.SUFFIXES and not path.name.startswith(".")
-        )
-        if not self._paths:
-            raise input_error(
-                field,
-                expected=f"image files ({', '.join(images.SUFFIXES)}) in {root}",
-                got="none",
-                fix="check the path, or put images there",
-            )
-        names = [path.relative_to(root).as_posix() for path in self._paths]
-        self.bytes_on_disk = sum(path.stat().st_size for path in self._paths)
+        self._names = list(names)
+        self._max_pixels = max_pixels
         with ThreadPoolExecutor() as pool:
-            headers = list(pool.map(images.header, self._paths))
-            contents = list(pool.map(self._content, self._paths))
+            sizes = list(pool.map(self._size, self._names))
+            whole = sum(sizes) <= _HASH_WHOLE
+            headers = list(pool.map(self._header, self._names))
+            contents = list(pool.map(lambda name, size: self._content(name, size, whole=whole), self._names, sizes))
         self._shapes = np.asarray([header.shape for header in headers], np.int64).reshape(-1, 3)
         self._known = {index: header.reason for index, header in enumerate(headers) if header.reason}
-        self.fingerprint = digest("files", *(part for pair in zip(names, contents, strict=True) for part in pair))
+        pairs = zip(map(os.fsencode, self._names), contents, strict=True)
+        self.fingerprint = digest("files", *(part for pair in pairs for part in pair))
         self.classes, self._labels = (), None
         if labels:
-            self.classes, self._labels = _classes(root, names, classes)
-            self.fingerprint = digest("labelled", self.fingerprint, *self.classes)
+            self.classes, self._labels = _classes(root, self._names, classes)
+            self.fingerprint = digest("labelled", self.fingerprint, *map(os.fsencode, self.classes))
 
     @property
     def num_classes(self) -> int | None:
         return len(self.classes) or None
 
-    def _content(self, path: Path) -> str:
-        with path.open("rb") as file:
-            return digest(file.read(-1 if self.bytes_on_disk <= _HASH_WHOLE else _HASH_PART), path.stat().st_size)
+    def _size(self, name: str) -> int:
+        try:
+            return (self._root / name).stat().st_size
+        except OSError:
+            return 0
+
+    def _header(self, name: str) -> images.Header:
+        return images.header(self._root / name, max_pixels=self._max_pixels)
+
+    def _content(self, name: str, size: int, *, whole: bool) -> str:
+        try:
+            with (self._root / name).open("rb") as file:
+                hashed = hashlib.file_digest(file, "sha256").digest() if whole else file.read(_HASH_PART)
+        except OSError as error:
+            hashed = f"unreadable: {error.errno}".encode()
+        return digest(hashed, size)
 
     def __repr__(self) -> str:
-        return f"ImageFiles({self._root.name}, {len(self)}, {self.fingerprint})"
+        return f"ImageFiles({printable(self._root.name)}, {len(self)}, {self.fingerprint})"
 
     def __len__(self) -> int:
-        return len(self._paths)
+        return len(self._names)
 
     def __getitem__(self, index: int) -> Element:
         try:
-            element = {"image": images.decode(self._paths[index])}
+            element = {"image": images.decode(self._root / self._names[index], max_pixels=self._max_pixels)}
         except ValueError as error:
             raise BadRecordError(self.name(index), str(error)) from None
         return element if self._labels is None else {**element, "label": self._labels[index]}
@@ -76,7 +94,7 @@ class ImageFiles:
         return [self[int(index)] for index in indices]
 
     def name(self, index: int) -> str:
-        return self._paths[index].relative_to(self._root.parent).as_posix()
+        return printable(f"{self._root.name}/{self._names[index]}")
 
     def known_bad(self) -> Mapping[int, str]:
         return self._known
@@ -91,41 +109,122 @@ def _classes(root: Path, names: Sequence[str], classes: Sequence[str]) -> tuple[
     if "" in folders:
         raise input_error(
             "config.data.labels",
-            expected=f"every image in a folder that names its class, {root}/CLASS/...",
-            got=names[folders.index("")],
+            expected=f"every image in a folder that names its class, {printable(str(root))}/CLASS/...",
+            got=printable(names[folders.index("")]),
             fix="move it into one, or set config.data.labels=False",
         )
     known = tuple(classes or sorted(set(folders)))
     if unknown := sorted({*folders} - {*known}):
-        listed = ", ".join(known[:5]) + ", ..." * (len(known) > 5)
+        listed = ", ".join(map(printable, known[:5])) + ", ..." * (len(known) > 5)
         raise input_error(
             "config.data.labels",
-            expected=f"the classes of the training images ({listed}) in {root}",
-            got=", ".join(unknown[:5]),
+            expected=f"the classes of the training images ({listed}) in {printable(str(root))}",
+            got=", ".join(map(printable, unknown[:5])),
             fix="remove them, or add them to the training images",
         )
-    return known, np.asarray([known.index(folder) for folder in folders], np.int32)
+    number = {name: index for index, name in enumerate(known)}
+    return known, np.asarray([number[folder] for folder in folders], np.int32)
 
 
-def open_folder(root: str | Path, *, seed: int, labels: bool = False) -> dict[str, Source]:
+def open_folder(
+    root: str | Path, *, seed: int, labels: bool = False, max_pixels: int = images.MAX_PIXELS
+) -> dict[str, Source]:
     """Returns train and test images: the sub-folders `train` and `test` (or `val`), else a seeded tenth for testing.
 
-    With `labels` the next folder below is an image's class: `train/CLASS/...`, or `CLASS/...` without splits; classes
-    are numbered in the order of their names. Raises `InputError` if the folder does not exist, has no image, or an
-    image has no class.
+    Names of splits are read in any case, also `training`, `testing`, `valid`, `validation`. A folder with `test` and
+    no `train` holds its other images for training. With `labels` the next folder below is an image's class:
+    `train/CLASS/...`, or `CLASS/...` without splits; classes are numbered in the order of their names. Links are
+    followed, each file is read once, and what is left out is logged. An image with more than `max_pixels` pixels is a
+    bad record. Raises `InputError` if the folder does not exist, has no image, or an image has no class.
     """
     root = Path(root).expanduser()
-    field = "config.data.source"
     if not root.is_dir():
+        shown = printable(f"folder:{root}")
+        raise input_error(_FIELD, expected="folder:DIR with an existing folder", got=shown, fix="check the path")
+    inside = _inside(root)
+    train_name, test_name = (
+        _split_folder(root, inside, splits.TRAIN_NAMES),
+        _split_folder(root, inside, splits.TEST_NAMES),
+    )
+    others = [name for name in _named(inside, splits.TEST_NAMES) if name != test_name]  # validation beside test images
+    if train_name:
+        roots, ignore = [root / train_name], []
+        others = [name for name in inside if name not in (train_name, test_name)]
+    else:
+        roots, ignore = [root], _named(inside, splits.TEST_NAMES)
+    if test_name:
+        roots.append(root / test_name)
+    listing = Listing(roots, ignore=ignore)
+    _report(root, listing, others)
+    for folder, names in zip(roots, listing.names, strict=True):
+        if not names:
+            raise _no_images(folder, listing, test=None if train_name else test_name)
+    train = ImageFiles(roots[0], listing.names[0], max_pixels=max_pixels, labels=labels)
+    if test_name:
+        classes = train.classes
+        test = ImageFiles(roots[1], listing.names[1], max_pixels=max_pixels, labels=labels, classes=classes)
+        return {"train": train, "test": test}
+    first, second = splits.hold_out(len(train), seed=seed)
+    return {"train": Subset(train, first, label="train"), "test": Subset(train, second, label="test")}
+
+
+def _inside(root: Path) -> list[str]:
+    """Returns the folders and the images directly in `root`, without hidden ones."""
+    try:
+        entries = sorted(root.iterdir())
+    except OSError as error:
+        shown = printable(f"folder:{root}")
         raise input_error(
-            field, expected="folder:DIR with an existing folder", got=f"folder:{root}", fix="check the path"
-        )
-    inside = root / "train"
-    files = ImageFiles(inside if inside.is_dir() else root, field=field, labels=labels)
-    if inside.is_dir():
-        for name in ("test", "val"):
-            if (root / name).is_dir():
-                test = ImageFiles(root / name, field=field, labels=labels, classes=files.classes)
-                return {"train": files, "test": test}
-    first, second = splits.hold_out(len(files), seed=seed)
-    return {"train": Subset(files, first, label="train"), "test": Subset(files, second, label="test")}
+            _FIELD,
+            expected="a folder that can be read",
+            got=f"{shown} ({error.strerror})",
+            fix="change its permissions",
+        ) from None
+    return [
+        path.name
+        for path in entries
+        if not is_hidden(path.name) and (path.is_dir() or path.suffix.lower() in images.SUFFIXES)
+    ]
+
+
+def _named(inside: Sequence[str], groups: Sequence[Sequence[str]]) -> list[str]:
+    """Returns what one of the names in `groups` means, in any case."""
+    return [name for name in inside if any(name.casefold() in group for group in groups)]
+
+
+def _split_folder(root: Path, inside: Sequence[str], groups: Sequence[Sequence[str]]) -> str | None:
+    """Returns the folder of a split, of the first of `groups` that has one; `InputError` if it has several."""
+    for group in groups:
+        if len(folders := _named(inside, [group])) > 1:
+            raise input_error(
+                _FIELD,
+                expected=f"one folder {group[0]}/ in {printable(str(root))}",
+                got=" and ".join(f"{name}/" for name in folders),
+                fix="merge or rename them",
+            )
+        if folders:
+            return folders[0]
+    return None
+
+
+def _report(root: Path, listing: Listing, others: Sequence[str]) -> None:
+    """Logs in one line what was left out; `others` are folders and images beside those of the splits."""
+    left_out = listing.left_out()
+    if others:
+        shown = ", ".join(map(printable, others[:5])) + ", ..." * (len(others) > 5)
+        left_out.append(f"{len(others)} beside the folders of the splits ({shown})")
+    if left_out:
+        _LOG.warning("folder:%s: left out %s", printable(str(root)), ", ".join(left_out))
+
+
+def _no_images(folder: Path, listing: Listing, *, test: str | None) -> InputError:
+    """Returns the error for a folder without images; `test` is the folder of test images inside it, if any."""
+    shown = printable(str(folder))
+    left_out = ", ".join(listing.left_out())
+    fix = f"put training images there, or use folder:{shown}/{test}" if test else "check the path, or put images there"
+    return input_error(
+        _FIELD,
+        expected=f"image files ({', '.join(images.SUFFIXES)}) in {shown}",
+        got="none" + f" (left out: {left_out})" * bool(left_out),
+        fix=fix,
+    )

@@ -1,18 +1,43 @@
 """Reading and fitting single images: decoding, gray, central squares, resizing. Pillow is used here only."""
 
 import io
+import re
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".ppm", ".pgm")
+from common.data.orientation import TRANSPOSED, orientation
 
+SUFFIXES = (
+    *(".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".dib", ".tif", ".tiff", ".webp", ".gif"),
+    *(".ppm", ".pgm", ".pbm", ".pnm"),
+)
+MAX_PIXELS = 100_000_000  # default of config.data.max_pixels
+
+# The formats of SUFFIXES. Others can cut deeper pixels to 8 bits unnoticed, or start a program (EPS).
+_FORMATS = ("PNG", "JPEG", "BMP", "DIB", "TIFF", "WEBP", "GIF", "PPM")
 _GRAY_MODES = ("1", "L", "LA", "La")
-_DEEP_MODES = ("I", "F")  # and every "I;16" variant
-_TRANSPOSED = (5, 6, 7, 8)  # values of the EXIF orientation that exchange height and width
-_ORIENTATION = 0x0112
+_COLOUR_MODES = ("P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "LAB")
+_DEEP_RAW_MODE = re.compile(r";(12|16|32|64)")
+_TIFF_WIDTH, _TIFF_HEIGHT, _TIFF_BITS, _TIFF_SAMPLE_FORMAT = 256, 257, 258, 339
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+# _check compares the size with its own limit, and no metadata but the orientation is read.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\..*ImagePlugin")
 
 
 class Header(NamedTuple):
@@ -22,48 +47,118 @@ class Header(NamedTuple):
     reason: str = ""
 
 
-def header(data: bytes | Path) -> Header:
-    """Reads the size of an encoded image, upright as its EXIF orientation asks, without decoding it."""
+def header(data: bytes | Path, *, max_pixels: int = MAX_PIXELS) -> Header:
+    """Reads the size of an encoded image, upright as its orientation asks, without decoding it.
+
+    What `decode` refuses for its kind or size has a `reason` here too.
+    """
     try:
-        with _open(data) as image:
-            _check_depth(image)
-            width, height = image.size
-            # Without this look into `info` Pillow would decode a whole PNG in search of EXIF data.
-            if "exif" in image.info and image.getexif().get(_ORIENTATION) in _TRANSPOSED:
+        with _open(data, max_pixels) as (image, turn):
+            width, height = _stored_size(image)
+            if turn in TRANSPOSED:
                 width, height = height, width
             return Header((height, width, 1 if image.mode in _GRAY_MODES else 3))
-    except (ValueError, OSError, SyntaxError, EOFError) as error:
+    except ValueError as error:
         return Header((0, 0, 0), str(error))
 
 
-def decode(data: bytes | Path) -> np.ndarray:
-    """Decodes a PNG, JPEG, ... into uint8 `[H, W, C]`, C = 1 for gray files and 3 otherwise (transparency is dropped).
+def decode(data: bytes | Path, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+    """Decodes a PNG, JPEG, ... into uint8 `[H, W, C]`, C = 1 for gray files and 3 otherwise.
 
-    Raises `ValueError` with the reason for files that are truncated, no image, or deeper than 8 bits.
+    The image is turned upright, transparency is dropped, and of several frames the first is read. Raises `ValueError`
+    with the reason for files that are truncated, no image, deeper than 8 bits, or have more than `max_pixels` pixels.
     """
-    with _open(data) as image:
-        _check_depth(image)
-        try:
-            image = ImageOps.exif_transpose(image)
-            image = image.convert("L" if image.mode in _GRAY_MODES else "RGB")
-        except (OSError, SyntaxError, EOFError) as error:
-            raise ValueError(f"damaged image ({error})") from None
-        array = np.asarray(image)
+    with _open(data, max_pixels) as (image, turn):
+        gray_file = image.mode in _GRAY_MODES
+        if image.format == "TIFF":
+            image.load_end = lambda: None  # where Pillow parses all tags again, and turns by some of them
+        image.load()
+        # Pillow converts palettes and alpha to RGBA alone without a warning or an error; colours stay the same.
+        if image.mode in ("P", "PA", "RGBa"):
+            image = image.convert("RGBA")
+        elif image.mode == "La":
+            image = image.convert("LA")
+        image = image.convert("L" if gray_file else "RGB")
+        array = np.asarray(image.transpose(_UPRIGHT[turn]) if turn in _UPRIGHT else image)
     return array[:, :, None] if array.ndim == 2 else array
 
 
-def _open(data: bytes | Path) -> Image.Image:
+@contextmanager
+def _open(data: bytes | Path, max_pixels: int) -> Iterator[tuple[Image.Image, int]]:
+    """Yields an image that can be decoded exactly, and its orientation; every failure inside is a `ValueError`."""
+    # Pillow's limit is one for the process and must not come before this one.
+    if Image.MAX_IMAGE_PIXELS is not None:
+        Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS, max_pixels)
     try:
-        return Image.open(io.BytesIO(data) if isinstance(data, bytes) else data)
+        with _stream(data) as file:
+            image = _identified(file, max_pixels)
+            _check(image, max_pixels)
+            yield image, orientation(image, file)
+    except ValueError:
+        raise
+    except Exception as error:  # noqa: BLE001  damaged files make Pillow raise errors of many kinds
+        raise ValueError(f"damaged image ({_reason(error)})") from None
+
+
+def _stream(data: bytes | Path) -> BinaryIO:
+    try:
+        return io.BytesIO(data) if isinstance(data, bytes) else data.open("rb")
+    except OSError as error:
+        raise ValueError(f"cannot be opened ({error.strerror})") from None
+
+
+def _identified(file: BinaryIO, max_pixels: int) -> Image.Image:
+    try:
+        return Image.open(file, formats=_FORMATS)
     except Image.UnidentifiedImageError:
         raise ValueError("no image that can be read") from None
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ValueError(f"cannot be opened ({error})") from None
+    except Image.DecompressionBombError:
+        raise ValueError(_too_large("over twice as many", max_pixels)) from None
+    except Exception as error:  # noqa: BLE001
+        raise ValueError(f"cannot be opened ({_reason(error)})") from None
 
 
-def _check_depth(image: Image.Image) -> None:
-    if image.mode in _DEEP_MODES or image.mode.startswith("I;"):
+def _check(image: Image.Image, max_pixels: int) -> None:
+    """Raises `ValueError` for images of other kinds than 8 bits a channel, and for those that are too large."""
+    width, height = _stored_size(image)
+    if min(width, height) < 1:
+        raise ValueError(f"no pixels ({height}x{width})")
+    if width * height > max_pixels:
+        raise ValueError(_too_large(f"{height}x{width}", max_pixels))
+    if image.mode.startswith(("I", "F")) or _is_deep(image):
         raise ValueError(f"more than 8 bits a channel (mode {image.mode}); save it with 8 bits")
+    if image.mode not in _GRAY_MODES + _COLOUR_MODES:
+        raise ValueError(f"colours of the kind {image.mode}; save it as gray or RGB")
+    if image.format == "TIFF" and not set(image.tag_v2.get(_TIFF_SAMPLE_FORMAT, (1,))) <= {1, 4}:
+        raise ValueError("signed or floating-point numbers; save it with 8 unsigned bits a channel")
+
+
+def _is_deep(image: Image.Image) -> bool:
+    """Whether a channel has more than 8 bits in the file, also where Pillow would cut it to 8."""
+    if image.format == "TIFF":
+        return max(image.tag_v2.get(_TIFF_BITS, (1,))) > 8
+    if image.format in ("BMP", "DIB"):
+        return False  # "BGR;16" is 16 bits for all three channels
+    for tile in image.tile:
+        raw, *rest = tile[3] if isinstance(tile[3], tuple) else (tile[3],)
+        if _DEEP_RAW_MODE.search(str(raw)) or (image.format == "PPM" and rest and max(rest) > 255):
+            return True
+    return False
+
+
+def _stored_size(image: Image.Image) -> tuple[int, int]:
+    """Returns (width, height) as stored, before the image is turned upright."""
+    if image.format == "TIFF":  # newer versions of Pillow exchange the two in `size` by some orientations
+        return image.tag_v2[_TIFF_WIDTH], image.tag_v2[_TIFF_HEIGHT]
+    return image.size
+
+
+def _too_large(size: str, max_pixels: int) -> str:
+    return f"more than {max_pixels} pixels ({size}); remove it, or raise config.data.max_pixels"
+
+
+def _reason(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def gray(image: np.ndarray) -> np.ndarray:

@@ -32,6 +32,8 @@ class Settings(NamedTuple):
     split_seed: int = 0
     drop_duplicates: bool = False
     skip_bad: int = 0
+    max_pixels: int = 100_000_000
+    max_array_mb: int = 2048
 
 
 def build(config: Any) -> dict[str, Source]:
@@ -50,6 +52,8 @@ def build(config: Any) -> dict[str, Source]:
             split_seed=config.split_seed,
             drop_duplicates=config.drop_duplicates,
             skip_bad=config.skip_bad,
+            max_pixels=config.max_pixels,
+            max_array_mb=config.max_array_mb,
         )
     )
 
@@ -83,6 +87,8 @@ def _check(settings: Settings) -> None:
         ("square", settings.square, 0),
         ("subset", settings.subset, 0),
         ("skip_bad", settings.skip_bad, 0),
+        ("max_pixels", settings.max_pixels, 1),
+        ("max_array_mb", settings.max_array_mb, 1),
     ):
         if value < least:
             raise input_error(f"config.data.{field}", expected=f"at least {least}", got=value, fix="raise it")
@@ -107,19 +113,19 @@ def _open(settings: Settings) -> dict[str, Source]:
     if kind == "folder" and where:
         from common.data.folder import open_folder
 
-        return open_folder(where, **how)
+        return open_folder(where, max_pixels=settings.max_pixels, **how)
     if kind == "npz" and where:
         from common.data.npz import open_npz
 
-        return open_npz(where, **how)
+        return open_npz(where, max_array_mb=settings.max_array_mb, **how)
     if kind == "tfds" and where:
         from common.data.tfds import open_named
 
-        return open_named(where, directory=settings.directory, **how)
+        return open_named(where, directory=settings.directory, max_pixels=settings.max_pixels, **how)
     if kind == "prepared" and where:
         from common.data.tfds import open_prepared
 
-        return open_prepared(where, **how)
+        return open_prepared(where, max_pixels=settings.max_pixels, **how)
     near = difflib.get_close_matches(settings.source, _KINDS, n=1, cutoff=0.0)[0]
     raise input_error(
         "config.data.source", expected=f"one of {', '.join(_KINDS)}", got=settings.source, fix=f"did you mean {near}?"

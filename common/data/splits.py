@@ -5,6 +5,10 @@ import numpy as np
 from common.data.order import epoch_key, permuted
 from common.errors import input_error
 
+# What folders and arrays with a split are called, in any case; the test images are of the first group that is there.
+TRAIN_NAMES = (("train", "training"),)
+TEST_NAMES = (("test", "testing"), ("val", "valid", "validation"))
+
 # Different uses of one seed must not share an order.
 _HALVES, _HELD_OUT = 101, 102
 

@@ -6,6 +6,8 @@ finds.
 """
 
 import importlib.util
+import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,55 +16,79 @@ import numpy as np
 
 from common.data import images, splits
 from common.data.source import BadRecordError, Element, Source, digest
+from common.data.tfds_metadata import FIELD, FILES, broken, check_files, check_metadata
 from common.data.wrappers import Subset
-from common.errors import input_error
+from common.errors import InputError, input_error
 
-_FIELD = "config.data.source"
 _TEST_SPLITS = ("test", "validation", "val")
-_CHUNK = 1024  # records whose headers are read at once
+_BLOCK = 32  # records whose headers are read at once
 
 
 class TfdsImages:
     """The feature `image` of one split of a prepared data set, with `labels` also its feature `label`.
 
-    A label outside the stated classes, such as -1 in a test set that keeps them secret, makes a bad record.
+    A record that is damaged, has another shape than stated, or a label outside the stated classes, such as -1 in a test
+    set that keeps them secret, is a bad record. Raises `InputError` for data files that are damaged as a whole.
     """
 
-    def __init__(self, builder: Any, split: str, *, labels: bool = False):
+    def __init__(self, builder: Any, split: str, *, labels: bool = False, max_pixels: int = images.MAX_PIXELS):
         import tensorflow_datasets as tfds
 
         feature = builder.info.features["image"]
         self._encoded = isinstance(feature, tfds.features.Image)
+        self._stated = _stated_shape(feature, encoded=self._encoded)
+        self._max_pixels = max_pixels
         decoders = {"image": tfds.decode.SkipDecoding()} if self._encoded else None
+        info = builder.info.splits[split]
+        self._files = [(Path(each.filename), each.skip, each.take) for each in info.file_instructions]
+        self._ends = np.cumsum([take for _, _, take in self._files])
+        for each in info.file_instructions:
+            _check_length(Path(each.filename), each.examples_in_shard)
         self._records = builder.as_data_source(split=split, decoders=decoders)
         self._label = f"{builder.info.full_name}/{split}"
         self._known: dict[int, str] = {}
-        info = builder.info.splits[split]
         files = sorted((path.name, path.stat().st_size) for path in map(Path, info.filepaths))
-        ends = self._raw([0, len(self) - 1])
-        self.fingerprint = digest("tfds", self._label, len(self), files, *ends)
+        self.fingerprint = digest("tfds", self._label, len(self), files, *map(self._end, (0, len(self) - 1)))
         self.num_classes: int | None = None
         if labels:
             self.num_classes = builder.info.features["label"].num_classes
             self.fingerprint = digest("labelled", self.fingerprint, self.num_classes)
-        self._shapes = self._find_shapes(feature.shape)
+        self._shapes = self._find_shapes()
 
-    def _read(self, indices: Sequence[int]) -> list[Any]:
-        return self._records.__getitems__([int(index) for index in indices])
+    def _record(self, index: int) -> Mapping[str, Any]:
+        """Returns one record, image still encoded; raises `BadRecordError` that names the file and the place in it."""
+        try:
+            return self._records[index]
+        except Exception as error:  # noqa: BLE001  from the file, or from parsing what the record holds
+            reason = f"damaged {self._place(index)} ({_cause(error)})"
+            raise BadRecordError(self.name(index), reason) from None
 
-    def _raw(self, indices: Sequence[int]) -> list[Any]:
-        return [record["image"] for record in self._read(indices)]
+    def _place(self, index: int) -> str:
+        """Returns which record of which file the record `index` of the split is."""
+        file = int(np.searchsorted(self._ends, index, side="right"))
+        path, skip, take = self._files[file]
+        return f"record {index - (self._ends[file] - take) + skip} of {path.name}"
 
-    def _find_shapes(self, stated: tuple[int | None, ...]) -> np.ndarray:
-        if None not in stated:
-            return np.broadcast_to(np.asarray(stated, np.int64), (len(self), 3))
+    def _end(self, index: int) -> Any:
+        try:
+            return self._record(index)["image"]
+        except BadRecordError as error:
+            return error.reason
+
+    def _find_shapes(self) -> np.ndarray:
+        if None not in self._stated:
+            return np.broadcast_to(np.asarray(self._stated, np.int64), (len(self), 3))
         shapes = []
-        for start in range(0, len(self), _CHUNK):
-            for offset, raw in enumerate(self._raw(range(start, min(start + _CHUNK, len(self))))):
-                found = images.header(raw) if self._encoded else images.Header(np.shape(raw))
-                shapes.append(found.shape)
-                if found.reason:
-                    self._known[start + offset] = found.reason
+        for index in range(len(self)):
+            try:
+                raw = self._record(index)["image"]
+            except BadRecordError as error:
+                found = images.Header((0, 0, 0), error.reason)
+            else:
+                found = images.header(raw, max_pixels=self._max_pixels) if self._encoded else images.Header(raw.shape)
+            shapes.append(found.shape)
+            if found.reason:
+                self._known[index] = found.reason
         return np.asarray(shapes, np.int64)
 
     def __repr__(self) -> str:
@@ -72,22 +98,30 @@ class TfdsImages:
         return len(self._records)
 
     def __getitem__(self, index: int) -> Element:
-        return self.read([index])[0]
+        record = self._record(index)
+        try:
+            element = {"image": self._image(record["image"])}
+        except ValueError as error:
+            raise BadRecordError(self.name(index), str(error)) from None
+        if self.num_classes is not None:
+            element["label"] = np.asarray(record["label"], np.int32)
+            if not 0 <= element["label"] < self.num_classes:
+                raise BadRecordError(self.name(index), f"label {element['label']} of {self.num_classes} classes")
+        return element
+
+    def _image(self, raw: Any) -> np.ndarray:
+        image = images.decode(raw, max_pixels=self._max_pixels) if self._encoded else np.asarray(raw)
+        if any(want not in (None, got) for want, got in zip(self._stated, image.shape, strict=True)):
+            raise ValueError(f"expected shape {list(self._stated)} as in features.json, got {list(image.shape)}")
+        if image.dtype == np.uint8:
+            return image
+        image = image.astype(np.float32)
+        if not (np.isfinite(image).all() and image.min() >= 0 and image.max() <= 1):
+            raise ValueError(f"expected numbers in [0, 1], got {image.min():g} to {image.max():g}")
+        return image
 
     def read(self, indices: Sequence[int]) -> list[Element]:
-        elements = []
-        for index, record in zip(indices, self._read(indices), strict=True):
-            raw = record["image"]
-            try:
-                element = {"image": images.decode(raw) if self._encoded else np.asarray(raw)}
-            except ValueError as error:
-                raise BadRecordError(self.name(index), str(error)) from None
-            if self.num_classes is not None:
-                element["label"] = np.asarray(record["label"], np.int32)
-                if not 0 <= element["label"] < self.num_classes:
-                    raise BadRecordError(self.name(index), f"label {element['label']} of {self.num_classes} classes")
-            elements.append(element)
-        return elements
+        return [self[int(index)] for index in indices]
 
     def name(self, index: int) -> str:
         return f"{self._label}[{index}]"
@@ -99,67 +133,126 @@ class TfdsImages:
         return self._shapes
 
 
-def open_named(name: str, *, directory: str, seed: int, labels: bool = False) -> dict[str, Source]:
+def _stated_shape(feature: Any, *, encoded: bool) -> tuple[int | None, ...]:
+    """Returns the shape of the images in the description, None where it varies; `InputError` for other features."""
+    shape, kind = feature.shape, feature.np_dtype
+    is_image = isinstance(shape, tuple) and len(shape) == 3 and shape[2] in (1, 3, None)
+    if is_image and (encoded or np.dtype(kind) == np.uint8 or np.issubdtype(kind, np.floating)):
+        return shape
+    raise input_error(
+        FIELD,
+        expected="a feature 'image' of shape [H, W, 1] or [H, W, 3], uint8 or floating point in [0, 1]",
+        got=f"{feature!r}",
+        fix="use another data set",
+    )
+
+
+def _check_length(path: Path, count: int) -> None:
+    """Raises `InputError` unless a file holds `count` records; a truncated one is read as one without records."""
+    from array_record.python.array_record_module import ArrayRecordReader
+
+    try:
+        reader = ArrayRecordReader(os.fspath(path))
+        stored = reader.num_records()
+        reader.close()
+    except Exception as error:  # noqa: BLE001
+        stored = _cause(error)
+    if stored != count:
+        raise input_error(
+            FIELD,
+            expected=f"{count} records in {path}, as dataset_info.json says",
+            got=stored or "none (a truncated or damaged file)",
+            fix="copy or prepare it again",
+        )
+
+
+def open_named(
+    name: str, *, directory: str, seed: int, labels: bool = False, max_pixels: int = images.MAX_PIXELS
+) -> dict[str, Source]:
     """Returns train and test images of the prepared data set NAME or NAME/CONFIG that lies under `directory`.
 
     Raises `InputError` if TFDS is missing, does not know the name, or the data set is not prepared as ArrayRecord.
     """
     tfds = _import(name)
+    for metadata in _metadata_of(name, tfds.core.utils.file_utils.list_data_dirs(directory or None)):
+        check_metadata(metadata)
     try:
         builder = tfds.builder(name, data_dir=directory or None)
     except tfds.core.DatasetNotFoundError:
         raise input_error(
-            _FIELD,
+            FIELD,
             expected="tfds:NAME with a data set that TFDS knows or that lies prepared in config.data.directory",
             got=f"tfds:{name}",
             fix="check the spelling at tensorflow.org/datasets, or set config.data.directory",
         ) from None
     except (ValueError, KeyError) as error:
         raise input_error(
-            _FIELD, expected="tfds:NAME or tfds:NAME/CONFIG", got=f"tfds:{name}", fix=_line(error)
+            FIELD, expected="tfds:NAME or tfds:NAME/CONFIG", got=f"tfds:{name}", fix=_line(error)
         ) from None
+    except Exception as error:  # noqa: BLE001  TFDS has no one error for broken metadata
+        raise broken(Path(directory, name.replace(":", "/")), _line(error)) from None
     if not (Path(builder.data_dir) / "dataset_info.json").exists():
         depth = 1 + name.split(":")[0].count("/")
         raise input_error(
-            _FIELD,
+            FIELD,
             expected=f"a prepared data set in {builder.data_dir}",
             got="none",
             fix="prepare it once where TensorFlow is installed: "
             f"tfds build {name} --file_format=array_record --data_dir={Path(builder.data_dir).parents[depth]}",
         )
-    return _open(builder, f"tfds:{name}", seed, labels)
+    return _open(builder, f"tfds:{name}", seed=seed, labels=labels, max_pixels=max_pixels)
 
 
-def open_prepared(directory: str | Path, *, seed: int, labels: bool = False) -> dict[str, Source]:
+def _metadata_of(name: str, roots: Sequence[str | Path]) -> list[Path]:
+    """Returns the folders below `roots` that TFDS may read for a data set of this name, whatever the version."""
+
+    def key(text: str) -> str:
+        return re.sub("[^a-z0-9]", "", text.lower())  # TFDS reads CamelCase and snake_case alike
+
+    wanted = {key(part) for part in re.split("[/:]", name)}
+    folders = [
+        folder for root in map(Path, roots) if root.is_dir() for folder in root.iterdir() if key(folder.name) in wanted
+    ]
+    found = [
+        path.parent  # NAME/[CONFIG/]VERSION, with room for one more; unlike `**` these patterns follow links
+        for folder in folders
+        for pattern in ("features.json", "*/features.json", "*/*/features.json", "*/*/*/features.json")
+        for path in folder.glob(pattern)
+    ]
+    return sorted(folder for folder in found if all((folder / file).is_file() for file in FILES))
+
+
+def open_prepared(
+    directory: str | Path, *, seed: int, labels: bool = False, max_pixels: int = images.MAX_PIXELS
+) -> dict[str, Source]:
     """Returns train and test images of the prepared data set in DIR (.../NAME/[CONFIG/]VERSION).
 
     Raises `InputError` if TFDS is missing or DIR does not hold `dataset_info.json`, `features.json` and their files.
     """
     directory = Path(directory).expanduser()
     tfds = _import(f"prepared:{directory}")
-    missing = [name for name in ("dataset_info.json", "features.json") if not (directory / name).is_file()]
+    missing = [name for name in FILES if not (directory / name).is_file()]
     if missing:
         below = sorted(path.parent for path in directory.glob("*/dataset_info.json")) if directory.is_dir() else []
         raise input_error(
-            _FIELD,
+            FIELD,
             expected="prepared:DIR with dataset_info.json, features.json and *.array_record-* files in it",
             got=f"{directory} without {' and '.join(missing)}",
             fix=f"use prepared:{below[0]}" if below else "give the folder of the version, such as .../cifar10/3.0.2",
         )
+    check_metadata(directory)
     try:
         builder = tfds.builder_from_directory(directory)
-    except Exception as error:  # noqa: BLE001  whatever TFDS meets in a broken directory is the user's to mend
-        raise input_error(
-            _FIELD, expected="a data set prepared by TFDS", got=_line(error), fix=f"prepare {directory} again"
-        ) from None
-    return _open(builder, f"prepared:{directory}", seed, labels)
+    except Exception as error:  # noqa: BLE001  TFDS has no one error for a broken directory
+        raise broken(directory, _line(error)) from None
+    return _open(builder, f"prepared:{directory}", seed=seed, labels=labels, max_pixels=max_pixels)
 
 
 def _import(what: str) -> Any:
     for package in ("tensorflow_datasets", "array_record", "importlib_resources"):
         if importlib.util.find_spec(package) is None:
             raise input_error(
-                _FIELD,
+                FIELD,
                 expected="the packages tensorflow-datasets, array_record and importlib_resources",
                 got=f"{what}, but no {package}",
                 fix="pip install 'scorebridge[tfds]'",
@@ -169,18 +262,18 @@ def _import(what: str) -> Any:
     return tfds
 
 
-def _open(builder: Any, what: str, seed: int, labels: bool) -> dict[str, Source]:
+def _open(builder: Any, what: str, *, seed: int, labels: bool, max_pixels: int) -> dict[str, Source]:
     stored = builder.info.file_format
     if stored is None or stored.value != "array_record":
         raise input_error(
-            _FIELD,
+            FIELD,
             expected="a data set stored as array_record",
             got=f"{what} stored as {stored.value if stored else 'unknown'}",
             fix="prepare it with --file_format=array_record",
         )
     if "image" not in builder.info.features:
         raise input_error(
-            _FIELD,
+            FIELD,
             expected="a feature 'image'",
             got=f"{what} with {sorted(builder.info.features)}",
             fix="use another data set",
@@ -196,25 +289,33 @@ def _open(builder: Any, what: str, seed: int, labels: bool) -> dict[str, Source]
     found = builder.info.splits
     if "train" not in found or not found["train"].num_examples:
         raise input_error(
-            _FIELD, expected="a split 'train'", got=f"{what} with {sorted(found)}", fix="use another data set"
+            FIELD, expected="a split 'train'", got=f"{what} with {sorted(found)}", fix="use another data set"
         )
-    for path in (path for info in found.values() for path in info.filepaths):
-        if not Path(path).is_file():
-            raise input_error(_FIELD, expected=f"the file {path}", got="none", fix=f"prepare {what} again")
+    how = {"labels": labels, "max_pixels": max_pixels}
     try:
-        train = TfdsImages(builder, "train", labels=labels)
+        check_files(Path(builder.data_dir), [os.fspath(path) for info in found.values() for path in info.filepaths])
+        train = TfdsImages(builder, "train", **how)
         for name in _TEST_SPLITS:
             if name in found and found[name].num_examples:
-                return {"train": train, "test": TfdsImages(builder, name, labels=labels)}
+                return {"train": train, "test": TfdsImages(builder, name, **how)}
+    except InputError:
+        raise
     except ImportError as error:
         raise input_error(
-            _FIELD,
+            FIELD,
             expected="a data set that is read without TensorFlow",
             got=f"{what} ({_line(error)})",
             fix="install tensorflow",
         ) from None
+    except Exception as error:  # noqa: BLE001  such as names of files or numbers of records that make no sense
+        raise broken(Path(builder.data_dir), _line(error)) from None
     first, second = splits.hold_out(len(train), seed=seed)
     return {"train": Subset(train, first, label="train"), "test": Subset(train, second, label="test")}
+
+
+def _cause(error: BaseException) -> str:
+    """Returns the message of ArrayRecord without the numbers in brackets that follow it."""
+    return _line(error).partition(" (")[0]
 
 
 def _line(error: BaseException) -> str:
