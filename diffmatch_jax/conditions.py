@@ -12,12 +12,15 @@ import jax.numpy as jnp
 from jax import lax
 
 from common.errors import input_error
-from diffmatch_jax import correlation, features, fitting, refining
+from diffmatch_jax import correlation, features, fitting, ransac, refining
 from diffmatch_jax.features import Prepared, Pyramid
-from diffmatch_jax.matching import mapping_of, to_normalised, to_pixels
-from diffmatch_jax.resize import alignment_of, resize, resize_normalised
+from diffmatch_jax.matching import flow_of, mapping_of, to_normalised, to_pixels
+from diffmatch_jax.resize import alignment_of, area, resize, resize_normalised
 
 MEDIAN = 5  # cells of the filter of the winner-take-all flow, where no stage 1 refines it
+NEAR = 3.0  # cells from a global affine flow, one deviation, within which matches count
+BETTER = 1.02  # times as many matches must agree with the fit that starts from it
+WHOLLY = 0.75  # fraction of a cell of stage 1 that must lie inside the mask
 WHOLE = 2**26  # numbers of a cost volume that may be in memory at once
 
 
@@ -38,6 +41,7 @@ class Settings:
     fit: float = 0.0
     refine: int = 0
     gain: float = 0.0
+    contrast: float = 0.0
     compat: str | None = None
 
     def __post_init__(self):
@@ -47,6 +51,10 @@ class Settings:
             if side < 16 or side % 16:
                 fix = f"use {max(1, round(side / 16)) * 16}"
                 raise input_error(f"config.features.{name}", expected="a multiple of 16, 16 or more", got=side, fix=fix)
+        if not 0 <= self.contrast <= 1 or (self.contrast and self.compat):
+            got, fix = self.contrast, "use 0" if self.compat else "use 0.15, or 0 for none"
+            expected = "0 with compat" if self.compat else "a fraction of a side, 0 to 1"
+            raise input_error("config.features.contrast", expected=expected, got=got, fix=fix)
         if self.median < 0 or (self.median and self.median % 2 == 0):
             got = self.median
             raise input_error("config.conditions.median", expected="an odd number, or 0 for none", got=got, fix="use 5")
@@ -121,34 +129,72 @@ class First(NamedTuple):
 
 
 class Maps(NamedTuple):
-    """Features of a batch of images: the descriptor of stage 1 `[B, h, w, C]` and the map of stage 2."""
+    """Features of a batch of images: the descriptor of stage 1 `[B, h, w, C]` and the map of stage 2.
+
+    Where images have a mask, features of cells outside it are 0, and `mask [B, h, w]` and `fine_mask [B, H, W]` say
+    which cells of either grid count.
+    """
 
     first: jax.Array
     second: jax.Array
+    mask: jax.Array | None = None
+    fine_mask: jax.Array | None = None
+
+
+class Matches(NamedTuple):
+    """Matches on the grid of stage 1, `[B, h, w, ...]`: flow to the winners, in cells, and how mutual they are."""
+
+    flow: jax.Array
+    weight: jax.Array
 
 
 def prepared(images: jax.Array, settings: Settings) -> Prepared:
     """Returns images `[B, H, W, 1 or 3]` at the two sizes of the settings."""
-    return features.prepared(images, fine=settings.fine, coarse=settings.coarse, compat=settings.compat)
+    sides = {"fine": settings.fine, "coarse": settings.coarse}
+    return features.prepared(images, **sides, contrast=settings.contrast, compat=settings.compat)
 
 
 def maps(pyramid: Pyramid, images: Prepared, settings: Settings) -> Maps:
     """Returns what both stages take from the pyramid; what is not used costs nothing in a compiled program."""
     four, one = features.both_stages(pyramid, images)
     size = (settings.cells, settings.cells)
-    return lax.stop_gradient(Maps(correlation.descriptor(four, size, compat=settings.compat), one))
+    made = Maps(correlation.descriptor(four, size, compat=settings.compat), one)
+    if images.mask is not None:
+        mask, fine_mask = (
+            (area(images.mask, each.shape[1:3])[..., 0] > least).astype(each.dtype)
+            for each, least in ((made.first, WHOLLY), (made.second, 0.5))
+        )
+        made = Maps(made.first * mask[..., None], made.second * fine_mask[..., None], mask, fine_mask)
+    return lax.stop_gradient(made)
 
 
-def stage1(source: jax.Array, target: jax.Array, settings: Settings) -> First:
-    """Returns the conditions of stage 1 from descriptors `[B, h, w, C]`.
+def matches(source: jax.Array, target: jax.Array, settings: Settings, *, mask: jax.Array | None = None) -> Matches:
+    """Returns the winners of descriptors `[B, h, w, C]` and how mutual they are; 0 outside the target's `mask`."""
+    rows = _rows(source, target)
+    there, back = (
+        correlation.search(*pair, radius=settings.radius, rows=rows).positions[..., 0, :]
+        for pair in ((source, target), (target, source))
+    )
+    there, back = flow_of(there), flow_of(back)
+    weight = fitting.mutual(there, back)
+    return Matches(there, weight if mask is None else weight * mask)
+
+
+def _rows(source: jax.Array, target: jax.Array) -> int:
+    """Returns how many rows of the target are worked on at once: all where their cost volume is small enough."""
+    cells = target.shape[1] * target.shape[2] * source.shape[1] * source.shape[2] * source.shape[0]
+    # In one piece the search and the look-up share one volume.
+    return target.shape[1] if cells <= WHOLE else 8
+
+
+def stage1(source: jax.Array, target: jax.Array, settings: Settings, *, mask: jax.Array | None = None) -> First:
+    """Returns the conditions of stage 1 from descriptors `[B, h, w, C]`; matches count inside the target's `mask`.
 
     Evidence is the patch around the initial flow `[(2 radius + 1)^2]`; then, where asked for, the wide patch, the
     winner's flow from the initial one in radii (within -2..2), of a fit how mutual the winner is and the logarithm of
     the unit, the winner's score, and the share of the patch in the softmax.
     """
-    cells = target.shape[1] * target.shape[2] * source.shape[1] * source.shape[2] * source.shape[0]
-    # In one piece the search and the look-up share one volume.
-    rows = target.shape[1] if cells <= WHOLE else 8
+    rows = _rows(source, target)
     temperature = settings.soft or None
     found = correlation.search(source, target, radius=settings.radius, temperature=temperature, rows=rows)
     best = found.positions[..., 0, :] - mapping_of(jnp.zeros_like(found.flow))
@@ -157,9 +203,8 @@ def stage1(source: jax.Array, target: jax.Array, settings: Settings) -> First:
         return First(Conditions(to_normalised(found.flow), scaled(found.local, settings)), winner, score)
     flow, weight = found.flow, None
     if settings.fit:
-        back = correlation.search(target, source, radius=settings.radius, rows=rows)
-        weight = fitting.mutual(best, back.flow)
-        flow = fitting.fit(best, weight, sigma=settings.fit)
+        weight = matches(source, target, settings, mask=mask).weight
+        flow = robust(best, weight, sigma=settings.fit)
     elif settings.median:
         flow = median(found.flow, settings.median)
     looked = correlation.look(source, target, mapping_of(flow), radius=settings.radius, wide=settings.wide, rows=rows)
@@ -177,6 +222,24 @@ def stage1(source: jax.Array, target: jax.Array, settings: Settings) -> First:
     return First(Conditions(to_normalised(flow), jnp.concatenate(parts, -1), unit), winner, score)
 
 
+def robust(flow: jax.Array, weight: jax.Array, *, sigma: float) -> jax.Array:
+    """Returns the fit to matches `[B, h, w, 2]` that more of them agree with: from zero, or from a global affine flow.
+
+    The latter starts from `ransac.affine_flow` and weighs matches by exp(-d^2 / 2 s^2), d their distance from it and s
+    3 cells; it is kept where 2 % more of the mutual matches lie within a cell of it.
+    """
+    plain = fitting.fit(flow, weight, sigma=sigma)
+    start, found = ransac.affine_flow(flow, weight)
+    near = jnp.exp(-0.5 * ((flow - start) ** 2).sum(-1) / NEAR**2)
+    other = start + fitting.fit(flow - start, weight * near, sigma=sigma)
+
+    def agreeing(fit):
+        return (weight * (((flow - fit) ** 2).sum(-1) < 1)).sum((-2, -1))
+
+    better = found & (agreeing(other) > BETTER * agreeing(plain))
+    return jnp.where(better[:, None, None, None], other, plain)
+
+
 def without_stage(found: First, settings: Settings) -> jax.Array:
     """Returns the flow `[B, h, w, 2]` that takes the place of stage 1: the fit, or the winners under a 5x5 median."""
     return found.conditions.flow if settings.fit else median(found.winner, MEDIAN)
@@ -191,19 +254,27 @@ class Start(NamedTuple):
 
 
 def start(
-    source: jax.Array, target: jax.Array, flow: jax.Array, settings: Settings, *, deviation: jax.Array | None = None
+    source: jax.Array,
+    target: jax.Array,
+    flow: jax.Array,
+    settings: Settings,
+    *,
+    deviation: jax.Array | None = None,
+    masks: tuple[jax.Array, jax.Array] | None = None,
 ) -> Start:
     """Returns what stage 2 starts from: the first stage's flow, refined `settings.refine` times.
 
     Evidence of a refined one: from it to its last matches in radii (within -2..2), whether these are inside of what was
     looked at, and logarithms, in cells, of the unit and of `deviation [B, h, w, 1]`, normalised, which is how far off
-    the first stage thinks it may be (None: not at all).
+    the first stage thinks it may be (None: not at all). `masks` are those of both maps, None where all cells count.
     """
     size = target.shape[1:3]
     if not settings.refine:
         return Start(resize_normalised(flow, size, alignment=alignment_of(settings.compat)))
     places = (settings.cells, settings.cells)
-    found = refining.refine(source, target, flow, places=places, radius=settings.radius, rounds=settings.refine)
+    found = refining.refine(
+        source, target, flow, places=places, radius=settings.radius, rounds=settings.refine, masks=masks
+    )
     unit = fitting.uncertainty(found.away)
     deviation = jnp.zeros_like(unit) if deviation is None else resize(deviation, places) * size[0]
     parts = [
@@ -216,13 +287,19 @@ def start(
 
 
 def stage2(
-    source: jax.Array, target: jax.Array, flow: jax.Array, settings: Settings, *, deviation: jax.Array | None = None
+    source: jax.Array,
+    target: jax.Array,
+    flow: jax.Array,
+    settings: Settings,
+    *,
+    deviation: jax.Array | None = None,
+    masks: tuple[jax.Array, jax.Array] | None = None,
 ) -> Conditions:
     """Returns the conditions of stage 2 from maps `[B, h, w, C]` and the first stage's flow, on any grid.
 
     Evidence is the patch around the flow that it starts from, then what `start` says of it.
     """
-    told = start(source, target, flow, settings, deviation=deviation)
+    told = start(source, target, flow, settings, deviation=deviation, masks=masks)
     patches = look_fine(source, target, mapping_of(to_pixels(told.flow)), settings)
     return conditions_of(told, patches)
 

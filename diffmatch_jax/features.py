@@ -25,9 +25,13 @@ from common.imports.archive import shown
 from common.imports.legacy_files import load_legacy_torch
 from common.networks.convolution import convolve
 from diffmatch_jax.resize import adaptive_mean, alignment_of, resize
+from diffmatch_jax.smoothing import gaussian_matrix
 
 Pyramid = Callable[[jax.Array], Sequence[jax.Array]]
 
+CONTRAST = 0.16  # standard deviation of an image whose local contrast is normalised, of its range
+FLAT = 0.004  # standard deviation, of the range, from which on a region is evidence for a match
+NOISE = 0.016  # standard deviation, of the range, below which contrast counts as noise
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
 WIDTHS = (64, 128, 256, 512)
@@ -52,17 +56,26 @@ _BEYOND = ("features.24.", "features.26.", "features.28.", "classifier.")  # lay
 
 
 class Prepared(NamedTuple):
-    """The two sizes at which features are taken: `fine [B, 512, 512, 3]` and `coarse [B, 256, 256, 3]`, in [0, 1]."""
+    """The two sizes at which features are taken: `fine [B, 512, 512, 3]` and `coarse [B, 256, 256, 3]`, in [0, 1].
+
+    mask: 1 where a fine pixel may be matched, else 0, `[B, 512, 512, 1]`; None where all may. texture: evidence for a
+    match, min(v / v_0, 1) of the local variance v, likewise; None where it is not asked for.
+    """
 
     fine: jax.Array
     coarse: jax.Array
+    mask: jax.Array | None = None
+    texture: jax.Array | None = None
 
 
-def prepared(images: jax.Array, *, fine: int = 512, coarse: int = 256, compat: str | None = None) -> Prepared:
+def prepared(
+    images: jax.Array, *, fine: int = 512, coarse: int = 256, contrast: float = 0.0, compat: str | None = None
+) -> Prepared:
     """Returns images `[B, H, W, 1 or 3]` (bytes, or floating point in [0, 1]) at both sizes; proportions are not kept.
 
-    Both are sampled half-pixel, with a low-pass filter where they shrink. compat="released": the fine one without
-    the filter, the coarse one by means over whole pixels. Raises `InputError` for images of another shape.
+    Both are sampled half-pixel, with a low-pass filter where they shrink; with a `contrast` their local contrast is
+    normalised over that fraction of a side (`local_contrast`). compat="released": the fine one without the filter, the
+    coarse one by means over whole pixels. Raises `InputError` for images of another shape.
     """
     alignment_of(compat)
     if images.ndim != 4 or images.shape[-1] not in (1, 3):
@@ -72,7 +85,41 @@ def prepared(images: jax.Array, *, fine: int = 512, coarse: int = 256, compat: s
     x = jnp.broadcast_to(x, (*x.shape[:3], 3))
     if compat == "released":
         return Prepared(resize(x, (fine, fine)), adaptive_mean(x, (coarse, coarse)))
-    return Prepared(resize(x, (fine, fine), antialias=True), resize(x, (coarse, coarse), antialias=True))
+    both = Prepared(*(resize(x, (side, side), antialias=True) for side in (fine, coarse)))
+    if not contrast:
+        return both
+    return Prepared(*(local_contrast(each, sigma=contrast * each.shape[1]) for each in both[:2]))
+
+
+def texture(images: jax.Array) -> jax.Array:
+    """Returns min(v / v_0, 1) `[B, H, W, 1]` of images `[B, H, W, C]` in [0, 1]: 0 where they are flat.
+
+    v is the variance under a Gaussian window of 1/64 of a side, and sqrt(v_0) 0.004 of the range, a gray level of 255.
+    """
+    mean, square = (_blur(x, images.shape[1] / 64) for x in (images, images**2))
+    variance = jnp.maximum((square - mean**2).mean(-1, keepdims=True), 0)
+    return jnp.minimum(variance / FLAT**2, 1)
+
+
+def _blur(images: jax.Array, sigma: float) -> jax.Array:
+    rows, columns = (
+        jnp.asarray(gaussian_matrix(length, sigma, reach=3 * sigma), images.dtype) for length in images.shape[1:3]
+    )
+    return jnp.einsum("yh,xw,bhwc->byxc", rows, columns, images, precision="highest")
+
+
+def local_contrast(images: jax.Array, *, sigma: float) -> jax.Array:
+    """Returns `1/2 + a (x - m) / (s + b)`, clipped to [0, 1]: brightness and contrast no longer depend on exposure.
+
+    m is the mean of each channel and s the standard deviation of all channels under a Gaussian window.
+
+    Args:
+      images: `[B, H, W, C]` in [0, 1].
+      sigma: standard deviation of the window, pixels.
+    """
+    centred = images - _blur(images, sigma)
+    deviation = jnp.sqrt(_blur((centred**2).mean(-1, keepdims=True), sigma))
+    return jnp.clip(0.5 + CONTRAST * centred / (deviation + NOISE), 0, 1)
 
 
 def normalise(images: jax.Array) -> jax.Array:

@@ -6,19 +6,23 @@ only resizing is compiled for each size of image.
 
 import functools
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from common.arrays import as_images, as_numbers
+from common.data.augment import to_unit
 from common.errors import input_error
+from common.prng import as_keys
 from diffmatch_jax import conditions as looking
+from diffmatch_jax import frames, masks
 from diffmatch_jax.diffusion import folded
 from diffmatch_jax.diffusion import spread as spread_of
-from diffmatch_jax.features import Prepared, Pyramid
-from diffmatch_jax.matching import to_pixels
+from diffmatch_jax.features import Prepared, Pyramid, texture
+from diffmatch_jax.matching import mapping_of, sample, to_pixels
 from diffmatch_jax.resize import alignment_of, resize, resize_normalised
 from diffmatch_jax.sampling import Stage, confidence_of, deviation_of, draw, pooled, summarise
 
@@ -92,14 +96,16 @@ class Match(NamedTuple):
     """Dense correspondence of a pair, or of a batch of them with a first axis more; NumPy arrays.
 
     flow `[H, W, 2]`: for every pixel of the target, x and y to its place in the source, in the source's pixels: if both
-    have one size, source position = target pixel + flow, else likewise by the pixels' own coordinates. confidence
-    `[H, W]` in [0, 1]: 1 / (1 + (s / c)^2), s the spread in pixels of a 256x256 image (or the model's own size), c the
-    model's (4 of the weights in the package); for a model without spread s is how far the matches are from their fit,
-    or confidence the best correlation. spread `[H, W]`: standard deviation of the flow, sqrt(trace) of covariance
-    `[H, W, 2, 2]`, of a cell and those around it, in pixels of the source: how wrong the flow may be, by what the model
-    learned of that or by how far its hypotheses are apart; 0 if neither is told. winner `[H, W, 2]`: flow to the cells
-    of the largest correlation. hypotheses `[n, h, w, 2]`: normalised flows, each as likely as the next, of the last
-    stage that draws any (of the weights in the package the second), on its grid.
+    have one size, source position = target pixel + flow, else likewise by the pixels' own coordinates.
+    confidence `[H, W]` in [0, 1]: e / (1 + (s / c)^2), s the spread in pixels of a 256x256 image (or the model's own
+    size), c the model's (4 of the weights in the package), and e the texture of both images: 0 where either is flat or
+    masked. For a model without spread s is the distance of the matches from their fit, or the best correlation counts.
+    spread `[H, W]`: standard deviation of the flow, sqrt(trace) of covariance `[H, W, 2, 2]`, over a cell and those
+    around it, in pixels of the source: predicted by the variance head if there is one, otherwise that of the
+    hypotheses, otherwise 0.
+    winner `[H, W, 2]`: flow to the cells of the largest correlation.
+    hypotheses `[n, h, w, 2]`: normalised flows, equally likely, of the last stage that samples any (of the weights in
+    the package the second), on its grid.
     """
 
     flow: np.ndarray
@@ -117,15 +123,29 @@ def match(
     model: "Model | str | os.PathLike | None" = None,
     key: jax.Array | None = None,
     hypotheses: int = 4,
+    search: bool = True,
+    source_mask: Any = None,
+    target_mask: Any = None,
 ) -> Match:
     """Finds for every pixel of `target` its place in `source`.
 
-    Images are `[H, W]`, `[H, W, 1]` or `[H, W, 3]`, bytes or floating point in [0, 1], of any two sizes, or batches of
-    them with a first axis `[B, ...]`. `model` is what `load` returned, the directory of a trained run, None for the
-    weights that come with the package, or a `Model` of your own, `Model(Plan(Settings(...)), Weights(pyramid))`, whose
-    pyramid may be any function. `key` decides the noise of the hypotheses, the same for all pairs of a batch, so that a
-    batch equals its single pairs; or one key for each pair `[B]`. Raises `InputError` for images that cannot be
-    matched.
+    Args:
+      source, target: images `[H, W]`, `[H, W, 1]` or `[H, W, 3]`, bytes or floats in [0, 1], of any two sizes, or
+        batches of them with a first axis `[B, ...]`.
+      model: what `load` returned, the directory of a trained run, None for the weights that come with the package, or
+        a `Model` of your own, `Model(Plan(Settings(...)), Weights(pyramid))`, whose pyramid may be any function.
+      key: a key or seed that decides the noise of the hypotheses, the same for all pairs of a batch, so that a batch
+        equals its single pairs; or one key for each pair `[B]`; None is 0.
+      hypotheses: flows sampled for each pair.
+      search: whether rotations and zooms of the source are tried where few matches of the images as they are agree
+        (`diffmatch_jax.frames`; for models with a fit).
+      source_mask, target_mask: `[H, W]` or `[B, H, W]`, True where an image counts; None leaves out uniform frames.
+
+    Returns:
+      A `Match`.
+
+    Raises:
+      InputError: images, masks or a key that cannot be used.
     """
     sources, single = as_batch(source, "source")
     targets, single_target = as_batch(target, "target")
@@ -134,19 +154,49 @@ def match(
         raise input_error(
             "source, target", expected="as many images in both", got=got, fix="give two images or two batches"
         )
+    if isinstance(hypotheses, bool) or not isinstance(hypotheses, int | np.integer):
+        raise input_error("hypotheses", expected="a whole number", got=hypotheses, fix="use 4")
     if hypotheses < 1:
         raise input_error("hypotheses", expected="at least 1", got=hypotheses, fix="use 4")
     model = model if isinstance(model, Model) else load(model)
-    key = jax.random.key(0) if key is None else key
-    keys = key if key.ndim else jnp.broadcast_to(key, (len(sources),))
-    if keys.shape != (len(sources),):
-        raise input_error("key", expected=f"one key, or {len(sources)}", got=list(keys.shape), fix="leave it out")
-    images = (_prepared(jnp.asarray(each), model.plan.look) for each in (sources, targets))
+    keys = jnp.broadcast_to(as_keys(0 if key is None else key, len(sources)), (len(sources),))
+    images = [
+        _prepared(jnp.asarray(each), jnp.asarray(masks.of(each, mask, name)), model.plan.look)
+        for each, mask, name in ((sources, source_mask, "source_mask"), (targets, target_mask, "target_mask"))
+    ]
     weights = model.weights._replace(pyramid=as_argument(model.weights.pyramid))
-    found = on_grid(model.plan, weights, *images, keys, hypotheses)
+    affine = None
+    if search and model.plan.look.fit:
+        images, affine = _framed(weights.pyramid, images, model.plan.look, (sources.shape[1:3], targets.shape[1:3]))
+    found = on_grid(model.plan, weights, *images, keys, int(hypotheses))
+    if affine is not None:
+        found = _unframed(found, affine)
     sizes = {"size": targets.shape[1:3], "source": sources.shape[1:3], "compat": model.plan.look.compat}
     result = Match(*jax.device_get(_finish(found, **sizes)), np.asarray(found.hypotheses))
     return Match(*(each[0] for each in result)) if single else result
+
+
+def _framed(pyramid, images, look, sizes):
+    """Returns the images of pairs, each source in the frame that suits its target, and the affine maps `[B, 2, 3]`."""
+    source, target = images
+    framed = []
+    for i in range(len(source.fine)):
+        pair = (jax.tree.map(lambda x, i=i: x[i : i + 1], each) for each in (source, target))
+        framed.append(frames.find(pyramid, *pair, look, sizes=sizes))
+    joined = jax.tree.map(lambda *x: jnp.concatenate(x), *(each.source for each in framed))
+    return (joined, target), jnp.asarray(np.stack([each.affine for each in framed]), jnp.float32)
+
+
+@jax.jit
+def _unframed(found: Grid, affine: jax.Array) -> Grid:
+    """Returns what was found for resampled sources as flow into the sources as they were."""
+    linear = affine[:, None, None, :, :2]
+    return found._replace(
+        flow=frames.restore(found.flow, affine),
+        covariance=linear @ found.covariance @ jnp.swapaxes(linear, -1, -2),
+        hypotheses=jax.vmap(frames.restore, (1, None), 1)(found.hypotheses, affine),
+        winner=frames.restore(found.winner, affine),
+    )
 
 
 def load(workdir: str | os.PathLike | None = None, *, ema: bool = True, step: int | None = None) -> Model:
@@ -172,14 +222,7 @@ def as_argument(pyramid: Pyramid) -> jax.tree_util.Partial:
 
 def as_batch(images: Any, name: str) -> tuple[np.ndarray, bool]:
     """Returns images as a batch `[B, H, W, 1 or 3]`, bytes or float32, and whether they were a single one."""
-    try:
-        x = np.asarray(images)
-    except ValueError as error:  # a list of unequal parts
-        expected, fix = "an array, or a list of images of one size", "match images of several sizes one by one"
-        raise input_error(name, expected=expected, got=str(error).partition(".")[0], fix=fix) from None
-    if x.dtype == bool or not (np.issubdtype(x.dtype, np.floating) or x.dtype == np.uint8):
-        fix = "convert it by np.uint8 or divide by its largest value"
-        raise input_error(name, expected="bytes, or floating point in [0, 1]", got=str(x.dtype), fix=fix)
+    x = np.asarray(images if getattr(images, "dtype", None) == np.uint8 else as_numbers(images, name))
     expected, got = "[H, W], [H, W, 1 or 3] or a batch of those", list(x.shape)
     if x.ndim in (3, 4) and x.shape[-1] in (2, 4):
         # With an alpha channel or gray images of this width: nothing tells which.
@@ -195,17 +238,20 @@ def as_batch(images: Any, name: str) -> tuple[np.ndarray, bool]:
     if min(x.shape[1:3]) < 2:
         got = f"{x.shape[1]} x {x.shape[2]}"
         raise input_error(name, expected="at least 2 pixels in each direction", got=got, fix="give a whole image")
-    if x.dtype != np.uint8:
-        x = np.asarray(x, np.float32)
-        if not np.isfinite(x).all() or x.min() < -0.01 or x.max() > 1.01:
-            got = f"{x.min():.3g} to {x.max():.3g}"
-            raise input_error(name, expected="numbers from 0 to 1", got=got, fix="divide by 255, or give bytes")
-    return x, single
+    return x if x.dtype == np.uint8 else np.asarray(as_images(x, name, beyond=0.01), np.float32), single
 
 
 @functools.partial(jax.jit, static_argnames="settings")
-def _prepared(images: jax.Array, settings: looking.Settings) -> Prepared:
-    return looking.prepared(images, settings)
+def _prepared(images: jax.Array, mask: jax.Array, settings: looking.Settings) -> Prepared:
+    """Returns images, filled with their mean outside `mask [B, H, W, 1]`, with their mask and their texture."""
+    if settings.compat is not None:
+        return looking.prepared(images, settings)
+    x = to_unit(images)
+    mean = (x * mask).sum((1, 2), keepdims=True) / mask.sum((1, 2), keepdims=True)
+    x = jnp.where(mask > 0, x, mean)
+    fine = looking.prepared(x, replace(settings, contrast=0.0)).fine
+    inside = resize(mask, fine.shape[1:3], antialias=True)
+    return looking.prepared(x, settings)._replace(mask=inside, texture=inside * texture(fine))
 
 
 @functools.partial(jax.jit, static_argnames=("plan", "hypotheses"))
@@ -213,7 +259,8 @@ def on_grid(plan: Plan, weights: Weights, source: Prepared, target: Prepared, ke
     """Returns what both stages find for prepared images and one key a pair `[B]`."""
     look = plan.look
     of_source, of_target = (looking.maps(weights.pyramid, images, look) for images in (source, target))
-    found = looking.stage1(of_source.first, of_target.first, look)
+    masks = None if of_source.mask is None else (of_source.fine_mask, of_target.fine_mask)
+    found = looking.stage1(of_source.first, of_target.first, look, mask=of_target.mask)
     covariance = jnp.zeros((*found.winner.shape, 2))
     if plan.first is None:
         flow = looking.without_stage(found, look)
@@ -225,7 +272,7 @@ def on_grid(plan: Plan, weights: Weights, source: Prepared, target: Prepared, ke
         flow, covariance, drawn = told.flow, pooled(told.covariance), drawn.hypotheses
     unit = None if found.conditions.unit is None else found.conditions.unit * (look.fine / look.cells)
     if plan.first is None and plan.second is None and look.refine:
-        begun = looking.start(of_source.second, of_target.second, flow, look)
+        begun = looking.start(of_source.second, of_target.second, flow, look, masks=masks)
         flow, unit = begun.flow, begun.unit * (look.fine / look.fine_cells)
         drawn, covariance = flow[:, None], jnp.zeros((*flow.shape, 2))
     if plan.second is not None:
@@ -233,7 +280,7 @@ def on_grid(plan: Plan, weights: Weights, source: Prepared, target: Prepared, ke
         before = _resized(covariance, size, alignment=alignment_of(look.compat))
         for i in range(plan.rounds):
             deviation = deviation_of(covariance)
-            given = looking.stage2(of_source.second, of_target.second, flow, look, deviation=deviation)
+            given = looking.stage2(of_source.second, of_target.second, flow, look, deviation=deviation, masks=masks)
             refined = draw(plan.second, weights.second, given, hypotheses=hypotheses, keys=folded(keys, 1 + i))
             told = summarise(plan.second, refined)
             flow, covariance = told.flow, pooled(told.covariance)
@@ -249,6 +296,11 @@ def on_grid(plan: Plan, weights: Weights, source: Prepared, target: Prepared, ke
         confidence = confidence_of(resize(unit, flow.shape[1:3])[..., 0], plan.confidence)
     else:
         confidence = jnp.clip(resize(found.score[..., None], flow.shape[1:3])[..., 0], 0, 1)
+    if target.texture is not None:
+        # A flat region agrees with any other: what has no texture, on either side, is no evidence.
+        of_source, of_target = (resize(each.texture, flow.shape[1:3], antialias=True) for each in (source, target))
+        seen = sample(of_source, mapping_of(to_pixels(flow)), outside="border")
+        confidence = confidence * (seen * of_target)[..., 0]
     return Grid(flow, covariance, confidence, drawn, found.winner)
 
 

@@ -58,6 +58,7 @@ def build_look(config) -> looking.Settings:
     return looking.Settings(
         fine=sides.fine,
         coarse=sides.coarse,
+        contrast=sides.contrast,
         radius=told.radius,
         wide=told.wide,
         score=told.score,

@@ -7,9 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from common.arrays import as_images, as_numbers
 from common.errors import input_error
 from common.metrics.psnr import mse, sigma_to_psnr
-from gahb.denoisers import Denoiser, as_denoiser
+from common.prng import as_key
+from gahb.denoisers import Denoiser, as_denoiser, denoised
 
 
 class PsnrCurve(NamedTuple):
@@ -35,17 +37,21 @@ def psnr_curve(
 ) -> PsnrCurve:
     """Denoises every one of `images [N, H, W, C]` at every level of `sigmas [S]` (intensity units).
 
-    `denoise` is blind, or a sequence with one denoiser per level. The noise of image i at level s is drawn from
-    fold_in(fold_in(key, s), i), whatever the batch size; `noise [S, N, H, W, C]` (standard normal) replaces it.
-    Compiles once for all levels and batches. Raises `InputError` for lengths that do not fit.
+    images: bytes, or floats in [0, 1]. `denoise` is blind, or a sequence with one denoiser per level. The noise of
+    image i at level s is drawn from fold_in(fold_in(key, s), i), whatever the batch size; `noise [S, N, H, W, C]`
+    (standard normal) replaces it. Compiles once for all levels and batches. Raises `InputError` for lengths that do not
+    fit, and for what is no clean image.
     """
+    key = as_key(key)
+    if len(images) == 0:
+        raise input_error("images", expected="at least one image", got="none", fix="use a larger test set")
+    images = as_images(images, "images")
+    noise = None if noise is None else as_numbers(noise, "noise")
     blind = callable(denoise)
     count = len(images)
     if not blind and len(denoise) != len(sigmas):
         fix = "give one per sigma, or a blind one"
         raise input_error("denoise", expected=f"{len(sigmas)} denoisers", got=len(denoise), fix=fix)
-    if count == 0:
-        raise input_error("images", expected="at least one image", got="none", fix="use a larger test set")
     if noise is not None and noise.shape != (len(sigmas), *images.shape):
         expected = [len(sigmas), *images.shape]
         raise input_error("noise", expected=expected, got=list(noise.shape), fix="draw it for every level and image")
@@ -89,4 +95,4 @@ def _error(denoise, clean, sigma, key, start, z):
         keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(start + jnp.arange(len(clean), dtype=jnp.uint32))
         z = jax.vmap(lambda key: jax.random.normal(key, clean.shape[1:], clean.dtype))(keys)
     noisy = clean + sigma.astype(clean.dtype) * z
-    return mse(clean, denoise(noisy))
+    return mse(clean, denoised(denoise, noisy))

@@ -7,8 +7,10 @@ from typing import TypeAlias
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 from jax.tree_util import Partial
 
+from common.arrays import as_images, as_numbers
 from common.errors import input_error
 from common.method import Variables
 from gahb.network import apply
@@ -23,12 +25,20 @@ class _Subtract:
     network: nn.Module
 
     def __call__(self, variables: Variables, y: jax.Array) -> jax.Array:
+        if getattr(self.network, "conditional", False):
+            # Bands of wavelets, of no common range; the network checks their number.
+            y = jnp.asarray(as_numbers(y, "y"))
+        else:
+            channels = getattr(self.network, "channels", None)
+            y = jnp.asarray(as_images(y, "y", noisy=True, shape=(None, None, channels)))
         return y - apply(self.network, variables, y)[0]
 
 
 def denoiser(variables: Variables, network: nn.Module) -> Partial:
     """Returns the denoiser f(y) = y - n(y) of a network in evaluation mode, `y [B, H, W, C]`.
 
+    y: noisy images, floats on the scale of [0, 1], which noise may leave; bytes are taken to [0, 1], and x_hat is float
+    in any case. Calling it raises `InputError` for floats in 0..255, other integers, NaN and other shapes.
     The result is a pytree of the weights: give it to jitted functions as an argument, never close over it.
     """
     return Partial(_Subtract(network), Variables(*variables))
@@ -49,10 +59,27 @@ def as_denoiser(function: Denoiser) -> Partial:
     return Partial(function)
 
 
+def denoised(denoise: Denoiser, y: jax.Array) -> jax.Array:
+    """Returns `denoise(y)` while a program is traced.
+
+    Raises `InputError` for a function that JAX cannot trace, or whose output has another shape than its input.
+    """
+    try:
+        x_hat = denoise(y)
+    except (jax.errors.TracerArrayConversionError, jax.errors.ConcretizationTypeError) as error:
+        got, fix = f"one that needs values ({type(error).__name__})", "use jax.numpy in place of NumPy"
+        raise input_error("denoise", expected="a function that JAX can trace", got=got, fix=fix) from None
+    if jnp.shape(x_hat) != y.shape:
+        got, fix = f"one {list(jnp.shape(x_hat))}", "return the clean images, and nothing beside them"
+        raise input_error("denoise", expected=f"an output like its input {list(y.shape)}", got=got, fix=fix)
+    return jnp.asarray(x_hat)
+
+
 def load_denoiser(workdir: str | os.PathLike, *, ema: bool = True, step: int | None = None) -> Partial:
     """Reads the denoiser that was trained (or imported) in `workdir`: averaged weights if there are any, newest step.
 
-    Needs no data and no optimizer. Raises `InputError` if the directory holds no readable checkpoint.
+    Needs no data and no optimizer. What it takes, see `denoiser`. Raises `InputError` if the directory holds no
+    readable checkpoint.
     """
     from gahb import method
 

@@ -12,9 +12,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from common.arrays import as_images, as_numbers
 from common.errors import input_error
 from common.metrics.similarity import Closest, closest, one_origin, unit_vectors
-from gahb.denoisers import Denoiser, as_denoiser
+from common.prng import as_key
+from gahb.denoisers import Denoiser, as_denoiser, denoised
 from gahb.sampling import rms, sample
 
 ORIGINS = ("copy", "recombination", "new")
@@ -36,10 +38,11 @@ class Feature(NamedTuple):
 
 
 def gradients(images: jax.Array) -> jax.Array:
-    """Returns the differences of vertical and horizontal neighbours, `[N, H, W, C] -> [N, D]`.
+    """Returns the differences of vertical and horizontal neighbours, `[N, H, W, C] -> [N, D]`; bytes count as [0, 1].
 
     Two smooth blobs at one place have correlated pixels; their differences are less alike.
     """
+    images = jnp.asarray(as_numbers(images, "images"))
     down, right = images[:, 1:] - images[:, :-1], images[:, :, 1:] - images[:, :, :-1]
     return jnp.concatenate([down.reshape(len(images), -1), right.reshape(len(images), -1)], axis=1)
 
@@ -49,6 +52,13 @@ FEATURES = {
     "cosine": Feature(lambda images: images, False),
     "gradients": Feature(gradients, False),
 }
+
+
+def l1_normalise(images: jax.Array) -> jax.Array:
+    """Divides each channel of each image `[N, H, W, C]` by its sum of absolute values; zero channels stay zero."""
+    images = jnp.asarray(as_numbers(images, "images"))
+    norm = jnp.abs(images).sum((1, 2), keepdims=True)
+    return images / jnp.where(norm > 0, norm, 1)
 
 
 def level_weights(sigma: np.ndarray, *, measure: str) -> np.ndarray:
@@ -76,7 +86,7 @@ def bootstrap(key: jax.Array, *groups: np.ndarray, draws: int = 1000) -> Interva
     The numbers of each group are drawn anew, with replacement, `draws` times; the interval is that between the 2.5 %
     and the 97.5 % quantile. Raises `InputError` for an empty group.
     """
-    means, resampled = [], []
+    key, means, resampled = as_key(key), [], []
     for i, group in enumerate(groups):
         values = np.asarray(group, np.float64)
         if len(values) == 0:
@@ -102,9 +112,12 @@ def squared_distances(
 ) -> np.ndarray:
     """Returns ||f_A(y) - f_B(y)||^2 (a sum over pixels), float64 `[S, N]`, for each of `images [N, H, W, C]` in noise.
 
+    images: bytes, or floats in [0, 1]; else `InputError`.
+
     Divided by sigma^4 it is the squared distance of the two scores. The noise of image i at level s is drawn from
     fold_in(fold_in(key, s), i), as in `gahb.analysis.psnr_curve`.
     """
+    key, images = as_key(key), as_images(images, "images")
     first, second = as_denoiser(first), as_denoiser(second)
     found = np.zeros((len(sigmas), len(images)))
     batch_size = min(batch_size, len(images))
@@ -124,7 +137,7 @@ def _squared_distance(first, second, clean, sigma, key, start):
     keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(start + jnp.arange(len(clean), dtype=jnp.uint32))
     z = jax.vmap(lambda key: jax.random.normal(key, clean.shape[1:], clean.dtype))(keys)
     noisy = clean + sigma.astype(clean.dtype) * z
-    return jnp.square(first(noisy) - second(noisy)).sum((1, 2, 3))
+    return jnp.square(denoised(first, noisy) - denoised(second, noisy)).sum((1, 2, 3))
 
 
 def divergence(sigma: np.ndarray, excess: np.ndarray) -> np.ndarray:
@@ -144,9 +157,9 @@ def divergence(sigma: np.ndarray, excess: np.ndarray) -> np.ndarray:
 
 def pair_similarity(images: np.ndarray, others: np.ndarray, feature: Feature) -> np.ndarray:
     """Returns the similarity of each image to its partner, `[N, H, W, C]` twice `-> [N]`."""
+    images, others = (jnp.asarray(as_numbers(x, "images")) for x in (images, others))
     first, second = (
-        unit_vectors(feature.function(jnp.asarray(x)).reshape(len(x), -1), remove_mean=feature.remove_mean)
-        for x in (images, others)
+        unit_vectors(feature.function(x).reshape(len(x), -1), remove_mean=feature.remove_mean) for x in (images, others)
     )
     return np.asarray((first * second).sum(-1), np.float64)
 
@@ -156,12 +169,12 @@ def nearest(images: np.ndarray, references: np.ndarray, feature: Feature, *, blo
 
     Fields `[N]`; at a tie the lowest index.
     """
-    vectors = feature.function(jnp.asarray(images))
+    vectors = feature.function(jnp.asarray(as_numbers(images, "images")))
     index, value = np.zeros(len(images), np.int64), np.full(len(images), -np.inf)
     for start in range(0, len(references), block):
         # The last block reaches back instead of being shorter, so that all have one shape and compile once.
         start = min(start, max(len(references) - block, 0))
-        part = feature.function(jnp.asarray(references[start : start + block]))
+        part = feature.function(jnp.asarray(as_numbers(references[start : start + block], "references")))
         found = closest(vectors, part, remove_mean=feature.remove_mean, block=block)
         better = found.value > value
         index, value = np.where(better, start + found.index, index), np.where(better, found.value, value)
@@ -196,6 +209,7 @@ def trajectories(
     `distance [N, T]` (||a - b|| / sqrt(HWC) of the first two denoisers' images), `frames [M, F, N, H, W, C]` and
     `frame_step [F]`, evenly spread from the first to the last iterate. `sampler` goes to `gahb.sample`.
     """
+    key = as_key(key)
     runs = [sample(denoise, key, shape, store_every=every, **sampler) for denoise in denoisers]
     steps = np.stack([np.asarray(info["steps"]) for _, info in runs])
     slots = int(steps.max()) // every + 2
@@ -221,4 +235,4 @@ def trajectories(
 
 @jax.jit
 def _apply(denoise, y):
-    return denoise(y)
+    return denoised(denoise, y)

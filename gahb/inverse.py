@@ -7,7 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from common.arrays import as_images
 from common.errors import choice, input_error
+from common.prng import as_key
 from gahb import operators
 from gahb.denoisers import Denoiser
 from gahb.operators import Operator
@@ -32,6 +34,7 @@ def problems(
     resolution. fraction: of pixels, basis vectors or frequencies that are kept by the others. What is random depends on
     `key` and on the problem, not on which others there are. Raises `InputError` for what cannot be measured.
     """
+    key = as_key(key)
     check(names, shape, hole=hole, scale=scale, fraction=fraction)
     height, width = shape[:2]
     box = (height // 2, width // 2, int(hole * height), int(hole * width))
@@ -90,11 +93,14 @@ def restore(
 ) -> dict[str, np.ndarray]:
     """Measures `images [N, H, W, C]` and samples each of them `samples` = S times given its measurement.
 
-    mean and settings: as of `gahb.sample`, `impose` among them. Returns arrays: `measured [N, H, W, C]` (M m),
-    `minimum_norm [N, ...]`, `restored [N, S, ...]`; their PSNRs in dB `minimum_norm_psnr [N]`, `psnr [N, S]` and
-    `mean_psnr [N]` (of the average of the S samples); of each sample `mismatch [N, S]` (rms of M M^T x - M m),
-    `steps`, `sigma` and `converged [N, S]`.
+    images: bytes, or floats in [0, 1]. mean and settings: as of `gahb.sample`, `impose` among them. Returns arrays:
+    `measured [N, H, W, C]` (M m), `minimum_norm [N, ...]`, `restored [N, S, ...]`; their PSNRs in dB `minimum_norm_psnr
+    [N]`, `psnr [N, S]` and `mean_psnr [N]` (of the average of the S samples); of each sample `mismatch [N, S]` (rms of
+    M M^T x - M m), `steps`, `sigma` and `converged [N, S]`.
     """
+    if samples < 1:
+        raise input_error("samples", expected="at least 1", got=samples, fix="use 1 or more")
+    images = as_images(images, "images")
     clean = jnp.asarray(images)
     measurement = operator.analyze(clean)
     count = len(images)

@@ -1,7 +1,8 @@
 """Linear measurements of images: pairs of functions `analyze` (M^T, image -> measurement) and `synthesize` (M, back).
 
 Both take a leading batch axis. M is an isometry on the measurements that images can have: M^T M m = m for m = M^T x,
-and M is the adjoint of M^T, so M M^T projects images onto what is measured.
+and M is the adjoint of M^T, so M M^T projects images onto what is measured. Images are floats, of any range since all
+is linear, or bytes, which are taken to [0, 1]; other integers, NaN and infinity raise `InputError`.
 """
 
 import dataclasses
@@ -12,7 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import Partial
 
+from common.arrays import as_numbers
 from common.errors import input_error
+from common.prng import as_key
 
 
 class Operator(NamedTuple):
@@ -29,12 +32,18 @@ def project(operator: Operator, x: jax.Array) -> jax.Array:
 
 def synthesis() -> Operator:
     """Measures nothing: sampling from the prior."""
-    return Operator(Partial(jnp.zeros_like), Partial(jnp.zeros_like))
+    return Operator(Partial(_nothing), Partial(_nothing))
 
 
 def pixels(mask: jax.Array) -> Operator:
-    """Keeps the pixels where `mask` (`[H, W]`, `[H, W, 1]` or `[H, W, C]`, zeros and ones) is one."""
+    """Keeps the pixels where `mask` (`[H, W]`, `[H, W, 1]` or `[H, W, C]`, zeros and ones or booleans) is one.
+
+    Raises `InputError` for other numbers.
+    """
     mask = jnp.asarray(mask)
+    if not isinstance(mask, jax.core.Tracer) and not bool(((mask == 0) | (mask == 1)).all()):
+        got = f"numbers from {mask.min()} to {mask.max()}"
+        raise input_error("mask", expected="zeros and ones", got=got, fix="compare with a threshold, mask > 0")
     multiply = Partial(_multiply, mask[..., None] if mask.ndim == 2 else mask)
     return Operator(multiply, multiply)
 
@@ -69,7 +78,7 @@ def random_pixels(key: jax.Array, shape: tuple[int, int, int], *, fraction: floa
 def random_mask(key: jax.Array, shape: tuple[int, int, int], *, fraction: float) -> jax.Array:
     """Returns the mask of `random_pixels`, float32 `[H, W, C]`."""
     size = int(np.prod(shape))
-    chosen = jax.random.permutation(key, size)[: _share(fraction, size)]
+    chosen = jax.random.permutation(as_key(key), size)[: _share(fraction, size)]
     return jnp.zeros(size).at[chosen].set(1).reshape(shape)
 
 
@@ -86,7 +95,7 @@ def basis(vectors: jax.Array, shape: tuple[int, int, int]) -> Operator:
 def random_basis(key: jax.Array, shape: tuple[int, int, int], *, fraction: float) -> Operator:
     """Projects on int(fraction H W C) random orthonormal vectors (the QR factor of a Gaussian matrix)."""
     size = int(np.prod(shape))
-    return basis(jnp.linalg.qr(jax.random.normal(key, (size, _share(fraction, size))))[0], shape)
+    return basis(jnp.linalg.qr(jax.random.normal(as_key(key), (size, _share(fraction, size))))[0], shape)
 
 
 def spectral(shape: tuple[int, int, int], *, fraction: float, symmetric: bool = True) -> Operator:
@@ -127,7 +136,16 @@ def _share(fraction, size):
     return count
 
 
+def _numbers(x):
+    return jnp.asarray(as_numbers(x, "x"))
+
+
+def _nothing(x):
+    return jnp.zeros_like(_numbers(x))
+
+
 def _multiply(mask, x):
+    x = _numbers(x)
     return x * mask.astype(x.dtype)
 
 
@@ -136,6 +154,7 @@ class _Reduce:
     scale: int
 
     def __call__(self, x):
+        x = _numbers(x)
         batch, height, width, channels = x.shape
         s = self.scale
         if height % s or width % s:
@@ -149,10 +168,12 @@ class _Repeat:
     scale: int
 
     def __call__(self, m):
+        m = _numbers(m)
         return jnp.repeat(jnp.repeat(m, self.scale, axis=1), self.scale, axis=2) / self.scale
 
 
 def _coefficients(vectors, x):
+    x = _numbers(x)
     return jnp.matmul(x.reshape(len(x), -1), vectors.astype(x.dtype), precision="highest")
 
 
@@ -161,10 +182,12 @@ class _Combine:
     shape: tuple[int, int, int]
 
     def __call__(self, vectors, m):
+        m = _numbers(m)
         return jnp.matmul(m, vectors.astype(m.dtype).T, precision="highest").reshape(-1, *self.shape)
 
 
 def _frequencies(mask, x):
+    x = _numbers(x)
     return mask.astype(x.dtype) * jnp.fft.fft2(x, axes=(1, 2), norm="ortho")
 
 

@@ -12,11 +12,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.tree_util import Partial
 
+from common.arrays import as_numbers
 from common.errors import input_error
-from gahb.denoisers import Denoiser, as_denoiser
+from common.prng import as_key
+from gahb.denoisers import Denoiser, as_denoiser, denoised
 from gahb.operators import Operator
 
 Noise = Callable[[jax.Array, jax.Array, Any], jax.Array]  # (keys [N], t, like [N, H, W, C]) -> standard normal draws
@@ -73,9 +76,9 @@ def sample(
     off m a little, and `impose` puts them back by x + M (m - M^T x), which the original does not. A sample that is not
     down at sigma_L after `max_steps`, or whose sigma passes `divergence` times sigma_0, is given up.
 
-    Sample i draws from fold_in(key, first + i), so a run may be split into batches; `noise` replaces the draws. The
-    same key gives the same noise to any denoiser. Nothing but `max_steps`, `store_every`, `impose`, shapes and the
-    function behind `denoise` compiles anew.
+    key: of `jax.random.key` or `PRNGKey`, or a seed. Sample i draws from fold_in(key, first + i), so a run may be split
+    into batches; `noise` replaces the draws. The same key gives the same noise to any denoiser. Nothing but
+    `max_steps`, `store_every`, `impose`, shapes and the function behind `denoise` compiles anew.
 
     Returns the samples and a dictionary of arrays: `converged [N]`, `steps [N]` (iterations), `sigma [N]` (of what the
     last denoising removed), `nfe [N]` (calls of the denoiser), `sigmas`, `means [N, max_steps + 2]` (sigma and mean
@@ -83,7 +86,16 @@ def sample(
     [N, max_steps // k + 2, H, W, C]` (the start, the iterates before t = k, 2k, ...; then the result repeated).
     Raises `InputError` for impossible settings.
     """
-    _check(shape, sigma_0, sigma_L, h0, beta, max_steps, divergence, store_every, operator, measurement, initial)
+    key = as_key(key)
+    _check(shape, sigma_0, sigma_L, h0, beta, max_steps, divergence, store_every, operator, measurement)
+    if np.ndim(mean):
+        mean = as_numbers(mean, "mean")
+    elif not isinstance(mean, jax.core.Tracer) and not abs(mean) <= 4:
+        raise input_error("mean", expected="an intensity in [0, 1]", got=mean, fix="divide it by 255")
+    if measurement is not None and not jnp.iscomplexobj(measurement):
+        measurement = as_numbers(measurement, "measurement")
+    if initial is not None:
+        initial = _initial(as_numbers(initial, "initial"), shape)
     if impose and operator is None:
         raise input_error(
             "impose", expected="false where nothing is measured", got=impose, fix="give operator and measurement"
@@ -129,7 +141,7 @@ def _run(
     keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(first + jnp.arange(shape[0], dtype=jnp.uint32))
 
     def clean(y):
-        return denoise(y).astype(dtype)
+        return denoised(denoise, y).astype(dtype)
 
     def correction(y, x_hat):
         residual = y - x_hat
@@ -229,7 +241,7 @@ def _as_partial(function):
     return function if isinstance(function, Partial) else Partial(function)
 
 
-def _check(shape, sigma_0, sigma_L, h0, beta, max_steps, divergence, store_every, operator, measurement, initial):
+def _check(shape, sigma_0, sigma_L, h0, beta, max_steps, divergence, store_every, operator, measurement):
     if len(shape) != 4:
         raise input_error("shape", expected="[N, H, W, C]", got=tuple(shape), fix="give four numbers")
     above_zero = {"sigma_0": sigma_0, "sigma_L": sigma_L, "h0": h0, "beta": beta, "divergence": divergence}
@@ -251,5 +263,14 @@ def _check(shape, sigma_0, sigma_L, h0, beta, max_steps, divergence, store_every
         raise input_error(
             missing, expected="operator and measurement together", got="only one", fix="give both or neither"
         )
-    if initial is not None and jnp.ndim(initial) != 4:
-        raise input_error("initial", expected="[N, H, W, C]", got=jnp.shape(initial), fix="add the missing axis")
+
+
+def _initial(initial, shape):
+    # Of any range: an iterate may have been sent astray, and the sampler says so.
+    if initial.ndim != 4:
+        fix = "add the missing axis"
+        raise input_error("initial", expected="[N, H, W, C]", got=list(initial.shape), fix=fix)
+    if initial.shape[0] not in (1, shape[0]) or initial.shape[1:] != tuple(shape[1:]):
+        expected = f"{list(shape)}, or one image of it"
+        raise input_error("initial", expected=expected, got=list(initial.shape), fix="give images of `shape`")
+    return initial

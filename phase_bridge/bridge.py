@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from common.errors import choice, input_error
+from common.prng import as_keys
 
 KINDS = ("sde", "ode")
 CONVENTIONS = ("released", "consistent")
@@ -274,9 +275,7 @@ def sample_bridge(b: Bridge, key, x1, t):
 
     key: a PRNG key, one key a sample `[B]`, or the noise `[..., 2C]` itself.
     """
-    noise = key
-    if isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
-        noise = _normal(key, (*x1.shape[:-1], 2 * x1.shape[-1]), x1.dtype)
+    noise = _noise(key, (*x1.shape[:-1], 2 * x1.shape[-1]), x1.dtype)
     t = _beside(t, x1)
     c_x, c_v, l_xx, l_xv, l_vv = _like(x1, *mean_coefficients(b, t), *cholesky(b, t))
     e_x, e_v = split(noise)
@@ -285,9 +284,7 @@ def sample_bridge(b: Bridge, key, x1, t):
 
 def prior(b: Bridge, key, shape: tuple[int, ...], dtype=jnp.float32) -> jax.Array:
     """Draws m `[..., 2C]` at t = 0 for data of `shape [..., C]`; key: one for all, one a sample, or the noise."""
-    noise = key
-    if jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
-        noise = _normal(key, (*shape[:-1], 2 * shape[-1]), dtype)
+    noise = _noise(key, (*shape[:-1], 2 * shape[-1]), dtype)
     l_xx, l_xv, l_vv = (float(value) for value in cholesky(b, 0.0))
     e_x, e_v = split(noise)
     return join(l_xx * e_x, l_xv * e_x + l_vv * e_v)
@@ -305,7 +302,11 @@ def join(x, v):
     return xp.concatenate([x, v], -1)
 
 
-def _normal(key, shape, dtype):
+def _noise(key, shape, dtype):
+    """Returns standard normal noise from a key, from one key for each row, or what is noise already."""
+    if isinstance(key, np.ndarray | jax.Array) and jnp.issubdtype(key.dtype, jnp.floating):
+        return key
+    key = as_keys(key, shape[0] if len(shape) > 1 else None)
     if key.ndim == 0:
         return jax.random.normal(key, shape, dtype)
     return jax.vmap(lambda one: jax.random.normal(one, shape[1:], dtype))(key)

@@ -10,13 +10,11 @@ import numpy as np
 from common.errors import input_error
 from common.solvers.linear import Steps, check
 from common.solvers.multistep import weights
-from common.solvers.quadrature import gauss_legendre
+from common.solvers.quadrature import adaptive, gauss_legendre, tails
 from phase_bridge import bridge as bridges
 from phase_bridge.bridge import Bridge
 
-# With 32 nodes in sqrt(1 - t) weights are exact to 1e-13 of their size even for one step from 0.4 to 0.999.
-NODES = 64
-ANGLE_NODES = 32
+_NODES = 64
 
 
 def euler(b: Bridge, t: np.ndarray, end: np.ndarray, *, kind: str, convention: str) -> Steps:
@@ -73,10 +71,14 @@ def exponential(
     """
     _only("exponential", kind, "ode")
     _, look = _look(b, t, kind, convention)
-    # z grows like s^(-1/2): as a function of sqrt(s), z dt is smooth.
-    roots, shares = gauss_legendre(np.sqrt(1 - t), np.sqrt(1 - end), NODES)
-    tau = 1 - roots**2
-    z = bridges.normaliser(b, tau, kind=kind, convention=convention) * -2 * roots * shares
+
+    def rate(root):
+        # z grows like s^(-1/2): as a function of sqrt(s), z dt is smooth, but for a layer near t = 0 of the width
+        # varv / p^2, in which the variance of the velocity grows by its size at t = 0.
+        return bridges.normaliser(b, 1 - root**2, kind=kind, convention=convention) * -2 * root
+
+    roots, shares = adaptive(rate, np.sqrt(1 - t), np.sqrt(1 - end))
+    tau, z = 1 - roots**2, rate(roots) * shares
     kernel = np.stack([(end[:, None] - tau) * z, z], -1)
     flight = _free_flight(end - t)
     shares = weights(t, tau, kernel, order=order, corrector=corrector, transition=flight)
@@ -92,23 +94,30 @@ def data(
     draws from the exact transition of the bridge to it. Of order 1 (also strongly) whatever the polynomial's order, but
     the corrector sees what the noise of a step did to the estimate, which makes the error several times smaller.
     """
-    z, look = _look(b, t, kind, convention)
-    # Sources grow like powers of 1/s: as functions of log s they are smooth.
-    logs, shares = gauss_legendre(np.log(1 - t), np.log(1 - end), NODES)
-    s = np.exp(logs)
-    tau, shares = 1 - s, -s * shares
+    _, look = _look(b, t, kind, convention)
+    # Sources grow like powers of 1/s: as functions of log s they are smooth, but for the layer of `exponential`.
+    logs = np.log(1 - t), np.log(1 - end)
     if kind == "sde":
-        flow = bridges.flow(b, t, end)
-        transition = flow * [[1, -1], [-1, 1]]
-        later = bridges.flow(b, tau, end[:, None])
-        kernel = np.stack([-later[..., 0, 1], later[..., 1, 1]], -1) * (4 / s**2 * shares)[..., None]
+        logs, shares = gauss_legendre(*logs, _NODES)
+        s = np.exp(logs)
+        later = bridges.flow(b, 1 - s, end[:, None])
+        kernel = np.stack([-later[..., 0, 1], later[..., 1, 1]], -1) * (-4 / s * shares)[..., None]
+        transition = bridges.flow(b, t, end) * [[1, -1], [-1, 1]]
         noise = bridges.noise_cholesky(b, t, end)
     else:
-        transition = flow_ode(b, t, end)
-        _, _, per_force = _inverse_estimate(b, tau, kind)
-        kernel = flow_ode(b, tau, end[:, None])[..., 1] * (per_force * shares)[..., None]
-        noise = None
-    shares = weights(t, tau, kernel, order=order, corrector=corrector, transition=transition)
+
+        def rates(log):
+            s = np.exp(log)
+            xx, _, vv = bridges.cholesky(b, 1 - s)
+            return np.stack([s * _inverse_estimate(b, 1 - s, kind)[2], s * vv / xx, 1 / vv], -1)
+
+        logs, shares = adaptive(rates, *logs)
+        s = np.exp(logs)
+        per_force, angle, _ = np.moveaxis(rates(logs), -1, 0)
+        later = _flow_by_angle(b, 1 - s, end[:, None], tails(-angle, shares))
+        kernel = later[..., 1] * (-per_force * shares)[..., None]
+        transition, noise = flow_ode(b, t, end), None
+    shares = weights(t, 1 - s, kernel, order=order, corrector=corrector, transition=transition)
     return check(Steps(t, look, look, transition, shares, noise))
 
 
@@ -119,9 +128,16 @@ def flow_ode(b: Bridge, t, until) -> np.ndarray:
     factors L and a rotation, whose angle grows at the rate L_vv / L_xx.
     """
     t, until = np.broadcast_arrays(np.asarray(t, np.float64), np.asarray(until, np.float64))
-    roots, shares = gauss_legendre(np.sqrt(1 - t), np.sqrt(1 - until), ANGLE_NODES)
-    inner_xx, _, inner_vv = bridges.cholesky(b, 1 - roots**2)
-    angle = np.sum(inner_vv / inner_xx * -2 * roots * shares, -1)
+
+    def rate(root):
+        inner_xx, _, inner_vv = bridges.cholesky(b, 1 - root**2)
+        return inner_vv / inner_xx * -2 * root
+
+    roots, shares = adaptive(rate, np.sqrt(1 - t), np.sqrt(1 - until))
+    return _flow_by_angle(b, t, until, np.sum(rate(roots) * shares, -1))
+
+
+def _flow_by_angle(b, t, until, angle):
     xx, xv, vv = bridges.cholesky(b, t)
     to_xx, to_xv, to_vv = bridges.cholesky(b, until)
     cos, sin = np.cos(angle), np.sin(angle)

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from common.arrays import SIGNED, as_images, as_numbers
 from common.errors import input_error
 from phase_bridge import bridge as bridges
 from phase_bridge.bridge import Bridge
@@ -32,19 +33,20 @@ class Guide(NamedTuple):
 def stroke(image: jax.Array, *, start: float = 0.0, fraction: float = 0.25, released: bool = False) -> Guide:
     """Steers by a painting `[B or 1, H, W, C]`: "dyn-v" by `fraction` of the steps, "init-v" by `start` = 0.1.
 
-    Raises `InputError` for shares outside [0, 1].
+    image: bytes, or floats in [-1, 1]; points `[B or 1, C]` may be of any range. Raises `InputError` for shares outside
+    [0, 1] and for what is no image.
     """
     _check_shares(start=start, fraction=fraction)
-    return Guide(jnp.asarray(image), None, float(start), float(fraction), bool(released))
+    return Guide(_image(image), None, float(start), float(fraction), bool(released))
 
 
 def inpainting(image: jax.Array, known: jax.Array, *, released: bool = False) -> Guide:
     """Keeps pixels of `image [B or 1, H, W, C]` where `known [B or 1, H, W, C or 1]` is 1 (or true), makes the rest.
 
-    Before every evaluation, unknown pixels stand at the data estimate of the step before. Raises `InputError` if the
-    shapes do not fit or nothing is known.
+    image: as of `stroke`. Before every evaluation, unknown pixels stand at the data estimate of the step before. Raises
+    `InputError` if the shapes do not fit or nothing is known.
     """
-    image, known = jnp.asarray(image), jnp.asarray(known, jnp.float32)
+    image, known = _image(image), jnp.asarray(known, jnp.float32)
     if not fits(known.shape[1:], image.shape[1:]):
         raise input_error(
             "known", expected=f"a mask for images {image.shape}", got=known.shape, fix="one entry a pixel"
@@ -96,6 +98,11 @@ def begin(guide: Guide, m: jax.Array) -> jax.Array:
 def fits(part: tuple[int, ...], whole: tuple[int, ...]) -> bool:
     """Tells whether an array of shape `part` can stand, repeated, for one of shape `whole`."""
     return len(part) == len(whole) and all(one in (1, all_) for one, all_ in zip(part, whole, strict=True))
+
+
+def _image(image):
+    check = as_images if np.ndim(image) == 4 else as_numbers
+    return jnp.asarray(check(image, "image", scale=SIGNED))
 
 
 def _check_shares(**shares):

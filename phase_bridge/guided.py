@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from common.arrays import SIGNED, as_images
 from common.cli import workdirs
 from common.cli.app import App, Request, print_lines
 from common.cli.verbs import trained
@@ -88,6 +89,7 @@ def guide(
     from phase_bridge.method import as_field
     from phase_bridge.sampling import sample
 
+    images = np.asarray(as_images(images, "images", scale=SIGNED))
     how = {"bridge": model.how.bridge, "kind": "ode", "normaliser": model.how.normaliser, "nfe": nfe}
     field = as_field(model, variables, labels=None if labels is None else jax.numpy.asarray(labels))
     painted, known = painting(images, cells), around_hole(images.shape[1], hole)

@@ -13,7 +13,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from common.arrays import SIGNED, as_images, as_numbers
 from common.errors import RunError, choice, input_error
+from common.prng import as_key
 from phase_bridge import bridge as bridges
 from phase_bridge.bridge import Bridge
 from phase_bridge.sampling import END, Field
@@ -54,6 +56,7 @@ def log_density(
     """
     choice("kind", kind, bridges.KINDS)
     choice("normaliser", normaliser, bridges.CONVENTIONS)
+    m = jnp.asarray(as_numbers(m, "m", scale=SIGNED))
     if m.ndim < 2 or m.shape[-1] % 2:
         raise input_error(
             "m", expected="states [B, ..., 2C]", got=m.shape, fix="put x and v side by side on the last axis"
@@ -74,7 +77,7 @@ def log_density(
             )
         if probes < 1:
             raise input_error("probes", expected="at least 1", got=probes, fix="use 1 or more")
-        directions = jax.random.rademacher(key, (probes, *shape), m.dtype)
+        directions = jax.random.rademacher(as_key(key), (probes, *shape), m.dtype)
     solved = _solve(
         field if isinstance(field, jax.tree_util.Partial) else jax.tree_util.Partial(field),
         m,
@@ -155,10 +158,12 @@ def log_likelihood(
 
     log p(x) >= E log (1/K) sum_k p(x, v_k) / q(v_k | x), tight as K = `draws` grows (Burda et al., ICLR 2016), with
     velocities from q(v | x), which is p(v | x) wherever the density of the data is flat on the scale of L_xx (1.4e-3 at
-    t = 0.999). options: of `log_density`.
+    t = 0.999). x: points, or images `[B, H, W, C]` of bytes or floats in [-1, 1]. options: of `log_density`.
     """
     if draws < 1:
         raise input_error("draws", expected="at least 1", got=draws, fix="use 1 or more")
+    key, check = as_key(key), as_images if np.ndim(x) == 4 else as_numbers
+    x = jnp.asarray(check(x, "x", scale=SIGNED))
     c_x, c_v = bridges.mean_coefficients(bridge, t)
     l_xx, l_xv, l_vv = bridges.cholesky(bridge, t)
     std = float(np.hypot(l_xv - c_v * l_xx / c_x, l_vv))

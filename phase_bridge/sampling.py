@@ -13,7 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import Partial
 
+from common.arrays import SIGNED, as_numbers
 from common.errors import choice, input_error
+from common.prng import as_keys
 from common.solvers import grids, linear
 from common.solvers.linear import Steps
 from phase_bridge import bridge as bridges
@@ -191,8 +193,9 @@ def sample(
     evaluation (which ends the run there), or "state", the position at the last time. guide: see
     `phase_bridge.conditional`. start `[B, ..., 2C]` replaces the draw from the prior, `noise` the draws of the steps.
 
-    Sample i draws from fold_in(key, first + i), so a run may be split into batches, or from key[i] if there is one a
-    sample. compat = "released" reproduces the original code where that does something else and still gives numbers.
+    key: of `jax.random.key` or `PRNGKey`, or a seed. Sample i draws from fold_in(key, first + i), so a run may be split
+    into batches, or from key[i] if there is one a sample. compat = "released" reproduces the original code where that
+    does something else and still gives numbers.
 
     Returns the samples and a dictionary: `nfe`, `times [N]` (of the evaluations), `state [B, ..., 2C]` (the last), and
     if asked for `estimates [B, N, ..., C]` and `states [B, N + 1, ..., 2C]` (the start and after every step).
@@ -200,12 +203,11 @@ def sample(
     """
     choice("output", output, OUTPUTS)
     shape = tuple(int(length) for length in shape)
-    if jnp.shape(key) not in ((), shape[:1]):
-        raise input_error("key", expected=f"one key or {shape[0]}", got=jnp.shape(key), fix="one a sample")
     if len(shape) < 2:
         raise input_error(
             "shape", expected="[B, ..., C]", got=shape, fix="give the number of samples and the shape of one"
         )
+    key = as_keys(key, shape[0])
     if not callable(field):
         raise input_error(
             "field", expected="a function F(m, t)", got=type(field).__name__, fix="see phase_bridge.sampling"
@@ -216,6 +218,8 @@ def sample(
             times = usual_times(bridge, nfe, kind=kind, **given)
         options = {"rule": rule, "order": order, "corrector": corrector, "normaliser": normaliser, "compat": compat}
         steps = make_steps(bridge, times, kind=kind, **options)
+    if start is not None:
+        start = as_numbers(start, "start", scale=SIGNED)
     if start is not None and jnp.shape(start) != (*shape[:-1], 2 * shape[-1]):
         expected = f"[x, v] of shape {(*shape[:-1], 2 * shape[-1])}"
         raise input_error("start", expected=expected, got=jnp.shape(start), fix="both on the last axis")

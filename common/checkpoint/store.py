@@ -75,12 +75,12 @@ def read_manifest(directory: pathlib.Path, step: int) -> dict[str, Any]:
 def read(directory: pathlib.Path, manifest: Mapping[str, Any], fields: Collection[str]) -> dict[str, np.ndarray]:
     """Returns the verified leaves of some fields of the state; raises `DamagedError` naming the first bad one."""
     wanted = {name: stored for name, stored in manifest["leaves"].items() if name.partition("/")[0] in fields}
-    filled = [name for name, stored in wanted.items() if 0 not in stored["shape"]]
+    filled = {name for name, stored in wanted.items() if 0 not in stored["shape"]}
     path = directory.absolute() / str(manifest["step"])
     if manifest["format"] == 1:
         # One item for each field of the state, with names inside it.
         found = {}
-        for field in dict.fromkeys(name.partition("/")[0] for name in filled):
+        for field in {name.partition("/")[0] for name in filled}:
             inside = {name.partition("/")[2] or field: name for name in filled if name.partition("/")[0] == field}
             found |= {inside.get(key, key): leaf for key, leaf in _read_item(path, field, inside).items()}
     else:

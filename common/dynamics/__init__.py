@@ -1,1 +1,1 @@
-"""How noise is added to data and how a network's output is read: paths, conversions and preconditioning."""
+"""How a network is fed and read at each noise level: preconditioning."""

@@ -86,11 +86,11 @@ def read(archive: Archive, name: str) -> np.ndarray:
     if info is None:
         raise input_error(str(archive.path), expected=f"an entry {shown(name)}", got="none of that name", fix=AGAIN)
     # PyTorch never compresses what is read here, so a small file cannot unfold into a large array.
-    if info.compress_type != zipfile.ZIP_STORED or info.compress_size != info.file_size or info.flag_bits & 1:
+    if info.compress_type != zipfile.ZIP_STORED or info.compress_size != info.file_size:
         raise input_error(
             str(archive.path),
             expected=f"entry {shown(name)} stored as it is, as PyTorch does",
-            got=f"a compressed or encrypted one of {info.file_size} bytes from {info.compress_size}",
+            got=f"a compressed one of {info.file_size} bytes from {info.compress_size}",
             fix="write it again with torch.save",
         )
     if info.file_size > archive.num_bytes:
@@ -125,6 +125,14 @@ def _entries(path: Path, archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]
             got=f"a zip archive with {len(roots) or 'none'}",
             fix="name a file written by torch.save",
         )
+    for each in infos:
+        if not each.filename.startswith(roots[0]):
+            got = f"{shown(each.filename)} beside it"
+            raise input_error(str(path), expected=f"every entry below {shown(roots[0])}", got=got, fix=AGAIN)
+        if each.flag_bits & 1:
+            raise input_error(str(path), expected="no encrypted entry", got=shown(each.filename), fix=AGAIN)
+        # Each name is there twice, before the entry and in the table at the end; this raises where they differ.
+        archive.open(each).close()
     return {each.filename.removeprefix(roots[0]): each for each in infos if each.filename.startswith(roots[0])}
 
 

@@ -7,7 +7,6 @@ few published files that exist in no other and whose checksum is known.
 
 import io
 import os
-import pickletools
 
 import numpy as np
 
@@ -64,11 +63,7 @@ def _tensors(stream: io.BytesIO) -> dict[str, np.ndarray]:
 
 def _read(stream: io.BytesIO, persistent=None) -> object:
     """Returns what the pickle at this place of the stream describes, and goes behind it."""
-    start = stream.tell()
-    for _ in pickletools.genops(stream):
-        pass
-    data = stream.getbuffer()[start : stream.tell()].tobytes()
-    return pickles.read(data, find=_find, persistent=persistent or _no_storage)
+    return pickles.read(stream, find=_find, persistent=persistent or _no_storage)
 
 
 def _find(module: str, name: str) -> pickles.Name:

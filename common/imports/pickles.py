@@ -2,12 +2,14 @@
 
 Python's unpickler imports whatever a file names and calls it. Here a name is looked up with a function of the caller,
 which refuses it or returns a `Name`, and a call in the file can only reach the pure function inside a `Name`.
-Counts and memo numbers claimed by the file never decide how much memory is taken.
+Neither the file's claims nor its content decide how much memory or time is taken: the number of opcodes is limited,
+and so are the keys of dictionaries, whose hashes the author of a file could choose to be equal.
 """
 
 import dataclasses
 import pickletools
 from collections.abc import Callable
+from typing import BinaryIO
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
@@ -33,12 +35,19 @@ _CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
 _TUPLES = {"EMPTY_TUPLE": 0, "TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 _SCALARS = (str, int, float, bool, bytes, type(None), Name)
 
+MAX_OPCODES = 1 << 21  # a tensor takes about fifty; some four seconds, and 64 bytes each as an empty list
+_MAX_KEY_LENGTH = 16  # of a tuple, whose hash is computed whenever it is used
+_MAX_KEY_BITS = 1024  # of an integer, likewise
+_HASH_MODULUS = 2**61 - 1  # of Python's hash of a number: smaller integers have different ones
+_MAX_CHOSEN = 64  # entries of a dictionary with keys whose hashes the author of a file can choose
 
-def read(data: bytes, *, find: Callable[[str, str], Name], persistent: Callable[[object], object]) -> object:
-    """Returns the object that the pickle `data` describes.
+
+def read(data: bytes | BinaryIO, *, find: Callable[[str, str], Name], persistent: Callable[[object], object]) -> object:
+    """Returns the object that the pickle `data` describes; a stream is left behind the end of the pickle.
 
     `find(module, name)` answers for every global, `persistent(identifier)` for every persistent id. A damaged pickle
-    raises ValueError, TypeError, LookupError or OverflowError; an opcode or a key outside the allow-list ValueError.
+    raises ValueError, TypeError, LookupError or OverflowError; an opcode or a key outside the allow-list and more than
+    `MAX_OPCODES` opcodes ValueError.
     """
     stack: list = []
     marks: list[int] = []
@@ -52,7 +61,9 @@ def read(data: bytes, *, find: Callable[[str, str], Name], persistent: Callable[
         del stack[start:]
         return items
 
-    for opcode, argument, _ in pickletools.genops(data):
+    for count, (opcode, argument, _) in enumerate(pickletools.genops(data)):
+        if count == MAX_OPCODES:
+            raise ValueError(f"more than {MAX_OPCODES} opcodes")
         match opcode.name:
             case "PROTO" | "FRAME":
                 pass
@@ -154,18 +165,39 @@ def _extend(target: object, items: list) -> None:
 
 def _update(target: object, items: list) -> None:
     if isinstance(target, dict):
-        target.update(dictionary(items))
+        _insert(target, items)
     elif not isinstance(target, Object):
         raise ValueError("keys for something that is not a dictionary")
 
 
 def dictionary(items: list) -> dict:
     """Returns `{items[0]: items[1], ...}`; raises ValueError for a key that is not plain."""
+    target: dict = {}
+    _insert(target, items)
+    return target
+
+
+def _insert(target: dict, items: list) -> None:
     if len(items) % 2:
         raise ValueError("a key without a value")
-    for key in items[::2]:
+    for key, value in zip(items[::2], items[1::2], strict=True):
         # Hashing a nested tuple takes time exponential in its depth when it shares its parts.
         parts = key if isinstance(key, tuple) else (key,)
-        if not all(isinstance(part, _SCALARS) for part in parts):
+        if len(parts) > _MAX_KEY_LENGTH or not all(_is_plain(part) for part in parts):
             raise ValueError("a dictionary key that is not a plain value")
-    return dict(zip(items[::2], items[1::2], strict=True))
+        if len(target) >= _MAX_CHOSEN and _has_chosen_hash(key):
+            raise ValueError(
+                f"a dictionary of more than {_MAX_CHOSEN} keys that are large integers or tuples of numbers"
+            )
+        target[key] = value
+
+
+def _is_plain(part: object) -> bool:
+    return isinstance(part, _SCALARS) and not (isinstance(part, int) and part.bit_length() > _MAX_KEY_BITS)
+
+
+def _has_chosen_hash(key: object) -> bool:
+    """Returns whether many keys like this one could have the same hash; that of text is salted."""
+    if isinstance(key, tuple):
+        return not any(isinstance(part, str | bytes) and part for part in key)
+    return isinstance(key, int) and abs(key) >= _HASH_MODULUS

@@ -13,10 +13,11 @@ import numpy as np
 from common.errors import InputError, input_error
 from common.imports import archive as archives
 from common.imports import pickles, torch_names
-from common.imports.torch_names import DTYPES, Tensor, Unsupported
+from common.imports.torch_names import DTYPES, Storage, Tensor, Unsupported
 
 _MAX_PICKLE_BYTES = 1 << 25  # a description is far smaller, and each of its bytes may cost a hundred in memory
 _MAX_DEPTH = 100
+_MAX_VISITS = 1 << 24  # of objects, and letters of their names
 _MIN_LIMIT_BYTES = 1 << 26
 _FILE_MULTIPLE = 4
 
@@ -39,11 +40,14 @@ def load_torch(
     or that holds a tensor without a dense NumPy form (sparse, quantised, nested, without data).
     """
     with archives.opened(path) as archive:
-        tensors = _described(archive, "data", inert)
+        tensors, used = _described(archive, "data", inert)
         if "constants.pkl" in archive.entries:
-            tensors |= {f"CONSTANTS.c{name}": each for name, each in _described(archive, "constants", inert).items()}
+            constants, also = _described(archive, "constants", inert)
+            tensors |= {f"CONSTANTS.c{name}": each for name, each in constants.items()}
+            used |= also
         for name, tensor in tensors.items():
             _check(archive, name, tensor)
+        _check_entries(archive, used)
         limit = max(_MIN_LIMIT_BYTES, _FILE_MULTIPLE * archive.num_bytes) if limit_bytes is None else limit_bytes
         total = sum(tensor.num_bytes for tensor in tensors.values())
         if total > limit:
@@ -56,8 +60,10 @@ def load_torch(
         return _values(archive, tensors)
 
 
-def _described(archive: archives.Archive, folder: str, inert: Collection[str]) -> dict[str, Tensor | Unsupported]:
-    """Returns the tensors that the pickle beside `folder` describes, by their joined names."""
+def _described(
+    archive: archives.Archive, folder: str, inert: Collection[str]
+) -> tuple[dict[str, Tensor | Unsupported], set[str]]:
+    """Returns the tensors that the pickle beside `folder` describes, by their joined names, and the entries it uses."""
     field = f"{archive.path}, {folder}.pkl"
     size = archive.entries[f"{folder}.pkl"].file_size
     if size > _MAX_PICKLE_BYTES:
@@ -76,9 +82,16 @@ def _described(archive: archives.Archive, folder: str, inert: Collection[str]) -
             )
         return stand_in
 
+    used = set()
+
+    def persistent(identifier: object) -> Storage:
+        storage = torch_names.storage(identifier, folder)
+        used.add(storage.entry)
+        return storage
+
     try:
-        root = pickles.read(data, find=find, persistent=lambda identifier: torch_names.storage(identifier, folder))
-        return _flat(root, budget=16 * len(data))
+        root = pickles.read(data, find=find, persistent=persistent)
+        return _flat(root, budget=min(16 * len(data), _MAX_VISITS)), used
     except InputError:
         raise
     except (ValueError, TypeError, LookupError, OverflowError) as error:
@@ -114,6 +127,19 @@ def _flat(root: object, budget: int) -> dict[str, Tensor | Unsupported]:
             if budget < 0 or depth >= _MAX_DEPTH:
                 raise ValueError("containers nested without end")
     return tensors
+
+
+def _check_entries(archive: archives.Archive, used: set[str]) -> None:
+    """Raises `InputError` for a storage that no pickle names: the tensors in it would be missing without a word."""
+    folders = {"data"} if "bytecode.pkl" in archive.entries else {"data", "constants"}
+    for name in archive.entries:
+        if name.partition("/")[0] in folders and not name.endswith((".pkl", "/")) and name not in used:
+            raise input_error(
+                str(archive.path),
+                expected="storages of its tensors only",
+                got=f"{archives.shown(name)}, which belongs to none",
+                fix=archives.AGAIN,
+            )
 
 
 def _check(archive: archives.Archive, name: str, tensor: Tensor | Unsupported) -> None:
@@ -158,14 +184,16 @@ def _array(data: np.ndarray, tensor: Tensor, *, swap: bool) -> np.ndarray:
     dtype = np.dtype(DTYPES[tensor.dtype])
     if 0 in tensor.shape:
         return np.empty(tensor.shape, dtype)
-    data = data[: data.size // dtype.itemsize * dtype.itemsize]
-    part = dtype.itemsize // 2 if dtype.kind == "c" else dtype.itemsize
-    if swap and part > 1:
-        data = data.view(f"u{part}").byteswap()
-    if dtype == np.bool_:
-        data = data != 0
     strides = [stride * dtype.itemsize for stride in tensor.strides]
     view = np.ndarray(tensor.shape, dtype, buffer=data, offset=tensor.offset * dtype.itemsize, strides=strides)
-    array = np.array(view, order="C")
-    array = np.conj(array) if tensor.conjugate else array
-    return np.negative(array) if tensor.negative else array
+    array = np.array(view, order="C")  # changed only now: thousands of tensors may be views of one large storage
+    part = dtype.itemsize // 2 if dtype.kind == "c" else dtype.itemsize
+    if swap and part > 1:
+        array.reshape(-1).view(f"u{part}").byteswap(inplace=True)
+    if dtype == np.bool_:
+        np.not_equal(array.view(np.uint8), 0, out=array)
+    if tensor.conjugate:
+        np.conj(array, out=array)
+    if tensor.negative:
+        np.negative(array, out=array)
+    return array

@@ -105,7 +105,7 @@ def _strided(of: object, dtype: str, offset: object, shape: object, strides: obj
     numbers = (offset, *shape, *strides) if whole else (None,)
     if not isinstance(of, Storage) or dtype not in DTYPES or not all(type(each) is int for each in numbers):
         raise ValueError("a tensor without storage, type, shape or strides")
-    if len(shape) != len(strides) or len(shape) > _MAX_DIMENSIONS or min(numbers) < 0:
+    if len(shape) != len(strides) or len(shape) > _MAX_DIMENSIONS or min(numbers) < 0 or max(numbers) >= 1 << 63:
         raise ValueError(f"a tensor of shape {list(shape)[:8]} and strides {list(strides)[:8]} at {offset}")
     flags = metadata if isinstance(metadata, dict) else {}
     return Tensor(of, dtype, offset, shape, strides, bool(flags.get("conj")), bool(flags.get("neg")))

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from common.arrays import as_images
 from common.data.source import Source, fetch
 from common.errors import input_error
 from common.io import row_store
@@ -21,13 +22,12 @@ from common.metrics import frechet
 from common.sampling import weights_digest
 from common.training import parallel
 
-STATISTICS = "statistics.npz"
-
 
 class Extractor(NamedTuple):
     """A feature function: `apply(params, images [B, H, W, C]) -> [B, D]`, each row of its own image alone.
 
-    Images are uint8, or float in [0, 1], as the source has them. `identity` (plain JSON values) names the function.
+    Images are bytes, or floats in [0, 1], as the source has them; others raise `InputError`. `identity` (plain JSON
+    values) names the function.
     """
 
     apply: Callable[[PyTree, jax.Array], jax.Array]
@@ -78,7 +78,7 @@ def _random_apply(kernels, images):
 
 
 def _unit(images: jax.Array) -> jax.Array:
-    return images.astype(jnp.float32) / 255 if images.dtype == jnp.uint8 else images.astype(jnp.float32)
+    return jnp.asarray(as_images(images, "images"), jnp.float32)
 
 
 def make_compute(extractor: Extractor, source: Source) -> row_store.Compute:
@@ -90,6 +90,7 @@ def make_compute(extractor: Extractor, source: Source) -> row_store.Compute:
     def compute(indices: np.ndarray) -> Mapping[str, jax.Array]:
         # The last batch goes on beyond the end, and what it finds there is dropped.
         images = fetch(source, np.minimum(indices, last))["image"]
+        as_images(images, "image")
         return compiled(params, rows.place_rows(images))
 
     return compute
@@ -143,27 +144,3 @@ def extract(extractor: Extractor, source: Source, *, num: int | None = None, bat
 def statistics(store: row_store.Store, num: int) -> frechet.Moments:
     """Returns count, mean and scatter of the first `num` features, chunk by chunk."""
     return frechet.merged(store.iterate("features", num))
-
-
-def reference_statistics(
-    of: str | Path | Source, extractor: Extractor, *, directory: str | Path | None = None, **how: Any
-) -> frechet.Gaussian:
-    """Returns the statistics to compare with: those in an `.npz` with `mu` and `sigma`, or those of a source.
-
-    Features of a source go to `directory` (as `extract_to` does, with the further arguments `how`), and mean and
-    covariance into `statistics.npz` there, in the same format. Raises `InputError` for a damaged file and without a
-    directory.
-    """
-    if isinstance(of, str | Path):
-        return frechet.read_statistics(of)
-    if directory is None:
-        raise input_error("directory", expected="a place for the features of a source", got="none", fix="name one")
-    num = how.pop("num", None) or len(of)
-    store, whole = extract_to(directory, extractor, of, num=num, **how)
-    if not whole:
-        raise input_error(
-            "features", expected=f"{num} of {of!r}", got="fewer, after a stop", fix="give the same command again"
-        )
-    found = frechet.gaussian(statistics(store, num))
-    frechet.write_statistics(store.directory / STATISTICS, found, about=f"{num} of {store.identity}")
-    return found

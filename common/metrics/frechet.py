@@ -97,38 +97,6 @@ def _root(covariance: np.ndarray) -> np.ndarray:
     return (vectors * np.sqrt(values)) @ vectors.T
 
 
-class Extrapolated(NamedTuple):
-    """Frechet distance extrapolated to infinitely many samples, and what it was fitted to."""
-
-    value: float
-    slope: float
-    sizes: np.ndarray
-    distances: np.ndarray
-
-
-def extrapolated_frechet(
-    features: np.ndarray,
-    reference: np.ndarray | Moments | Gaussian,
-    *,
-    sizes: Iterable[int] | None = None,
-    seed: int = 0,
-) -> Extrapolated:
-    """Fits the distance of random subsets linearly in 1/N, which removes its first bias (Chong & Forsyth, 2020).
-
-    sizes: of the subsets (default: eight from half of the samples to all). Distances of different numbers of samples
-    cannot be compared; these can. Raises `InputError` for fewer than two different sizes.
-    """
-    features, reference = flat(features, field="features"), gaussian(reference)
-    sizes = np.unique(np.linspace(len(features) // 2, len(features), 8).astype(int) if sizes is None else list(sizes))
-    if len(sizes) < 2 or sizes[0] < 2 or sizes[-1] > len(features):
-        expected = f"two or more different numbers from 2 to {len(features)}"
-        raise input_error("sizes", expected=expected, got=sizes.tolist(), fix="leave them out")
-    rng = np.random.default_rng(seed)
-    found = [frechet_distance(features[rng.permutation(len(features))[:size]], reference) for size in sizes]
-    slope, value = np.polyfit(1 / sizes, found, 1)
-    return Extrapolated(float(value), float(slope), sizes, np.asarray(found))
-
-
 def write_statistics(path: str | os.PathLike, of: np.ndarray | Moments | Gaussian, *, about: str = "") -> Path:
     """Writes `mu`, `sigma` as EDM's reference files have them, and `count` and `about`; returns the path."""
     found, stream = gaussian(of), io.BytesIO()

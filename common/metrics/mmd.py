@@ -4,31 +4,16 @@ MMD^2 = E k(x, x') + E k(y, y') - 2 E k(x, y) (Gretton et al., JMLR 2012, lemma 
 of a point with itself, so its mean is zero for equal distributions and single values may be negative.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import numpy as np
-from scipy.spatial.distance import cdist, pdist
+from scipy.spatial.distance import cdist
 
 from common.errors import input_error
 from common.metrics.floors import Repeated, repeated
-from common.metrics.neighbours import flat, pair
+from common.metrics.neighbours import pair
 
 Kernel = Callable[[np.ndarray, np.ndarray], np.ndarray]  # [N, D], [M, D] -> [N, M]
-
-
-def rbf(bandwidths: float | Sequence[float]) -> Kernel:
-    """Returns k(x, y) = mean over s of exp(-|x - y|^2 / (2 s^2)); `bandwidths` s in the unit of the features."""
-    scales = np.atleast_1d(np.asarray(bandwidths, np.float64))
-    if not (np.isfinite(scales).all() and (scales > 0).all() and scales.size):
-        raise input_error(
-            "bandwidths", expected="positive numbers", got=scales.tolist(), fix="use median_distance(reference)"
-        )
-
-    def kernel(x, y):
-        squared = cdist(x, y, "sqeuclidean")
-        return sum(np.exp(-squared / (2 * scale**2)) for scale in scales) / len(scales)
-
-    return kernel
 
 
 def energy(x: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -39,16 +24,6 @@ def energy(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 def cubic(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Returns (<x, y> / D + 1)^3: with it and Inception features MMD^2 is the KID (Binkowski et al., ICLR 2018)."""
     return (x @ y.T / x.shape[1] + 1) ** 3
-
-
-def median_distance(points: np.ndarray, *, most: int = 2000, seed: int = 0) -> float:
-    """Returns the median distance between (at most `most`, randomly chosen) points, the usual bandwidth."""
-    points = flat(points)
-    if len(points) > most:
-        points = points[np.random.default_rng(seed).permutation(len(points))[:most]]
-    if len(points) < 2:
-        raise input_error("points", expected="at least 2", got=len(points), fix="give more")
-    return float(np.median(pdist(points.astype(np.float64))))
 
 
 def mmd_squared(samples: np.ndarray, reference: np.ndarray, *, kernel: Kernel, block: int = 1024) -> float:

@@ -1,15 +1,14 @@
 """Exact nearest neighbours in Euclidean distance, in blocks, so that no whole matrix of distances is ever held."""
 
-import functools
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from scipy.spatial import cKDTree
 
 from common.errors import input_error
 
+_CLOSE = 1e-6  # of |x|^2 + |y|^2
 _TREE_DIMENSIONS = 16  # up to which a tree finds neighbours faster than all distances are computed
 
 
@@ -21,8 +20,17 @@ class Neighbours(NamedTuple):
 
 
 def flat(points: np.ndarray, *, field: str = "points") -> np.ndarray:
-    """Returns points `[N, ...]` as `[N, D]`; raises `InputError` for none, or for numbers that are not finite."""
+    """Returns points `[N, ...]` as floats `[N, D]`, integers by their values.
+
+    Raises `InputError` for no points, for what is no real number, and for numbers that are not finite.
+    """
     points = np.asarray(points)
+    if not (np.issubdtype(points.dtype, np.integer) or jnp.issubdtype(points.dtype, jnp.floating)):
+        fix = "give features or intensities as real numbers"
+        raise input_error(field, expected="real numbers", got=points.dtype, fix=fix)
+    # Whole numbers are exact in float64, and differences of bytes would wrap around.
+    if not np.issubdtype(points.dtype, np.floating) or points.dtype.itemsize < 4:
+        points = points.astype(np.float32 if points.dtype.itemsize < 4 else np.float64)
     if points.ndim < 1 or len(points) == 0:
         raise input_error(
             field, expected="at least one point, [N, ...]", got=f"shape {points.shape}", fix="give more samples"
@@ -53,10 +61,9 @@ def nearest(
 ) -> Neighbours:
     """Finds for each of `points [N, ...]` its `k` nearest in `reference [M, ...]`.
 
-    With `skip_self` the two sets are the same one and a point is not its own neighbour. Up to 16 numbers a point a tree
-    in float64 is used; beyond, products of blocks of `block` points at the highest float32 precision, about the mean
-    of the references (an error of about 1e-6 of a point's squared distance from that mean).
-    Raises `InputError` if there are fewer than `k` references.
+    With `skip_self` the two sets are the same one and a point is not its own neighbour. In float64: by a tree up to 16
+    numbers a point, beyond by products of blocks of `block` points. Raises `InputError` if there are fewer than `k`
+    references.
     """
     points, reference = pair(points, reference, names=("points", "reference"))
     available = len(reference) - skip_self
@@ -64,8 +71,7 @@ def nearest(
         raise input_error("k", expected=f"1 to {available}, the number of references", got=k, fix="use more references")
     if points.shape[1] <= _TREE_DIMENSIONS:
         return _by_tree(points, reference, k, skip_self)
-    centre = reference.mean(0, dtype=np.float64)
-    points, reference = ((each - centre).astype(np.float32) for each in (points, reference))
+    points, reference = centred(points, reference)
     parts = [_by_blocks(part, reference, start, k, skip_self, block) for start, part in _blocks(points, block)]
     return Neighbours(*(np.concatenate(each) for each in zip(*parts, strict=True)))
 
@@ -83,30 +89,37 @@ def _by_tree(points, reference, k, skip_self) -> Neighbours:
 
 
 def _by_blocks(points, reference, first, k, skip_self, block):
-    best_value = np.full((len(points), k), np.inf, np.float32)
-    best_index = np.zeros((len(points), k), np.int64)
+    best_value, best_index = np.full((len(points), k), np.inf), np.zeros((len(points), k), np.int64)
     for start, part in _blocks(reference, block):
-        own = first - start if skip_self else -len(points) - len(part)  # a diagonal outside the block
-        value, index = _smallest(points, part, own, min(k, len(part)))
+        value = squared_distances(points, part)
+        if skip_self:
+            own = np.arange(len(points)) + first - start
+            inside = (own >= 0) & (own < len(part))
+            value[np.flatnonzero(inside), own[inside]] = np.inf
         value = np.concatenate([best_value, value], 1)
-        index = np.concatenate([best_index, np.asarray(index) + start], 1)
-        order = np.argsort(value, axis=1, kind="stable")[:, :k]
+        index = np.concatenate([best_index, np.broadcast_to(start + np.arange(len(part)), (len(points), len(part)))], 1)
+        order = np.argpartition(value, k - 1, axis=1)[:, :k]
         best_value, best_index = np.take_along_axis(value, order, 1), np.take_along_axis(index, order, 1)
-    return best_index, np.sqrt(np.maximum(best_value, 0))
+    order = np.argsort(best_value, axis=1, kind="stable")
+    return np.take_along_axis(best_index, order, 1), np.sqrt(np.take_along_axis(best_value, order, 1))
 
 
-@functools.partial(jax.jit, static_argnames="k")
-def _smallest(points, part, own, k):
-    squared = squared_distances(points, part)
-    squared = jnp.where(jnp.arange(len(part)) == jnp.arange(len(points))[:, None] + own, jnp.inf, squared)
-    value, index = jax.lax.top_k(-squared, k)
-    return -value, index
+def centred(points: np.ndarray, reference: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns both sets in float64 about the mean of the reference, where products lose the fewest digits."""
+    centre = reference.mean(0, dtype=np.float64)
+    return points - centre, reference - centre
 
 
-def squared_distances(x: jax.Array, y: jax.Array) -> jax.Array:
-    """Returns |x_i - y_j|^2 of `[N, D]` and `[M, D]` as `[N, M]`, at the highest precision of their type."""
-    inner = jnp.matmul(x, y.T, precision="highest")
-    return jnp.maximum(jnp.square(x).sum(1)[:, None] + jnp.square(y).sum(1) - 2 * inner, 0)
+def squared_distances(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Returns |x_i - y_j|^2 of `[N, D]` and `[M, D]` in float64 as `[N, M]`, by products; from differences if small."""
+    size = np.square(x).sum(1)[:, None] + np.square(y).sum(1)
+    squared = size - 2 * (x @ y.T)
+    # What is left of a difference of large numbers has few digits, and of equal points it is not even 0.
+    rows, columns = np.nonzero(squared <= _CLOSE * size)
+    for start in range(0, len(rows), 4096):
+        part = slice(start, start + 4096)
+        squared[rows[part], columns[part]] = np.square(x[rows[part]] - y[columns[part]]).sum(1)
+    return squared
 
 
 def _blocks(array: np.ndarray, block: int):

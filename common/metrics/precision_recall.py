@@ -7,13 +7,12 @@ Kynkäänniemi et al., NeurIPS 2019 (precision, recall); Naeem et al., ICML 2020
 from collections.abc import Iterator
 from typing import NamedTuple
 
-import jax.numpy as jnp
 import numpy as np
 from scipy.spatial.distance import cdist
 
-from common.metrics.neighbours import flat, nearest, pair, squared_distances
+from common.metrics.neighbours import centred, flat, nearest, pair, squared_distances
 
-_EXACT_DIMENSIONS = 16  # up to which distances are computed from differences, in float64
+_EXACT_DIMENSIONS = 16  # up to which all distances are computed from differences
 
 
 class PrecisionRecall(NamedTuple):
@@ -41,7 +40,8 @@ def precision_recall(samples: np.ndarray, reference: np.ndarray, *, k: int = 3, 
     a time are compared. Raises `InputError` for sets of k points or fewer.
     """
     samples, reference = pair(samples, reference)
-    sample_radii, reference_radii = radii(samples, k=k), radii(reference, k=k)
+    # A ball has its k-th neighbour on its edge, which rounding must not push out.
+    sample_radii, reference_radii = (radii(each, k=k) * (1 + 1e-10) for each in (samples, reference))
     inside_data, hits = np.zeros(len(samples), int), np.zeros(len(reference), bool)
     reached = np.zeros(len(reference), bool)
     for rows, distances in _distances(samples, reference, block):
@@ -61,9 +61,7 @@ def _distances(x: np.ndarray, y: np.ndarray, block: int) -> Iterator[tuple[slice
     """Yields the rows of the matrix of distances, `block` at a time."""
     exact = x.shape[1] <= _EXACT_DIMENSIONS
     if not exact:
-        centre = y.mean(0, dtype=np.float64)
-        x, y = ((each - centre).astype(np.float32) for each in (x, y))
-        y = jnp.asarray(y)
+        x, y = centred(x, y)
     for start in range(0, len(x), block):
         rows = slice(start, min(start + block, len(x)))
-        yield rows, cdist(x[rows], y) if exact else np.sqrt(np.asarray(squared_distances(x[rows], y)))
+        yield rows, cdist(x[rows], y) if exact else np.sqrt(squared_distances(x[rows], y))

@@ -4,15 +4,49 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from common.arrays import as_numbers
+from common.errors import input_error
+
 
 def mse(reference: jax.Array, image: jax.Array) -> jax.Array:
-    """Returns the mean squared error of each image, `[N, ...] -> [N]`."""
-    return jnp.square(image - reference).mean(tuple(range(1, image.ndim)))
+    """Returns the mean squared error of each image, `[N, ...] -> [N]`; bytes count as numbers in [0, 1].
+
+    Raises `InputError` for other integers, for what is not finite, and for arrays of different shapes.
+    """
+    return _mse(*_pair(reference, image, (0.0, 1.0)))
 
 
 def psnr(reference: jax.Array, image: jax.Array, *, peak: float = 1.0) -> jax.Array:
-    """Returns 10 log10(peak^2 / mse) of each image, `[N, ...] -> [N]`; infinite for equal images."""
-    return 10 * jnp.log10(peak**2 / mse(reference, image))
+    """Returns 10 log10(peak^2 / mse) of each image, `[N, ...] -> [N]`, in dB; infinite for equal images.
+
+    peak: the largest intensity there can be, in the unit of the floats that are given. Bytes are brought to [0, peak],
+    so any peak gives their PSNR. Raises `InputError` for other integers, for what is not finite, for a reference far
+    beyond the peak, and for arrays of different shapes.
+    """
+    if not isinstance(peak, jax.core.Tracer) and not peak > 0:
+        raise input_error("peak", expected="a positive number", got=peak, fix="use 1 for images in [0, 1]")
+    reference, image = _pair(reference, image, (0.0, peak))
+    if not isinstance(reference, jax.core.Tracer):
+        with jax.ensure_compile_time_eval():
+            mean, most = float(jnp.abs(reference).mean()), float(reference.max())
+        if mean > 4 * peak:
+            top = 255 if most <= 1.5 * 255 else 65535 if most <= 65535 else most
+            fix = f"divide both by {top:g}, or give peak={top:g}"
+            expected, got = f"intensities up to peak={peak:g}", f"a mean of {mean:.4g}"
+            raise input_error("reference", expected=expected, got=got, fix=fix)
+    return 10 * jnp.log10(peak**2 / _mse(reference, image))
+
+
+def _pair(reference, image, scale):
+    pair = [jnp.asarray(as_numbers(x, name, scale=scale)) for x, name in ((reference, "reference"), (image, "image"))]
+    if pair[0].shape != pair[1].shape or pair[0].ndim < 1:
+        expected = f"the shape of reference, {list(pair[0].shape)}"
+        raise input_error("image", expected=expected, got=list(pair[1].shape), fix="give two batches of one shape")
+    return pair
+
+
+def _mse(reference, image):
+    return jnp.square(image - reference).mean(tuple(range(1, image.ndim)))
 
 
 def sigma_to_psnr(sigma: np.ndarray | float, *, peak: float = 1.0) -> np.ndarray:

@@ -1,7 +1,8 @@
 """How alike images are: correlation, cosine, patch by patch, and the nearest of a large set.
 
 Images are `[N, ...]` of any shape per image (`[N, H, W, C]`, or `[N, D]` for feature vectors, by which other measures
-of likeness plug in). Sets of references may be larger than the device: they stay on the host and pass in blocks.
+of likeness plug in). Sets of references may be larger than the device: they stay on the host and pass in blocks. Bytes
+count as numbers in [0, 1]; other integers, NaN and infinity raise `InputError`.
 """
 
 import functools
@@ -12,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from common.arrays import as_numbers
 from common.errors import input_error
 
 
@@ -24,6 +26,7 @@ class Closest(NamedTuple):
 
 def unit_vectors(vectors: jax.Array, *, remove_mean: bool = True) -> jax.Array:
     """Scales `[..., D]` to norm 1 after removing each vector's mean; a constant vector (or zero) becomes zero."""
+    vectors = jnp.asarray(as_numbers(vectors, "vectors"))
     size = jnp.linalg.norm(vectors, axis=-1, keepdims=True)
     if remove_mean:
         vectors = vectors - vectors.mean(-1, keepdims=True)
@@ -33,12 +36,17 @@ def unit_vectors(vectors: jax.Array, *, remove_mean: bool = True) -> jax.Array:
     return jnp.where(flat, 0, vectors / jnp.where(flat, 1, norm))
 
 
-@functools.partial(jax.jit, static_argnames="remove_mean")
 def correlation(images: jax.Array, references: jax.Array, *, remove_mean: bool = True) -> jax.Array:
     """Returns the matrix `[N, M]` of correlations of `images [N, ...]` with `references [M, ...]`.
 
     Each image's mean over pixels and channels is removed, unless `remove_mean` is false (then it is the cosine).
     """
+    images, references = as_numbers(images, "images"), as_numbers(references, "references")
+    return _correlation(images, references, remove_mean=remove_mean)
+
+
+@functools.partial(jax.jit, static_argnames="remove_mean")
+def _correlation(images, references, *, remove_mean):
     images, references = (unit_vectors(x.reshape(len(x), -1), remove_mean=remove_mean) for x in (images, references))
     return jnp.matmul(images, references.T, precision="highest")
 
@@ -50,6 +58,7 @@ def cosine(images: jax.Array, references: jax.Array) -> jax.Array:
 
 def distance(images: jax.Array, others: jax.Array) -> jax.Array:
     """Returns ||a - b|| / sqrt(d) for each pair of rows, `[N, ...] -> [N]`; comparable with a noise deviation."""
+    images, others = (jnp.asarray(as_numbers(x, name)) for x, name in ((images, "images"), (others, "others")))
     return jnp.sqrt(jnp.square(images - others).mean(tuple(range(1, images.ndim))))
 
 
@@ -60,9 +69,10 @@ def closest(
 
     With `skip_self` the two sets are the same one and an image is not compared with itself.
     """
+    images = as_numbers(images, "images")
     index, value = _no_best(len(images))
     for start, part in _blocks(references, block):
-        similarity = correlation(images, part, remove_mean=remove_mean)
+        similarity = _correlation(images, part, remove_mean=remove_mean)
         if skip_self:
             own = jnp.arange(len(images))[:, None] == start + jnp.arange(len(part))
             similarity = jnp.where(own, -jnp.inf, similarity)
@@ -94,6 +104,7 @@ def _patch_correlation(images, references, *, size, stride):
 
 def closest_patches(images: jax.Array, references: np.ndarray, *, size: int, stride: int, block: int = 1024) -> Closest:
     """Finds for each patch of `images [N, H, W, C]` the reference most correlated at that place; fields `[N, P]`."""
+    images = as_numbers(images, "images")
     index, value = None, None
     for start, part in _blocks(references, block):
         similarity = np.asarray(_patch_correlation(images, part, size=size, stride=stride))
@@ -113,7 +124,7 @@ def _blocks(references: np.ndarray, block: int) -> Iterator[tuple[int, np.ndarra
     for start in range(0, count, block):
         # The last block reaches back instead of being shorter, so that all have one shape and compile once.
         start = min(start, max(count - block, 0))
-        yield start, references[start : start + block]
+        yield start, as_numbers(references[start : start + block], "references")
 
 
 def _no_best(shape):

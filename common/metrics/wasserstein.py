@@ -31,7 +31,7 @@ def sliced_wasserstein(
     """Returns the sliced W2 distance, sqrt(mean over directions u of W2(<u, x>, <u, y>)^2) (Bonneel et al., 2015).
 
     samples `[N, ...]`, reference `[M, ...]`, in their own unit; N and M may differ. The directions are fixed: those of
-    `directions`. Independent samples of one distribution are not at distance 0; see `common.metrics.floors`.
+    `directions`. Independent samples of one distribution are not at distance 0; compare with fresh data.
     Raises `InputError` for empty sets or points of different size.
     """
     samples, reference = pair(samples, reference)
@@ -41,11 +41,6 @@ def sliced_wasserstein(
         for part in np.array_split(vectors, -(-num_directions // _BLOCK))
     ]
     return float(np.sqrt(np.concatenate(squared).mean()))
-
-
-def wasserstein_1d(samples: np.ndarray, reference: np.ndarray) -> np.ndarray:
-    """Returns the W2 distance of each column of `[N, K]` and `[M, K]`, exact for any N and M: `[K]`."""
-    return np.sqrt(_squared_1d(np.asarray(samples, np.float64), np.asarray(reference, np.float64)))
 
 
 def _squared_1d(x: np.ndarray, y: np.ndarray) -> np.ndarray:

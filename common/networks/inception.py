@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from common.arrays import as_numbers
 from common.errors import choice, input_error
 from common.imports import archive
 from common.imports import load as load_tensors
@@ -27,7 +28,6 @@ from common.imports.legacy_files import load_legacy_torch
 from common.imports.matching import Slot, assign
 
 SIZE = 299
-NUM_FEATURES = 2048
 RESIZES = ("tf1", "half_pixel")
 PUBLISHED = {
     "pt_inception-2015-12-05-6726825d.pth": "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2",
@@ -228,7 +228,7 @@ def prepared(images: jax.Array, *, resize: str = "tf1") -> jax.Array:
     if images.ndim != 4 or images.shape[-1] not in (1, 3):
         fix = "give gray or RGB images, NHWC"
         raise input_error("images", expected="[B, H, W, 1 or 3]", got=list(images.shape), fix=fix)
-    x = images.astype(jnp.float32) * (1 if images.dtype == jnp.uint8 else 255)
+    x = images.astype(jnp.float32) if images.dtype == jnp.uint8 else 255 * as_numbers(images, "images")
     x = resized(jnp.broadcast_to(x, (*x.shape[:3], 3)), resize=resize)
     return (x - 128) / 128 if resize == "tf1" else x / 127.5 - 1
 

@@ -1,4 +1,4 @@
-"""Explicit Runge-Kutta rules and Euler-Maruyama for any field, over a fixed grid."""
+"""Explicit Runge-Kutta rules for any field, over a fixed grid."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -53,32 +53,6 @@ def integrate(
     # In float64, and differences before rounding: those of float32 times would be wrong by 1e-4 where steps are short.
     stages = times[:-1, None] + np.diff(times)[:, None] * rule.c
     rows = (jnp.asarray(stages, x.dtype), jnp.asarray(np.diff(times), x.dtype))
-    last, states = lax.scan(body, x, rows)
-    return last, jnp.concatenate([x[None], states]) if store else None
-
-
-def euler_maruyama(
-    drift: Callable[[jax.Array, jax.Array], jax.Array],
-    diffusion: Callable[[jax.Array], jax.Array],
-    keys: jax.Array,
-    x: jax.Array,
-    times: np.ndarray,
-    *,
-    store: bool = False,
-) -> tuple[jax.Array, jax.Array | None]:
-    """Solves dx = drift(x, t) dt + diffusion(t) dW over `times [N + 1]`, each sample with its own key `[B]`.
-
-    Weak order 1, and strong order 1 since the noise does not depend on x. Returns what `integrate` returns.
-    """
-    _check(times)
-
-    def body(x, row):
-        n, t, dt = row
-        z = jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, n), x.shape[1:], x.dtype))(keys)
-        x = x + dt * drift(x, t) + diffusion(t) * jnp.sqrt(jnp.abs(dt)) * z
-        return x, x if store else None
-
-    rows = (jnp.arange(len(times) - 1), jnp.asarray(times[:-1], x.dtype), jnp.asarray(np.diff(times), x.dtype))
     last, states = lax.scan(body, x, rows)
     return last, jnp.concatenate([x[None], states]) if store else None
 

@@ -23,6 +23,7 @@ def base() -> ConfigDict:
     features.pyramid = "embedded"  # "embedded" | "random" (narrow, untrained) | "vgg16:FILE" (torchvision's weights)
     features.fine = 256  # sides of the two images whose features are taken, pixels (paper: 512, 256); stage 1 works on
     features.coarse = 128  # fine / 8 cells a side, stage 2 on fine / 2
+    features.contrast = 0.0  # fraction of a side over which local contrast is normalised first (paper: 0, not)
     features.compat = ""  # "" | "released": the released models' geometry
     features.compute_dtype = "float32"  # of the pyramid
 

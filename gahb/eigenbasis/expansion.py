@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 import scipy.linalg
 
+from common.arrays import as_numbers
 from common.errors import input_error
 from gahb.eigenbasis.dense import Eigenbasis
 
@@ -24,9 +25,9 @@ def shrinkage(basis: Eigenbasis, y: np.ndarray, x: np.ndarray | None = None) -> 
 
 
 def coefficients(basis: Eigenbasis, image: np.ndarray) -> np.ndarray:
-    """Returns <image, e_k> `[k]` for an image `[H, W, C]` or `[1, H, W, C]`, float64."""
+    """Returns <image, e_k> `[k]` for an image `[H, W, C]` or `[1, H, W, C]`, float64; bytes count as [0, 1]."""
     rows = _rows(basis.vectors)
-    flat = np.asarray(image, np.float64).reshape(-1)
+    flat = np.asarray(as_numbers(image, "image"), np.float64).reshape(-1)
     if flat.size != rows.shape[1]:
         shape = list(basis.vectors.shape[1:])
         raise input_error(

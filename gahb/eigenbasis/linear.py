@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from common.arrays import as_images
 from common.errors import input_error
 from gahb.denoisers import Denoiser, as_denoiser
 
@@ -30,15 +31,16 @@ def linearise(denoise: Denoiser, y: jax.Array) -> Linearisation:
     """Linearises any denoiser `[B, H, W, C] -> [B, H, W, C]` at one image `y [H, W, C]` or `[1, H, W, C]`.
 
     All products are computed at the highest precision. Another checkpoint of the same network compiles nothing anew.
-    Raises `InputError` for more than one image, integer intensities or an output of another shape.
+    y: noisy, on the scale of [0, 1]; bytes are taken to [0, 1]. Raises `InputError` for more than one image, other
+    integers, floats in 0..255, NaN, or an output of another shape.
     """
-    denoise, y = as_denoiser(denoise), jnp.asarray(y)
-    if y.ndim == 4 and len(y) == 1:
+    denoise = as_denoiser(denoise)
+    if np.ndim(y) == 4:
+        if len(y) != 1:
+            got = list(np.shape(y))
+            raise input_error("y", expected="one image [H, W, C]", got=got, fix="analyse images one at a time")
         y = y[0]
-    if y.ndim != 3:
-        raise input_error("y", expected="one image [H, W, C]", got=list(y.shape), fix="analyse images one at a time")
-    if not jnp.issubdtype(y.dtype, jnp.floating):
-        raise input_error("y", expected="floats", got=y.dtype, fix="divide 8-bit images by 255")
+    y = jnp.asarray(as_images(y, "y", noisy=True, batch=False))
     output = jax.eval_shape(denoise, jax.ShapeDtypeStruct((1, *y.shape), y.dtype))
     if output.shape != (1, *y.shape) or output.dtype != y.dtype:
         got = f"{output.dtype} {list(output.shape)}"

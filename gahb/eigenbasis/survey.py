@@ -6,6 +6,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from common.arrays import as_images
+from common.prng import as_key
 from gahb.denoisers import Denoiser, as_denoiser
 from gahb.eigenbasis.expansion import shrinkage
 from gahb.eigenbasis.linear import homogeneity
@@ -28,12 +30,13 @@ def survey(
 ) -> tuple[list[dict[str, Any]], dict[str, np.ndarray]]:
     """Analyses a denoiser at each of `images [N, H, W, C]` with one draw of noise at each of `sigmas [S]`.
 
-    num: probes of each stochastic trace; `add(1)` is called after each level and image; the rest as in `top_k`. Returns
-    one row of numbers for each level and image, and arrays: `sigma [S]`, `clean [N, ...]`, `noisy` and `denoised
-    [S, N, ...]`, `values`, `residuals`, `noisy_coefficients` and `clean_coefficients [S, N, k]`, `vectors [S, N, k, H,
-    W, C]` (float32).
+    images: bytes, or floats in [0, 1]. num: probes of each stochastic trace; `add(1)` is called after each level and
+    image; the rest as in `top_k`. Returns one row of numbers for each level and image, and arrays: `sigma [S]`, `clean
+    [N, ...]`, `noisy` and `denoised [S, N, ...]`, `values`, `residuals`, `noisy_coefficients` and `clean_coefficients
+    [S, N, k]`, `vectors [S, N, k, H, W, C]` (float32).
     """
-    denoise, images = as_denoiser(denoise), np.asarray(images, np.float32)
+    denoise, key = as_denoiser(denoise), as_key(key)
+    images = np.asarray(as_images(images, "images"), np.float32)
     noise = np.asarray(jax.random.normal(jax.random.fold_in(key, 0), images.shape))
     table: list[dict[str, Any]] = []
     levels = []

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from common.errors import choice, input_error
+from common.prng import as_key
 from gahb.denoisers import Denoiser
 from gahb.eigenbasis.dense import Eigenbasis, SingularBasis, jacobian, singular_basis, symmetric_basis
 from gahb.eigenbasis.krylov import Ritz, basis_size, largest
@@ -38,6 +39,7 @@ def top_k(
     with many cores has larger blocks almost for free. key: of the random start. max_products: stops there (default: 20
     times `max_basis`) with `converged` False. Raises `InputError` for impossible numbers.
     """
+    key = as_key(0 if key is None else key)
     linear = linearise(denoise, y)
     if _dense(method, linear.size, k, block):
         return symmetric_basis(jacobian(denoise, y), linear.y.shape, k)
@@ -63,6 +65,7 @@ def top_singular(
     The right vectors come from J^T J by the same solver, the values and left ones from the singular values of J
     restricted to them, so that small ones lose no digits. Arguments as in `top_k`.
     """
+    key = as_key(0 if key is None else key)
     linear = linearise(denoise, y)
     if _dense(method, linear.size, k, block):
         return singular_basis(jacobian(denoise, y), linear.y.shape, k)
@@ -94,7 +97,7 @@ def _largest(product, linear: Linearisation, k, tolerance, block, key, max_basis
         lambda rows: product(linear, rows.reshape(-1, *shape)).reshape(rows.shape),
         linear.size,
         k,
-        key=jax.random.key(0) if key is None else key,
+        key=key,
         tolerance=tolerance,
         block=block,
         max_basis=room,

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from common.errors import choice, input_error
+from common.prng import as_key
 from gahb.denoisers import Denoiser
 from gahb.eigenbasis.linear import Linearisation, linearise, pull, push, unit_images
 
@@ -49,6 +50,7 @@ def trace(
     Raises `InputError` for fewer than 2 probes (6 for "hutch++").
     """
     choice("method", method, METHODS)
+    key = None if key is None else as_key(key)
     linear = linearise(denoise, y)
     if key is not None and method == "hutch++":
         return _hutch_plus_plus(linear, key, num, block)
@@ -108,6 +110,8 @@ def sure(
 
 def _probe(forms, linear: Linearisation, key, num: int, block: int) -> tuple[np.ndarray, int]:
     """Evaluates quadratic forms at every unit image or at `num` random signs: `[n, number of forms]`, float64."""
+    if key is not None:
+        key = as_key(key)
     if key is not None and num < 2:
         raise input_error("num", expected="at least 2 probes", got=num, fix="use 64 or so")
     count = linear.size if key is None else num

@@ -9,6 +9,7 @@ import numpy as np
 import pywt
 from jax.tree_util import Partial
 
+from common.arrays import as_numbers
 from common.errors import choice, input_error
 from gahb.reference.checks import check_shape
 from gahb.reference.stationary import cosines
@@ -82,6 +83,7 @@ class _Analyze:
     shape: tuple[int, int, int]
 
     def __call__(self, pairs, x):
+        x = jnp.asarray(as_numbers(x, "x"))
         check_shape(x, self.shape)
         for rows, columns in pairs:
             x = _on_corner(x, rows, columns)
@@ -93,6 +95,7 @@ class _Synthesize:
     shape: tuple[int, int, int]
 
     def __call__(self, pairs, coefficients):
+        coefficients = jnp.asarray(as_numbers(coefficients, "coefficients"))
         check_shape(coefficients, self.shape)
         for rows, columns in reversed(pairs):
             coefficients = _on_corner(coefficients, rows.T, columns.T)

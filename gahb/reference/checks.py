@@ -3,16 +3,24 @@
 from collections.abc import Sequence
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
+from common.arrays import as_images
 from common.errors import input_error
 
 
-def check_images(images: np.ndarray) -> None:
-    """Raises `InputError` unless `images` are floats `[N, H, W, C]`, N > 0."""
-    if len(images) == 0 or images.ndim != 4 or not np.issubdtype(images.dtype, np.floating):
-        got = f"{images.dtype} {list(images.shape)}"
-        raise input_error("images", expected="floats [N, H, W, C], N > 0", got=got, fix="divide 8-bit images by 255")
+def as_set(images: np.ndarray) -> np.ndarray | jax.Array:
+    """Returns the images `[N, H, W, C]` of a prior as floats; see `common.arrays.as_images` for what is refused.
+
+    They may leave [0, 1] as noisy ones may: Gaussian images do.
+    """
+    return as_images(images, "images", noisy=True)
+
+
+def as_noisy(y: jax.Array, shape: Sequence[int]) -> jax.Array:
+    """Returns noisy images `[B, H, W, C]` of `shape (H, W, C)` as floats; raises `InputError` for others."""
+    return jnp.asarray(as_images(y, "y", noisy=True, shape=shape))
 
 
 def check_shape(y: jax.Array, shape: Sequence[int]) -> None:

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import Partial
 
-from gahb.reference.checks import check_images, check_shape
+from gahb.reference.checks import as_noisy, as_set
 
 
 class Covariance(NamedTuple):
@@ -19,12 +19,12 @@ class Covariance(NamedTuple):
 
 
 def fit_covariance(images: np.ndarray, *, block: int = 1024) -> Covariance:
-    """Measures the mean image and the covariance (divided by N) of `images [N, H, W, C]` (floats), in float64.
+    """Measures the mean image and the covariance (divided by N) of `images [N, H, W, C]`, in float64.
 
     One decomposition of a matrix with min(N, d) rows, d = H W C; r is the rank. With N < d the model holds the images
-    to lie in the span of the set. Raises `InputError` for no images or integer intensities.
+    to lie in the span of the set. images: bytes, or floats in [0, 1]; raises `InputError` for others.
     """
-    check_images(images)
+    images = as_set(images)
     count, size = len(images), int(np.prod(images.shape[1:]))
     parts = [slice(start, start + block) for start in range(0, count, block)]
     mean = sum(np.asarray(images[part], np.float64).sum(0) for part in parts) / count
@@ -57,9 +57,12 @@ def covariance_mse(prior: Covariance, sigma: float) -> float:
     return float(np.sum(sigma**2 * prior.values / (prior.values + sigma**2)) / prior.mean.size)
 
 
-@jax.jit
 def _filter(mean, vectors, values, sigma, y):
-    check_shape(y, mean.shape)
+    return _filtered(mean, vectors, values, sigma, as_noisy(y, mean.shape))
+
+
+@jax.jit
+def _filtered(mean, vectors, values, sigma, y):
     dtype = jnp.promote_types(y.dtype, jnp.float32)
     mean, vectors, values, sigma = (x.astype(dtype) for x in (mean, vectors, values, sigma))
     coefficients = jnp.matmul((y - mean).reshape(len(y), -1), vectors, precision="highest")

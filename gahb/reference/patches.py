@@ -15,7 +15,7 @@ from jax import lax
 from jax.tree_util import Partial
 
 from common.errors import choice, input_error
-from gahb.reference.checks import check_images, check_shape, check_sigma
+from gahb.reference.checks import as_noisy, as_set, check_sigma
 from gahb.reference.streaming import NEVER, in_blocks, softmax_mean
 
 BOUNDARIES = ("cut", "wrap")
@@ -26,12 +26,12 @@ def local(
 ) -> Partial:
     """Returns f_p(y) = sum_i w_i,p x_i,p with w_p = softmax_i(-||y - x_i||^2 in the window of p / (2 sigma^2)).
 
-    images: the set `[N, H, W, C]` (floats), of which `block` are compared at once. patch: side of the window around
-    each pixel, odd; it goes with sigma, large for strong noise, so make one denoiser per level. boundary: "cut"
-    compares only the part of the window that lies in the image (a window of at least 2 H - 1 sees all of it, which
-    gives `empirical`), "wrap" closes the image to a torus. Raises `InputError` for what cannot be compared.
+    images: the set `[N, H, W, C]`, bytes or floats in [0, 1], of which `block` are compared at once. patch: side of the
+    window around each pixel, odd; it goes with sigma, large for strong noise, so make one denoiser per level. boundary:
+    "cut" compares only the part of the window that lies in the image (a window of at least 2 H - 1 sees all of it,
+    which gives `empirical`), "wrap" closes the image to a torus. Raises `InputError` for what cannot be compared.
     """
-    _check(images, sigma, patch, boundary)
+    images = _checked(images, sigma, patch, boundary)
     _, height, width, _ = images.shape
     windows = tuple(jnp.asarray(_window(length, patch, boundary), float) for length in (height, width))
     return Partial(_local, in_blocks(images, block), windows, jnp.asarray(sigma, float))
@@ -47,16 +47,19 @@ def equivariant(
     same way, as a network sees that borders are near. `y` may have another size than `images` if neither is smaller
     than the window. The work grows with (H W)^2 N, memory with (H W)^2 `block`; the images of a batch go one by one.
     """
-    _check(images, sigma, patch, boundary)
+    images = _checked(images, sigma, patch, boundary)
     settings = _Equivariant(int(patch), boundary)
     # Around the mean, where the products that the distances are made of are small.
-    centre = images.mean(dtype=np.float64)
+    centre = np.asarray(images).mean(dtype=np.float64)
     return Partial(settings, in_blocks(images, block), jnp.asarray(centre, float), jnp.asarray(sigma, float))
 
 
-@jax.jit
 def _local(blocks, windows, sigma, y):
-    check_shape(y, blocks.images.shape[2:])
+    return _local_mean(blocks, windows, sigma, as_noisy(y, blocks.images.shape[2:]))
+
+
+@jax.jit
+def _local_mean(blocks, windows, sigma, y):
     dtype = jnp.promote_types(y.dtype, jnp.float32)
     rows, columns, sigma = (x.astype(dtype) for x in (*windows, sigma))
     noisy = y.astype(dtype)
@@ -86,8 +89,12 @@ class _Equivariant:
     patch: int
     boundary: str
 
-    @functools.partial(jax.jit, static_argnums=0)
     def __call__(self, blocks, centre, sigma, y):
+        channels = blocks.images.shape[-1]
+        return self._mean(blocks, centre, sigma, as_noisy(y, (None, None, channels)))
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def _mean(self, blocks, centre, sigma, y):
         shape = blocks.images.shape[2:]
         if y.ndim != 4 or y.shape[-1] != shape[-1] or (y.shape[1:] != shape and min(y.shape[1:3]) < self.patch):
             expected = f"[B, H, W, {shape[-1]}] with H, W at least {self.patch}, or {list(shape)}"
@@ -147,8 +154,8 @@ class _Equivariant:
         return number.ravel()
 
 
-def _check(images, sigma, patch, boundary):
-    check_images(images)
+def _checked(images, sigma, patch, boundary):
+    images = as_set(images)
     check_sigma(sigma)
     choice("boundary", boundary, BOUNDARIES)
     if patch < 1 or patch % 2 == 0:
@@ -156,3 +163,4 @@ def _check(images, sigma, patch, boundary):
     if boundary == "wrap" and patch > min(images.shape[1:3]):
         expected = f"at most the side of the image, {min(images.shape[1:3])}"
         raise input_error("patch", expected=expected, got=patch, fix='use a smaller one or boundary="cut"')
+    return images

@@ -13,46 +13,61 @@ import numpy as np
 from jax import lax
 from jax.tree_util import Partial
 
+from common.arrays import as_numbers
 from common.errors import input_error
-from gahb.reference.checks import check_images, check_shape, check_sigma
+from gahb.reference.checks import as_noisy, as_set, check_shape, check_sigma
 from gahb.reference.streaming import NEVER, Blocks, in_blocks, joined, softmax_mean
 
 
 def empirical(images: np.ndarray, sigma: float | Sequence[float] | jax.Array, *, block: int = 256) -> Partial:
-    """Returns the posterior mean under the set `images [N, H, W, C]` (floats): a denoiser that knows `sigma`.
+    """Returns the posterior mean under the set `images [N, H, W, C]`: a denoiser that knows `sigma`.
 
     With several levels `sigma [S]` it is blind, the mean under every (image, level) being equally likely beforehand:
     w_i = sum_s s^-d exp(-||y - x_i||^2 / (2 s^2)), the optimum of a blind network that is trained on the set with these
     levels. All images are compared with every `y`, `block` of them at once; distances are sums of squared differences,
     not differences of sums. As sigma -> 0 it returns the nearest image, as sigma -> infinity the mean.
-    Raises `InputError` for no images, integer intensities or sigma <= 0.
+    Raises `InputError` for sigma <= 0, and for images that are neither bytes nor floats in [0, 1].
     """
-    check_images(images)
+    images = as_set(images)
     check_sigma(sigma)
     return Partial(_Posterior(len(images)), in_blocks(images, block), jnp.atleast_1d(jnp.asarray(sigma, float)))
 
 
-@jax.jit
 def weights(posterior: Partial, y: jax.Array) -> jax.Array:
     """Returns the posterior probability of each image given `y [B, H, W, C]`, `[B, N]`, for an `empirical` denoiser."""
+    return _probabilities(posterior, as_noisy(y, _parts(posterior)[0].images.shape[2:]))
+
+
+@jax.jit
+def _probabilities(posterior, y):
     blocks, sigmas, count = _parts(posterior)
     return joined(_weights(blocks, sigmas, y)[0], count)
 
 
-@jax.jit
 def dominant(posterior: Partial, y: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Returns the most probable image given each of `y [B, H, W, C]`: its index `[B]` and its probability `[B]`."""
+    return _dominant(posterior, as_noisy(y, _parts(posterior)[0].images.shape[2:]))
+
+
+@jax.jit
+def _dominant(posterior, y):
     blocks, sigmas, count = _parts(posterior)
     w = joined(_weights(blocks, sigmas, y)[0], count)
     return w.argmax(1), w.max(1)
 
 
-@jax.jit
 def jacobian_product(posterior: Partial, y: jax.Array, v: jax.Array) -> jax.Array:
     """Returns J(y) v for `y, v [B, H, W, C]`, image by image, in closed form; J is symmetric if sigma is one number.
 
     For a known sigma J v = sum_i w_i <x_i - f, v> (x_i - f) / sigma^2. Never holds a matrix; two passes over the set.
     """
+    return _jacobian_product(
+        posterior, as_noisy(y, _parts(posterior)[0].images.shape[2:]), jnp.asarray(as_numbers(v, "v"))
+    )
+
+
+@jax.jit
+def _jacobian_product(posterior, y, v):
     blocks, sigmas, _ = _parts(posterior)
     mean = _mean(blocks, sigmas, y).reshape(len(y), -1)
     w, precision = _weights(blocks, sigmas, y)
@@ -68,9 +83,13 @@ def jacobian_product(posterior: Partial, y: jax.Array, v: jax.Array) -> jax.Arra
     return lax.scan(add, total, (blocks.images.astype(mean.dtype), w, precision))[0].reshape(y.shape)
 
 
-@jax.jit
 def jacobian(posterior: Partial, y: jax.Array) -> jax.Array:
     """Returns the Jacobians of an `empirical` denoiser at `y [B, H, W, C]`, `[B, d, d]`, in closed form."""
+    return _jacobian(posterior, as_noisy(y, _parts(posterior)[0].images.shape[2:]))
+
+
+@jax.jit
+def _jacobian(posterior, y):
     blocks, sigmas, _ = _parts(posterior)
     mean = _mean(blocks, sigmas, y).reshape(len(y), -1)
     w, precision = _weights(blocks, sigmas, y)
@@ -93,6 +112,7 @@ class _Posterior:
     count: int  # of images, without what fills up the last block
 
     def __call__(self, blocks, sigmas, y):
+        y = as_noisy(y, blocks.images.shape[2:])
         return _mean(blocks, sigmas, y).astype(y.dtype)
 
 

@@ -8,8 +8,9 @@ import numpy as np
 from jax.tree_util import Partial
 from scipy.special import ndtr
 
+from common.arrays import as_images
 from gahb.reference.bases import Basis
-from gahb.reference.checks import check_sigma
+from gahb.reference.checks import as_noisy, check_sigma
 
 
 def soft_threshold(basis: Basis, sigma: float | jax.Array, *, threshold: float | None = None) -> Partial:
@@ -31,7 +32,7 @@ def oracle(basis: Basis, sigma: float | jax.Array) -> Callable[[jax.Array], Part
     check_sigma(sigma)
 
     def make(x: jax.Array) -> Partial:
-        power = jnp.square(basis.analyze(jnp.asarray(x)))
+        power = jnp.square(_coefficients(basis, x))
         return Partial(_scale, basis, power / (power + jnp.asarray(sigma, power.dtype) ** 2))
 
     return make
@@ -42,7 +43,7 @@ def oracle_error(basis: Basis, x: jax.Array, sigma: float) -> np.ndarray:
 
     It is between 1/2 and 1 times sum_k min(c_k^2, sigma^2). Float64 from the coefficients on.
     """
-    power = np.square(np.asarray(basis.analyze(jnp.asarray(x)), np.float64))
+    power = np.square(np.asarray(_coefficients(basis, x), np.float64))
     return (sigma**2 * power / (power + sigma**2)).sum((1, 2, 3))
 
 
@@ -54,10 +55,15 @@ def soft_error(basis: Basis, x: jax.Array, sigma: float, *, threshold: float | N
     and distribution. Float64 from the coefficients on.
     """
     t = _threshold(basis, threshold)
-    a = np.abs(np.asarray(basis.analyze(jnp.asarray(x)), np.float64)) / sigma
+    a = np.abs(np.asarray(_coefficients(basis, x), np.float64)) / sigma
     inside = ndtr(t - a) - ndtr(-t - a)
     error = 1 + t**2 + (a**2 - t**2 - 1) * inside - (t - a) * _density(t + a) - (t + a) * _density(t - a)
     return sigma**2 * np.where(np.asarray(basis.coarse), 1, error).sum((1, 2, 3))
+
+
+def _coefficients(basis: Basis, x: jax.Array) -> jax.Array:
+    # Clean images of any kind, Gaussian ones too.
+    return basis.analyze(as_images(x, "x", noisy=True, shape=basis.analyze.func.shape))
 
 
 def _threshold(basis: Basis, threshold: float | None) -> float:
@@ -68,13 +74,21 @@ def _density(x):
     return np.exp(-np.square(x) / 2) / np.sqrt(2 * np.pi)
 
 
-@jax.jit
 def _soft(basis, sigma, threshold, y):
+    return _softened(basis, sigma, threshold, as_noisy(y, basis.analyze.func.shape))
+
+
+@jax.jit
+def _softened(basis, sigma, threshold, y):
     c = basis.analyze(y)
     shrunk = jnp.sign(c) * jnp.maximum(jnp.abs(c) - (threshold * sigma).astype(c.dtype), 0)
     return basis.synthesize(jnp.where(basis.coarse, c, shrunk))
 
 
-@jax.jit
 def _scale(basis, gain, y):
+    return _scaled(basis, gain, as_noisy(y, basis.analyze.func.shape))
+
+
+@jax.jit
+def _scaled(basis, gain, y):
     return basis.synthesize(gain.astype(y.dtype) * basis.analyze(y))

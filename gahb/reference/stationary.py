@@ -11,7 +11,7 @@ import scipy.fft
 from jax.tree_util import Partial
 
 from common.errors import input_error
-from gahb.reference.checks import check_images, check_shape
+from gahb.reference.checks import as_noisy, as_set
 
 BASES = ("dct", "dft")
 
@@ -25,14 +25,14 @@ class Prior(NamedTuple):
 
 
 def fit(images: np.ndarray, *, basis: str = "dct", block: int = 1024) -> Prior:
-    """Measures mean and power of `images [N, H, W, C]` (floats) in the orthonormal DCT-II or DFT, in float64.
+    """Measures mean and power of `images [N, H, W, C]` in the orthonormal DCT-II or DFT, in float64.
 
     The DCT makes no seam between opposite borders and is the stronger of the two on photographs. Raises `InputError`
-    for another basis, no images or integer intensities.
+    for another basis, and for images that are neither bytes nor floats in [0, 1].
     """
     if basis not in BASES:
         raise input_error("basis", expected=" or ".join(BASES), got=repr(basis), fix='use "dct"')
-    check_images(images)
+    images = as_set(images)
     blocks = [slice(start, start + block) for start in range(0, len(images), block)]
     mean = sum(np.asarray(images[part], np.float64).mean((1, 2)).sum(0) for part in blocks) / len(images)
     power = np.zeros(images.shape[1:])
@@ -69,7 +69,7 @@ class _Filter:
     basis: str
 
     def __call__(self, mean, power, sigma, y):
-        check_shape(y, power.shape)
+        y = as_noisy(y, power.shape)
         mean, power, sigma = (x.astype(jnp.promote_types(y.dtype, jnp.float32)) for x in (mean, power, sigma))
         noisy = power + sigma**2
         gain = jnp.where(noisy > 0, power / jnp.where(noisy > 0, noisy, 1), 1)

@@ -10,9 +10,8 @@ import numpy as np
 from scipy.optimize import linear_sum_assignment
 from scipy.spatial.distance import cdist
 
-from common.dynamics import paths
 from common.errors import input_error
-from phase_bridge.objective import Objective
+from phase_bridge.objective import Objective, beside
 
 
 def objective(*, coupling: int = 0) -> Objective:
@@ -24,7 +23,7 @@ def objective(*, coupling: int = 0) -> Objective:
         name="flow-ot" if coupling else "flow",
         parts=1,
         times=jax.random.uniform,
-        perturb=lambda x1, z, t: paths.sample(paths.FLOW, x1, z, t),
+        perturb=lambda x1, z, t: beside(t, x1) * x1 + beside(1 - t, x1) * z,
         inputs=lambda x, t: x,
         label=lambda t: 1 - t,
         target=lambda x1, z, t: x1 - z,

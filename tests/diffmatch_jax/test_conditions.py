@@ -81,7 +81,7 @@ def test_a_fit_is_told_with_how_wrong_it_may_be(descriptors):
     told = jax.jit(lambda a, b: conditions.stage1(a, b, settings))(*descriptors)
     best, back = (correlation.search(*each).flow for each in (descriptors, descriptors[::-1]))
     weight = fitting.mutual(best, back)
-    flow = fitting.fit(best, weight, sigma=3.0)
+    flow = conditions.robust(best, weight, sigma=3.0)
     np.testing.assert_allclose(told.conditions.flow * SIDE, flow, rtol=0, atol=1e-3)
     np.testing.assert_allclose(told.winner * SIDE, best, rtol=0, atol=1e-5)
     unit = fitting.uncertainty(best - flow)

@@ -268,13 +268,23 @@ def test_a_program_serves_all_weights_and_keys(unsure, caplog):
     [
         (np.zeros((1, 9, 3)), np.zeros((9, 9, 3)), "source: expected at least 2 pixels in each direction, got 1 x 9"),
         (np.zeros((9, 9, 3)), np.zeros((9, 9, 9, 4)), r"target: expected \[H, W\]"),
-        (np.zeros((9, 9), int), np.zeros((9, 9)), "source: expected bytes, or floating point in .0, 1., got int64"),
-        (np.full((9, 9), 128.0), np.zeros((9, 9)), "source: expected numbers from 0 to 1, got 128 to 128"),
+        (np.zeros((9, 9), int), np.zeros((9, 9)), r"source: expected bytes \(uint8\) or floats in .0, 1., got int64"),
+        (
+            np.full((9, 9), 128.0),
+            np.zeros((9, 9)),
+            "source: expected floats in .0, 1., got float64 from 128 to 128; divide by 255",
+        ),
         (np.zeros((2, 9, 9, 3)), np.zeros((9, 9, 3)), "source, target: expected as many images"),
-        (np.full((9, 9), np.nan), np.zeros((9, 9)), "source: expected numbers from 0 to 1"),
+        (np.full((9, 9), np.nan), np.zeros((9, 9)), "source: expected finite numbers"),
+        (np.full((9, 9), 40000, np.uint16), np.zeros((9, 9)), "got uint16 from 40000 to 40000; divide by 65535"),
+        (np.full((9, 9), 1.1), np.zeros((9, 9)), "source: expected floats in .0, 1., got float64 from 1.1 to 1.1"),
         (np.zeros((9, 9, 4)), np.zeros((9, 9)), r"source: expected .*, got \[9, 9, 4\]; drop the alpha channel"),
         (np.zeros((9, 9)), np.zeros((9, 9, 2)), r"target: expected .*; drop the alpha .*, or give gray images an axis"),
-        ([np.zeros((9, 9)), np.zeros((8, 9))], np.zeros((9, 9)), "source: expected an array, or a list of images of"),
+        (
+            [np.zeros((9, 9)), np.zeros((8, 9))],
+            np.zeros((9, 9)),
+            "source: expected an array, got .*; stack images of one size",
+        ),
     ],
 )
 def test_refusals(model, source, target, words):
@@ -286,5 +296,11 @@ def test_other_refusals(model):
     image = picture(16, 16)
     with pytest.raises(InputError, match="hypotheses: expected at least 1, got 0"):
         match(image, image, model=model, hypotheses=0)
-    with pytest.raises(InputError, match="key: expected one key, or 1"):
+    want = match(image, image, model=model, key=jax.random.key(0)).flow
+    for key in (None, 0, np.int64(0), jax.random.PRNGKey(0), jax.random.PRNGKey(0)[None]):
+        np.testing.assert_array_equal(match(image, image, model=model, key=key).flow, want)
+    for wrong in (-1, 0.5, True, "0"):
+        with pytest.raises(InputError, match=r"key: expected a key \(typed or raw\) or a seed from 0 to 2\^32 - 1"):
+            match(image, image, model=model, key=wrong)
+    with pytest.raises(InputError, match="key: expected a key .*, or 1 such keys, one a sample, got keys"):
         match(image, image, model=model, key=jax.random.split(jax.random.key(0), 3))

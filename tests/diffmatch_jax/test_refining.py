@@ -65,3 +65,20 @@ def test_windows_are_means_around_the_middles():
     np.testing.assert_allclose(weights.sum(1), 1)
     np.testing.assert_allclose(weights[1] @ np.arange(16), 5.5, atol=0.05)
     np.testing.assert_allclose(weights[1, 5] / weights[1, 8], np.exp((2.5**2 - 0.5**2) / 8))
+
+
+def test_a_picture_refined_against_itself_stays_where_it_is_up_to_the_border(maps):
+    """Places outside the source have no cosine; counted as 0 they would draw the peaks of the border inwards."""
+    source, _, _ = maps
+    found = refine(source, source, jnp.zeros((1, SIDE, SIDE, 2)), places=(16, 16), rounds=2)
+    assert np.abs(found.flow * SIDE).max() < 0.05
+
+
+def test_masked_cells_count_no_more_than_places_outside(maps):
+    source, _, flow = maps
+    mask = jnp.ones((1, SIDE, SIDE)).at[:, :, :20].set(0)
+    inside = source * mask[..., None]
+    found = refine(inside, inside, jnp.zeros_like(flow), places=(16, 16), rounds=2, masks=(mask, mask))
+    away = np.abs(np.asarray(found.flow) * SIDE)[0, :, 22:]
+    bare = np.abs(np.asarray(refine(inside, inside, jnp.zeros_like(flow), places=(16, 16), rounds=2).flow) * SIDE)
+    assert away.max() < 0.05 < bare[0, :, 22:].max()

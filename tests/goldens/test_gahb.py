@@ -14,11 +14,12 @@ from jax.tree_util import Partial
 import gahb
 from common.method import Variables
 from common.metrics.psnr import mse, psnr, sigma_to_psnr
-from common.metrics.scaling import l1_normalise, rescale
+from common.metrics.scaling import rescale
 from common.metrics.similarity import closest, closest_patches, correlation, cosine, distance, one_origin
 from common.training.optimizers import make_schedule
 from gahb import objective, operators
 from gahb.analysis import psnr_curve
+from gahb.generalisation import l1_normalise
 from gahb.network import BFCNN, BFCNNRF, UNet, apply, init, kernel_sizes
 from gahb.sampling import recorded_noise
 
@@ -124,11 +125,12 @@ def test_network(golden, name, dtype):
 def test_three_training_steps(golden, dtype):
     d, suffix = golden("gahb", "train_step"), "@f64" if dtype == "float64" else ""
     low, high = (float(level) for level in d["cfg.noise_level_range"])
+    rate = float(d["cfg.lr"])
     with precision(dtype):
         network = network_of(golden("gahb", "unetA"))
         variables = trees(d, "before.", dtype=dtype)
         jax.tree.map(np.testing.assert_array_equal, variables, trees(golden("gahb", "unetA"), "sd.", dtype=dtype))
-        optimizer = optax.adam(float(d["cfg.lr"]), b1=0.9, b2=0.999, eps=1e-8)
+        optimizer = optax.adam(rate, b1=0.9, b2=0.999, eps=1e-8)
 
         @jax.jit
         def step(variables, state, noisy, noise):
@@ -160,19 +162,23 @@ def test_three_training_steps(golden, dtype):
                 tight, close = (1e-9, 1e-9) if dtype == "float64" else (1e-4, 1e-5)
                 jax.tree.map(functools.partial(assert_rel, tolerance=tight), gradient, want)
                 first = gradient
-                assert_after(variables, trees(d, "after1.", suffix), first, close)
-        assert_after(variables, trees(d, "after3."), first, 1e-4)
+                assert_after(variables, trees(d, "after1.", suffix), first, close, rate, 1)
+        assert_after(variables, trees(d, "after3."), first, 1e-4, rate, len(d["clean"]))
 
 
-def assert_after(got, want, gradient, tolerance):
+def assert_after(got, want, gradient, tolerance, rate, steps):
+    """Compares what training left; `tolerance` is for a learning rate of 1e-3, in whose units Adam moves."""
+    tolerance *= rate / 1e-3
+
     def clear(got, want, gradient):
         # Adam moves by +-lr whatever the size of the gradient, so where that is rounding its sign decides.
         certain = np.abs(gradient) >= 1e-5 * np.abs(gradient).max()
         assert np.abs(np.where(certain, got - want, 0)).max() <= tolerance
-        assert np.abs(got - want).max() <= tolerance + 2e-3 * 3
+        assert np.abs(got - want).max() <= tolerance + 2 * rate * steps
 
     jax.tree.map(clear, got.params, want.params, gradient)
-    jax.tree.map(functools.partial(assert_abs, tolerance=tolerance), got.stats, want.stats)
+    # Those of activations, which are rounded in proportion to their size and move with the parameters.
+    jax.tree.map(lambda got, want: assert_abs(got, want, tolerance * max(1, np.abs(want).max())), got.stats, want.stats)
 
 
 def test_noise_levels(golden):
@@ -220,8 +226,8 @@ def test_denoiser_of_the_sampler_cases(golden, dtype):
         y = nhwc(d["den.y"], dtype)
         residual = y - stationary_denoiser(d, dtype)(y)
         assert_abs(residual, nhwc(d["den.residual"]), 1e-12 if dtype == "float64" else 1e-5)
-    frequency = np.fft.fftfreq(len(d["prior.S"])) * len(d["prior.S"])
-    radius = np.hypot(*np.meshgrid(frequency, frequency))
+    rows, columns = (np.fft.fftfreq(length) * length for length in d["prior.S"].shape[-2:])
+    radius = np.hypot(rows[:, None], columns)
     assert_rel(d["prior.A"] * (1 + radius**2) ** -d["prior.p"], d["prior.S"], 1e-12)
 
 
@@ -269,7 +275,7 @@ def test_sampler(golden, case, dtype):
         )
         assert result.dtype == dtype
         assert info["steps"].tolist() == [iterations]
-        assert info["converged"].tolist() == [f"{case}.cfg.max_T" not in d]
+        assert info["converged"].tolist() == [d[f"{case}.sigmas"][iterations] <= setting("sig_L", None)]
         sigmas, means = (np.asarray(info[name][0]) for name in ("sigmas", "means"))
         assert np.isnan(sigmas[iterations + 2 :]).all() and np.isnan(means[iterations + 2 :]).all()
         exact = np.abs(sigmas[: iterations + 2] / d[f"{case}.sigmas"] - 1)
@@ -443,7 +449,7 @@ def test_initialisation(golden):
     kernels, blocks, channels = d["init.cfg"].tolist()
     network = UNet(num_kernels=kernels, num_blocks=blocks, channels=channels)
     image = jnp.zeros((1, 2**blocks, 2**blocks, channels))
-    draws = 6
+    draws = int(d["init.count"][0]) // int(np.prod(d["init.shape"][0]))
     pooled = jax.jit(jax.vmap(lambda key: init(network, key, image)))(jax.random.split(jax.random.key(7), draws))
     assert len(d["init.names"]) == len(jax.tree.leaves(pooled.params))
     for i, name in enumerate(d["init.names"].tolist()):
@@ -462,9 +468,10 @@ def test_initialisation(golden):
 
 def test_learning_rate_of_every_epoch(golden):
     table = golden("gahb", "tables")
+    epochs = len(table["lr.per_epoch"])
     with jax.enable_x64(True):
         schedule = make_schedule(
-            "halving", learning_rate=float(table["lr.lr0"]), steps=1000, halve_every=int(table["lr.lr_freq"])
+            "halving", learning_rate=float(table["lr.lr0"]), steps=epochs, halve_every=int(table["lr.lr_freq"])
         )
-        rates = [schedule(jnp.asarray(epoch)) for epoch in range(1000)]
+        rates = jax.vmap(schedule)(jnp.arange(epochs))
         np.testing.assert_allclose(rates, table["lr.per_epoch"], rtol=1e-12)

@@ -2,11 +2,12 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy.integrate import solve_ivp
 
 from common.errors import InputError
+from common.solvers.quadrature import gauss_legendre, lagrange
 from phase_bridge import bridge as bridges
 from phase_bridge import coefficients
 from phase_bridge.bridge import Bridge
@@ -15,6 +16,12 @@ BRIDGES = st.builds(
     Bridge, p=st.floats(1, 5), correlation=st.floats(-0.8, 0.8), varx=st.floats(0.5, 3), varv=st.floats(0.5, 5)
 )
 TIMES = st.lists(st.floats(0, 0.999), min_size=2, max_size=7, unique=True).map(sorted)
+
+
+# As unlike the published one as can be: the variance of the velocity may grow tenfold within 1e-4 of t = 0.
+ANY_BRIDGE = st.builds(
+    Bridge, p=st.floats(0.1, 15), correlation=st.floats(-0.95, 0.95), varx=st.floats(0.01, 20), varv=st.floats(0.01, 20)
+)
 
 
 def spread_out(times):
@@ -49,6 +56,49 @@ def test_data_rule_is_exact_where_the_data_are_one_point(b, times, kind, order, 
         want = sigma(b, times[n + 1])
         unit = np.sqrt(np.outer(np.diag(want), np.diag(want)))
         np.testing.assert_allclose(after / unit, want / unit, atol=1e-10)
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    b=ANY_BRIDGE,
+    times=st.sampled_from([[1e-5, 0.9], [1e-5, 0.4, 0.999], [0.0, 0.01, 0.02, 0.5, 0.8], [0.3, 0.95, 0.999]]),
+    order=st.integers(0, 3),
+    convention=st.sampled_from(bridges.CONVENTIONS),
+)
+@example(Bridge(15.0, -0.93, 0.0114, 0.0084), [1e-5, 0.9], 0, "consistent")
+@example(Bridge(8.5, -0.92, 2.3, 0.0275), [1e-5, 0.4, 0.999], 3, "released")
+@example(Bridge(1.0, 0.8, 1.0, 10.0), [1e-5, 0.4, 0.999], 3, "consistent")
+def test_weights_of_the_exponential_rule_equal_integrals(b, times, order, convention):
+    times = np.array(times)
+    t, end = times[:-1], times[1:]
+    steps = coefficients.exponential(b, t, end, order=order, kind="ode", convention=convention)
+    for n in range(len(t)):
+        past = t[n - min(n, order) : n + 1][::-1]
+        # 20 nodes on pieces that become small towards both ends, between which z has no singularity nearby.
+        small = 2.0 ** np.arange(-40, 0)
+        fractions = np.unique(np.concatenate([[0, 1], small, 1 - small, np.linspace(0, 1, 65)]))
+        edges = t[n] + (end[n] - t[n]) * fractions
+        tau, shares = gauss_legendre(edges[:-1], edges[1:], 20)
+        tau, shares = tau.ravel(), shares.ravel()
+        z = bridges.normaliser(b, tau, kind="ode", convention=convention) * shares
+        polynomials = lagrange(past, tau)
+        want = np.stack([polynomials @ ((end[n] - tau) * z), polynomials @ z], -1)
+        size = np.abs(want).sum(0)
+        np.testing.assert_allclose(steps.weights[n, : len(past)] / size, want / size, rtol=0, atol=2e-12)
+        np.testing.assert_array_equal(steps.weights[n, len(past) :], 0)
+
+
+@settings(max_examples=15, deadline=None)
+@given(b=ANY_BRIDGE, order=st.integers(0, 2))
+@example(Bridge(15.0, -0.93, 0.0114, 0.0084), 0)
+def test_data_rule_is_exact_for_one_point_with_any_bridge(b, order):
+    times = np.array([0.0, 0.4, 0.8, 0.999])
+    steps = coefficients.data(b, times[:-1], times[1:], order=order, kind="ode", convention="released")
+    mean = np.stack(bridges.mean_coefficients(b, times), -1)
+    parts = np.einsum("nij,nj->nij", steps.transition, mean[:-1])
+    want = mean[1:] - parts.sum(-1)
+    size = 1 + np.abs(steps.weights).sum(1) + np.abs(parts).sum(-1)
+    np.testing.assert_allclose(steps.weights.sum(1) / size, want / size, rtol=0, atol=1e-11)
 
 
 @pytest.mark.parametrize("span", [(0, 0.3), (0.3, 0.9), (0.4, 0.999), (0.99, 0.992), (0.5, 0.5)])

@@ -1,5 +1,6 @@
 """The reader agrees with Python's own on plain data, whatever the protocol."""
 
+import io
 import pickle
 from collections import OrderedDict
 
@@ -79,3 +80,68 @@ def test_stacks_that_run_empty():
     ):
         with pytest.raises((ValueError, LookupError)):
             pickles.read(description, find=refuse, persistent=refuse)
+
+
+MODULUS = 2**61 - 1
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        [i * MODULUS for i in range(60_000)],  # one hash for all
+        [-i * MODULUS for i in range(60_000)],
+        [i * MODULUS + 5 for i in range(60_000)],
+        [(i * MODULUS, 0) for i in range(60_000)],
+        [("", i, None) for i in range(60_000)],  # empty text has no salt
+    ],
+    ids=["integers", "negative", "shifted", "tuples", "tuples with empty text"],
+)
+@pytest.mark.parametrize("one_by_one", [False, True])
+def test_keys_whose_hashes_can_be_chosen_are_few(keys, one_by_one):
+    if one_by_one:  # the opcode for one item at a time
+        body = b"".join(pickle.dumps(key, 2)[2:-1] + b"Ns" for key in keys[:200])
+        data = b"\x80\x02}" + body + b"."
+    else:
+        data = pickle.dumps(dict.fromkeys(keys), 2)
+    with pytest.raises(ValueError, match="more than 64 keys that are large integers or tuples of numbers"):
+        pickles.read(data, find=refuse, persistent=refuse)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {i * MODULUS: i for i in range(60)},
+        {(i, i + 1): i for i in range(60)},
+        {("layer", i): i for i in range(5000)},
+        {f"layer.{i}": i for i in range(5000)},
+        {i - 2500: i for i in range(5000)},
+        {i << 40: i for i in range(5000)},
+        {i / 7: i for i in range(5000)},
+    ],
+    ids=["large", "tuples", "tuples with text", "text", "integers", "multiples", "floats"],
+)
+def test_keys_of_real_files_are_many(value):
+    assert pickles.read(pickle.dumps(value, 2), find=refuse, persistent=refuse) == value
+
+
+def test_keys_whose_hash_takes_long_are_refused():
+    for key in (1 << 5000, -(1 << 5000), (1 << 5000, "text"), ("text",) * 17):
+        with pytest.raises(ValueError, match="not a plain value"):
+            pickles.read(pickle.dumps({key: 0}, 2), find=refuse, persistent=refuse)
+
+
+@pytest.mark.parametrize("opcode", [b"]", b"}", b"\x8f", b")", b"(", b"N0"], ids=repr)
+def test_the_number_of_opcodes_is_limited(opcode, monkeypatch):
+    assert 1 << 20 <= pickles.MAX_OPCODES <= 1 << 22
+    monkeypatch.setattr(pickles, "MAX_OPCODES", 1000)
+    most = b"\x80\x02" + opcode * (997 // len(opcode))
+    assert pickles.read(most + b"N.", find=refuse, persistent=refuse) is None
+    with pytest.raises(ValueError, match="more than 1000 opcodes"):
+        pickles.read(most + opcode * 3 + b"N.", find=refuse, persistent=refuse)
+
+
+def test_a_stream_is_left_behind_the_pickle():
+    stream = io.BytesIO(pickle.dumps([1], 2) + pickle.dumps("next", 2) + b"rest")
+    assert pickles.read(stream, find=refuse, persistent=refuse) == [1]
+    assert pickles.read(stream, find=refuse, persistent=refuse) == "next"
+    assert stream.read() == b"rest"

@@ -101,20 +101,6 @@ def test_features_of_others_are_refused(tmp_path):
         features.extract_to(tmp_path, RANDOM, SOURCE, num=38)
 
 
-def test_reference_statistics(tmp_path):
-    found = features.reference_statistics(SOURCE, features.pixels(), directory=tmp_path / "own", batch_size=8)
-    flat = IMAGES.reshape(37, -1) / 255
-    np.testing.assert_allclose(found.mean, flat.mean(0), rtol=1e-6)
-    np.testing.assert_allclose(found.covariance, np.cov(flat.T), rtol=1e-4, atol=1e-8)
-    again = features.reference_statistics(tmp_path / "own" / features.STATISTICS, features.pixels())
-    np.testing.assert_array_equal(again.covariance, found.covariance)
-    assert again.count == 37
-    moved = features.extract(features.pixels(), ArraySource({"image": (IMAGES / 255 + 0.1).astype(np.float32)}))
-    assert frechet.frechet_distance(moved, again) == pytest.approx(0.01 * flat.shape[1], rel=1e-3)
-    with pytest.raises(InputError, match="directory: expected a place"):
-        features.reference_statistics(SOURCE, features.pixels())
-
-
 def test_float_images_count_as_they_are():
     as_float = ArraySource({"image": (IMAGES / np.float32(255)).astype(np.float32)})
     for extractor in (features.pixels(), RANDOM):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from common.errors import InputError
-from common.metrics.floors import bootstrap, noise_floor, repeated, split_floor
+from common.metrics.floors import bootstrap, repeated
 
 
 def gap(x, y):
@@ -18,30 +18,6 @@ def test_repeated():
     assert np.isnan(repeated([1.0]).deviation)
     with pytest.raises(InputError, match="values: expected a list of numbers"):
         repeated([])
-
-
-def test_noise_floor_takes_independent_draws():
-    seen = []
-
-    def draw(i):
-        seen.append(i)
-        return np.full(4, float(i))
-
-    assert noise_floor(gap, draw, repeats=3).mean == -1
-    assert seen == [0, 1, 2, 3, 4, 5]
-    np.testing.assert_array_equal(noise_floor(gap, draw, repeats=2, reference=np.ones(3)).values, [-1, 0])
-
-
-def test_split_floor_takes_disjoint_parts():
-    data = np.arange(20)
-    parts = []
-    found = split_floor(lambda x, y: parts.append((x, y)) or 0.0, data, size=10, repeats=4, seed=3)
-    assert found.mean == 0 and len(parts) == 4
-    for x, y in parts:
-        np.testing.assert_array_equal(np.sort(np.concatenate([x, y])), data)
-    assert not np.array_equal(parts[0][0], parts[1][0])
-    with pytest.raises(InputError, match="size: expected 1 to 10, half of the data, got 11"):
-        split_floor(gap, data, size=11)
 
 
 def test_bootstrap_error_of_a_mean():

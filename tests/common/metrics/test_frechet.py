@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 from common.errors import InputError
 from common.metrics.frechet import (
     Gaussian,
-    extrapolated_frechet,
     frechet_distance,
     gaussian,
     merge,
@@ -80,16 +79,6 @@ def test_moments_in_parts(cuts, offset):
     np.testing.assert_allclose(backwards.scatter, whole.scatter, rtol=1e-6, atol=1e-13)
 
 
-def test_extrapolation_removes_the_first_bias():
-    rng = np.random.default_rng(0)
-    reference = Gaussian(np.zeros(20), np.eye(20))
-    found = [extrapolated_frechet(rng.normal(size=(400, 20)), reference, seed=i) for i in range(8)]
-    biased = np.mean([each.distances[-1] for each in found])
-    extrapolated = np.mean([each.value for each in found])
-    assert biased > 0.2 and abs(extrapolated) < 0.15 * biased
-    assert found[0].sizes[0] == 200 and found[0].sizes[-1] == 400 and len(found[0].sizes) == 8
-
-
 def test_statistics_files(tmp_path):
     x = np.random.default_rng(0).normal(size=(30, 5))
     path = write_statistics(tmp_path / "reference.npz", x, about="thirty points")
@@ -139,8 +128,6 @@ def test_bad_input(tmp_path):
         moments(np.array([[np.inf, 1], [0, 1]]))
     with pytest.raises(InputError, match="features: expected at least one part"):
         merged([])
-    with pytest.raises(InputError, match="sizes: expected two or more different numbers from 2 to 5"):
-        extrapolated_frechet(np.eye(5), np.eye(5), sizes=[3])
     with pytest.raises(InputError, match="nowhere.npz: expected reference statistics, got"):
         read_statistics(tmp_path / "nowhere.npz")
     (tmp_path / "cut.npz").write_bytes(b"PK\x03\x04cut")

@@ -4,19 +4,22 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.spatial.distance import cdist
 
 from common.errors import InputError
-from common.metrics.mmd import cubic, energy, median_distance, mmd_squared, mmd_squared_of_subsets, rbf
+from common.metrics.mmd import cubic, energy, mmd_squared, mmd_squared_of_subsets
 
 
 def cloud(count, dimensions=2, seed=0):
     return np.random.default_rng(seed).normal(size=(count, dimensions))
 
 
+def rbf(s):
+    return lambda x, y: np.exp(-cdist(x, y, "sqeuclidean") / (2 * s**2))
+
+
 @settings(max_examples=15, deadline=None)
-@given(
-    seed=st.integers(0, 99), block=st.integers(1, 30), which=st.sampled_from([rbf(0.7), rbf((0.5, 2)), energy, cubic])
-)
+@given(seed=st.integers(0, 99), block=st.integers(1, 30), which=st.sampled_from([rbf(0.7), energy, cubic]))
 def test_against_all_pairs(seed, block, which):
     x, y = cloud(12, 3, seed), cloud(9, 3, seed + 100) + 0.5
     xx, yy = (which(each, each)[~np.eye(len(each), dtype=bool)].mean() for each in (x, y))
@@ -57,12 +60,6 @@ def test_cubic_kernel_ignores_means_of_equal_sets_only():
     np.testing.assert_allclose(cubic(np.array([[1.0, 3.0]]), np.array([[2.0, 4.0]])), by_hand)
 
 
-def test_median_distance():
-    assert median_distance(np.array([[0.0], [1.0], [3.0]])) == 2
-    assert median_distance(cloud(3000)) == pytest.approx(2 * np.sqrt(np.log(2)), rel=0.03)
-    assert median_distance(5 * cloud(100)) == pytest.approx(5 * median_distance(cloud(100)))
-
-
 def test_subsets():
     x, y = cloud(40, 4), cloud(50, 4, 1) + 0.3
     found = mmd_squared_of_subsets(x, y, size=20, subsets=30)
@@ -73,8 +70,6 @@ def test_subsets():
 
 
 def test_bad_input():
-    with pytest.raises(InputError, match=r"bandwidths: expected positive numbers, got \[1.0, 0.0\]"):
-        rbf((1, 0))
     with pytest.raises(InputError, match="samples: expected at least 2 points, and 2 of reference, got 1 and 5"):
         mmd_squared(cloud(1), cloud(5), kernel=energy)
     with pytest.raises(InputError, match="size: expected 2 to 5, the points there are, got 1000"):

@@ -48,13 +48,28 @@ def test_against_whole_matrices(seed, dimensions, k, block):
     assert (swapped.precision, swapped.recall) == (found.recall, found.precision)
 
 
+@pytest.mark.parametrize("offset", [0, 1e4])
+@pytest.mark.parametrize("scale", [1e-3, 1.0])
+def test_many_dimensions_far_from_zero(offset, scale):
+    """Copies are at distance 0 and points at the edge of a ball inside it, wherever the cloud lies."""
+    x = cloud(40, 50)
+    x[20:] = x[:20]  # each point twice: every radius for k = 1 is 0
+    x = offset + scale * x
+    np.testing.assert_array_equal(radii(x, k=1), 0)
+    found = precision_recall(x, x, k=1)
+    assert found == (1, 1, 2, 1)
+    nudged = x + scale * 1e-3 * cloud(40, 50, 1)
+    assert precision_recall(nudged, x, k=1).precision == 0
+    np.testing.assert_allclose(radii(x, k=2), np.sort(cdist(x, x), 1)[:, 2], rtol=1e-9)
+
+
 @pytest.mark.parametrize("dimensions", [2, 30])
 def test_limits(dimensions):
     x = cloud(60, dimensions)
     same = precision_recall(x, x)
     assert (same.precision, same.recall, same.coverage) == (1, 1, 1)
-    # A point lies in its own ball and, on the mean, at the very edge of those of k others, where rounding tells.
-    assert same.density == pytest.approx(4 / 3, rel=1e-9 if dimensions == 2 else 0.1)
+    # A point lies in its own ball and, on the mean, at the very edge of those of k others.
+    assert same.density == pytest.approx(4 / 3, rel=1e-9)
     assert precision_recall(x + 1000, x) == (0, 0, 0, 0)
     # Copies of few data are precise and reach little.
     few = precision_recall(np.repeat(x[:3], 20, 0) + 1e-3 * cloud(60, dimensions, 1), x)

@@ -1,9 +1,9 @@
-"""Ranges and norms."""
+"""Ranges."""
 
 import jax.numpy as jnp
 import numpy as np
 
-from common.metrics.scaling import l1_normalise, rescale
+from common.metrics.scaling import rescale
 
 
 def test_rescale_meets_both_ends_in_proportion():
@@ -11,10 +11,3 @@ def test_rescale_meets_both_ends_in_proportion():
     np.testing.assert_allclose(rescale(x), [[0, 0.25], [0.5, 1]])
     np.testing.assert_allclose(rescale(x, low=-1, high=1), [[-1, -0.5], [0, 1]])
     np.testing.assert_array_equal(rescale(jnp.full((2, 2), 7.0), low=0.5, high=1), 0.5)
-
-
-def test_l1_norm_of_every_channel_is_one():
-    x = np.random.default_rng(0).normal(size=(2, 3, 4, 2)).astype(np.float32)
-    x[1, ..., 1] = 0
-    norm = np.abs(l1_normalise(x)).sum((1, 2))
-    np.testing.assert_allclose(norm, [[1, 1], [1, 0]], rtol=1e-5)

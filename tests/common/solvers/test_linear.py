@@ -10,7 +10,7 @@ from common.solvers import linear
 from common.solvers.grids import power, uniform
 from common.solvers.linear import Steps
 from common.solvers.multistep import weights
-from common.solvers.quadrature import gauss_legendre, lagrange
+from common.solvers.quadrature import adaptive, gauss_legendre, lagrange, tails
 from common.solvers.runge_kutta import RK4, integrate
 
 
@@ -137,3 +137,14 @@ def test_weights_are_checked():
         adams_bashforth(np.array([0.0]), np.array([1.0]), -1, False)
     with pytest.raises(InputError, match="corrector: expected no step of length zero"):
         adams_bashforth(np.array([0.0, 0.0]), np.array([0.0, 1.0]), 1, True)
+
+
+@pytest.mark.parametrize("distance", [1.0, 1e-3, 1e-8])
+def test_adaptive_quadrature_near_a_singularity(distance):
+    lower, upper = np.array([0.0, 0.5]), np.array([2.0, 0.6])
+    nodes, weights = adaptive(lambda x: 1 / np.sqrt(x + distance), lower, upper)
+    values = 1 / np.sqrt(nodes + distance)
+    want = 2 * (np.sqrt(upper + distance) - np.sqrt(lower + distance))
+    np.testing.assert_allclose((values * weights).sum(-1), want, rtol=1e-12)
+    want = 2 * (np.sqrt(upper + distance)[:, None] - np.sqrt(nodes + distance))
+    np.testing.assert_allclose(tails(values, weights), want, rtol=0, atol=1e-12)

@@ -1,4 +1,4 @@
-"""Runge-Kutta rules and Euler-Maruyama on problems with closed solutions."""
+"""Runge-Kutta rules on problems with closed solutions."""
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +8,7 @@ import pytest
 from common.errors import InputError
 from common.solvers import runge_kutta
 from common.solvers.grids import power, uniform
-from common.solvers.runge_kutta import TABLEAUS, euler_maruyama, integrate
+from common.solvers.runge_kutta import TABLEAUS, integrate
 
 
 @pytest.mark.parametrize("name", TABLEAUS)
@@ -43,27 +43,6 @@ def test_stages_are_evaluated_where_the_step_ends():
     np.testing.assert_allclose(last, -(times[-2] - times[-1]) / 2 * np.ones(3), rtol=1e-6)
     assert states.shape == (8, 3)
     np.testing.assert_array_equal(states[-1], last)
-
-
-def test_euler_maruyama_draws_the_right_spread():
-    """dx = -x dt + sqrt(2) dW from 0 has variance 1 - exp(-2 t); the step's own recursion gives it exactly."""
-    times, n = uniform(0, 1, 50), 40_000
-    keys = jax.random.split(jax.random.key(0), n)
-    run = jax.jit(lambda keys, x: euler_maruyama(lambda x, t: -x, lambda t: jnp.sqrt(2.0), keys, x, times)[0])
-    got = np.asarray(run(keys, jnp.zeros((n, 1))), float)
-    dt = 1 / 50
-    want = sum(2 * dt * (1 - dt) ** (2 * k) for k in range(50))
-    assert got.var() == pytest.approx(want, rel=5 * np.sqrt(2 / n))
-    part = run(keys[:7], jnp.zeros((7, 1)))
-    np.testing.assert_array_equal(part, got[:7].astype(np.float32))
-
-
-def test_without_diffusion_it_is_euler():
-    times, x = uniform(0, 1, 9), jnp.arange(4.0)[:, None]
-    field = lambda x, t: jnp.sin(x + t)  # noqa: E731
-    keys = jax.random.split(jax.random.key(0), 4)
-    got = euler_maruyama(field, lambda t: 0.0 * t, keys, x, times, store=True)[1]
-    np.testing.assert_array_equal(got, integrate(field, x, times, rule=runge_kutta.EULER, store=True)[1])
 
 
 def test_times_are_checked():

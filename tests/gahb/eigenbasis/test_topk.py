@@ -199,7 +199,7 @@ def test_the_basis_fits_its_budget():
         ({"method": "kryolv"}, 'did you mean "krylov"'),
         ({"max_basis": 8}, "max_basis: expected k \\+ 3 block <= max_basis <= d"),
         ({"y": np.zeros((2, *SHAPE), np.float32)}, "y: expected one image"),
-        ({"y": np.zeros(SHAPE, np.uint8)}, "y: expected floats"),
+        ({"y": np.zeros(SHAPE, np.int32)}, r"y: expected bytes \(uint8\) or floats"),
         ({"denoise": lambda y: y[..., :1]}, "denoise: expected an output like its input"),
         ({"denoise": 3}, "denoise: expected a function"),
     ],

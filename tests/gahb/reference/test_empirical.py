@@ -170,8 +170,8 @@ def test_another_set_or_sigma_compiles_nothing():
 def test_mistakes_are_named():
     with pytest.raises(InputError, match="sigma: expected a positive number, got 0.0"):
         empirical(images(), 0.0)
-    with pytest.raises(InputError, match=r"images: expected floats \[N, H, W, C\], N > 0, got uint8"):
-        empirical(np.zeros((2, 4, 4, 1), np.uint8), 1.0)
+    with pytest.raises(InputError, match=r"images: expected bytes \(uint8\) or floats in \[0, 1\], got uint16"):
+        empirical(np.zeros((2, 4, 4, 1), np.uint16), 1.0)
     with pytest.raises(InputError, match=r"y: expected \[B, 5, 4, 2\], got \[1, 4, 5, 2\]"):
         empirical(images(), 1.0)(jnp.zeros((1, 4, 5, 2)))
     with pytest.raises(InputError, match=r"posterior: expected a denoiser made by empirical"):

@@ -93,7 +93,7 @@ def test_ends_of_the_noise_range():
 
 
 def test_mistakes_are_named():
-    with pytest.raises(InputError, match=r"images: expected floats \[N, H, W, C\], N > 0, got uint8"):
-        fit_covariance(np.zeros((2, 4, 4, 1), np.uint8))
+    with pytest.raises(InputError, match=r"images: expected bytes \(uint8\) or floats in \[0, 1\], got uint16"):
+        fit_covariance(np.zeros((2, 4, 4, 1), np.uint16))
     with pytest.raises(InputError, match=r"y: expected \[B, 4, 3, 2\], got \[1, 3, 4, 2\]"):
         covariance_wiener(fit_covariance(gaussian(5)), 0.1)(jnp.zeros((1, 3, 4, 2)))
