@@ -302,6 +302,4 @@ def measure_sampler(
 
 
 def _checkpoints(work, workdir: Path) -> Checkpoints:
-    return Checkpoints(
-        workdir, config=configs.to_dict(work.config), keep=work.settings.checkpoint_keep, data_fingerprint=None
-    )
+    return Checkpoints(workdir, config=configs.to_dict(work.config), keep=work.settings.keep, data_fingerprint=None)

@@ -54,7 +54,7 @@ def batches_for(work: Workload, placement: str) -> Batches:
         seed=work.settings.seed,
         augment=work.method.augment,
         placement=placement,
-        workers=work.settings.workers,
+        workers=work.settings.loading["workers"],
     )
 
 

@@ -1,30 +1,39 @@
 """Experiment configurations: loading, checking, durations, hashing, and the copy that lives in the workdir."""
 
-import ast
+import contextlib
 import copy
 import hashlib
+import io
 import json
-import math
 import os
 import re
+import sys
 import traceback
 from collections.abc import Iterator, Mapping
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
 
-from common.errors import InputError, choice, input_error, nearest
+from common import migrations
+from common.config_values import parse, typed
+from common.errors import InputError, choice, input_error, nearest, shown
 from common.io.files import write_atomically
+from common.migrations import flat
 
 FILE_NAME = "config.json"
+
+# Keys of config.json beside the experiment's own: its version, what was changed at which step, and where the first
+# parameters came from.
+RECORD = (migrations.KEY, "history", "init_from")
 
 # What may differ between a stored run and the command that resumes it, because no number of the run depends on it
 # (a larger budget for bad steps or records lets a run go on that has stopped at them).
 RESUME_MAY_CHANGE = (
     "train.log_every",
     "train.preview_every",
+    "train.evaluate_every",
+    "train.evaluate_batches",
     "train.tracking",
     "train.steps_per_call",
     "train.skip_nonfinite",
@@ -42,6 +51,10 @@ RESUME_MAY_CHANGE = (
     "sampler.*",
 )
 
+# What a run may go on with in another way, from its newest checkpoint, where the command says so by
+# `--config.KEY=VALUE`; each change is recorded.
+CONTINUE_MAY_CHANGE = ("train.steps", "optimizer.*")
+
 # Keys of all experiments that name one of a few things.
 CHOICES = {
     "parallel": ("jit", "pmap"),
@@ -53,13 +66,10 @@ CHOICES = {
     "optimizer.schedule": ("constant", "halving", "cosine", "warmup_cosine"),
 }
 
-_UNITS = ("step", "example", "epoch", "percent")
-_DURATION = re.compile(r"\s*([0-9_.eE+]+)\s+([a-z]+)\s*")
 # How ConfigDict words an assignment of the wrong type.
 _CAST = (
     r"Could not override field '(\w+)' \(reference\)\. (.*) is of original type <class '([\w.]+)'>.*<class '([\w.]+)'>"
 )
-_DURATION_FORMS = 'a number of steps, or a string such as "5 epochs" or "100000 examples"'
 
 
 def load(path: str | os.PathLike, overrides: Mapping[str, Any] | None = None, base: ConfigDict | None = None):
@@ -77,7 +87,8 @@ def from_dict(values: Mapping[str, Any], base: ConfigDict | None = None, overrid
     if base is None:
         return _finish(ConfigDict(_tuples(values)), overrides)
     config = copy.deepcopy(base).unlock()
-    for key, value in _flat(values):
+    for key, value in flat(values):
+        _check_kind(config, key, value)
         _set(config, key, value)
     return _finish(config, overrides)
 
@@ -87,29 +98,78 @@ def to_dict(config: ConfigDict) -> dict[str, Any]:
     return json.loads(json.dumps(config.to_dict()))
 
 
+def experiment(config: ConfigDict | Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the configuration as plain JSON values, without the keys of a stored one that are a record."""
+    values = to_dict(config) if isinstance(config, ConfigDict) else config
+    return {name: each for name, each in values.items() if name not in RECORD}
+
+
 def digest(config: ConfigDict | Mapping[str, Any]) -> str:
     """Returns the sha256 of the configuration's canonical JSON, 64 hexadecimal digits."""
-    values = to_dict(config) if isinstance(config, ConfigDict) else config
-    return hashlib.sha256(json.dumps(values, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(experiment(config), sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
-def write(config: ConfigDict | Mapping[str, Any], workdir: str | os.PathLike) -> Path:
-    """Writes `workdir/config.json` in one atomic step and returns its path."""
-    values = to_dict(config) if isinstance(config, ConfigDict) else config
-    content = json.dumps(values, indent=2) + "\n"
+def stamped(config: ConfigDict | Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the plain JSON values with the version of their keys, as they are stored."""
+    return {migrations.KEY: migrations.VERSION, **experiment(config)}
+
+
+def write(
+    config: ConfigDict | Mapping[str, Any], workdir: str | os.PathLike, record: Mapping[str, Any] | None = None
+) -> Path:
+    """Writes `workdir/config.json` with its version and `record` in one atomic step and returns its path."""
+    content = json.dumps({**stamped(config), **(record or {})}, indent=2) + "\n"
     return write_atomically(Path(workdir) / FILE_NAME, content.encode())
 
 
-def read(workdir: str | os.PathLike, base: ConfigDict | None = None, overrides: Mapping[str, Any] | None = None):
-    """Returns the locked configuration stored in `workdir`, with `overrides` applied; raises `InputError`."""
-    return from_dict(read_dict(workdir), base, overrides)
+def read(
+    workdir: str | os.PathLike,
+    base: ConfigDict | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    *,
+    training: bool = False,
+) -> ConfigDict:
+    """Returns the locked configuration stored in `workdir`, with `overrides` applied.
+
+    Keys that `base` has and the stored one lacks take `base`'s default; keys that `base` has no more are ignored, but
+    for `training`, which they may have decided. One note on stderr names both. Raises `InputError`.
+    """
+    values = read_dict(workdir)
+    if base is not None:
+        for key, value in flat(values):
+            _check_kind(base, key, value)
+    if "method" not in values:
+        raise _incomplete(Path(workdir) / FILE_NAME, 'one without the key "method"')
+    return from_dict(values if base is None else _known(values, base, workdir, training), base, overrides)
+
+
+def filled(values: Mapping[str, Any], base: ConfigDict) -> dict[str, Any]:
+    """Returns stored values under today's names, with `base`'s default where they lack a key."""
+    stored = dict(flat(migrations.upgraded(values, FILE_NAME)))
+    return {**dict(flat(to_dict(base))), **stored}
 
 
 def read_dict(workdir: str | os.PathLike) -> dict[str, Any]:
-    """Returns the plain values of `workdir/config.json`; raises `InputError` when there is none or it is damaged."""
+    """Returns the plain values of `workdir/config.json` under today's names, without its record.
+
+    Raises `InputError` when there is none or it is damaged.
+    """
     path = Path(workdir) / FILE_NAME
+    return experiment(migrations.upgraded(_read_json(workdir, path), path))
+
+
+def read_record(workdir: str | os.PathLike) -> dict[str, Any]:
+    """Returns the `history` and `init_from` of `workdir/config.json`, as far as it has them; raises `InputError`."""
+    stored = _read_json(workdir, Path(workdir) / FILE_NAME)
+    return {name: stored[name] for name in RECORD if name in stored and name != migrations.KEY}
+
+
+def _read_json(workdir: str | os.PathLike, path: Path) -> dict[str, Any]:
+    if path.exists() and not path.is_file():
+        got = "a directory" if path.is_dir() else "none (a pipe or a device)"
+        raise input_error(str(path), expected="a file", got=got, fix="restore the file or start a new workdir")
     try:
-        values = json.loads(path.read_text())
+        values = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise input_error(
             f"workdir {workdir}",
@@ -117,13 +177,61 @@ def read_dict(workdir: str | os.PathLike) -> dict[str, Any]:
             got="none",
             fix="name the workdir of a run, or train one first",
         ) from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
+        got = "brackets nested too deeply" if isinstance(error, RecursionError) else error
         raise input_error(
-            str(path), expected="readable JSON", got=error, fix="restore the file or start a new workdir"
+            str(path), expected="readable JSON", got=got, fix="restore the file or start a new workdir"
         ) from None
     if not isinstance(values, dict):
         raise input_error(str(path), expected="a JSON object", got=type(values).__name__, fix="restore the file")
+    if not values:
+        raise _incomplete(path, "an empty one")
     return values
+
+
+def _incomplete(path: Path, got: str) -> InputError:
+    return input_error(str(path), expected="the configuration of a run", got=got, fix="restore the file")
+
+
+def _known(values: Mapping[str, Any], base: ConfigDict, workdir: str | os.PathLike, training: bool) -> dict[str, Any]:
+    """Returns the stored values of keys that `base` has, as dotted keys, and says what differs between both."""
+    path = Path(workdir) / FILE_NAME
+    stored, known = dict(flat(values)), dict(flat(to_dict(base)))
+    sections = {key[:end] for key in known for end, letter in enumerate(key) if letter == "."}
+    removed = {
+        key: value
+        for key, value in stored.items()
+        if key not in known and key not in sections and not any(key.startswith(f"{each}.") for each in known)
+    }
+    if removed and training:
+        raise input_error(
+            str(path),
+            expected="keys of this version",
+            got="keys that it has no more: " + _listed(removed),
+            fix=f"train with the version that wrote it, or start a new run from it: --init-from {workdir}",
+        )
+    notes = []
+    if new := {key: value for key, value in known.items() if key not in stored and value != {}}:
+        notes.append("keys that are newer than it take their default: " + _listed(new))
+    if removed:
+        notes.append("keys that this version has no more are ignored: " + _listed(removed))
+    if notes:
+        _note(f"{path}: {'; '.join(notes)}")
+    return {key: value for key, value in stored.items() if key not in removed}
+
+
+def _listed(values: Mapping[str, Any]) -> str:
+    more = f" and {len(values) - 8} more" if len(values) > 8 else ""
+    return ", ".join(f"{key}={shown(value)}" for key, value in list(values.items())[:8]) + more
+
+
+_NOTED: set[str] = set()  # a command reads a configuration several times, and says once what is odd about it
+
+
+def _note(text: str) -> None:
+    if text not in _NOTED:
+        _NOTED.add(text)
+        print(f"note: {text}", file=sys.stderr)
 
 
 def diff(a: ConfigDict | Mapping, b: ConfigDict | Mapping, ignore: tuple[str, ...] = ()) -> list[str]:
@@ -131,10 +239,10 @@ def diff(a: ConfigDict | Mapping, b: ConfigDict | Mapping, ignore: tuple[str, ..
 
     `ignore` holds dotted keys, or `section.*` for all keys of a section.
     """
-    left, right = (dict(_flat(to_dict(each) if isinstance(each, ConfigDict) else each)) for each in (a, b))
+    left, right = (dict(flat(experiment(each))) for each in (a, b))
     lines = []
     for key in sorted(left.keys() | right.keys()):
-        if key in ignore or any(each.endswith(".*") and key.startswith(each[:-1]) for each in ignore):
+        if matches(key, ignore):
             continue
         old, new = (json.dumps(each[key]) if key in each else "(absent)" for each in (left, right))
         if old != new:
@@ -142,52 +250,9 @@ def diff(a: ConfigDict | Mapping, b: ConfigDict | Mapping, ignore: tuple[str, ..
     return lines
 
 
-def steps(
-    value: int | str, *, batch_size: int, num_examples: int | None, field: str, run_length: int | None = None
-) -> int:
-    """Returns the number of steps of a duration: an int, or "N steps", "N examples", "N epochs" or "N percent".
-
-    Rounded up. `num_examples` is the size of the training set, `batch_size` the global one, `run_length` the number of
-    steps that percents are of (None: they have no meaning here). Raises `InputError` naming `field`.
-    """
-    amount, unit = _duration(value, field)
-    if unit == "step":
-        total = amount
-    elif unit == "example":
-        total = amount / batch_size
-    elif unit == "percent":
-        if run_length is None:
-            raise input_error(
-                field, expected="steps, examples or epochs", got=f'"{value}"', fix="percents are of this length"
-            )
-        total = amount * run_length / 100
-    elif num_examples is None:
-        raise input_error(
-            field, expected="a number of steps or examples", got=f'"{value}"', fix="the data set has no epochs here"
-        )
-    else:
-        total = amount * num_examples / batch_size
-    return math.ceil(total)
-
-
-def _duration(value: object, field: str) -> tuple[Fraction, str]:
-    """Returns (amount, unit) of a duration, exactly."""
-    fix = "units are steps, examples, epochs and percent"
-    if isinstance(value, bool) or not isinstance(value, int | float | str):
-        raise input_error(field, expected=_DURATION_FORMS, got=repr(value), fix=fix)
-    text = f"{value} steps" if not isinstance(value, str) or re.fullmatch(r"[\s0-9_.eE+-]+", value) else value
-    match = _DURATION.fullmatch(text)
-    unit = match and match[2].removesuffix("s")
-    try:
-        amount = Fraction(match[1].replace("_", "")) if match else None
-    except (ValueError, ZeroDivisionError):
-        amount = None
-    if amount is None or unit not in _UNITS or (unit == "step" and amount.denominator != 1):
-        close = nearest(match[2], ["steps", "examples", "epochs", "percent"]) if match and unit not in _UNITS else None
-        raise input_error(
-            field, expected=_DURATION_FORMS, got=repr(value), fix=f'did you mean "{close}"?' if close else fix
-        )
-    return amount, unit
+def matches(key: str, patterns: tuple[str, ...]) -> bool:
+    """Returns whether a dotted key is one of `patterns`, or in a section that one of them names by `section.*`."""
+    return key in patterns or any(each.endswith(".*") and key.startswith(each[:-1]) for each in patterns)
 
 
 def _run_file(path: Path) -> ConfigDict:
@@ -197,20 +262,29 @@ def _run_file(path: Path) -> ConfigDict:
         fix = f"did you mean {path.with_name(close)}.py?" if close else "check --config"
         raise input_error(f"config file {path}", expected="a Python file", got="no such file", fix=fix)
     namespace = {"__file__": str(path), "__name__": "experiment", "__builtins__": __builtins__}
+    printed = io.StringIO()
     try:
-        exec(compile(path.read_text(), str(path), "exec"), namespace)
-        build = namespace.get("get_config")
-        if not callable(build):
-            raise input_error(
-                str(path), expected="a function get_config()", got="none", fix="see configs/base.py for the shape"
-            )
-        config = build()
+        # Commands promise what they print, so a file that only returns values must add nothing to it.
+        with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
+            exec(compile(path.read_bytes(), str(path), "exec"), namespace)
+            build = namespace.get("get_config")
+            if not callable(build):
+                raise input_error(
+                    str(path), expected="a function get_config()", got="none", fix="see configs/base.py for the shape"
+                )
+            config = build()
     except SyntaxError as error:
-        raise InputError(f"{error.filename}:{error.lineno}: {error.msg}; mend the config file") from error
+        place = f"{error.filename}:{error.lineno}" if error.filename and error.lineno else str(path)
+        raise InputError(f"{place}: {error.msg}; correct the config file") from error
     except InputError:
         raise
-    except Exception as error:  # whatever a user's file raises is a mistake in that file, so it is told with its line
+    # Whatever a user's file raises, also SystemExit(0), is a mistake in that file and is reported with its line.
+    except BaseException as error:
         raise InputError(f"{_place(error, path)}: {_reason(error)}") from error
+    if text := printed.getvalue().strip():
+        raise input_error(
+            str(path), expected="a file that prints nothing", got=shown(text), fix="remove print from the config file"
+        )
     if not isinstance(config, ConfigDict):
         raise input_error(
             str(path), expected="get_config() to return a ConfigDict", got=type(config).__name__, fix="return it"
@@ -218,13 +292,13 @@ def _run_file(path: Path) -> ConfigDict:
     return config
 
 
-def _place(error: Exception, path: Path) -> str:
+def _place(error: BaseException, path: Path) -> str:
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
     return f"{path}:{lines[-1]}" if lines else str(path)
 
 
-def _reason(error: Exception) -> str:
-    """Returns a sentence for an error in a config file; ConfigDict's own are long, so they are told anew."""
+def _reason(error: BaseException) -> str:
+    """Returns a sentence for an error in a config file; ConfigDict's own are long, so they are reworded."""
     text = str(error).replace("\\n", "\n").replace("\\'", "'")
     if match := re.match(_CAST, text, re.DOTALL):
         wanted = "a section (ConfigDict)" if match[4].endswith("ConfigDict") else match[4]
@@ -240,7 +314,7 @@ def _finish(config: ConfigDict, overrides: Mapping[str, Any] | None) -> ConfigDi
         _set(config, key, value)
     for key in _leaves(config):
         section, name = _section(config, key)
-        section[name] = _typed(f"config.{key}", section[name], section.get_type(name), section[name])
+        section[name] = typed(f"config.{key}", section[name], section.get_type(name), section[name])
         if key in CHOICES:
             choice(f"config.{key}", section[name], CHOICES[key])
     if "seed" in config and not 0 <= config.seed < 2**32:
@@ -267,6 +341,23 @@ def _unknown(key: str, known: list[str]) -> InputError:
     return InputError(f"config.{key}: unknown key; {fix}")
 
 
+def _check_kind(config: ConfigDict, key: str, value: Any) -> None:
+    """Raises `InputError` for a value in the place of a section, and for a section in the place of a value."""
+    place, name = config, ""
+    for each in key.split("."):
+        if not isinstance(place, ConfigDict):
+            raise input_error(
+                f"config{name}", expected="one value", got=f"a section with the key {each}", fix="give one value"
+            )
+        if each not in place:
+            return
+        place, name = place[each], f"{name}.{each}"
+    if isinstance(place, ConfigDict):
+        raise input_error(
+            f"config{name}", expected="a section of several keys", got=shown(value), fix=f"set config{name}.KEY"
+        )
+
+
 def _set(config: ConfigDict, key: str, value: Any) -> None:
     section, name = _section(config, key)
     kind = section.get_type(name)
@@ -275,45 +366,8 @@ def _set(config: ConfigDict, key: str, value: Any) -> None:
         raise input_error(
             f"config.{key}", expected="one key", got="a whole section", fix=f"set config.{key}.{first} or another key"
         )
-    parsed = _parse(value, kind) if isinstance(value, str) else value
-    section[name] = _typed(f"config.{key}", parsed, kind, section[name])
-
-
-def _parse(text: str, kind: type) -> Any:
-    """Returns what a text from the command line means for a field of type `kind`; the text itself if it has none."""
-    if kind in (str, object):
-        return text
-    if kind is bool:
-        return {"true": True, "false": False}.get(text.strip().lower(), text)
-    try:
-        value = ast.literal_eval(text.strip())
-    except (ValueError, SyntaxError):
-        return text
-    if kind is int and isinstance(value, float) and value.is_integer():
-        return int(value)
-    return (value,) if kind is tuple and _is_number(value) else value
-
-
-def _typed(field: str, value: Any, kind: type, default: Any) -> Any:
-    """Returns `value` as the field's type, an int as a float where a float is meant; raises `InputError` otherwise."""
-    if kind is object:
-        amount, unit = _duration(value, field)
-        return int(amount) if unit == "step" else value.strip()
-    if kind is float and _is_number(value) and math.isfinite(value):
-        return float(value)
-    if kind is tuple and isinstance(value, tuple | list):
-        like = next((each for each in default if isinstance(each, float)), default[0] if default else None)
-        checked = (_typed(f"{field}[{i}]", each, type(like), like) for i, each in enumerate(value))
-        return tuple(value) if like is None else tuple(checked)
-    if isinstance(value, kind) and kind is not float and not (kind is int and isinstance(value, bool)):
-        return value
-    expected, example = {
-        bool: ("true or false", "write true or false"),
-        int: ("a whole number (int)", "write it without quotes or point"),
-        float: ("a finite number (float)", "write a number"),
-        tuple: ('values in brackets (tuple), such as "(10., 25.)"', "separate them by commas"),
-    }.get(kind, (kind.__name__, "give a value of that type"))
-    raise input_error(field, expected=expected, got=f"{value!r} ({type(value).__name__})", fix=example)
+    parsed = parse(value, kind) if isinstance(value, str) else value
+    section[name] = typed(f"config.{key}", parsed, kind, section[name])
 
 
 def _leaves(config: ConfigDict, prefix: str = "") -> Iterator[str]:
@@ -321,20 +375,8 @@ def _leaves(config: ConfigDict, prefix: str = "") -> Iterator[str]:
         yield from _leaves(value, f"{prefix}{name}.") if isinstance(value, ConfigDict) else (prefix + name,)
 
 
-def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{name}.")
-        else:
-            yield prefix + name, value
-
-
 def _tuples(value: Any) -> Any:
     """Returns the JSON values with tuples in place of lists, which is what config files hold."""
     if isinstance(value, Mapping):
         return {name: _tuples(each) for name, each in value.items()}
     return tuple(_tuples(each) for each in value) if isinstance(value, list | tuple) else value
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)

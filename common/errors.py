@@ -17,6 +17,15 @@ def input_error(field: str, *, expected: object, got: object, fix: str) -> Input
     return InputError(f"{field}: expected {expected}, got {got}; {fix}")
 
 
+def shown(value: object, most: int = 80) -> str:
+    """Returns `repr(value)`, without its middle where it is longer than `most` characters."""
+    try:
+        text = repr(value)
+    except ValueError:  # an integer of more digits than Python writes
+        return "an integer of thousands of digits"
+    return text if len(text) <= most else f"{text[: most - 20]} ... {text[-15:]}"
+
+
 def at_least_one(counts: Mapping[str, int]) -> None:
     """Raises an `InputError` that names the first of `counts`, by field, that is below 1."""
     for field, count in counts.items():

@@ -67,6 +67,8 @@ class Method(NamedTuple):
     depend on the number of devices) and `progress` float32 `[]` in [0, 1) (step divided by the number of steps).
     `example` gives shapes and dtypes of the method's own arrays for one example, where they are known without data.
     `sampler`, where there is one, serves `sample --num N`, which draws any number of samples and resumes.
+    `uses_progress` names the settings (`key=value`) through which the loss depends on `progress`, and thereby on the
+    length of the run.
     """
 
     name: str
@@ -79,3 +81,4 @@ class Method(NamedTuple):
     preview: Callable[[Variables, jax.Array], Mapping[str, np.ndarray]]  # -> {name: [H, W, C] in [0, 1]}
     example: Callable[[], Mapping[str, jax.ShapeDtypeStruct]] | None = None
     sampler: Sampler | None = None
+    uses_progress: tuple[str, ...] = ()

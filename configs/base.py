@@ -54,10 +54,12 @@ def base() -> ConfigDict:
     data.workers = 2  # threads that prepare streamed batches
 
     config.train = train = ConfigDict()
-    train.steps = duration(1000)  # length of the run
+    train.steps = duration(1000)  # length of the run; a larger one prolongs a run that is there
     train.batch_size = 32  # examples a step, over all devices and hosts
     train.log_every = duration(50)
     train.preview_every = duration(0)  # pictures of the current model (0 = never)
+    train.evaluate_every = duration(0)  # loss on fixed batches of held-out data with fixed noise (0 = never)
+    train.evaluate_batches = 8  # how many batches that are
     train.tracking = ""  # "wandb": also log to Weights & Biases (extra `tracking`; keys from its own environment)
     train.steps_per_call = 1  # steps run by one call into the compiled program; on CPUs 1 is by far the fastest
     train.accumulate = 1  # micro-batches whose gradients are averaged into one step
@@ -84,5 +86,6 @@ def base() -> ConfigDict:
     config.checkpoint = checkpoint = ConfigDict()
     checkpoint.every = duration(1000)
     checkpoint.keep = 3  # the newest that many stay
+    checkpoint.keep_every = duration(0)  # steps that are multiples of it stay for good (0 = none)
 
     return config

@@ -116,6 +116,8 @@ def run(app: App, request: Request) -> None:
     config, workdir = workdirs.to_train(app, request)
     plan = build(config)
     multi_run.check_same(app, config, workdir, what="comparison of classes")
+    for member in plan.members:
+        multi_run.check(app, config_of(config, member), workdir / member.name)
     sources = {member.name: app.build(config_of(config, member)).sources() for member in plan.members}
 
     def path(member: Member) -> Path:

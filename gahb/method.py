@@ -112,6 +112,7 @@ def build(config) -> Method:
             batch_size=sampler.batch_size,
             to_unit=lambda samples: samples,
         ),
+        uses_progress=(f"noise.freeze_after={noise.freeze_after:g}",) if noise.freeze_after < 1 else (),
     )
 
 

@@ -17,6 +17,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from common import config as configs
+from common import durations
 from common.cli import multi_run, workdirs
 from common.cli.app import App, Request, print_lines
 from common.cli.verbs.trained import config_settings
@@ -112,7 +113,7 @@ def build(config: ConfigDict) -> Plan:
 
 def config_of(config: ConfigDict, part: Part, half: int) -> ConfigDict:
     """Returns the config of one model, an ordinary experiment: its half and subset, its steps and a seed of its own."""
-    warmup = configs.steps(
+    warmup = durations.steps(
         config.optimizer.warmup,
         batch_size=config.train.batch_size,
         num_examples=part.size,
@@ -139,7 +140,9 @@ def run(app: App, request: Request) -> None:
     # Imported only now, which takes seconds: a mistyped command is refused at once.
     from common.training import parallel
 
-    app.build(config_of(config, plan.parts[0], 1))
+    for part in chosen:
+        for half in halves:
+            multi_run.check(app, config_of(config, part, half), workdir / part.name / str(half))
     training, held_out, dropped = images(app, config, plan)
     kept = f"{len(held_out)} held out ({dropped} that are training images left out)"
     print_lines(f"data: training sets of up to {len(training[0])} images, {kept}")

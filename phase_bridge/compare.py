@@ -96,7 +96,12 @@ def run(app: App, request: Request) -> None:
     multi_run.check_same(app, config, workdir, what="comparison", may_change=MAY_CHANGE)
     only = _only(plan, request.flags.only)
     for model in plan.models:
-        app.build(config_of(config, model, 0))
+        for seed in range(plan.seeds):
+            own = config_of(config, model, seed)
+            if plan.exact:
+                app.build(own)
+            elif only in (None, (model, seed)):
+                multi_run.check(app, own, model_path(workdir, model, seed))
     if request.flags.dry_run:
         print_lines(*(f"{name}/{seed}: {ENTRANTS[name].title}" for name in plan.models for seed in range(plan.seeds)))
         print_lines("nothing was compiled or written")

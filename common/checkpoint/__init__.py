@@ -10,9 +10,22 @@ from common.checkpoint.checkpoints import (
     Checkpoints,
     Restored,
     check_resume,
+    check_unlocked,
+    holds_weights_only,
     restore_params,
     restore_variables,
     saved_steps,
+    verify,
 )
 
-__all__ = ["Checkpoints", "Restored", "check_resume", "restore_params", "restore_variables", "saved_steps"]
+__all__ = [
+    "Checkpoints",
+    "Restored",
+    "check_resume",
+    "check_unlocked",
+    "holds_weights_only",
+    "restore_params",
+    "restore_variables",
+    "saved_steps",
+    "verify",
+]

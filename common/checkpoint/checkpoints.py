@@ -41,6 +41,7 @@ class Checkpoints:
 
     `config` (plain JSON values) and `data_fingerprint` say what the run is; a directory of another run is refused, but
     for keys that match `may_change` (dotted, or `section.*`). `data_fingerprint=None` skips the check of the data.
+    `upgrade` turns the config of a checkpoint, which an older version may have written, into today's keys.
     The newest `keep` steps stay, and all multiples of `keep_every` (0: none of them).
 
     With several processes every one makes every call; the first one reads and writes, and its results and errors come
@@ -60,6 +61,7 @@ class Checkpoints:
         keep_every: int = 0,
         data_fingerprint: str | None = None,
         may_change: tuple[str, ...] = (),
+        upgrade: Callable[[Mapping], Mapping] = configs.experiment,
     ):
         for key, value, least in (("keep", keep, 1), ("keep_every", keep_every, 0)):
             if value < least:
@@ -68,8 +70,8 @@ class Checkpoints:
                 )
         self._workdir = pathlib.Path(workdir)
         self._directory = self._workdir / FOLDER
-        self._run = {"config": json.loads(json.dumps(config)), "data_fingerprint": data_fingerprint}
-        self._may_change = may_change
+        self._run = {"config": configs.stamped(json.loads(json.dumps(config))), "data_fingerprint": data_fingerprint}
+        self._agreement = {"may_change": may_change, "upgrade": upgrade}
         self._remove_old = functools.partial(store.remove_old, self._directory, keep=keep, keep_every=keep_every)
         # Not Orbax's own: checksums of a large state take seconds and belong in the background too.
         self._writer: concurrent.futures.Executor | None = None
@@ -144,7 +146,7 @@ class Checkpoints:
                     fix="choose another workdir or change its permissions",
                 ) from None
             store.remove_temporary(self._directory)
-            check_resume(self._workdir, **self._run, may_change=self._may_change)
+            check_resume(self._workdir, **self._run, **self._agreement)
             self._writer = resources.enter_context(concurrent.futures.ThreadPoolExecutor(1, "checkpoint"))
             self._resources = resources.pop_all()
 
@@ -225,7 +227,7 @@ class Checkpoints:
             if found is None:
                 return None
             manifest, named = found
-            leaves.update(named)
+            leaves.update(zip(manifests.current_names(named, wanted), named.values(), strict=True))
             if step is None:
                 self._set_aside_after(manifest["step"])
             return {"step": manifest["step"], "extra": manifest["extra"]}
@@ -257,11 +259,14 @@ def check_resume(
     config: Mapping[str, Any],
     data_fingerprint: str | None = None,
     may_change: tuple[str, ...] = (),
+    upgrade: Callable[[Mapping], Mapping] = configs.experiment,
+    template: PyTree | None = None,
 ) -> int | None:
     """Returns the step from which a run with this config would resume in `workdir`, None for a new run; writes nothing.
 
     Raises:
-      InputError: the checkpoints there are of another config or of other data; the message has the keys that differ.
+      InputError: the checkpoints there are of another config or of other data, or their leaves differ from those of
+        `template`, if one is given; the message has what differs.
     """
     directory = pathlib.Path(workdir) / FOLDER
     try:
@@ -272,7 +277,7 @@ def check_resume(
     if found is None:
         return None
     manifest = found[0]
-    if lines := configs.diff(manifest["config"], json.loads(json.dumps(config)), ignore=may_change):
+    if lines := configs.diff(upgrade(manifest["config"]), json.loads(json.dumps(config)), ignore=may_change):
         raise input_error(
             f"workdir {workdir}",
             expected=f"the config of its checkpoint at step {manifest['step']}",
@@ -287,7 +292,36 @@ def check_resume(
             got=f"other data ({data_fingerprint[:16]})",
             fix="bring back the data or choose another workdir",
         )
+    if template is not None:
+        manifests.check_template(manifest, template, str(directory / str(manifest["step"])))
     return manifest["step"]
+
+
+def verify(workdir: str | os.PathLike) -> None:
+    """Reads the newest good checkpoint, if there are any; raises `InputError` if all are damaged."""
+    directory = pathlib.Path(workdir) / FOLDER
+
+    def load(manifest):
+        store.read(directory, manifest, {name.partition("/")[0] for name in manifest["leaves"]})
+
+    _find(directory, load)
+
+
+def check_unlocked(workdir: str | os.PathLike) -> None:
+    """Raises `InputError` if a run is writing checkpoints in `workdir` now."""
+    path = pathlib.Path(workdir) / FOLDER / ".lock"
+    if path.is_file():
+        with only_writer(path):
+            pass
+
+
+def holds_weights_only(workdir: str | os.PathLike) -> bool:
+    """Returns whether the newest checkpoint is of imported weights, which no step of training has changed."""
+    try:
+        found = _find(pathlib.Path(workdir) / FOLDER, lambda manifest: None)
+    except InputError:
+        return False
+    return found is not None and not any(name.startswith("opt_state") for name in found[0]["leaves"])
 
 
 def restore_params(workdir: str | os.PathLike, *, ema: bool = True, step: int | None = None) -> Variables:

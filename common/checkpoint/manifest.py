@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from typing import Any
 
 import jax
@@ -112,9 +112,23 @@ def check_leaf(name: str, leaf: np.ndarray | None, stored: Mapping[str, Any]) ->
         raise DamagedError(f"{name}: checksum differs")
 
 
+def current_names(stored: Iterable[str], wanted: Container[str]) -> list[str]:
+    """Returns the names of stored leaves, those of the optimizer as they are wanted today.
+
+    Once its state was that of an `optax.chain`, whose places counted what was switched on: the moments were in place 0
+    and the count of the schedule in the last one, both below place 1 behind a clip of the gradient.
+    """
+    names = []
+    for name in stored:
+        match = None if name in wanted else re.match(r"opt_state/(?:1/(?=\d/))?(\d)/", name)
+        names.append(f"opt_state/{min(int(match[1]), 1)}/{name[match.end() :]}" if match else name)
+    return names
+
+
 def check_template(manifest: Mapping[str, Any], template: PyTree, place: str) -> None:
     """Raises `InputError` with the leaves that differ in name, shape or dtype between checkpoint and template."""
-    stored, wanted = manifest["leaves"], {name: spec(leaf) for name, leaf in named_leaves(template).items()}
+    wanted = {name: spec(leaf) for name, leaf in named_leaves(template).items()}
+    stored = dict(zip(current_names(manifest["leaves"], wanted), manifest["leaves"].values(), strict=True))
     lines = []
     for name in sorted(stored.keys() | wanted.keys()):
         if name not in wanted:

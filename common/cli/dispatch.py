@@ -157,6 +157,15 @@ def _dry_run(parser: argparse.ArgumentParser) -> None:
 
 def _train(parser: argparse.ArgumentParser) -> None:
     _dry_run(parser)
+    parser.add_argument(
+        "--init-from",
+        metavar="PATH",
+        help="start a new run from the parameters of a run (DIR, or DIR/checkpoints/STEP) or of a file that\n"
+        "import-weights reads; PATH:partial takes the arrays that fit and names those that stay random",
+    )
+    parser.add_argument(
+        "--profile", type=int, metavar="STEPS", help="trace that many steps into DIR/profile (Perfetto, TensorBoard)"
+    )
     hosts = parser.add_argument_group("several hosts (the same command on each)")
     hosts.add_argument("--coordinator", metavar="HOST:PORT", help="address of process 0")
     hosts.add_argument("--num-processes", type=int, metavar="N", help="number of processes")
@@ -194,10 +203,12 @@ def _import_weights(parser: argparse.ArgumentParser) -> None:
 VERBS = (
     Verb(
         "train",
-        "train, or resume what DIR holds",
+        "train, or resume or prolong what DIR holds",
         "A run that was interrupted goes on where it stopped when the same command is given again. SIGTERM\n"
         "and Ctrl-C finish the current step, save and exit with code 0. --dry-run checks config, data,\n"
-        "devices and directories and compiles nothing.",
+        "devices, directories and checkpoints and compiles nothing. A larger --config.train.steps prolongs a run,\n"
+        "and --config.optimizer.KEY=VALUE changes its optimizer from the newest checkpoint on; both are recorded\n"
+        "in DIR/config.json. A directory of imported weights is fine-tuned, --init-from starts a new run from others.",
         _train,
         _run("train"),
     ),

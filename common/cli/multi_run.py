@@ -32,24 +32,34 @@ def check_same(
         )
 
 
+def check(app: App, config: ConfigDict, folder: Path) -> None:
+    """Checks the run of `config` in `folder` as a dry run of `train` does, unless it has ended; opens its data.
+
+    Raises `InputError` for what training would refuse.
+    """
+    if is_trained(folder):
+        return
+    from common.cli.train_run import prepare
+
+    prepare(app, config, folder, dry_run=True)
+
+
 def train(app: App, config: ConfigDict, folder: Path, *, title: str, **described: Any) -> bool:
     """Trains the run of `config` in `folder` unless it is trained, resuming it; returns whether it is trained now.
 
     `described` goes into `trained.json`, the file that says so, beside step and hash of the weights.
     """
-    from common.checkpoint import restore_variables
-    from common.cli.train_run import run as run_training
-    from common.sampling import weights_digest
-    from common.training import settings
-
     if is_trained(folder):
         return True
-    method = app.build(config)
-    source = method.sources()["train"]
-    chosen = settings.build(config, num_examples=len(source))
-    print_lines(f"training {title}: {config.train.steps} steps of {chosen.batch_size} on {len(source)} images")
+    from common.checkpoint import restore_variables
+    from common.cli import train_run
+    from common.sampling import weights_digest
+
+    prepared = train_run.prepare(app, config, folder)
+    settings, source = prepared.settings, prepared.source
+    print_lines(f"training {title}: {config.train.steps} steps of {settings.batch_size} on {len(source)} images")
     folder.mkdir(parents=True, exist_ok=True)
-    outcome = run_training(method, source, chosen, workdir=folder, config=configs.to_dict(config))
+    outcome = train_run.run(prepared)
     if not outcome.interrupted:
         variables, step = restore_variables(folder)
         numbers = {"step": step, "weights": weights_digest(variables), **described}

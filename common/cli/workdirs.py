@@ -2,7 +2,7 @@
 
 import tempfile
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
@@ -14,6 +14,8 @@ from common.errors import InputError, input_error
 # What a command after training may change: keys on which the meaning of the trained weights does not depend.
 TRAINED_MAY_CHANGE = (*configs.RESUME_MAY_CHANGE, "seed", "compute_dtype", "data.*", "train.*", "optimizer.*", "ema.*")
 TRAINED_MUST_AGREE = "data.channels"
+
+PARTIAL = ":partial"  # at the end of --init-from: what does not fit may stay random
 
 
 class Resolved(NamedTuple):
@@ -33,6 +35,17 @@ def required(request: Request, flag: str) -> Path:
     return Path(value)
 
 
+def split_init(spec: str) -> tuple[Path, bool]:
+    """Returns the absolute path of `--init-from`, and whether it may fit in part only."""
+    return Path(spec.removesuffix(PARTIAL)).absolute(), spec.endswith(PARTIAL)
+
+
+def read_stored(app: App, workdir: Path) -> ConfigDict | None:
+    """Returns the config of the run in `workdir`, None if there is none; raises `InputError` if it is damaged."""
+    path = workdir / configs.FILE_NAME
+    return configs.read(workdir, app.base(), training=True) if path.exists() or path.is_symlink() else None
+
+
 def to_train(app: App, request: Request) -> tuple[ConfigDict, Path]:
     """Returns config and work directory of a training command; what the directory already holds must agree with it.
 
@@ -40,23 +53,63 @@ def to_train(app: App, request: Request) -> tuple[ConfigDict, Path]:
       InputError: the directory cannot be written, or holds the run of another config.
     """
     workdir = required(request, "workdir")
-    stored = configs.read(workdir, app.base()) if (workdir / configs.FILE_NAME).exists() else None
-    if request.flags.config or stored is None:
+    stored = read_stored(app, workdir)
+    source = _init_workdir(request)
+    if request.flags.config or (stored is None and source is None):
         path = experiments.find(str(required(request, "config")), app.name)
         config = configs.load(path, request.overrides, app.base())
     else:
-        config = configs.read(workdir, app.base(), request.overrides)
+        own = source if stored is None else workdir
+        config = configs.read(own, app.base(), request.overrides, training=True)
     _check_method(app, config, request.flags.config or workdir)
     check_writable(workdir)
     config = app.complete(config, workdir)
-    if stored is not None and (changes := configs.diff(stored, config, configs.RESUME_MAY_CHANGE)):
+    if stored is not None and (changes := configs.diff(stored, config, may_continue(request))):
+        changes = _of_another_run(stored, config, workdir, changes)
+    else:
+        changes = []
+    if changes:
+        names = [each.partition(":")[0] for each in changes]
+        fix = "choose a new --workdir, or keep these keys as they were"
+        if all(configs.matches(each, configs.CONTINUE_MAY_CHANGE) for each in names):
+            said = " ".join(f"--config.{each}={_value(config, each)}" for each in names)
+            fix = f"choose a new --workdir, or add {said} to go on with that"
         raise input_error(
             f"workdir {workdir}",
             expected="the experiment it already holds",
             got="another: " + ", ".join(changes),
-            fix="choose a new --workdir, or keep these keys as they were",
+            fix=fix,
         )
     return config, workdir
+
+
+def _init_workdir(request: Request) -> Path | None:
+    """Returns the directory of the run that `--init-from` names, None without; a new run may take its config."""
+    spec = getattr(request.flags, "init_from", None)
+    path = split_init(spec)[0] if spec else None
+    return path if path is not None and (path / configs.FILE_NAME).exists() else None
+
+
+def may_continue(request: Request) -> tuple[str, ...]:
+    """Returns the keys in which a command may differ from the run it resumes: those it changes in so many words."""
+    said = (key for key in request.overrides if configs.matches(key, configs.CONTINUE_MAY_CHANGE))
+    return (*configs.RESUME_MAY_CHANGE, *said)
+
+
+def _of_another_run(stored: ConfigDict, config: ConfigDict, workdir: Path, changes: list[str]) -> list[str]:
+    """Returns those of `changes` that make another run of the one in `workdir`: fewer where it is not trained yet."""
+    from common.checkpoint import holds_weights_only  # takes seconds to import
+
+    if not holds_weights_only(workdir):
+        return changes
+    refused = configs.diff(stored, config, TRAINED_MAY_CHANGE)
+    return refused + [each for each in changes if each.startswith(TRAINED_MUST_AGREE)]
+
+
+def _value(config: ConfigDict, key: str) -> Any:
+    for name in key.split("."):
+        config = config[name]
+    return config
 
 
 def of_trained(app: App, request: Request) -> Resolved:

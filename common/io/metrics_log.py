@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import secrets
 import sys
 import time
 from collections.abc import Mapping
@@ -19,6 +20,7 @@ from common.io.pictures import save_png
 from common.io.progress import duration
 
 METRICS = "metrics.jsonl"
+WANDB = "wandb.json"
 
 
 class Recorder:
@@ -26,7 +28,8 @@ class Recorder:
 
     What an earlier attempt wrote after `resume_step` is forgotten first, so that a resumed run leaves the same lines as
     an uninterrupted one. A recorder that is not `enabled` (every host but the first) does nothing. `tracking="wandb"`
-    also logs to Weights & Biases, `InputError` where that is not installed.
+    also logs to Weights & Biases, with the plain values `config`; a run that is resumed continues its run there, whose
+    name is kept in `wandb.json`. `InputError` where that is not installed.
     """
 
     def __init__(
@@ -37,6 +40,7 @@ class Recorder:
         resume_step: int = 0,
         enabled: bool = True,
         tracking: str = "",
+        config: Mapping[str, Any] | None = None,
         stream: TextIO | None = None,
     ):
         self._workdir = Path(workdir)
@@ -48,7 +52,7 @@ class Recorder:
         if not enabled:
             return
         if tracking == "wandb":
-            self._tracker = _open_wandb(self._workdir)
+            self._tracker = _open_wandb(self._workdir, config or {})
         path = self._workdir / METRICS
         truncate(path, resume_step)
         self._lines = open(path, "a", encoding="utf-8")  # noqa: SIM115
@@ -114,7 +118,13 @@ class Recorder:
         print(f"step {step}/{self._total}: {text}{ending}", file=self._stream, flush=True)
 
 
-def _open_wandb(workdir: Path):
+def check_tracking(tracking: str) -> None:
+    """Raises `InputError` if `tracking` is "wandb" and that is not installed."""
+    if tracking == "wandb":
+        _import_wandb()
+
+
+def _import_wandb():
     try:
         import wandb
     except ImportError:
@@ -124,7 +134,28 @@ def _open_wandb(workdir: Path):
             got='"wandb", which is not installed',
             fix="pip install 'scorebridge[tracking]'",
         ) from None
-    return wandb.init(project="scorebridge", name=workdir.resolve().name, dir=str(workdir))
+    return wandb
+
+
+def _open_wandb(workdir: Path, config: Mapping[str, Any]):
+    path = workdir / WANDB
+    try:
+        run_id = json.loads(path.read_text(encoding="utf-8"))["id"]
+    except FileNotFoundError:
+        run_id = secrets.token_hex(8)
+        write_atomically(path, (json.dumps({"id": run_id}) + "\n").encode())
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        fix = "remove it to begin another run of Weights & Biases"
+        raise input_error(str(path), expected="the id of a run", got=error, fix=fix) from None
+    return _import_wandb().init(
+        project="scorebridge",
+        name=workdir.resolve().name,
+        dir=str(workdir),
+        id=run_id,
+        resume="allow",
+        config=dict(config),
+        allow_val_change=True,  # of a run that goes on with another length or learning rate
+    )
 
 
 def progress(numbers: Mapping[str, Any]) -> str:
@@ -133,6 +164,9 @@ def progress(numbers: Mapping[str, Any]) -> str:
     parts = []
     if "loss" in numbers:
         parts.append(f"loss {known['loss']:.4g}" if "loss" in known else "loss not finite")
+    if "held_out_loss" in numbers:
+        value = known.get("held_out_loss")
+        parts.append("held-out loss not finite" if value is None else f"held-out loss {value:.4g}")
     if "psnr" in known:
         parts.append(f"PSNR {known['psnr']:.2f} dB")
     if "examples_per_s" in known:

@@ -1,13 +1,16 @@
 """Result files: a `.json` with numbers and where they came from, an `.npz` with arrays, a `.png` to look at."""
 
 import datetime
+import functools
 import hashlib
 import importlib.metadata
 import io
 import json
 import math
+import os
 import platform
 import re
+import subprocess
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -19,6 +22,7 @@ from common.errors import InputError, input_error
 from common.io.files import read_json, write_atomically
 from common.io.pictures import grid, png_bytes
 
+_ROOT = Path(__file__).parents[2]  # of the checkout, or the directory of installed packages
 _READABLE = "a readable result"
 _AGAIN = "make it again with the command that made it"
 
@@ -40,7 +44,8 @@ def provenance(
     """Returns what every result carries: how it was made, on what, with which versions.
 
     `step` is that of the weights, None where there are none or several; `nfe` counts network evaluations per example;
-    `config_changes` says how the config differs from the trained run's.
+    `config_changes` says how the config differs from the trained run's; `git` has the commit of the checkout that this
+    code runs from and whether its files differ from it, None where it is installed.
     """
     return {
         "config_hash": config_hash,
@@ -54,16 +59,51 @@ def provenance(
             "python": platform.python_version(),
             **{name: version(name) for name in ("jax", "flax", "numpy", "scorebridge")},
         },
+        "git": git_state(),
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
 
 
 def version(distribution: str) -> str:
-    """Returns the installed version of a distribution, or "not installed" (a source tree used in place)."""
+    """Returns the installed version of a distribution, "unknown" if it has none.
+
+    Of a checkout of this code that is used in place, it is the version that its `setup.py` or `pyproject.toml` states.
+    """
     try:
         return importlib.metadata.version(distribution)
     except importlib.metadata.PackageNotFoundError:
-        return "not installed"
+        return _stated_version() if distribution == "scorebridge" else "unknown"
+
+
+def _stated_version() -> str:
+    for name in ("pyproject.toml", "setup.py"):
+        try:
+            text = (_ROOT / name).read_text(encoding="utf-8")
+        except (OSError, ValueError):
+            continue
+        if match := re.search(r"""^\s*version\s*=\s*["']([^"']+)["']""", text, re.MULTILINE):
+            return match[1]
+    return "unknown"
+
+
+@functools.cache
+def git_state() -> dict[str, Any] | None:
+    """Returns {"commit", "dirty"} of the checkout that holds this code, None where it is none or Git cannot tell."""
+    if not (_ROOT / ".git").exists():
+        return None
+    command = ["git", "--no-optional-locks", "-C", str(_ROOT)]
+    # Variables such as GIT_DIR would name another repository.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    said = []
+    for arguments in (["rev-parse", "HEAD"], ["status", "--porcelain", "--untracked-files=no"]):
+        try:
+            done = subprocess.run([*command, *arguments], env=environment, capture_output=True, text=True, timeout=30)
+        except (OSError, ValueError, subprocess.SubprocessError):
+            return None
+        if done.returncode:
+            return None
+        said.append(done.stdout.strip())
+    return {"commit": said[0], "dirty": bool(said[1])}
 
 
 def key_of(settings: Mapping[str, Any]) -> str:

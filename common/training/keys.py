@@ -14,6 +14,7 @@ class Purpose(enum.IntEnum):
     PREVIEW = 3
     SAMPLE = 4
     EVALUATE = 5
+    HELD_OUT = 6
 
 
 def key_for(root: jax.Array, purpose: Purpose, step: int | jax.Array = 0) -> jax.Array:

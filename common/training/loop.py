@@ -15,9 +15,10 @@ from common.training import cluster
 from common.training import state as states
 from common.training.keys import Purpose, key_for
 from common.training.parallel import Backend, is_first_process
+from common.training.profiling import Profile
 from common.training.settings import Settings
 from common.training.state import TrainState
-from common.training.step import make_step, scan_steps
+from common.training.step import make_held_out_step, make_step, scan_steps
 
 
 class Outcome(NamedTuple):
@@ -76,6 +77,29 @@ def compile_step(method: Method, settings: Settings, batches, backend: Backend) 
     return backend.compile(scan_steps(step, unroll=backend.unroll))
 
 
+def compile_held_out(method: Method, settings: Settings, batches, backend: Backend) -> Callable[[TrainState], Any]:
+    """Returns `state -> (state, mean loss)` on the first batches of held-out data; the state is donated."""
+    step = make_held_out_step(
+        loss=method.loss,
+        assemble=batches.assemble,
+        positions=backend.positions,
+        root=jax.random.key(settings.seed),
+        total_steps=settings.steps,
+        axis_name=backend.axis_name,
+    )
+    run = backend.compile(scan_steps(step, unroll=backend.unroll))
+    resident = backend.place_resident(batches.resident)
+
+    def evaluate(state: TrainState) -> tuple[TrainState, float]:
+        losses = []
+        for number in range(settings.evaluate_batches):
+            state, metrics = run(state, resident, backend.place_fetched(batches.fetch(number, 1, backend.rows)))
+            losses.append(float(jax.device_get(metrics["held_out_loss"])[0]))
+        return state, float(np.mean(losses))
+
+    return evaluate
+
+
 def initial_state(method: Method, settings: Settings, batches) -> Callable[[], TrainState]:
     """Returns the function that makes the state before the first step (`jax.eval_shape` of it is the template)."""
     root = jax.random.key(settings.seed)
@@ -101,9 +125,15 @@ def train(
     open_recorder: Callable[[int], Any],
     should_stop: Callable[[int], bool],
     dump_dir: pathlib.Path,
+    held_out=None,
+    start_from: Callable[[TrainState], TrainState] | None = None,
+    profile_steps: int = 0,
 ) -> Outcome:
     """Trains until `settings.steps` or a stop request, from the newest good checkpoint if there is one.
 
+    Without a checkpoint, and where the newest is of weights alone, `start_from` may put other numbers into the initial
+    state, which then is saved. `held_out` are batches of held-out data, for `settings.evaluate_every`. A profile of
+    `profile_steps` steps after the first goes to `dump_dir/profile`.
     `open_recorder(step)` is called once the step to continue from is known, and closed at the end.
     The state is saved every `checkpoint_every` steps, when stopped and at the end. A step with a non-finite loss or
     gradient leaves the state as it was; its number and its examples are written to `dump_dir/nonfinite.jsonl`.
@@ -112,15 +142,20 @@ def train(
       RunError: more than `settings.skip_nonfinite` such steps.
     """
     create = initial_state(method, settings, batches)
-    restored = checkpoints.restore_latest(jax.eval_shape(create))
+    restored = None if start_from is not None else checkpoints.restore_latest(jax.eval_shape(create))
     if restored is None:
         single, window, step = create(), Window(), 0
+        if start_from is not None:
+            single = start_from(single)
+            # From now on the run needs no other.
+            checkpoints.save(0, single, {"window": window.stored()})
     else:
         single, extra, step = restored
         window = Window(extra["window"])
     state = backend.place_state(single)
     resident = backend.place_resident(batches.resident)
     run = compile_step(method, settings, batches, backend)
+    evaluate = compile_held_out(method, settings, held_out, backend) if settings.evaluate_every else None
     clock = Clock()
 
     # What is saved when another process is lost: the last call whose metrics are here.
@@ -133,13 +168,7 @@ def train(
             if not values["finite"]:
                 _dump(dump_dir, first + offset, values, batches, backend.rows)
                 if window.skipped > settings.skip_nonfinite:
-                    raise RunError(
-                        f"step {first + offset}: loss {values['loss']} and gradient norm {values['grad_norm']} are not "
-                        f"both finite, {window.skipped} such steps in all; the last checkpoint is from before it, the "
-                        f"examples are named in {dump_dir / 'nonfinite.jsonl'}; allow more with "
-                        "config.train.skip_nonfinite, or lower config.optimizer.learning_rate or set "
-                        "config.optimizer.clip_norm in a new --workdir"
-                    )
+                    raise RunError(_stopped(method, settings, first + offset, values, window.skipped, saved, dump_dir))
         complete = first + offset + 1, after, window.stored()
 
     def save() -> None:
@@ -154,7 +183,8 @@ def train(
 
     pending: list[tuple[int, Any, TrainState]] = []
     saved, stopped = step, False
-    with open_recorder(step) as recorder, cluster.rescued(save_complete):
+    profile = Profile(dump_dir / "profile", profile_steps if is_first_process() else 0)
+    with open_recorder(step) as recorder, profile.recording(), cluster.rescued(save_complete):
         while step < settings.steps and not stopped:
             # After a resume with another `steps_per_call` the first call is shorter, so that due steps are met again.
             count = settings.steps_per_call - step % settings.steps_per_call
@@ -164,14 +194,21 @@ def train(
             pending.append((step, metrics, state))
             step += count
             clock.done(count)
+            if trace := profile.stepped(count, metrics):
+                print(f"profile of {profile_steps} steps: {trace} (ui.perfetto.dev, or tensorboard --logdir)")
             stopped = should_stop(step)
             due = {
                 "log": step % settings.log_every == 0 or step == settings.steps,
                 "preview": settings.preview_every > 0 and step % settings.preview_every == 0,
+                "evaluate": evaluate is not None and step % settings.evaluate_every == 0,
                 "save": step % settings.checkpoint_every == 0 or step == settings.steps or stopped,
             }
             while len(pending) > (0 if any(due.values()) else backend.run_ahead):
                 keep(*pending.pop(0))
+            if due["evaluate"]:
+                with clock.paused():
+                    state, loss = evaluate(state)
+                recorder.write(step, {"held_out_loss": loss})
             if due["log"]:
                 recorder.write(step, {**window.means(), **clock.rates(settings.batch_size), "skipped": window.skipped})
             if due["preview"] and is_first_process():
@@ -187,8 +224,21 @@ def train(
     return Outcome(jax.tree.map(np.array, backend.local(state)), interrupted=stopped and step < settings.steps)
 
 
+def _stopped(
+    method: Method, settings: Settings, step: int, values, skipped: int, saved: int, workdir: pathlib.Path
+) -> str:
+    """Returns what is to be said of a run that its non-finite steps stop."""
+    return (
+        f"step {step}: loss {values['loss']} and gradient norm {values['grad_norm']} are not both finite, "
+        f"{skipped} such steps in all; the examples are named in {workdir / 'nonfinite.jsonl'}; "
+        f"`python -m {method.name} train --workdir {workdir} "
+        f"--config.optimizer.learning_rate={settings.learning_rate / 10:g}` goes on from step {saved}; "
+        "--config.optimizer.clip_norm=1 limits gradients, --config.train.skip_nonfinite=N allows N such steps"
+    )
+
+
 class Clock:
-    """Speed since the last reading, without previews and saves, and the share of it spent waiting for data."""
+    """Speed since the last reading, without previews and saves, and the fraction of it spent waiting for data."""
 
     def __init__(self):
         self._start = time.perf_counter()

@@ -56,15 +56,33 @@ def make_optimizer(
 ) -> optax.GradientTransformation:
     """Returns "adam" or "adamw" with an optional clip of the global gradient norm before it.
 
+    The state has the same leaves for all choices.
+
     Raises:
       ValueError: unknown name, or a weight decay that the named optimizer would ignore.
     """
-    if name == "adam":
-        if weight_decay:
-            raise ValueError(f'weight_decay: expected 0 with "adam", got {weight_decay}; use "adamw"')
-        rule = optax.adam(schedule, b1=b1, b2=b2, eps=eps)
-    elif name == "adamw":
-        rule = optax.adamw(schedule, b1=b1, b2=b2, eps=eps, weight_decay=weight_decay)
-    else:
+    if name not in ("adam", "adamw"):
         raise ValueError(f'optimizer: expected "adam" or "adamw", got {name!r}')
-    return optax.chain(optax.clip_by_global_norm(clip_norm), rule) if clip_norm > 0 else rule
+    if name == "adam" and weight_decay:
+        raise ValueError(f'weight_decay: expected 0 with "adam", got {weight_decay}; use "adamw"')
+    moments = optax.scale_by_adam(b1=b1, b2=b2, eps=eps)
+    clip = optax.clip_by_global_norm(clip_norm) if clip_norm > 0 else optax.identity()
+    decay = optax.add_decayed_weights(weight_decay) if name == "adamw" else optax.identity()
+    return optax.chain(_between(clip, moments, decay), optax.scale_by_learning_rate(schedule))
+
+
+def _between(
+    before: optax.GradientTransformation, rule: optax.GradientTransformation, after: optax.GradientTransformation
+) -> optax.GradientTransformation:
+    """Returns `rule` between two transformations without state, with the state of `rule` alone.
+
+    The state of a run is then the same whatever is switched on around the rule, so that it may be switched later.
+    """
+
+    def update(updates, state, params=None):
+        updates, _ = before.update(updates, before.init(params), params)
+        updates, state = rule.update(updates, state, params)
+        updates, _ = after.update(updates, after.init(params), params)
+        return updates, state
+
+    return optax.GradientTransformation(rule.init, update)

@@ -1,36 +1,42 @@
 """What the training loop needs to know, read from a config once and checked."""
 
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import optax
 
-from common import config as configs
+from common import durations
 from common.errors import InputError, input_error
 from common.training.optimizers import make_optimizer, make_schedule
 
 
 class Settings(NamedTuple):
-    """Resolved settings of a run; every duration is in steps."""
+    """Resolved settings of a run; every duration is in steps.
+
+    `loading` are the arguments of `make_batches` that say where batches come from and change none of their numbers.
+    """
 
     seed: int
     parallel: str
+    tracking: str
     steps: int
-    batch_size: int
     log_every: int
     preview_every: int
-    tracking: str
+    evaluate_every: int
+    checkpoint_every: int
+    keep_every: int
+    keep: int
+    batch_size: int
+    evaluate_batches: int
     steps_per_call: int
     accumulate: int
     skip_nonfinite: int
     ema_decay: float
     ema_warmup: bool
-    checkpoint_every: int
-    checkpoint_keep: int
+    learning_rate: float
     schedule: optax.Schedule
     optimizer: optax.GradientTransformation
-    placement: str
-    device_limit_bytes: int
-    workers: int
+    loading: Mapping[str, Any]
 
 
 def build(config, *, num_examples: int) -> Settings:
@@ -40,19 +46,24 @@ def build(config, *, num_examples: int) -> Settings:
       InputError: a value out of range, or a combination that cannot run.
     """
     train, optimizer = config.train, config.optimizer
-    at_least(train.batch_size, 1, "config.train.batch_size")
-    at_least(train.steps_per_call, 1, "config.train.steps_per_call")
-    at_least(train.accumulate, 1, "config.train.accumulate")
-    at_least(train.skip_nonfinite, 0, "config.train.skip_nonfinite")
-    at_least(config.checkpoint.keep, 1, "config.checkpoint.keep")
-    for field, value in (
-        ("data.workers", config.data.workers),
-        ("data.device_limit_mb", config.data.device_limit_mb),
-        ("optimizer.learning_rate", optimizer.learning_rate),
-        ("optimizer.weight_decay", optimizer.weight_decay),
-        ("optimizer.clip_norm", optimizer.clip_norm),
+    for field, value, least in (
+        ("train.batch_size", train.batch_size, 1),
+        ("train.evaluate_batches", train.evaluate_batches, 1),
+        ("train.steps_per_call", train.steps_per_call, 1),
+        ("train.accumulate", train.accumulate, 1),
+        ("train.skip_nonfinite", train.skip_nonfinite, 0),
+        ("checkpoint.keep", config.checkpoint.keep, 1),
+        ("data.workers", config.data.workers, 0),
+        ("data.device_limit_mb", config.data.device_limit_mb, 0),
+        ("optimizer.learning_rate", optimizer.learning_rate, 0),
+        ("optimizer.weight_decay", optimizer.weight_decay, 0),
+        ("optimizer.clip_norm", optimizer.clip_norm, 0),
     ):
-        at_least(value, 0, f"config.{field}")
+        at_least(value, least, f"config.{field}")
+    for field in ("batch_size", "evaluate_batches", "steps_per_call", "accumulate"):
+        if train[field] > durations.LARGEST:
+            expected = f"at most {durations.LARGEST}"
+            raise input_error(f"config.train.{field}", expected=expected, got=train[field], fix="use fewer")
     for field, value, possible, expected in (
         ("ema.decay", config.ema.decay, 0 <= config.ema.decay < 1, "a number in [0, 1), 0 for no average"),
         ("optimizer.b1", optimizer.b1, 0 <= optimizer.b1 < 1, "a number in [0, 1)"),
@@ -64,16 +75,20 @@ def build(config, *, num_examples: int) -> Settings:
             raise input_error(f"config.{field}", expected=expected, got=value, fix="configs/base.py has the default")
 
     def steps(value, field, least, run_length=None):
-        count = configs.steps(
+        count = durations.steps(
             value, batch_size=train.batch_size, num_examples=num_examples, field=field, run_length=run_length
         )
         at_least(count, least, field)
         return count
 
     total = steps(train.steps, "config.train.steps", 1)
-    log_every = steps(train.log_every, "config.train.log_every", 1, total)
-    preview_every = steps(train.preview_every, "config.train.preview_every", 0, total)
-    checkpoint_every = steps(config.checkpoint.every, "config.checkpoint.every", 1, total)
+    intervals = {
+        "train.log_every": steps(train.log_every, "config.train.log_every", 1, total),
+        "train.preview_every": steps(train.preview_every, "config.train.preview_every", 0, total),
+        "train.evaluate_every": steps(train.evaluate_every, "config.train.evaluate_every", 0, total),
+        "checkpoint.every": steps(config.checkpoint.every, "config.checkpoint.every", 1, total),
+        "checkpoint.keep_every": steps(config.checkpoint.keep_every, "config.checkpoint.keep_every", 0, total),
+    }
     if train.batch_size % train.accumulate:
         raise input_error(
             "config.train.accumulate",
@@ -81,19 +96,22 @@ def build(config, *, num_examples: int) -> Settings:
             got=train.accumulate,
             fix="change one of the two",
         )
-    for field, value in [
-        ("config.train.steps", total),
-        ("config.train.log_every", log_every),
-        ("config.train.preview_every", preview_every),
-        ("config.checkpoint.every", checkpoint_every),
-    ]:
+    for field, value in {"train.steps": total, **intervals}.items():
         if value % train.steps_per_call:
             raise input_error(
-                field,
+                f"config.{field}",
                 expected=f"a multiple of config.train.steps_per_call={train.steps_per_call}",
                 got=value,
                 fix="change one of the two",
             )
+    every, keep_every = intervals["checkpoint.every"], intervals["checkpoint.keep_every"]
+    if keep_every % every:
+        raise input_error(
+            "config.checkpoint.keep_every",
+            expected=f"a multiple of config.checkpoint.every={every}",
+            got=keep_every,
+            fix="change one of the two",
+        )
     try:
         schedule = make_schedule(
             optimizer.schedule,
@@ -119,24 +137,38 @@ def build(config, *, num_examples: int) -> Settings:
     return Settings(
         seed=config.seed,
         parallel=config.parallel,
-        steps=total,
-        batch_size=train.batch_size,
-        log_every=log_every,
-        preview_every=preview_every,
         tracking=train.tracking,
+        steps=total,
+        log_every=intervals["train.log_every"],
+        preview_every=intervals["train.preview_every"],
+        evaluate_every=intervals["train.evaluate_every"],
+        checkpoint_every=every,
+        keep_every=keep_every,
+        keep=config.checkpoint.keep,
+        batch_size=train.batch_size,
+        evaluate_batches=train.evaluate_batches,
         steps_per_call=train.steps_per_call,
         accumulate=train.accumulate,
         skip_nonfinite=train.skip_nonfinite,
         ema_decay=config.ema.decay,
         ema_warmup=config.ema.warmup,
-        checkpoint_every=checkpoint_every,
-        checkpoint_keep=config.checkpoint.keep,
+        learning_rate=optimizer.learning_rate,
         schedule=schedule,
         optimizer=rule,
-        placement=config.data.placement,
-        device_limit_bytes=config.data.device_limit_mb * 2**20,
-        workers=config.data.workers,
+        loading={
+            "placement": config.data.placement,
+            "device_limit_bytes": config.data.device_limit_mb * 2**20,
+            "workers": config.data.workers,
+        },
     )
+
+
+def depending_on_length(config) -> list[str]:
+    """Returns the settings (`key=value`) through which the length of the run decides its numbers at a given step."""
+    optimizer = config.optimizer
+    keys = ["schedule"] * (optimizer.schedule in ("cosine", "warmup_cosine"))
+    keys += [name for name in ("warmup", "halve_every") if durations.is_percent(optimizer[name])]
+    return [f"optimizer.{name}={optimizer[name]}" for name in keys]
 
 
 def at_least(value: float, least: float, field: str) -> None:

@@ -94,6 +94,37 @@ def make_step(
     return step
 
 
+def make_held_out_step(
+    *,
+    loss: Callable[..., tuple[jax.Array, Aux]],
+    assemble: Callable[..., Mapping[str, jax.Array]],
+    positions: Callable[[], jax.Array],
+    root: jax.Array,
+    total_steps: int,
+    axis_name: str | None = None,
+) -> Step:
+    """Returns `step(state, resident, fetched) -> (state, {"held_out_loss"})`, which leaves the state as it is.
+
+    The arguments are those of `make_step`, for the batches of held-out data. Augmentation and noise are keyed by the
+    batch alone, so that a batch has the same ones at every step of the run. The loss is that of the averaged
+    parameters, where the run keeps an average.
+    """
+
+    def step(state: TrainState, resident: PyTree, fetched: Mapping[str, Any]):
+        key = key_for(root, Purpose.HELD_OUT)
+        for number in ("epoch", "offset"):
+            key = jax.random.fold_in(key, fetched[number])
+        augment_key, loss_key = jax.random.split(key)
+        position = positions()
+        batch = dict(assemble(resident, fetched, position, augment_key))
+        batch["position"] = position
+        batch["progress"] = state.step.astype(jnp.float32) / total_steps
+        value, _ = loss(Variables(state.ema_params or state.params, state.stats), loss_key, batch)
+        return state, {"held_out_loss": value if axis_name is None else jax.lax.pmean(value, axis_name)}
+
+    return step
+
+
 def scan_steps(step: Step, *, unroll: bool = False) -> Step:
     """Returns a step over `fetched` with a leading axis `[k]` that takes `k` steps and stacks their metrics."""
 

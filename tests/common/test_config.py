@@ -1,6 +1,7 @@
 """Loading, checking, durations, hashing and storing of configurations."""
 
 import json
+import os
 
 import pytest
 from hypothesis import given, settings
@@ -8,6 +9,7 @@ from hypothesis import strategies as st
 from ml_collections import ConfigDict
 
 from common import config as configs
+from common import durations, migrations
 from common.errors import InputError
 from configs.base import base as shared
 from configs.base import duration
@@ -37,11 +39,11 @@ def write_file(tmp_path):
 
 def test_percents_are_of_the_run_and_of_nothing_else():
     known = {"batch_size": 4, "num_examples": 100, "field": "config.optimizer.warmup"}
-    assert configs.steps("2 percent", run_length=5000, **known) == 100
-    assert configs.steps("1 percent", run_length=50, **known) == 1
-    assert configs.steps("0.7 percent", run_length=1000, **known) == 7  # 7.000000000000001 in floating point
+    assert durations.steps("2 percent", run_length=5000, **known) == 100
+    assert durations.steps("1 percent", run_length=50, **known) == 1
+    assert durations.steps("0.7 percent", run_length=1000, **known) == 7  # 7.000000000000001 in floating point
     with pytest.raises(InputError, match="warmup: expected steps, examples or epochs, got .2 percent"):
-        configs.steps("2 percent", **known)
+        durations.steps("2 percent", **known)
 
 
 def test_file_and_overrides(write_file):
@@ -156,32 +158,32 @@ def test_base_is_left_alone(write_file):
 @settings(max_examples=50, deadline=None)
 def test_durations_round_up(number, batch_size, num_examples):
     known = {"batch_size": batch_size, "num_examples": num_examples, "field": "config.train.steps"}
-    assert configs.steps(number, **known) == configs.steps(f"{number} steps", **known) == number
-    examples = configs.steps(f"{number} examples", **known)
+    assert durations.steps(number, **known) == durations.steps(f"{number} steps", **known) == number
+    examples = durations.steps(f"{number} examples", **known)
     assert (examples - 1) * batch_size < number <= examples * batch_size
-    epochs = configs.steps(f"{number} epochs", **known)
+    epochs = durations.steps(f"{number} epochs", **known)
     assert (epochs - 1) * batch_size < number * num_examples <= epochs * batch_size
 
 
 def test_durations_are_exact():
     known = {"batch_size": 10, "num_examples": 1000, "field": "f"}
-    assert configs.steps("0.7 epochs", **known) == 70  # in floating point 0.7 * 1000 / 10 rounds up to 71
-    assert configs.steps("1e3 examples", **known) == 100
-    assert configs.steps("1_000 step", **known) == 1000
-    assert configs.steps("1 epoch", **known) == 100
-    assert configs.steps("12", **known) == 12
-    assert configs.steps(0, **known) == 0
+    assert durations.steps("0.7 epochs", **known) == 70  # in floating point 0.7 * 1000 / 10 rounds up to 71
+    assert durations.steps("1e3 examples", **known) == 100
+    assert durations.steps("1_000 step", **known) == 1000
+    assert durations.steps("1 epoch", **known) == 100
+    assert durations.steps("12", **known) == 12
+    assert durations.steps(0, **known) == 0
 
 
 def test_epochs_need_a_size():
     with pytest.raises(InputError, match=r'train.steps: expected a number of steps or examples, got "2 epochs"'):
-        configs.steps("2 epochs", batch_size=4, num_examples=None, field="train.steps")
+        durations.steps("2 epochs", batch_size=4, num_examples=None, field="train.steps")
 
 
 @pytest.mark.parametrize("value", [-1, "-1", 1.5, "1.5 steps", "x", None, True, "3 epochs later"])
 def test_bad_durations(value):
     with pytest.raises(InputError, match="train.steps: expected a number of steps"):
-        configs.steps(value, batch_size=4, num_examples=4, field="train.steps")
+        durations.steps(value, batch_size=4, num_examples=4, field="train.steps")
 
 
 def test_write_and_read(write_file, tmp_path):
@@ -250,5 +252,187 @@ def test_choices_hold_their_defaults():
 def test_sections_of_the_resume_list_exist():
     sections = {name: each for name, each in shared().items() if isinstance(each, ConfigDict)}
     keys = {f"{name}.{key}" for name, section in sections.items() for key in section} | set(shared())
-    for each in configs.RESUME_MAY_CHANGE:
+    for each in (*configs.RESUME_MAY_CHANGE, *configs.CONTINUE_MAY_CHANGE):
         assert each in keys or each.removesuffix(".*") in sections or each in ("evaluate.*", "sampler.*"), each
+
+
+HUGE = ["1e99999999", "1e-99999999", "1e9999999999999999999999", "9" * 5000, 10**400, 1e300, f"{10**40} epochs"]
+
+
+@pytest.mark.parametrize("value", HUGE, ids=range(len(HUGE)))
+def test_huge_durations_end_in_a_line(value):
+    with pytest.raises(InputError, match="train.steps: expected ") as error:
+        durations.steps(value, batch_size=4, num_examples=4, field="train.steps")
+    assert len(str(error.value)) < 400
+
+
+def test_the_longest_duration():
+    known = {"batch_size": 4, "num_examples": 4, "field": "train.steps"}
+    assert durations.steps(2**31 - 1, **known) == 2**31 - 1
+    for value in (2**31, 10**23, "1e23", f"{2**31} epochs"):
+        with pytest.raises(InputError, match="train.steps: expected at most 2147483647 steps, got"):
+            durations.steps(value, **known)
+
+
+@pytest.mark.parametrize(
+    ("key", "text", "message"),
+    [
+        ("evaluate.levels", "(" + "-" * 20_000 + "1,)", "config.evaluate.levels: expected values in brackets (tuple)"),
+        ("evaluate.levels", "-" * 9_000 + "1", "config.evaluate.levels: expected values in brackets (tuple)"),
+        ("evaluate.levels", "(" * 300 + ")" * 300, "config.evaluate.levels"),
+        ("evaluate.levels", "{[]: 1}", "config.evaluate.levels: expected values in brackets (tuple)"),
+        ("evaluate.levels", "(1" + "0" * 400 + ",)", "config.evaluate.levels[0]: expected a finite number (float)"),
+        ("train.batch_size", "9" * 5_000, "config.train.batch_size: expected a whole number (int), got '99"),
+        ("train.batch_size", str(2**63), "config.train.batch_size: expected a whole number below 2**63"),
+        ("train.batch_size", "1e400", "config.train.batch_size: expected a whole number (int), got inf"),
+        ("train.batch_size", 10**5000, "config.train.batch_size: expected a whole number below 2**63"),
+        ("optimizer.eps", 10**400, "config.optimizer.eps: expected a finite number (float), got 1000"),
+    ],
+    ids=range(10),
+)
+def test_texts_too_large_to_read(write_file, key, text, message):
+    with pytest.raises(InputError) as error:
+        configs.load(write_file("pass"), {key: text}, example())
+    assert message in str(error.value) and len(str(error.value)) < 400 and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ("raise SystemExit(0)", "experiment.py:8: SystemExit: 0"),
+        ("exit()", "experiment.py:8: SystemExit"),
+        ("raise KeyboardInterrupt", "experiment.py:8: KeyboardInterrupt: no message"),
+        ("raise GeneratorExit", "experiment.py:8: GeneratorExit: no message"),
+        ("raise BaseException('a\\nb')", "experiment.py:8: BaseException: a"),
+        ("return (lambda f: f(f))(lambda f: f(f))", "experiment.py:8: RecursionError: maximum recursion depth"),
+        ("print('hello')", "experiment.py: expected a file that prints nothing, got 'hello'; remove print"),
+        ("import sys; sys.stderr.write('x')", "expected a file that prints nothing, got 'x'"),
+    ],
+)
+def test_files_that_do_more_than_return_values(write_file, capfd, body, message):
+    with pytest.raises(InputError) as error:
+        configs.load(write_file(body), base=example())
+    assert message in str(error.value) and "\n" not in str(error.value)
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"x = 1\0\n", "experiment.py: source code string cannot contain null bytes; correct the config file"),
+        (b"# \xff\xfe\nx = 1\n", "experiment.py"),
+    ],
+)
+def test_files_that_are_no_text(tmp_path, content, message):
+    path = tmp_path / "experiment.py"
+    path.write_bytes(content)
+    with pytest.raises(InputError) as error:
+        configs.load(path)
+    assert message in str(error.value) and "None" not in str(error.value)
+
+
+def write_stored(directory, values):
+    (directory / "config.json").write_text(values if isinstance(values, str) else json.dumps(values))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{}", "config.json: expected the configuration of a run, got an empty one"),
+        ('{"seed": 1}', 'config.json: expected the configuration of a run, got one without the key "method"'),
+        ("[" * 100_000, "config.json: expected readable JSON, got brackets nested too deeply"),
+        ('{"a":' * 100_000, "config.json: expected readable JSON, got brackets nested too deeply"),
+        ('{"data": 3}', "config.data: expected a section of several keys, got 3; set config.data.KEY"),
+        ('{"method": "", "data": 3}', "config.data: expected a section of several keys, got 3; set config.data.KEY"),
+        ('{"method": "", "data": []}', "config.data: expected a section of several keys, got []"),
+        ('{"method": "", "seed": {"a": 1}}', "config.seed: expected one value, got a section with the key a"),
+        ('{"method": "", "config_version": 2}', "config.json: expected config_version 1 to 1, got 2; use the version"),
+        ('{"method": "", "config_version": "1"}', "config.json: expected config_version 1 to 1, got '1'"),
+        ('{"method": "", "config_version": true}', "config.json: expected config_version 1 to 1, got True"),
+        ('{"method": "", "seed": 1e999}', "config.seed: expected a whole number (int), got inf"),
+        ('{"method": "", "train": {"steps": "1e99999999"}}', "config.train.steps: expected a number of steps"),
+        ("\0", "config.json: expected readable JSON"),
+    ],
+    ids=range(14),
+)
+def test_stored_files_that_are_no_configuration(tmp_path, content, message):
+    write_stored(tmp_path, content)
+    with pytest.raises(InputError) as error:
+        configs.read(tmp_path, example())
+    assert message in str(error.value) and "\n" not in str(error.value)
+
+
+def test_stored_files_that_are_no_files(tmp_path):
+    (tmp_path / "config.json").mkdir()
+    with pytest.raises(InputError, match="config.json: expected a file, got a directory"):
+        configs.read(tmp_path, example())
+    (tmp_path / "config.json").rmdir()
+    os.mkfifo(tmp_path / "config.json")  # reading it would wait for ever
+    with pytest.raises(InputError, match="config.json: expected a file, got none"):
+        configs.read(tmp_path, example())
+
+
+def test_a_new_key_takes_its_default_and_is_named_once(tmp_path, capsys):
+    values = configs.to_dict(example())
+    del values["train"]["remat"], values["evaluate"]
+    write_stored(tmp_path, values)
+    for training in (False, True):
+        found = configs.read(tmp_path, example(), training=training)
+        assert configs.digest(found) == configs.digest(example())
+    assert capsys.readouterr().err == (
+        f"note: {tmp_path}/config.json: keys that are newer than it take their default: evaluate.levels=[10.0, 25.0], "
+        "evaluate.num=4, train.remat=False\n"
+    )
+    # A checkpoint of that run holds the same values, and is the same run.
+    assert configs.diff(configs.filled(values, example()), example()) == []
+    changed = configs.read(tmp_path, example(), {"train.remat": "true"})
+    assert configs.diff(configs.filled(values, example()), changed) == ["train.remat: false -> true"]
+
+
+def test_a_removed_key_is_ignored_for_inference_and_named_for_training(tmp_path, capsys):
+    values = configs.to_dict(example())
+    values["data"]["gone"] = 3
+    values["old"] = {"section": 1}
+    write_stored(tmp_path, values)
+    assert configs.digest(configs.read(tmp_path, example())) == configs.digest(example())
+    assert "note: " in (err := capsys.readouterr().err) and err.count("\n") == 1
+    assert "keys that this version has no more are ignored: data.gone=3, old.section=1" in err
+    with pytest.raises(InputError, match=r"got keys that it has no more: data.gone=3, old.section=1; .*--init-from"):
+        configs.read(tmp_path, example(), training=True)
+    assert configs.diff(configs.filled(values, example()), example()) == [
+        "data.gone: 3 -> (absent)",
+        "old.section: 1 -> (absent)",
+    ]
+
+
+def test_renamed_keys_are_read_under_their_new_names(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(migrations, "VERSION", 3)
+    names = {2: {"train.count": "train.batch"}, 3: {"train.batch": "train.batch_size", "size": "data.size"}}
+    monkeypatch.setattr(migrations, "RENAMED", names)
+    for version, old in ((None, "count"), (1, "count"), (2, "batch"), (3, "batch_size")):
+        values = configs.to_dict(example())
+        values["train"][old] = 5
+        if old != "batch_size":
+            del values["train"]["batch_size"]
+        if version in (None, 1, 2):
+            values["size"] = 48
+            del values["data"]["size"]
+        write_stored(tmp_path, values if version is None else {"config_version": version, **values})
+        for training in (False, True):
+            found = configs.read(tmp_path, example(), training=training)
+            assert (found.train.batch_size, found.data.size) == (5, 48 if version != 3 else 32), version
+        assert configs.filled(json.loads((tmp_path / "config.json").read_text()), example())["train.batch_size"] == 5
+    assert capsys.readouterr().err == ""
+    configs.write(found, tmp_path)
+    assert json.loads((tmp_path / "config.json").read_text())["config_version"] == 3
+
+
+def test_the_record_of_a_run_is_no_part_of_its_experiment(tmp_path):
+    config = example()
+    record = {"history": [{"step": 4, "changes": ["seed: 0 -> 1"]}], "init_from": {"path": "a"}}
+    configs.write(config, tmp_path, record)
+    assert configs.read_record(tmp_path) == record
+    values = json.loads((tmp_path / "config.json").read_text())
+    assert values["config_version"] == 1 and values["history"] == record["history"]
+    assert configs.digest(values) == configs.digest(config) and configs.diff(values, config) == []
+    assert configs.digest(configs.read(tmp_path, example())) == configs.digest(config)

@@ -8,6 +8,7 @@ from common import config as configs
 from common.cli import workdirs
 from common.cli.app import App, Request, print_lines
 from common.plots.tables import text_table
+from common.training.abstract import abstract_batch, augmented
 
 
 class Cost(NamedTuple):
@@ -52,24 +53,6 @@ def run(app: App, request: Request) -> None:
         f"memory of a training step with {size} examples on one device (of {parallel.device_name()}):",
         *text_table([{"what": name, "MiB": value / 2**20} for name, value in _with_total(cost.bytes).items()]),
     )
-
-
-def augmented(method, source) -> dict[str, Any]:
-    """Returns shapes and types of the first training example after augmentation, without computing it."""
-    import jax
-
-    return jax.eval_shape(method.augment, jax.eval_shape(lambda: jax.random.key(0)), dict(source[0]))
-
-
-def abstract_batch(example: Mapping[str, Any], batch_size: int) -> dict[str, Any]:
-    """Returns shapes and types of a training batch of `batch_size` examples, without making one."""
-    import jax
-    import jax.numpy as jnp
-
-    batch = {name: jax.ShapeDtypeStruct((batch_size, *x.shape), x.dtype) for name, x in example.items()}
-    batch["position"] = jax.ShapeDtypeStruct((batch_size,), jnp.int32)
-    batch["progress"] = jax.ShapeDtypeStruct((), jnp.float32)
-    return batch
 
 
 def blocks(variables) -> list[dict[str, Any]]:

@@ -25,4 +25,4 @@ def run(app: App, request: Request) -> None:
     lines = app.import_weights(weights, workdir=workdir, config=config, dry_run=request.flags.dry_run)
     print_lines(*lines)
     if not request.flags.dry_run:
-        print_lines(f"next: python -m {app.name} evaluate --workdir {workdir}")
+        print_lines(f"next: python -m {app.name} evaluate --workdir {workdir}, or train to fine-tune them there")

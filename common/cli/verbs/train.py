@@ -7,7 +7,7 @@ from pathlib import Path
 from common import config as configs
 from common.cli import workdirs
 from common.cli.app import App, Request, print_lines
-from common.errors import InputError
+from common.errors import InputError, input_error
 
 
 def run(app: App, request: Request) -> None:
@@ -18,38 +18,66 @@ def run(app: App, request: Request) -> None:
 
 def _run(app: App, request: Request) -> None:
     config, workdir = workdirs.to_train(app, request)
-    # Only now what takes seconds to import: a typo is told at once.
-    from common import checkpoint
-    from common.cli.train_run import run as run_training
-    from common.training import hosts, parallel, settings
+    # Only now what takes seconds to import: a typo is reported at once.
+    import jax
 
-    values = configs.to_dict(config)
+    from common.cli import train_run
+    from common.training import hosts, parallel
+
+    flags = request.flags
     hosts.agree({"version": _versions()}, fix="install the same versions on every host")
-    same = {"--num-processes": request.flags.num_processes, "config": values}
+    same = {
+        "--num-processes": flags.num_processes,
+        "--init-from": flags.init_from,
+        "--profile": flags.profile,
+        "config": configs.to_dict(config),
+    }
     hosts.agree(same, fix="start every host with the same command")
-    method = app.build(config)
-    source = method.sources()["train"]
-    chosen = settings.build(config, num_examples=len(source))
+    may_change = workdirs.may_continue(request)
+    if (workdir / configs.FILE_NAME).exists():
+        # The config there, with which this one agrees, may be newer than the newest checkpoint.
+        may_change = (*may_change, *configs.CONTINUE_MAY_CHANGE)
+    prepared = train_run.prepare(
+        app,
+        config,
+        workdir,
+        may_change=may_change,
+        init=flags.init_from and _absolute(flags.init_from),
+        profile_steps=_profile_steps(flags.profile),
+        dry_run=flags.dry_run,
+    )
+    chosen, source = prepared.settings, prepared.source
     hosts.agree(
         {"data fingerprint": source.fingerprint, "examples": len(source), "steps": chosen.steps, "seed": chosen.seed},
         fix="give every host the same data",
     )
-    parallel.check_batch(chosen.batch_size, chosen.accumulate)
-    checkpoint.check_resume(
-        workdir, config=values, data_fingerprint=source.fingerprint, may_change=configs.RESUME_MAY_CHANGE
-    )
-    if request.flags.dry_run:
+    if flags.dry_run:
+        count = sum(leaf.size for leaf in jax.tree.leaves(prepared.template().params))
         print_lines(
             f"data: {len(source)} training examples, {source!r}",
             f"run: {chosen.steps} steps of {chosen.batch_size} examples, {parallel.device_name()} ({chosen.parallel})",
-            f"model: {_count(method, source, chosen.batch_size):,} parameters",
+            f"model: {count:,} parameters",
+            *prepared.lines,
             f"checked and writable: {workdir}; nothing was compiled or written",
         )
         return
+    if parallel.is_first_process() and prepared.lines:
+        print_lines(*prepared.lines)
     parallel.enable_compilation_cache()
-    outcome = run_training(method, source, chosen, workdir=workdir, config=values)
+    outcome = train_run.run(prepared)
     if parallel.is_first_process():
         print_lines(*_summary(app, workdir, chosen.steps, outcome))
+
+
+def _absolute(spec: str) -> str:
+    path, partial = workdirs.split_init(spec)
+    return f"{path}{workdirs.PARTIAL if partial else ''}"
+
+
+def _profile_steps(steps: int | None) -> int:
+    if steps is not None and steps < 1:
+        raise input_error("--profile", expected="at least 1 step", got=steps, fix="use 10")
+    return steps or 0
 
 
 def _joined_hosts(request: Request):
@@ -73,18 +101,6 @@ def _versions() -> dict[str, str]:
 
     names = ("jax", "jaxlib", "numpy", "scorebridge")
     return {"python": platform.python_version(), **{name: version(name) for name in names}}
-
-
-def _count(method, source, batch_size: int) -> int:
-    """Returns the number of parameters; the network is traced with abstract arrays, so that its shapes are checked."""
-    import jax
-
-    from common.cli.verbs.describe import abstract_batch, augmented
-
-    key = jax.eval_shape(lambda: jax.random.key(0))
-    batch = abstract_batch(augmented(method, source), batch_size)
-    variables = jax.eval_shape(method.init, key, batch)
-    return sum(leaf.size for leaf in jax.tree.leaves(variables.params))
 
 
 def _summary(app: App, workdir: Path, steps: int, outcome) -> list[str]:

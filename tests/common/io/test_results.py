@@ -1,6 +1,8 @@
 """Result files: what goes in comes out, with its origin."""
 
+import importlib.metadata
 import json
+import subprocess
 
 import jax
 import numpy as np
@@ -21,6 +23,50 @@ def test_provenance_has_what_every_result_carries():
     assert (record["device"], record["wall_s"], record["config_changes"]) == ("1 x cpu", 1.235, [])
     assert record["versions"]["jax"] == jax.__version__ and record["versions"]["numpy"] == np.__version__
     assert set(record["versions"]) == {"python", "jax", "flax", "numpy", "scorebridge"}
+
+
+def checkout(directory, monkeypatch):
+    """A checkout with one commit in the place of that of the code."""
+    for command in (["init", "-q"], ["add", "."], ["commit", "-q", "-m", "first"]):
+        identity = ["-c", "user.name=a", "-c", "user.email=a@b"]
+        subprocess.run(["git", "-C", directory, *identity, *command], check=True)
+    monkeypatch.setattr(results, "_ROOT", directory)
+    results.git_state.cache_clear()
+    return subprocess.run(["git", "-C", directory, "rev-parse", "HEAD"], capture_output=True, text=True).stdout.strip()
+
+
+def test_provenance_names_the_commit_and_whether_files_differ_from_it(tmp_path, monkeypatch):
+    (tmp_path / "code.py").write_text("x = 1")
+    commit = checkout(tmp_path, monkeypatch)
+    monkeypatch.setenv("GIT_DIR", str(tmp_path / "elsewhere"))
+    assert origin()["git"] == {"commit": commit, "dirty": False}
+    (tmp_path / "notes").write_text("a file that Git does not know")
+    results.git_state.cache_clear()
+    assert origin()["git"] == {"commit": commit, "dirty": False}
+    (tmp_path / "code.py").write_text("x = 2")
+    results.git_state.cache_clear()
+    assert origin()["git"] == {"commit": commit, "dirty": True}
+    # Installed code lies in no checkout, even where a directory above it is one.
+    (tmp_path / "site-packages").mkdir()
+    monkeypatch.setattr(results, "_ROOT", tmp_path / "site-packages")
+    results.git_state.cache_clear()
+    assert origin()["git"] is None
+    results.git_state.cache_clear()
+
+
+def test_the_version_is_the_installed_one_or_that_of_the_checkout(tmp_path, monkeypatch):
+    def missing(name):
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(results.importlib.metadata, "version", missing)
+    monkeypatch.setattr(results, "_ROOT", tmp_path)
+    assert results.version("scorebridge") == "unknown"
+    (tmp_path / "setup.py").write_text('setup(\n    name="scorebridge",\n    version="1.2.3",\n)\n')
+    assert results.version("scorebridge") == "1.2.3" and results.version("jax") == "unknown"
+    (tmp_path / "pyproject.toml").write_text("[project]\nname = 'scorebridge'\nversion = '2.0'\n")
+    assert results.version("scorebridge") == "2.0"
+    monkeypatch.setattr(results.importlib.metadata, "version", lambda name: "3.0")
+    assert results.version("scorebridge") == "3.0"
 
 
 def test_round_trip(tmp_path):

@@ -1,7 +1,9 @@
 """Schedules against their formulas, and optimizers against hand-computed first steps."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from common.training.optimizers import make_optimizer, make_schedule
@@ -68,3 +70,32 @@ def test_clipping_scales_the_gradient_to_the_given_norm():
 def test_unused_weight_decay_is_refused():
     with pytest.raises(ValueError, match='expected 0 with "adam", got 0.1; use "adamw"'):
         make_optimizer("adam", lambda _: 1.0, weight_decay=0.1)
+
+
+RULES = [{"name": "adam"}, {"name": "adam", "clip_norm": 0.5}, {"name": "adamw", "weight_decay": 0.1, "clip_norm": 0.5}]
+
+
+@pytest.mark.parametrize("settings", RULES, ids=["adam", "clipped", "adamw"])
+def test_the_rules_are_those_of_optax(settings):
+    schedule = make_schedule("halving", learning_rate=0.1, steps=10, halve_every=2)
+    decay = settings.get("weight_decay", 0.0)
+    rule = optax.adam(schedule) if settings["name"] == "adam" else optax.adamw(schedule, weight_decay=decay)
+    if "clip_norm" in settings:
+        rule = optax.chain(optax.clip_by_global_norm(settings["clip_norm"]), rule)
+    found = []
+    for each in (make_optimizer(schedule=schedule, **settings), rule):
+        params = {"a": jnp.asarray([1.0, -2.0]), "b": jnp.asarray(3.0)}
+        state = each.init(params)
+        for _ in range(5):
+            gradient = jax.tree.map(lambda x: 2 * x + 1, params)
+            updates, state = each.update(gradient, state, params)
+            params = optax.apply_updates(params, updates)
+        found.append(params)
+    jax.tree.map(np.testing.assert_array_equal, *found)
+
+
+def test_the_state_is_the_same_for_all_rules():
+    """So that a run may go on with another one."""
+    params = {"a": jnp.zeros(2)}
+    states = [make_optimizer(schedule=optax.constant_schedule(1.0), **each).init(params) for each in RULES]
+    assert len({str(jax.tree.structure(each)) for each in states}) == 1

@@ -5,7 +5,7 @@ import pytest
 
 from common import config as configs
 from common.errors import InputError
-from common.training.settings import build
+from common.training.settings import build, depending_on_length
 from configs.base import base
 
 
@@ -33,6 +33,18 @@ def test_durations_become_steps():
     [
         ({"train.steps": 0}, "config.train.steps: expected at least 1, got 0"),
         ({"train.batch_size": 0}, "config.train.batch_size: expected at least 1, got 0"),
+        ({"train.batch_size": 10**20 - 1}, "config.train.batch_size: expected a whole number below 2**63, got 999"),
+        (
+            {"train.batch_size": 2**31},
+            "config.train.batch_size: expected at most 2147483647, got 2147483648; use fewer",
+        ),
+        ({"train.steps": 10**23}, "config.train.steps: expected at most 2147483647 steps, got 1000000000"),
+        ({"train.evaluate_batches": 0}, "config.train.evaluate_batches: expected at least 1, got 0"),
+        ({"train.evaluate_every": -0.5}, "config.train.evaluate_every: expected a number of steps"),
+        (
+            {"checkpoint.every": 10, "checkpoint.keep_every": 25},
+            "config.checkpoint.keep_every: expected a multiple of config.checkpoint.every=10, got 25",
+        ),
         ({"train.skip_nonfinite": -1}, "config.train.skip_nonfinite: expected at least 0, got -1"),
         ({"checkpoint.every": 0}, "config.checkpoint.every: expected at least 1, got 0"),
         ({"checkpoint.keep": 0}, "config.checkpoint.keep: expected at least 1, got 0"),
@@ -55,3 +67,12 @@ def test_impossible_values(changes, message):
     with pytest.raises(InputError) as error:
         settings(changes)
     assert message in str(error.value)
+
+
+def test_what_depends_on_the_length():
+    changes = {"optimizer.schedule": "cosine", "optimizer.warmup": "5 percent", "train.log_every": "1 percent"}
+    config = configs.from_dict({}, base(), changes)
+    assert depending_on_length(config) == ["optimizer.schedule=cosine", "optimizer.warmup=5 percent"]
+    assert depending_on_length(configs.from_dict({}, base(), {"optimizer.warmup": "5 epochs"})) == []
+    halving = {"optimizer.schedule": "halving", "optimizer.halve_every": "10 percent"}
+    assert depending_on_length(configs.from_dict({}, base(), halving)) == ["optimizer.halve_every=10 percent"]
