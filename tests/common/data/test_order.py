@@ -93,7 +93,9 @@ def test_streams_are_frozen():
 def test_purposes_and_numbers_have_streams_of_their_own():
     first = {tuple(order.generator(*each).random_sample(2)) for each in itertools.product((0, 1), (1, 2), (0, 1))}
     assert len(first) == 8
-    np.testing.assert_array_equal(order.generator(-1, 0).random_sample(3), order.generator(2**64 - 1, 0).random_sample(3))
+    np.testing.assert_array_equal(
+        order.generator(-1, 0).random_sample(3), order.generator(2**64 - 1, 0).random_sample(3)
+    )
 
 
 @pytest.mark.parametrize("n", [1, 2, 100])
