@@ -116,9 +116,7 @@ def _classes(root: Path, names: Sequence[str], classes: Sequence[str]) -> tuple[
     return known, np.asarray([number[folder] for folder in folders], np.int32)
 
 
-def open_folder(
-    root: str | Path, *, labels: bool = False, max_pixels: int = images.MAX_PIXELS
-) -> dict[str, Source]:
+def open_folder(root: str | Path, *, labels: bool = False, max_pixels: int = images.MAX_PIXELS) -> dict[str, Source]:
     """Returns train and test images: the sub-folders `train` and `test` (or `val`), else all as `train`.
 
     Names of splits are read in any case, also `training`, `testing`, `valid`, `validation`. A folder with `test` and

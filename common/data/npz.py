@@ -32,9 +32,7 @@ class _Entry(NamedTuple):
         return math.prod(self.shape) * self.dtype.itemsize
 
 
-def open_npz(
-    path: str | Path, *, labels: bool = False, max_array_mb: int = MAX_ARRAY_MB
-) -> dict[str, Source]:
+def open_npz(path: str | Path, *, labels: bool = False, max_array_mb: int = MAX_ARRAY_MB) -> dict[str, Source]:
     """Returns the arrays `train` and `test` of a file, or its only array as `train`.
 
     Validation images are the test images where there are no others; names are read as those of folders are.

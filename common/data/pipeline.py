@@ -201,10 +201,10 @@ def _fit(config: DataConfig) -> tuple[Callable[[np.ndarray], dict[str, np.ndarra
 
 
 def _count_bad(config: DataConfig, images: Fitted, budget: SkipBudget) -> None:
-    """Counts the bad records that can be known now: all of a small folder, which is decoded; else by their sizes."""
+    """Counts the bad records that can be known now: all of a few files, which are decoded; else by their sizes."""
     shapes = images.raw.shapes()[images.chosen]
     pixels = images.shapes()[:, :2].prod(axis=1).sum()
-    if config.source.startswith("folder:") and pixels * config.channels <= _CACHE_BYTES:
+    if config.source.startswith(("folder:", "photographs")) and pixels * config.channels <= _CACHE_BYTES:
         images.scan()  # fills the cache and finds every damaged file before anything else starts
         return
     bad = np.flatnonzero(_wrong_sizes(config, shapes))

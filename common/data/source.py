@@ -1,4 +1,4 @@
-"""Examples with random access: the base of all sources, and sources of arrays and images in memory."""
+"""Examples with random access: the base of all sources, and arrays in memory."""
 
 import hashlib
 import os
@@ -192,29 +192,3 @@ class ArraySource(Source):
         if self._bad:
             self[min(self._bad)]
         return OnDevice(self._arrays, gather_rows)
-
-
-class ImageList(Source):
-    """Images of any sizes in memory, with a name each."""
-
-    def __init__(self, images: Sequence[np.ndarray], *, names: Sequence[str], label: str):
-        self._images = list(images)
-        self._names = list(names)
-        self._label = label
-        self.fingerprint = digest(*self._names, *self._images)
-
-    def __repr__(self) -> str:
-        return f"ImageList({self._label}, {len(self)}, {self.fingerprint})"
-
-    def __len__(self) -> int:
-        return len(self._images)
-
-    def __getitem__(self, index: int) -> Element:
-        return {"image": self._images[index]}
-
-    def name(self, index: int) -> str:
-        return self._names[index]
-
-    def shapes(self) -> np.ndarray:
-        """Returns the shapes of the images, int64 `[N, 3]`."""
-        return np.asarray([image.shape for image in self._images], np.int64).reshape(-1, 3)

@@ -9,8 +9,9 @@ from common.data import augment
 from common.data.batches import example_keys, make_batches
 from common.data.crops import Crops
 from common.data.fitted import Fitted, SkipBudget
-from common.data.source import ArraySource, BadRecordError, ImageList, Source
+from common.data.source import ArraySource, BadRecordError, Source
 from common.errors import InputError
+from tests.common.data.image_list import ImageList
 
 DRAW = np.random.default_rng(0)
 KEY = jax.random.key(42)

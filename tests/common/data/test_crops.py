@@ -6,8 +6,9 @@ import pytest
 from common.data import source
 from common.data.crops import Crops, FixedCrops
 from common.data.fitted import Fitted, SkipBudget
-from common.data.source import BadRecordError, ImageList
+from common.data.source import BadRecordError
 from common.errors import InputError
+from tests.common.data.image_list import ImageList
 
 
 def images(raw, *, limit=0):
@@ -35,7 +36,7 @@ class Torn(ImageList):
 
 def torn(*shapes):
     whole = numbered(*shapes)
-    return Torn(whole._images, names=whole._names, label="torn")
+    return Torn(whole.images, names=whole.names, label="torn")
 
 
 def corners(crops):

@@ -56,7 +56,7 @@ def test_the_shared_config_builds_crops_of_the_photographs():
         assert crops.shape == (50, 32, 32, 1)
         assert crops.dtype == np.uint8
         assert len({crop.tobytes() for crop in crops}) == 50
-    assert len(parts["train"]) == 9 and parts["train"].name(8) == "rocket.jpg"
+    assert len(parts["train"]) == 9 and parts["train"].name(8) == "data/rocket.jpg"
     assert parts["train"].fingerprint != parts["test"].fingerprint
     assert parts["train"].fingerprint == build(base().data)["train"].fingerprint
 
@@ -100,6 +100,36 @@ def test_crops_are_cut_from_gray_images(folder):
         gray[row : row + 9, column : column + 9].tobytes() for gray in grays for row in range(4) for column in range(2)
     }
     assert {crop.tobytes() for crop in found} == places
+
+
+def test_without_a_test_split_a_seeded_tenth_is_held_out(tmp_path):
+    for number in range(20):
+        write(tmp_path / f"{number:02}.png", picture(number))
+    plain = DataConfig(f"folder:{tmp_path}", size=8, fit="resize")
+    parts = sources(plain)
+    assert (len(parts["train"]), len(parts["test"])) == (18, 2)
+    found = {image.tobytes() for part in parts.values() for image in values(part)}
+    assert found == {images.gray(images.resize(picture(n)[1:11], 8)).tobytes() for n in range(20)}
+    names = [
+        {part.name(0), part.name(1)} for part in (sources(plain._replace(split_seed=n))["test"] for n in (0, 0, 1))
+    ]
+    assert names[0] == names[1] != names[2]
+    few = sources(plain._replace(subset=5))
+    assert len(few["train"]) == 5 and {few["test"].name(0), few["test"].name(1)} == names[0]
+    assert not {few["train"].name(i) for i in range(5)} & names[0]
+
+
+def test_a_single_image_cannot_be_split(tmp_path):
+    np.savez(tmp_path / "one.npz", train=picture(0)[None])
+    with pytest.raises(InputError, match="config.data.source: expected at least 2 images, one of them for testing"):
+        sources(DataConfig(f"npz:{tmp_path}/one.npz", size=8))
+
+
+def test_an_epoch_is_one_pass_over_the_images():
+    from common import config as configs
+
+    source = build(base().data)["train"]
+    assert configs.steps("1.5 epochs", batch_size=3, num_examples=len(source), field="train.steps") == 5
 
 
 def test_halves_and_subsets_share_no_image(folder):

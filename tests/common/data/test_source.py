@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from common.data import source
-from common.data.source import ArraySource, BadRecordError, ImageList, Source
+from common.data.source import ArraySource, BadRecordError, Source
 from common.errors import InputError
 
 IMAGES = np.arange(5 * 4 * 3, dtype=np.uint8).reshape(5, 4, 3, 1)
@@ -104,15 +104,6 @@ def test_a_nan_is_named_by_array_and_index():
 def test_empty_or_unequal_arrays_are_refused(arrays):
     with pytest.raises(InputError, match="some: expected arrays of one common length above 0"):
         ArraySource(arrays, label="some")
-
-
-def test_images_of_any_size():
-    pictures = [np.zeros((2, 3, 1), np.uint8), np.ones((5, 4, 3), np.uint8)]
-    data = ImageList(pictures, names=["a", "b"], label="two")
-    np.testing.assert_array_equal(data.shapes(), [[2, 3, 1], [5, 4, 3]])
-    np.testing.assert_array_equal(data[1]["image"], pictures[1])
-    assert data.name(1) == "b"
-    assert data.fingerprint != ImageList(pictures[::-1], names=["a", "b"], label="two").fingerprint
 
 
 def test_digest_keeps_parts_apart():
