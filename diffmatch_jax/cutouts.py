@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from common.data import images as pictures
-from common.data.source import Element, OnDevice, Source, digest
+from common.data.source import OnDevice, Source, digest
 from common.errors import input_error
 from diffmatch_jax.objects import Cutout
 
@@ -127,9 +127,6 @@ class WithObjects(Source):
     def __len__(self) -> int:
         return len(self._source)
 
-    def __getitem__(self, index: int) -> Element:
-        return {**self._source[index], **self._object(index)}
-
     def name(self, index: int) -> str:
         """Returns what a message calls an element: the name of its image."""
         return self._source.name(index)
@@ -137,11 +134,9 @@ class WithObjects(Source):
     def read(self, index: Sequence[int], random: np.ndarray | None = None) -> dict[str, np.ndarray]:
         """Returns the examples at `index`, each with its object."""
         own, rest = (np.asarray(index), None) if random is None else (random[:, 0], random[:, 1:])
-        return {**self._source.read(index, rest), **self._object(own)}
-
-    def _object(self, number: Any) -> dict[str, np.ndarray]:
-        which = number % len(self._cutouts.mask)
-        return {"object_image": self._cutouts.image[which], "object_mask": self._cutouts.mask[which]}
+        which = own % len(self._cutouts.mask)
+        objects = {"object_image": self._cutouts.image[which], "object_mask": self._cutouts.mask[which]}
+        return {**self._source.read(index, rest), **objects}
 
     @property
     def nbytes(self) -> int | None:

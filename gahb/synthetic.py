@@ -14,7 +14,7 @@ import numpy as np
 
 from common.data import pipeline, splits
 from common.data.order import MAX_LENGTH, permutation
-from common.data.source import Element, OnDevice, Source, digest
+from common.data.source import OnDevice, Source, digest
 from common.errors import choice, input_error, nearest
 from gahb import calpha, manifolds
 
@@ -78,11 +78,6 @@ class Generated(Source):
 
     def __len__(self) -> int:
         return self._length
-
-    def __getitem__(self, index: int) -> Element:
-        if not 0 <= index < len(self):
-            raise IndexError(f"{self!r}: index {index} is outside [0, {len(self)})")
-        return {"image": self.read([index])["image"][0]}
 
     def read(self, index: Sequence[int], random: np.ndarray | None = None) -> dict[str, np.ndarray]:
         del random
@@ -167,9 +162,6 @@ class Shuffled(Source):
 
     def __len__(self) -> int:
         return len(self._source)
-
-    def __getitem__(self, index: int) -> Element:
-        return self._apply(self._source[index], self.order)
 
     def name(self, index: int) -> str:
         return self._source.name(index)

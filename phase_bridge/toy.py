@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from common.data.order import MAX_LENGTH
-from common.data.source import Element, OnDevice, Source, digest
+from common.data.source import OnDevice, Source, digest
 from common.errors import choice, input_error
 
 _BLOCK = 4096  # points made at once on request of the host
@@ -163,11 +163,6 @@ class Points(Source):
 
     def __len__(self) -> int:
         return self._length
-
-    def __getitem__(self, index: int) -> Element:
-        if not 0 <= index < len(self):
-            raise IndexError(f"{self!r}: index {index} is outside [0, {len(self)})")
-        return {"point": self.read([index])["point"][0]}
 
     def read(self, index: Sequence[int], random: np.ndarray | None = None) -> dict[str, np.ndarray]:
         del random

@@ -10,42 +10,23 @@ from common.data.source import Element, OnDevice, Source, digest, in_threads, st
 from common.errors import input_error
 
 
-class _OfImages(Source):
-    """What both kinds of crops share."""
+class Crops(Source):
+    """One `size` x `size` crop of each image; in training its place is random, uniform over the image.
+
+    Two random numbers, taken modulo the number of rows and columns where a crop can begin, decide its corner, so a bad
+    image may be replaced by another one of any size; without them it is the middle of the image.
+    """
+
+    num_random = 2
 
     def __init__(self, images: Fitted, *, size: int):
         self._images = images
         self._size = size
         self.num_classes = images.num_classes
-        self.fingerprint = digest(type(self).__name__, images.fingerprint, size)
+        self.fingerprint = digest("crops", images.fingerprint, size)
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({self._images!r}, {self._size})"
-
-    def __getitem__(self, index: int) -> Element:
-        if not 0 <= index < len(self):
-            raise IndexError(f"{self!r}: index {index} is outside [0, {len(self)})")
-        return {name: array[0] for name, array in self.read([index]).items()}
-
-    def _cut(self, element: Element, corner: Any) -> Element:
-        """Cuts out one crop; `corner` (row, column) is taken modulo the number of places.
-
-        So a bad image may be replaced by another one of any size.
-        """
-        image, size = element["image"], self._size
-        row, column = np.asarray(corner) % (np.asarray(image.shape[:2]) - size + 1)
-        # A copy, since a view would keep the whole image in memory.
-        return {**element, "image": image[row : row + size, column : column + size].copy()}
-
-
-class Crops(_OfImages):
-    """One `size` x `size` crop of each image; in training its place is random, uniform over the image.
-
-    Two random numbers, taken modulo the number of rows and columns where a crop can begin, decide its corner; without
-    them it is the middle of the image.
-    """
-
-    num_random = 2
+        return f"{self._images!r}.crops({self._size})"
 
     def __len__(self) -> int:
         return len(self._images)
@@ -54,15 +35,19 @@ class Crops(_OfImages):
         return self._images.name(index)
 
     def read(self, index: Sequence[int], random: np.ndarray | None = None) -> dict[str, np.ndarray]:
-        return stack(self._crops(index, random))
+        return stack(self._cut(index, random))
 
-    def _crops(self, index: Sequence[int], random: np.ndarray | None) -> Iterator[Element]:
+    def _cut(self, index: Sequence[int], random: np.ndarray | None) -> Iterator[Element]:
+        size = self._size
         for number, element in enumerate(self._images.elements(index)):
-            middle = (np.asarray(element["image"].shape[:2]) - self._size) // 2
-            yield self._cut(element, middle if random is None else random[number])
+            image = element["image"]
+            places = np.asarray(image.shape[:2]) - size + 1
+            row, column = (places - 1) // 2 if random is None else random[number] % places
+            # A copy, since a view would keep the whole image in memory.
+            yield {**element, "image": image[row : row + size, column : column + size].copy()}
 
     def fixed(self) -> "FixedCrops":
-        return FixedCrops(self._images, size=self._size)
+        return FixedCrops(self, self._images.shapes(), self._size)
 
     @property
     def nbytes(self) -> int | None:
@@ -112,35 +97,33 @@ class Crops(_OfImages):
         return OnDevice(arrays, gather)
 
 
-class FixedCrops(_OfImages):
-    """All `size` x `size` crops of the images on a grid of half a crop, in the order of the images."""
+class FixedCrops(Source):
+    """All crops of the images on a grid of half a crop, in the order of the images, whose shapes are `[N, 3]`."""
 
-    def __init__(self, images: Fitted, *, size: int):
-        super().__init__(images, size=size)
+    def __init__(self, crops: Crops, shapes: np.ndarray, size: int):
+        self._crops = crops
         self._step = max(1, size // 2)
-        lengths = images.shapes()[:, :2]
+        lengths = shapes[:, :2]
         counts = np.where(lengths < size, 0, (lengths - size) // self._step + 1)
         self._first = (lengths - size - self._step * (counts - 1)) // 2  # what the grid leaves over lies on both sides
         self._across = counts[:, 1]
         self._ends = np.cumsum(counts.prod(axis=1))
+        self.num_classes = crops.num_classes
+        self.fingerprint = digest("fixed", crops.fingerprint)
+
+    def __repr__(self) -> str:
+        return f"{self._crops!r}.fixed()"
 
     def __len__(self) -> int:
         return int(self._ends[-1])
 
     def name(self, index: int) -> str:
-        return f"crop {index} in {self._images.name(int(np.searchsorted(self._ends, index, side='right')))}"
+        return f"crop {index} in {self._crops.name(int(np.searchsorted(self._ends, index, side='right')))}"
 
     def read(self, index: Sequence[int], random: np.ndarray | None = None) -> dict[str, np.ndarray]:
         del random
-        return stack(self._crops(np.asarray(index, np.int64)))
-
-    def _crops(self, index: np.ndarray) -> Iterator[Element]:
+        index = np.asarray(index, np.int64)
         image = np.searchsorted(self._ends, index, side="right")
         place = index - np.where(image > 0, self._ends[image - 1], 0)
         grid = np.stack(np.divmod(place, self._across[image]), axis=-1)
-        corners = self._first[image] + self._step * grid
-        last, element = -1, {}
-        for which, corner in zip(image.tolist(), corners, strict=True):
-            if which != last:  # several crops of one image: it is read once
-                last, element = which, self._images[which]
-            yield self._cut(element, corner)
+        return self._crops.read(image, self._first[image] + self._step * grid)

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from common.data.source import BadRecordError, Element, Source, digest, in_threads, stack
-from common.errors import InputError, input_error
+from common.data.source import BadRecordError, Element, Source, digest, in_threads
+from common.errors import input_error
 
 _LOG = logging.getLogger(__name__)
 
@@ -25,29 +25,24 @@ class SkipBudget:
         """Counts the records that were not seen before; raises once there are more than the limit."""
         new = {record.record: record.reason for record in records if record.record not in self._skipped}
         self._skipped.update(new)
-        if len(self._skipped) > self._limit:
-            raise self._exceeded()
+        if (count := len(self._skipped)) > self._limit:
+            shown = [f"{name}: {reason}" for name, reason in self._skipped.items()]
+            raise input_error(
+                self._field,
+                expected=f"at most {self._limit} bad records",
+                got=f"{count} ({'; '.join(shown[:3] + ['...'] * (count > 3))})",
+                fix=f"repair or remove them, or set {self._field}={count}",
+            )
         for name, reason in new.items():
-            _LOG.warning("skipped %s: %s (%d of at most %d)", name, reason, len(self._skipped), self._limit)
-
-    def _exceeded(self) -> InputError:
-        count = len(self._skipped)
-        shown = [f"{name}: {reason}" for name, reason in list(self._skipped.items())[:3]] + ["..."] * (count > 3)
-        return input_error(
-            self._field,
-            expected=f"at most {self._limit} bad records",
-            got=f"{count} ({'; '.join(shown)})",
-            fix=f"repair or remove them, or set {self._field}={count}",
-        )
+            _LOG.warning("skipped %s: %s (%d of at most %d)", name, reason, count, self._limit)
 
 
 class Fitted(Source):
     """The images of `raw` (which has `shapes()`), each after the pure function `fit`: image -> image.
 
     A `ValueError` of `fit` makes a bad record. In place of a bad record stands the next good one (cyclically), within
-    the budget; which one depends on the data alone. `label` says what `fit` does and enters the fingerprint; `shape`
-    is that of the results, None if `fit` keeps height and width. Results of up to `cache_bytes` in all stay in memory;
-    of originals each thread holds one.
+    the budget; which one depends on the data alone. `label` says what `fit` does and enters the fingerprint. Results
+    of up to `cache_bytes` in all stay in memory; of originals each thread holds one.
     """
 
     def __init__(
@@ -57,15 +52,13 @@ class Fitted(Source):
         *,
         label: str,
         budget: SkipBudget,
-        shape: tuple[int, int, int] | None = None,
         cache_bytes: int = 0,
     ):
-        self.raw = raw
-        self.chosen = np.arange(len(raw))
+        self._raw = raw
+        self._chosen = np.arange(len(raw))
         self._fit = fit
         self._label = label
         self._budget = budget
-        self._shape = shape
         self._cache: dict[int, Element] = {}
         self._free = [cache_bytes]  # in a list, as subsets share it
         self.num_classes = raw.num_classes
@@ -74,40 +67,29 @@ class Fitted(Source):
     def subset(self, chosen: Sequence[int]) -> "Fitted":
         """Returns the images at `chosen`, in that order, with the same budget and memory."""
         part = copy.copy(self)
-        part.chosen = self.chosen[np.asarray(chosen, np.int64)]
-        part.fingerprint = digest("subset", self.fingerprint, part.chosen)
+        part._chosen = self._chosen[np.asarray(chosen, np.int64)]
+        part.fingerprint = digest("subset", self.fingerprint, part._chosen)
         return part
 
     def __repr__(self) -> str:
-        part = "" if len(self) == len(self.raw) else f"[{len(self)} images]"
-        return f"{self.raw!r}{part}.{self._label}"
+        part = "" if len(self) == len(self._raw) else f"[{len(self)} images]"
+        return f"{self._raw!r}{part}.{self._label}"
 
     def __len__(self) -> int:
-        return len(self.chosen)
-
-    def __getitem__(self, index: int) -> Element:
-        if not 0 <= index < len(self):
-            raise IndexError(f"{self!r}: index {index} is outside [0, {len(self)})")
-        return next(self.elements([index]))
+        return len(self._chosen)
 
     def name(self, index: int) -> str:
-        return self.raw.name(int(self.chosen[index]))
+        return self._raw.name(int(self._chosen[index]))
 
     def shapes(self) -> np.ndarray:
-        """Returns the shapes of the fitted images, int64 `[N, 3]`, zeros where unknown."""
-        if self._shape is None:
-            return self.raw.shapes()[self.chosen]
-        return np.broadcast_to(np.asarray(self._shape, np.int64), (len(self), 3))
+        """Returns the shapes of the original images, int64 `[N, 3]`, zeros where they cannot be read."""
+        return self._raw.shapes()[self._chosen]
 
     def elements(self, indices: Sequence[int]) -> Iterator[Element]:
         """Yields the elements at `indices`, each read when it is asked for; the next good one for a bad record."""
         indices = np.asarray(indices, np.int64)
         for index, element in zip(indices.tolist(), self.records(indices), strict=True):
             yield self._next_good(index, element) if isinstance(element, BadRecordError) else element
-
-    def read(self, index: Sequence[int], random: np.ndarray | None = None) -> dict[str, np.ndarray]:
-        del random
-        return stack(self.elements(index))
 
     def scan(self, function: Callable[[Element], Any] = lambda element: None) -> tuple[np.ndarray, list[Any]]:
         """Reads every image once, by several threads; returns the places of the good ones and `function` of each.
@@ -125,9 +107,9 @@ class Fitted(Source):
 
     def records(self, indices: Sequence[int]) -> Iterator[Element | BadRecordError]:
         """Yields the elements at `indices` as `elements` does, but the error of a bad record instead of a good one."""
-        places = self.chosen[np.asarray(indices, np.int64)].tolist()
+        places = self._chosen[np.asarray(indices, np.int64)].tolist()
         cached = [self._cache.get(place) for place in places]
-        fresh = self.raw.elements([place for place, each in zip(places, cached, strict=True) if each is None])
+        fresh = self._raw.elements([place for place, each in zip(places, cached, strict=True) if each is None])
         for index, each in zip(places, cached, strict=True):
             yield self._fit_one(index, next(fresh)) if each is None else each
 
@@ -137,7 +119,7 @@ class Fitted(Source):
         try:
             fitted = {**element, **self._fit(element["image"])}
         except ValueError as error:
-            return BadRecordError(self.raw.name(index), str(error))
+            return BadRecordError(self._raw.name(index), str(error))
         image, original = fitted["image"], element["image"]
         if image.nbytes < original.nbytes and np.may_share_memory(image, original):
             fitted["image"] = image.copy()  # a view would keep the original in memory
@@ -154,4 +136,4 @@ class Fitted(Source):
             if not isinstance(element, BadRecordError):
                 return element
             error = element
-        raise input_error(repr(self.raw), expected="at least one good record", got="none", fix="repair the data set")
+        raise input_error(repr(self._raw), expected="at least one good record", got="none", fix="repair the data set")

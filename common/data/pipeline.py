@@ -148,8 +148,7 @@ def _fitted(config: DataConfig, raw: Any, budget: SkipBudget) -> Fitted:
             fix="set another one, or config.data.fit='resize'",
         )
     fit, label = _fit(config)
-    shape = None if config.fit == "crop" else (config.size, config.size, config.channels)
-    return Fitted(raw, fit, label=label, shape=shape, budget=budget, cache_bytes=_CACHE_BYTES)
+    return Fitted(raw, fit, label=label, budget=budget, cache_bytes=_CACHE_BYTES)
 
 
 def _needed(config: DataConfig) -> tuple[int, str]:
@@ -202,8 +201,8 @@ def _fit(config: DataConfig) -> tuple[Callable[[np.ndarray], dict[str, np.ndarra
 
 def _count_bad(config: DataConfig, images: Fitted, budget: SkipBudget) -> None:
     """Counts the bad records that can be known now: all of a few files, which are decoded; else by their sizes."""
-    shapes = images.raw.shapes()[images.chosen]
-    pixels = images.shapes()[:, :2].prod(axis=1).sum()
+    shapes = images.shapes()
+    pixels = shapes[:, :2].prod(axis=1).sum() if config.fit == "crop" else len(images) * config.size**2
     if config.source.startswith(("folder:", "photographs")) and pixels * config.channels <= _CACHE_BYTES:
         images.scan()  # fills the cache and finds every damaged file before anything else starts
         return

@@ -12,7 +12,8 @@ from common.errors import InputError, input_error
 
 Element = Mapping[str, np.ndarray]
 
-_BLOCK = 64  # elements one thread reads before it takes the next ones
+_BLOCK = 64  # elements at most that one thread reads before it takes the next ones
+_THREADS = min(8, os.cpu_count() or 1)  # each holds one original image in memory
 
 
 class OnDevice(NamedTuple):
@@ -35,7 +36,7 @@ class BadRecordError(InputError):
 
 
 class Source:
-    """A fixed number of examples with random access; children define `__len__`, `__getitem__` and `fingerprint`.
+    """A fixed number of examples with random access; children define `fingerprint`, `__len__`, and `[]` or `read`.
 
     `source[i]` is a mapping of arrays (images `[H, W, C]`, uint8 or float32 in [0, 1]; the class `label`, int32 `[]`
     from 0 on) and depends on i alone. All elements have the same shapes and dtypes; only images that still have to be
@@ -53,7 +54,9 @@ class Source:
         raise NotImplementedError
 
     def __getitem__(self, index: int) -> Element:
-        raise NotImplementedError
+        if not 0 <= index < len(self):
+            raise IndexError(f"{self!r}: index {index} is outside [0, {len(self)})")
+        return {name: array[0] for name, array in self.read([index]).items()}
 
     def name(self, index: int) -> str:
         """Returns what a message calls element `index`."""
@@ -73,7 +76,7 @@ class Source:
         `random` int32 `[B, num_random]`, each below 2**31 - 1, decides what is random; None: a fixed choice.
         """
         del random
-        return stack(self[int(each)] for each in index)
+        return stack(self.elements(index))
 
     @property
     def nbytes(self) -> int | None:
@@ -89,10 +92,12 @@ class Source:
         return self
 
 
-def stack(elements: Iterator[Element]) -> dict[str, np.ndarray]:
-    """Returns elements of equal shapes as arrays with a leading axis."""
+def stack(elements: Iterator[Element | BadRecordError]) -> dict[str, np.ndarray]:
+    """Returns elements of equal shapes as arrays with a leading axis; raises the error of a bad record."""
     columns: dict[str, list[np.ndarray]] = {}
     for element in elements:
+        if isinstance(element, BadRecordError):
+            raise element
         for name, array in element.items():
             columns.setdefault(name, []).append(array)
     return {name: np.stack(arrays) for name, arrays in columns.items()}
@@ -100,8 +105,9 @@ def stack(elements: Iterator[Element]) -> dict[str, np.ndarray]:
 
 def in_threads(function: Callable[[range], Any], count: int) -> list[Any]:
     """Returns `function(block)` for consecutive blocks of the numbers below `count`, computed by several threads."""
-    blocks = [range(start, min(start + _BLOCK, count)) for start in range(0, count, _BLOCK)]
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    size = max(1, min(_BLOCK, count // _THREADS))
+    blocks = [range(start, min(start + size, count)) for start in range(0, count, size)]
+    with ThreadPoolExecutor(_THREADS) as pool:
         return list(pool.map(function, blocks))
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from common.data import source
-from common.data.crops import Crops, FixedCrops
+from common.data.crops import Crops
 from common.data.fitted import Fitted, SkipBudget
 from common.data.source import BadRecordError
 from common.errors import InputError
@@ -107,12 +107,12 @@ def test_fixed_crops_lie_on_a_centred_grid():
     assert data.name(4) == "crop 4 in 0" and data.name(6) == "crop 6 in 1"
     assert data.fixed() is data
     np.testing.assert_array_equal(source.load(data)["image"], data.read(range(7))["image"])
-    wide = FixedCrops(images(numbered((4, 11))), size=4)
+    wide = Crops(images(numbered((4, 11))), size=4).fixed()
     assert [corner[2] for corner in corners(wide.read(range(4))["image"])] == [0, 2, 4, 6]
 
 
 def test_fixed_crops_of_a_bad_image_come_from_the_next():
-    data = FixedCrops(images(torn((4, 4), (30, 30), (4, 6)), limit=1), size=4)
+    data = Crops(images(torn((4, 4), (30, 30), (4, 6)), limit=1), size=4).fixed()
     crops = data.read(range(len(data)))["image"]
     assert len(data) == 1 + 14 * 14 + 2
     assert set(crops[1:, 0, 0, 0].tolist()) == {2}
@@ -120,7 +120,7 @@ def test_fixed_crops_of_a_bad_image_come_from_the_next():
 
 def test_fingerprints_tell_images_size_and_kind_apart():
     one, other = images(numbered((9, 9))), images(numbered((9, 8)))
-    made = [Crops(one, size=3), Crops(one, size=4), Crops(other, size=3), FixedCrops(one, size=3)]
+    made = [Crops(one, size=3), Crops(one, size=4), Crops(other, size=3), Crops(one, size=3).fixed()]
     assert len({each.fingerprint for each in made}) == 4
     assert Crops(one, size=3).fingerprint == made[0].fingerprint
 

@@ -62,7 +62,7 @@ def test_fit_is_applied_and_what_it_refuses_is_named():
             raise ValueError("odd one")
         return {"image": image / 2}
 
-    data = fitted(Counting(5), halve, shape=(1, 1, 1)).subset([3, 4, 2])
+    data = fitted(Counting(5), halve).subset([3, 4, 2])
     assert values(data.elements([1, 2])) == [2, 1]
     with pytest.raises(InputError, match=r"got 1 \(counting\[3\]: odd one\)"):
         data[0]

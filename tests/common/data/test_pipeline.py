@@ -285,7 +285,7 @@ def test_padding_keeps_whole_images_and_says_their_size(tmp_path):
     for image, (height, width), number in zip(found["image"], found["size"], range(3), strict=True):
         np.testing.assert_array_equal(image[:height, :width], images.shrink(picture(number, shapes[number]), 12))
         assert not image[height:].any() and not image[:, width:].any()
-    np.testing.assert_array_equal(part.shapes(), [(12, 12, 3)] * 3)
+    np.testing.assert_array_equal(part.shapes()[:, :2], shapes)
     held = part.on_device()
     taken = held.gather(held.arrays, jnp.asarray([2, 0]), None)
     np.testing.assert_array_equal(taken["image"], found["image"][[2, 0]])
