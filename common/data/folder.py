@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from common.data import images
+from common.data import images, splits
 from common.data.listing import Listing, is_hidden, printable
 from common.data.source import BadRecordError, Element, Source, digest
 from common.errors import InputError, input_error

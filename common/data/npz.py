@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from common.data import splits
 from common.data.source import ArraySource, Source
 from common.errors import InputError, input_error
 

@@ -11,7 +11,7 @@ from common.data.crops import Crops
 from common.data.fitted import Fitted, SkipBudget
 from common.data.source import ArraySource, BadRecordError, Source
 from common.errors import InputError
-from tests.common.data.image_list import ImageList
+from tests.common.data.raw import ImageList
 
 DRAW = np.random.default_rng(0)
 KEY = jax.random.key(42)

@@ -8,7 +8,7 @@ from common.data.crops import Crops
 from common.data.fitted import Fitted, SkipBudget
 from common.data.source import BadRecordError
 from common.errors import InputError
-from tests.common.data.image_list import ImageList
+from tests.common.data.raw import ImageList
 
 
 def images(raw, *, limit=0):

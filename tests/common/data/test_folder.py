@@ -11,6 +11,7 @@ from common.data import folder
 from common.data.folder import open_folder
 from common.data.source import BadRecordError
 from common.errors import InputError
+from tests.common.data.raw import unusable
 
 
 def write(path, seed, size=(12, 10)):
@@ -95,7 +96,7 @@ def test_damaged_files_are_named(tmp_path):
 
 
 def names(part):
-    return [name_of(part, index) for index in range(len(part))]
+    return [part.name(index) for index in range(len(part))]
 
 
 @pytest.fixture
@@ -121,7 +122,7 @@ def test_hidden_folders_are_no_classes(tmp_path, logged, hidden, place):
         for number in range(3):
             write(tmp_path / label / f"{number}.png", number)
     write(tmp_path / place / hidden / "0.png", 7)
-    parts = open_folder(tmp_path, seed=0, labels=True)
+    parts = open_folder(tmp_path, labels=True)
     assert logged() == f"folder:{tmp_path}: left out 1 hidden folder"
     labels = {
         name: int(element["label"])
@@ -141,11 +142,11 @@ def test_what_is_left_out_is_counted_by_kind(tmp_path, logged):
     for name in ("notes.txt", "list.csv", "more.TXT", "README", ".DS_Store", "._a.png"):
         (tmp_path / name).write_text("no image")
     (tmp_path / ".cache").mkdir()
-    parts = open_folder(tmp_path, seed=0)
+    parts = open_folder(tmp_path)
     assert logged() == (
         f"folder:{tmp_path}: left out 2 hidden files, 1 hidden folder, 4 files with other endings (.csv, .txt, none)"
     )
-    assert len(parts["train"]) + len(parts["test"]) == 5
+    assert list(parts) == ["train"] and len(parts["train"]) == 5
 
 
 @pytest.mark.parametrize("train", ["train", "Train", "TRAIN", "training"])
@@ -154,7 +155,7 @@ def test_names_of_splits_in_any_case(tmp_path, logged, train, test):
     for number in range(4):
         write(tmp_path / train / f"{number}.png", number)
     write(tmp_path / test / "x.png", 9)
-    parts = open_folder(tmp_path, seed=0)
+    parts = open_folder(tmp_path)
     assert names(parts["train"]) == [f"{train}/{number}.png" for number in range(4)]
     assert names(parts["test"]) == [f"{test}/x.png"]
     assert logged() == ""
@@ -165,7 +166,7 @@ def test_test_images_beside_unsorted_images_are_not_trained_on(tmp_path, test):
     for number in range(4):
         write(tmp_path / f"{number}.png", number)
     write(tmp_path / test / "x.png", 9)
-    parts = open_folder(tmp_path, seed=0)
+    parts = open_folder(tmp_path)
     assert [name.split("/")[1] for name in names(parts["train"])] == ["0.png", "1.png", "2.png", "3.png"]
     assert names(parts["test"]) == [f"{test}/x.png"]
 
@@ -173,7 +174,7 @@ def test_test_images_beside_unsorted_images_are_not_trained_on(tmp_path, test):
 def test_test_images_come_before_validation_images(tmp_path, logged):
     for name in ("Train/a.png", "valid/b.png", "TEST/c.png", "extra/d.png", "e.png"):
         write(tmp_path / name, 1)
-    parts = open_folder(tmp_path, seed=0)
+    parts = open_folder(tmp_path)
     assert names(parts["train"]) == ["Train/a.png"] and names(parts["test"]) == ["TEST/c.png"]
     assert logged() == f"folder:{tmp_path}: left out 3 beside the folders of the splits (e.png, extra, valid)"
 
@@ -181,10 +182,10 @@ def test_test_images_come_before_validation_images(tmp_path, logged):
 def test_ambiguous_splits_and_missing_training_images_are_refused(tmp_path):
     write(tmp_path / "Test" / "a.png", 1)
     with pytest.raises(InputError, match=r"expected image files .*, got none; .* or use folder:.*/Test$"):
-        open_folder(tmp_path, seed=0)
+        open_folder(tmp_path)
     write(tmp_path / "test" / "a.png", 1)
     with pytest.raises(InputError, match=r"expected one folder test/ in .*, got Test/ and test/; merge or rename"):
-        open_folder(tmp_path, seed=0)
+        open_folder(tmp_path)
 
 
 def found_names(parts):
@@ -208,7 +209,7 @@ def test_links_to_what_is_there_change_nothing(tmp_path, logged, links):
         write(root / "ab"[number % 2] / f"{number}.png", number)
     for name, target in links.items():
         (root / name).symlink_to(target)
-    parts = open_folder(root, seed=0, labels="x.png" not in links)
+    parts = open_folder(root, labels="x.png" not in links)
     assert found_names(parts) == sorted(f"{'ab'[number % 2]}/{number}.png" for number in range(10))
     word = "links" if len(links) > 1 else "link"
     assert logged() == f"folder:{root}: left out {len(links)} {word} to what is read already"
@@ -224,7 +225,7 @@ def test_links_to_other_places_are_followed_once(tmp_path, logged):
     (root / "dog" / "3.png").symlink_to(elsewhere / "store" / "3")  # as caches store files, by their hash
     (elsewhere / "cat" / "back").symlink_to(root)
     (elsewhere / "cat" / "round").symlink_to(elsewhere / "cat")
-    parts = open_folder(root, seed=0, labels=True)
+    parts = open_folder(root, labels=True)
     assert found_names(parts) == ["cat/1.png", "cat/2.png", "dog/3.png", "dog/4.png"]
     assert logged() == f"folder:{root}: left out 2 links to what is read already"
     np.testing.assert_array_equal(images_by_name(parts)["dog/3.png"], written)
@@ -251,7 +252,7 @@ def test_no_file_is_in_training_and_test(tmp_path, logged, how):
         (train / "up").symlink_to("..")
     else:
         (train / "4.png").hardlink_to(tmp_path / "test" / "4.png")
-    parts = open_folder(tmp_path, seed=0)
+    parts = open_folder(tmp_path)
     both = [name.split("/")[-1] for part in ("train", "test") for name in names(parts[part])]
     assert sorted(both) == [f"{number}.png" for number in range(6)]
     assert logged() == f"folder:{tmp_path}: left out 1 link to what is read already"
@@ -265,12 +266,12 @@ def test_both_splits_may_be_links_but_not_to_one_folder(tmp_path):
     root.mkdir()
     (root / "train").symlink_to("../data")
     (root / "test").symlink_to("../held")
-    parts = open_folder(root, seed=0)
+    parts = open_folder(root)
     assert [len(parts[name]) for name in ("train", "test")] == [4, 4]
     (root / "test").unlink()
     (root / "test").symlink_to("../data")
     with pytest.raises(InputError, match=r"image files .* in .*/test, got none \(left out: 1 link to what is read al"):
-        open_folder(root, seed=0)
+        open_folder(root)
 
 
 def test_links_that_lead_nowhere_and_special_files_are_left_out(tmp_path, logged):
@@ -282,7 +283,7 @@ def test_links_that_lead_nowhere_and_special_files_are_left_out(tmp_path, logged
     os.mkfifo(tmp_path / "pipe.png")
     (tmp_path / "folder.png").mkdir()
     write(tmp_path / "folder.png" / "in.png", 5)
-    parts = open_folder(tmp_path, seed=0)
+    parts = open_folder(tmp_path)
     assert found_names(parts) == ["0.png", "1.png", "2.png", "folder.png/in.png"]
     assert logged() == f"folder:{tmp_path}: left out 1 entry that is no file, 3 links that lead nowhere"
 
@@ -293,7 +294,7 @@ def test_names_that_are_no_text(tmp_path, logged):
         write(tmp_path / "seen" / f"{number}.png", number)
         os.rename(tmp_path / "seen" / f"{number}.png", os.path.join(os.fsencode(tmp_path / "seen"), name))
     (tmp_path / "seen").rename(os.fsdecode(os.fsencode(tmp_path) + b"/cl\xffss"))
-    parts = open_folder(tmp_path, seed=0, labels=True)
+    parts = open_folder(tmp_path, labels=True)
     shown = [
         r"cl\udcffss/\udcff\udcfe.png",
         r"cl\udcffss/\x1b[31mred.png",
@@ -304,7 +305,7 @@ def test_names_that_are_no_text(tmp_path, logged):
     assert len(images_by_name(parts)) == 4 and logged() == ""
     (tmp_path / "loose\n.png").write_bytes(b"")
     with pytest.raises(InputError, match=r"got loose\\n.png; move it"):
-        open_folder(tmp_path, seed=0, labels=True)
+        open_folder(tmp_path, labels=True)
 
 
 def test_files_that_vanish_or_cannot_be_read_are_bad_records(tmp_path, monkeypatch):
@@ -314,8 +315,8 @@ def test_files_that_vanish_or_cannot_be_read_are_bad_records(tmp_path, monkeypat
     real = Path.open
     denied = lambda path, *args: real(path if path.name != "1.png" else tmp_path / "nowhere", *args)  # noqa: E731
     monkeypatch.setattr(Path, "open", denied)
-    train = open_folder(tmp_path, seed=0)["train"]
-    assert train.known_bad() == {1: "cannot be opened (No such file or directory)"}
+    train = open_folder(tmp_path)["train"]
+    assert unusable(train) == {1: "cannot be opened (No such file or directory)"}
     with pytest.raises(BadRecordError, match="train/1.png: cannot be opened"):
         train[1]
 
@@ -324,12 +325,12 @@ def test_images_above_the_limit_are_bad_records(tmp_path):
     write(tmp_path / "train" / "large.png", 0, (12, 10))
     write(tmp_path / "train" / "small.png", 1, (6, 10))
     write(tmp_path / "test" / "x.png", 2, (6, 10))
-    train = open_folder(tmp_path, seed=0, max_pixels=119)["train"]
-    assert train.known_bad() == {0: "more than 119 pixels (12x10); remove it, or raise config.data.max_pixels"}
+    train = open_folder(tmp_path, max_pixels=119)["train"]
+    assert unusable(train) == {0: "more than 119 pixels (12x10); remove it, or raise config.data.max_pixels"}
     assert train[1]["image"].shape == (6, 10, 3)
     with pytest.raises(BadRecordError, match="train/large.png: more than 119 pixels"):
         train[0]
-    assert open_folder(tmp_path, seed=0, max_pixels=120)["train"].known_bad() == {}
+    assert unusable(open_folder(tmp_path, max_pixels=120)["train"]) == {}
 
 
 def test_files_are_hashed_in_constant_memory(tmp_path):
@@ -337,7 +338,7 @@ def test_files_are_hashed_in_constant_memory(tmp_path):
         with (tmp_path / f"{number}.png").open("wb") as file:
             file.truncate(50 * 2**20)
     tracemalloc.start()
-    open_folder(tmp_path, seed=0)
+    open_folder(tmp_path)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 10 * 2**20

@@ -10,6 +10,7 @@ import pytest
 from common.data.npz import open_npz
 from common.data.source import BadRecordError
 from common.errors import InputError
+from tests.common.data.raw import unusable
 
 BYTES = np.random.default_rng(0).integers(0, 256, (10, 4, 5, 3)).astype(np.uint8)
 
@@ -247,7 +248,7 @@ def test_numbers_that_float32_rounds_into_the_range_are_taken(tmp_path):
     images[0, 0, 0, 0], images[1, 0, 0, 0] = 1 + 1e-12, np.inf
     train = open_npz(saved(tmp_path, train=images, test=images))["train"]
     assert train[0]["image"].dtype == np.float32 and train[0]["image"][0, 0, 0] == 1
-    assert list(known_bad(train)) == [1]
+    assert list(unusable(train)) == [1]
 
 
 @pytest.mark.parametrize("dtype", [">f4", "<f8", ">f8", "<f2"])

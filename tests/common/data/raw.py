@@ -1,4 +1,4 @@
-"""Images of any sizes in memory, as a raw source for tests."""
+"""Images of any sizes in memory, as a raw source, and which records of such a source cannot be used."""
 
 import numpy as np
 
@@ -26,3 +26,9 @@ class ImageList(Source):
 
     def shapes(self):
         return np.asarray([image.shape for image in self.images], np.int64).reshape(-1, 3)
+
+
+def unusable(source):
+    """Returns {index: reason} of the records whose shape is unknown."""
+    indices = np.flatnonzero(source.shapes()[:, 0] == 0).tolist()
+    return {index: error.reason for index, error in zip(indices, source.elements(indices), strict=True)}
