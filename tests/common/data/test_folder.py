@@ -127,7 +127,7 @@ def test_hidden_folders_are_no_classes(tmp_path, logged, hidden, place):
     labels = {
         name: int(element["label"])
         for part in parts.values()
-        for name, element in zip(names(part), part.read(range(len(part))), strict=True)
+        for name, element in zip(names(part), part.elements(range(len(part))), strict=True)
     }
     assert len(labels) == 6
     assert {name.split("/")[1]: label for name, label in labels.items()} == {"cat": 0, "dog": 1}
@@ -235,7 +235,7 @@ def images_by_name(parts):
     return {
         name.partition("/")[2]: element["image"]
         for part in parts.values()
-        for name, element in zip(names(part), part.read(range(len(part))), strict=True)
+        for name, element in zip(names(part), part.elements(range(len(part))), strict=True)
     }
 
 

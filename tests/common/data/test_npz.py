@@ -191,7 +191,7 @@ def test_sizes_are_checked_before_reading(tmp_path):
     assert message == f"{path}: expected arrays of at most 39 MiB, got 40 MiB; " + (
         "set config.data.max_array_mb=40 if that much memory is there"
     )
-    assert len(open_npz(path, max_array_mb=40)["train"]) == 36
+    assert len(open_npz(path, max_array_mb=40)["train"]) == 40
     both = saved(tmp_path, train=np.zeros((6, 512, 512), np.uint8), test=np.zeros((6, 512, 512), np.uint8))
     assert "expected arrays of at most 2 MiB, got 3 MiB" in refused(both, max_array_mb=2)
     assert len(open_npz(both, max_array_mb=3)["train"]) == 6
