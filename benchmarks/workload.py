@@ -68,9 +68,9 @@ def constant_batches(batch: dict[str, np.ndarray]) -> Batches:
         return {name: x[position] for name, x in resident.items()}
 
     def fetch(step, num_steps=1, rows=None):
-        return {"offset": np.zeros(num_steps, np.uint32)}
+        return {"examples": {"index": np.zeros((num_steps, count), np.int32)}}
 
-    return Batches(batch, fetch, assemble, lambda: None, "device", count)
+    return Batches(batch, fetch, assemble, lambda: None, "device")
 
 
 def first_batch(batches: Batches, batch_size: int) -> dict[str, np.ndarray]:

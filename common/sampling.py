@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from common.data.source import Source
 from common.errors import at_least_one, input_error
 from common.io import row_store
 from common.method import Sampler, Variables
@@ -112,7 +113,7 @@ def weights_digest(variables: Variables) -> str:
     return total.hexdigest()[:16]
 
 
-class Drawn:
+class Drawn(Source):
     """The images that `draw_to` left in a directory, as a data source: `source[i]` is `{"image": [H, W, C]}`.
 
     Raises:

@@ -5,15 +5,15 @@ polygons x1, y1, x2, y2, ... in pixels from the image's corner); crowds and smal
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw
 
 from common.data import images as pictures
-from common.data.source import Element, Resident, Source, digest, known_bad, name_of, nbytes, read, resident, shapes_of
-from common.data.source import num_classes as classes_of
+from common.data.source import OnDevice, Source, digest
 from common.errors import input_error
 from diffmatch_jax.objects import Cutout
 
@@ -110,84 +110,50 @@ def cut_out(
     return pictures.resize(photograph[np.ix_(rows, columns)], side), mask
 
 
-class WithObjects:
+class WithObjects(Source):
     """A source whose elements also have an object: `object_image [s, s, 3]` and `object_mask [s, s]`, uint8.
 
-    It is `repeats` times as long as the source: element i is that at i modulo its length, with an object that a hash
-    of i names, so that every image meets many objects. Labels, names and shapes are the source's.
+    A random number of the example, taken modulo the number of objects, says which one; without it they come in turn.
     """
 
-    def __init__(self, source: Source, cutouts: Cutout, *, repeats: int = 64, seed: int = 0):
-        if repeats < 1 or repeats * len(source) >= 2**31:
-            expected = f"1 to {2**31 // max(len(source), 1)}"
-            raise input_error("repeats", expected=expected, got=repeats, fix="use 64")
-        self._source, self._cutouts, self._repeats, self._seed = source, cutouts, repeats, seed
-        self.fingerprint = digest("objects", source.fingerprint, cutouts.image, cutouts.mask, repeats, seed)
+    def __init__(self, source: Source, cutouts: Cutout):
+        self._source, self._cutouts = source, cutouts
+        self.num_classes, self.num_random = source.num_classes, source.num_random + 1
+        self.fingerprint = digest("objects", source.fingerprint, cutouts.image, cutouts.mask)
 
     def __repr__(self) -> str:
         return f"WithObjects({self._source!r}, {len(self._cutouts.mask)} objects, {self.fingerprint})"
 
     def __len__(self) -> int:
-        return len(self._source) * self._repeats
-
-    def __getitem__(self, index: int) -> Element:
-        if not 0 <= index < len(self):
-            raise IndexError(f"{self!r}: index {index} is outside [0, {len(self)})")
-        return self.read([index])[0]
-
-    def read(self, indices: Sequence[int]) -> list[Element]:
-        """Returns the elements at `indices`, each with its object."""
-        indices = np.asarray(indices, np.int64)
-        elements = read(self._source, (indices % len(self._source)).tolist())
-        objects = _hash(indices.astype(np.uint32), self._seed) % len(self._cutouts.mask)
-        return [
-            {**element, "object_image": self._cutouts.image[which], "object_mask": self._cutouts.mask[which]}
-            for element, which in zip(elements, objects.tolist(), strict=True)
-        ]
+        return len(self._source)
 
     def name(self, index: int) -> str:
         """Returns what a message calls an element: the name of its image."""
-        return name_of(self._source, index % len(self._source))
+        return self._source.name(index)
 
-    def known_bad(self) -> Mapping[int, str]:
-        """Returns the elements of images that are known to be unusable, with the reason."""
-        inner, count = known_bad(self._source), len(self._source)
-        return {index + turn * count: reason for turn in range(self._repeats) for index, reason in inner.items()}
-
-    def shapes(self) -> np.ndarray:
-        """Returns the shapes of the images, `[N, 3]`."""
-        return np.tile(shapes_of(self._source), (self._repeats, 1))
-
-    @property
-    def num_classes(self) -> int | None:
-        """Returns the number of classes of the labels, None without labels."""
-        return classes_of(self._source)
+    def read(self, index: Sequence[int], random: np.ndarray | None = None) -> dict[str, np.ndarray]:
+        """Returns the examples at `index`, each with its object."""
+        own, rest = (np.asarray(index), None) if random is None else (random[:, 0], random[:, 1:])
+        which = own % len(self._cutouts.mask)
+        objects = {"object_image": self._cutouts.image[which], "object_mask": self._cutouts.mask[which]}
+        return {**self._source.read(index, rest), **objects}
 
     @property
     def nbytes(self) -> int | None:
-        """Returns the bytes of images and objects, each counted once; None if they must be streamed."""
-        inner = nbytes(self._source)
+        """Returns the bytes of images and objects; None if they must be streamed."""
+        inner = self._source.nbytes
         return None if inner is None else inner + sum(each.nbytes for each in self._cutouts)
 
-    def resident(self) -> Resident:
+    def on_device(self) -> OnDevice:
         """Returns images and objects as arrays for a device, and what brings them together there."""
-        inner, count, seed = resident(self._source), len(self._source), self._seed
-        arrays = {"source": inner.arrays, "cutouts": tuple(self._cutouts)}
+        inner = self._source.on_device()
 
-        def take(arrays, indices):
+        def gather(arrays: Any, index: Any, random: Any) -> dict[str, Any]:
             import jax.numpy as jnp
 
             image, mask = (jnp.asarray(each) for each in arrays["cutouts"])
-            which = (_hash(indices.astype(jnp.uint32), seed) % np.uint32(len(mask))).astype(jnp.int32)
-            element = inner.take(arrays["source"], indices % count)
+            which = random[:, 0] % len(mask)
+            element = inner.gather(arrays["source"], index, random[:, 1:])
             return {**element, "object_image": image[which], "object_mask": mask[which]}
 
-        return Resident(arrays, take, inner.nbytes + sum(each.nbytes for each in self._cutouts))
-
-
-def _hash(indices, seed: int):
-    """Returns a hash of uint32 indices, the same for numpy and JAX (the finaliser of MurmurHash3)."""
-    h = indices * np.uint32(2654435761) + np.uint32(seed % 2**32)
-    h = (h ^ (h >> np.uint32(16))) * np.uint32(2246822507)
-    h = (h ^ (h >> np.uint32(13))) * np.uint32(3266489909)
-    return h ^ (h >> np.uint32(16))
+        return OnDevice({"source": inner.arrays, "cutouts": tuple(self._cutouts)}, gather)

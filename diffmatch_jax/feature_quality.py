@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from common.data.source import Source, read
+from common.data.source import Source
 from common.method import Evaluation
 from diffmatch_jax import contrastive, pairs, photometric
 from diffmatch_jax.correlation import descriptor, search
@@ -34,9 +34,9 @@ def held_out_pairs(key: jax.Array, source: Source, *, num: int, size: int, setti
     found = []
     for start in range(0, num, _WAVE):
         numbers = np.minimum(np.arange(start, start + _WAVE), num - 1)  # the last wave repeats, for one program
-        elements = read(source, [int(chosen[i]) for i in numbers])
-        images, extents = (jnp.asarray(np.stack([each[name] for each in elements])) for name in ("image", "size"))
-        pair = make(jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.asarray(numbers)), images, extents)
+        shown = source.read([int(chosen[i]) for i in numbers])
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.asarray(numbers))
+        pair = make(keys, jnp.asarray(shown["image"]), jnp.asarray(shown["size"]))
         found.append(jax.device_get(pair))
     return jax.tree.map(lambda *parts: np.concatenate(parts)[:num], *found)
 

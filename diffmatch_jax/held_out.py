@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from common.data.source import Source, fetch
+from common.data.source import Source
 from common.method import Evaluation
 from diffmatch_jax import conditions as looking
 from diffmatch_jax import joint, metrics
@@ -28,7 +28,7 @@ def pairs(making: Making, source: Source, key: jax.Array, *, num: int) -> Pair:
     for start in range(0, num, 8):
         index = np.arange(start, start + 8)  # always as many, so that one program serves all
         keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.asarray(index))
-        made = run(keys, fetch(source, (index % len(source)).tolist()))
+        made = run(keys, source.read((index % len(source)).tolist()))
         parts.append(jax.tree.map(lambda x, n=num - start: np.asarray(x[:n]), made))
     return jax.tree.map(lambda *each: np.concatenate(each), *parts)
 

@@ -15,7 +15,7 @@ import numpy as np
 from common import config as configs
 from common.cli import workdirs
 from common.cli.app import App, Request, print_lines
-from common.data.source import Source, fetch
+from common.data.source import Source
 from common.errors import RunError, choice, input_error
 from common.io import results
 from common.io.files import write_atomically
@@ -41,7 +41,7 @@ def run(app: App, request: Request) -> None:
     workdirs.check_writable(workdir)
     from common.training import parallel
 
-    sources = app.build(config).sources()
+    sources = {split: each.fixed() for split, each in app.build(config).sources().items()}
     content = {
         "type": kind,
         "sources": {split: {"num": len(each), "fingerprint": each.fingerprint} for split, each in sources.items()},
@@ -57,7 +57,7 @@ def run(app: App, request: Request) -> None:
     start = time.perf_counter()
     statistics = write_arrays(path, sources, kind)
     rows = [
-        _converted(fetch(each, range(min(_SHOWN, *map(len, sources.values())))), "float32") for each in sources.values()
+        _converted(each.read(range(min(_SHOWN, *map(len, sources.values())))), "float32") for each in sources.values()
     ]
     write_atomically(workdir / f"{NAME}.png", png_bytes(strip(rows, scale=2 if shape[0] < 64 else 1)))
     described = configs.to_dict(config)
@@ -120,7 +120,7 @@ def _write_array(member: Any, source: Source, kind: str) -> dict[str, float]:
 
 def _chunks(source: Source, kind: str) -> Iterator[np.ndarray]:
     for start in range(0, len(source), _CHUNK):
-        yield _converted(fetch(source, range(start, min(start + _CHUNK, len(source)))), kind)
+        yield _converted(source.read(range(start, min(start + _CHUNK, len(source)))), kind)
 
 
 def _converted(examples: Mapping[str, np.ndarray], kind: str) -> np.ndarray:

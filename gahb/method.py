@@ -14,7 +14,6 @@ from common import config as configs
 from common.checkpoint import restore_params
 from common.data import augment
 from common.data.pipeline import build as build_sources
-from common.data.source import fetch
 from common.errors import InputError, choice, input_error
 from common.io.pictures import strip
 from common.method import Evaluation, Method, Sampler, Samples, Variables
@@ -76,7 +75,7 @@ def build(config) -> Method:
         return {"samples": samples, **{name: info[name] for name in ("converged", "steps", "sigma", "nfe")}}
 
     def measure(variables: Variables, key: jax.Array) -> Evaluation:
-        prior = fit(spread(sources()["train"], checks.wiener_images)) if checks.wiener_images else None
+        prior = fit(spread(sources()["train"].fixed(), checks.wiener_images)) if checks.wiener_images else None
         return evaluate(
             denoiser(variables, network),
             key,
@@ -234,7 +233,7 @@ def _panel_source(data, size: int):
 
 def spread(source, count: int) -> np.ndarray:
     """Returns up to `count` images, float32 `[N, H, W, C]` in [0, 1], evenly spread over the source."""
-    return unit(fetch(source, spread_indices(source, count))["image"])
+    return unit(source.read(spread_indices(source, count))["image"])
 
 
 def unit(images: np.ndarray) -> np.ndarray:

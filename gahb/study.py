@@ -202,15 +202,15 @@ def images(app: App, config: ConfigDict, plan: Plan) -> tuple[list[np.ndarray], 
 
     Raises `InputError` if the two halves share an image, or nothing is left to be held out.
     """
-    from common.data.source import fetch_all
+    from common.data.source import load
     from gahb.method import unit
 
     largest = max(plan.parts, key=lambda part: part.size)
     stored = []
     for half in (1, 2):
         sources = app.build(config_of(config, largest, half)).sources()
-        stored.append(fetch_all(sources["train"])["image"])
-    test = fetch_all(sources["test"])["image"]
+        stored.append(load(sources["train"].fixed())["image"])
+    test = load(sources["test"])["image"]
     known = [{image.tobytes() for image in each} for each in stored]
     if shared := len(known[0] & known[1]):
         raise input_error(

@@ -13,16 +13,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from common.data import pipeline, splits
-from common.data.order import MAX_LENGTH, epoch_key, permuted
-from common.data.source import Element, Resident, Source, digest, nbytes, resident
-from common.data.wrappers import Mapped
+from common.data.order import MAX_LENGTH, permutation
+from common.data.source import OnDevice, Source, digest
 from common.errors import choice, input_error, nearest
 from gahb import calpha, manifolds
 
 KINDS = ("calpha", "disks", "cone", "ray")
 
 _BLOCK = 64  # images made at once on request of the host
-_USE = 301  # keeps the order of pixels apart from other orders made of the same seed
+_PIXELS = 301  # the purpose of the order of pixels
 
 Generate = Callable[[Mapping[str, Any], jax.Array], jax.Array]
 
@@ -39,7 +38,7 @@ class Rule(NamedTuple):
     tangent: Generate | None = None
 
 
-class Generated:
+class Generated(Source):
     """`length` images `generate(arrays, key of element i) -> [H, W, C]`, clipped to [0, 1]; none of them is stored.
 
     `arrays` are what the images are made of, an argument of the compiled program. `label` names class and settings and
@@ -80,20 +79,16 @@ class Generated:
     def __len__(self) -> int:
         return self._length
 
-    def __getitem__(self, index: int) -> Element:
-        if not 0 <= index < len(self):
-            raise IndexError(f"{self!r}: index {index} is outside [0, {len(self)})")
-        return self.read([index])[0]
-
-    def read(self, indices: Sequence[int]) -> list[Element]:
-        indices = np.asarray(indices, np.int32).reshape(-1)
+    def read(self, index: Sequence[int], random: np.ndarray | None = None) -> dict[str, np.ndarray]:
+        del random
+        indices = np.asarray(index, np.int32).reshape(-1)
         block = 1 if len(indices) == 1 else _BLOCK  # two shapes, hence two compilations, whatever is asked for
         images = []
         for start in range(0, len(indices), block):
             part = indices[start : start + block]
             made = _compiled(self._generate, self._arrays, np.pad(part, (0, block - len(part)), mode="edge"))
-            images.extend(np.asarray(made)[: len(part)])
-        return [{"image": image} for image in images]
+            images.append(np.asarray(made)[: len(part)])
+        return {"image": np.concatenate(images)}
 
     def tangents(self, indices: Sequence[int]) -> np.ndarray | None:
         """Returns a basis of the tangent space at each image, `[N, D, H, W, C]`; None for a class that is no manifold.
@@ -106,22 +101,17 @@ class Generated:
             [np.asarray(_keyed(self._tangent, self._arrays, np.asarray([i], np.int32))[0]) for i in indices]
         )
 
-    def name(self, index: int) -> str:
-        return f"{self!r}[{index}]"
-
-    def shapes(self) -> np.ndarray:
-        return np.broadcast_to(np.asarray(self._shape, np.int64), (len(self), 3))
-
     @property
     def nbytes(self) -> int:
         """Bytes of what the images are made of."""
         return sum(array.nbytes for array in jax.tree.leaves(self._arrays))
 
-    def resident(self) -> Resident:
-        def take(arrays: Any, indices: Any) -> dict[str, Any]:
-            return {"image": _images(self._generate, arrays, indices)}
+    def on_device(self) -> OnDevice:
+        def gather(arrays: Any, index: Any, random: Any = None) -> dict[str, Any]:
+            del random
+            return {"image": _images(self._generate, arrays, index)}
 
-        return Resident(self._arrays, take, self.nbytes)
+        return OnDevice(self._arrays, gather)
 
 
 def _of_keys(generate: Generate, arrays: Mapping[str, Any], indices: Any) -> jax.Array:
@@ -144,8 +134,7 @@ _keyed = jax.jit(_of_keys, static_argnums=0)
 
 def pixel_order(height: int, width: int, *, seed: int) -> np.ndarray:
     """Returns a seeded permutation of the pixels of a picture, int64 `[height * width]`, equal on every machine."""
-    count = height * width
-    return permuted(np.arange(count), n=count, key=epoch_key(seed, _USE)).astype(np.int64)
+    return permutation(height * width, seed=seed, purpose=_PIXELS)
 
 
 def shuffle_pixels(image: Any, order: Any) -> Any:
@@ -159,32 +148,45 @@ def unshuffle_pixels(image: Any, order: np.ndarray) -> Any:
     return shuffle_pixels(image, np.argsort(order))
 
 
-class Shuffled(Mapped):
+class Shuffled(Source):
     """Another source with one permutation of the pixels applied to all its images (Kadkhodaie et al., figure 21)."""
 
     def __init__(self, source: Source, *, seed: int):
-        first = source[0]["image"]
-        self.order = pixel_order(*first.shape[:2], seed=seed)
-        super().__init__(
-            source,
-            lambda element: {**element, "image": shuffle_pixels(element["image"], self.order)},
-            label=f"shuffled(seed={seed})",
-            shape=first.shape,
-        )
+        self._source, self._seed = source, seed
+        self.order = pixel_order(*source[0]["image"].shape[:2], seed=seed)
+        self.num_classes, self.num_random = source.num_classes, source.num_random
+        self.fingerprint = digest("shuffled", source.fingerprint, seed)
+
+    def __repr__(self) -> str:
+        return f"{self._source!r}.shuffled(seed={self._seed})"
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def name(self, index: int) -> str:
+        return self._source.name(index)
+
+    def read(self, index: Sequence[int], random: np.ndarray | None = None) -> dict[str, np.ndarray]:
+        return self._apply(self._source.read(index, random), self.order)
+
+    @staticmethod
+    def _apply(element: Mapping[str, Any], order: Any) -> dict[str, Any]:
+        return {**element, "image": shuffle_pixels(element["image"], order)}
 
     @property
     def nbytes(self) -> int | None:
-        return nbytes(self._source)
+        return self._source.nbytes
 
-    def resident(self) -> Resident:
-        inner = resident(self._source)
+    def on_device(self) -> OnDevice:
+        inner = self._source.on_device()
 
-        def take(arrays: Any, indices: Any) -> dict[str, Any]:
-            element = inner.take(arrays["of"], indices)
-            return {**element, "image": shuffle_pixels(element["image"], jnp.asarray(arrays["order"]))}
+        def gather(arrays: Any, index: Any, random: Any = None) -> dict[str, Any]:
+            return self._apply(inner.gather(arrays["of"], index, random), jnp.asarray(arrays["order"]))
 
-        order = self.order.astype(np.int32)
-        return Resident({"of": inner.arrays, "order": order}, take, inner.nbytes + order.nbytes)
+        return OnDevice({"of": inner.arrays, "order": self.order.astype(np.int32)}, gather)
+
+    def fixed(self) -> "Shuffled":
+        return Shuffled(self._source.fixed(), seed=self._seed)
 
 
 def build(config, read: Callable[[Any], Mapping[str, Source]] = pipeline.build) -> dict[str, Source]:

@@ -15,7 +15,7 @@ from common import sampling
 from common.checkpoint import restore_params
 from common.data import augment
 from common.data.pipeline import build as build_sources
-from common.data.source import Source, fetch, labels_of, num_classes
+from common.data.source import Source, in_threads
 from common.errors import at_least_one, choice, input_error
 from common.io.pictures import grid
 from common.method import Evaluation, Method, Sampler, Samples, Variables
@@ -246,7 +246,7 @@ def build_all_sources(config) -> dict[str, Source]:
     data = config.data
     if not is_toy(config):
         found = build_sources(data)
-        classes = max(num_classes(source) or 0 for source in found.values())
+        classes = max(source.num_classes or 0 for source in found.values())
         if classes > config.model.num_classes:
             fix = f"set config.model.num_classes={classes}"
             expected = f"at least {classes}, the classes of {data.source}"
@@ -348,14 +348,14 @@ def held_out_images(config, sources) -> Callable[[int, int], dict[str, np.ndarra
     source, label = sources()["test"], config.sampler.label
     chosen = np.arange(len(source))
     if label >= 0:
-        chosen = chosen[labels_of(source) == label]
+        chosen = chosen[np.concatenate(in_threads(lambda block: source.read(block)["label"], len(source))) == label]
         if not len(chosen):
             fix = "use another class, or -1 for all"
             raise input_error("config.sampler.label", expected="a class with held-out images", got=label, fix=fix)
 
     def images(i: int, count: int) -> dict[str, np.ndarray]:
         order = chosen[np.random.default_rng(i).permutation(len(chosen))[:count]]
-        found = fetch(source, order.tolist())
+        found = source.read(order.tolist())
         unit = found["image"]
         if unit.dtype == np.uint8:
             unit = unit.astype(np.float32) / np.float32(255)

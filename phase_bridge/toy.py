@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from common.data.order import MAX_LENGTH
-from common.data.source import Element, Resident, digest
+from common.data.source import OnDevice, Source, digest
 from common.errors import choice, input_error
 
 _BLOCK = 4096  # points made at once on request of the host
@@ -145,7 +145,7 @@ def toy(name: str, field: str = "toy") -> Toy:
     return found._replace(distance=lambda points: found.distance(np.asarray(points, np.float64).reshape(-1, 2)))
 
 
-class Points:
+class Points(Source):
     """`length` points of a toy set as a `common.data.source.Source` of elements `{"point": float32 [2]}`."""
 
     def __init__(self, name: str, *, seed: int, length: int = MAX_LENGTH):
@@ -164,27 +164,21 @@ class Points:
     def __len__(self) -> int:
         return self._length
 
-    def __getitem__(self, index: int) -> Element:
-        if not 0 <= index < len(self):
-            raise IndexError(f"{self!r}: index {index} is outside [0, {len(self)})")
-        return self.read([index])[0]
-
-    def read(self, indices: Sequence[int]) -> list[Element]:
-        return [{"point": point} for point in _made(self._draw, self._key, indices)]
-
-    def name(self, index: int) -> str:
-        return f"{self!r}[{index}]"
+    def read(self, index: Sequence[int], random: np.ndarray | None = None) -> dict[str, np.ndarray]:
+        del random
+        return {"point": _made(self._draw, self._key, index)}
 
     @property
     def nbytes(self) -> int:
         """Bytes of the key, all that is stored."""
         return self._key.nbytes
 
-    def resident(self) -> Resident:
-        def take(arrays: Any, indices: Any) -> Mapping[str, Any]:
-            return {"point": _points(self._draw, arrays["key"], indices)}
+    def on_device(self) -> OnDevice:
+        def gather(arrays: Any, index: Any, random: Any = None) -> Mapping[str, Any]:
+            del random
+            return {"point": _points(self._draw, arrays["key"], index)}
 
-        return Resident({"key": self._key}, take, self.nbytes)
+        return OnDevice({"key": self._key}, gather)
 
 
 def draw(name: str, *, seed: int, count: int, first: int = 0) -> np.ndarray:

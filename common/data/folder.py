@@ -3,7 +3,7 @@
 import hashlib
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -12,7 +12,6 @@ import numpy as np
 from common.data import images, splits
 from common.data.listing import Listing, is_hidden, printable
 from common.data.source import BadRecordError, Element, Source, digest
-from common.data.wrappers import Subset
 from common.errors import InputError, input_error
 
 # Above this much the content of a file enters the fingerprint by its size and first bytes only.
@@ -23,7 +22,7 @@ _FIELD = "config.data.source"
 _LOG = logging.getLogger(__name__)
 
 
-class ImageFiles:
+class ImageFiles(Source):
     """The image files `names` below the folder `root`, in that order, decoded when asked for.
 
     With `labels` the first folder of a name is the class of the image; classes are numbered by name, or by their place
@@ -48,17 +47,13 @@ class ImageFiles:
             headers = list(pool.map(self._header, self._names))
             contents = list(pool.map(lambda name, size: self._content(name, size, whole=whole), self._names, sizes))
         self._shapes = np.asarray([header.shape for header in headers], np.int64).reshape(-1, 3)
-        self._known = {index: header.reason for index, header in enumerate(headers) if header.reason}
         pairs = zip(map(os.fsencode, self._names), contents, strict=True)
         self.fingerprint = digest("files", *(part for pair in pairs for part in pair))
         self.classes, self._labels = (), None
         if labels:
             self.classes, self._labels = _classes(root, self._names, classes)
+            self.num_classes = len(self.classes)
             self.fingerprint = digest("labelled", self.fingerprint, *map(os.fsencode, self.classes))
-
-    @property
-    def num_classes(self) -> int | None:
-        return len(self.classes) or None
 
     def _size(self, name: str) -> int:
         try:
@@ -90,16 +85,11 @@ class ImageFiles:
             raise BadRecordError(self.name(index), str(error)) from None
         return element if self._labels is None else {**element, "label": self._labels[index]}
 
-    def read(self, indices: Sequence[int]) -> list[Element]:
-        return [self[int(index)] for index in indices]
-
     def name(self, index: int) -> str:
         return printable(f"{self._root.name}/{self._names[index]}")
 
-    def known_bad(self) -> Mapping[int, str]:
-        return self._known
-
     def shapes(self) -> np.ndarray:
+        """Returns the shapes of the images, int64 `[N, 3]`, zeros where unreadable."""
         return self._shapes
 
 
@@ -126,10 +116,8 @@ def _classes(root: Path, names: Sequence[str], classes: Sequence[str]) -> tuple[
     return known, np.asarray([number[folder] for folder in folders], np.int32)
 
 
-def open_folder(
-    root: str | Path, *, seed: int, labels: bool = False, max_pixels: int = images.MAX_PIXELS
-) -> dict[str, Source]:
-    """Returns train and test images: the sub-folders `train` and `test` (or `val`), else a seeded tenth for testing.
+def open_folder(root: str | Path, *, labels: bool = False, max_pixels: int = images.MAX_PIXELS) -> dict[str, Source]:
+    """Returns train and test images: the sub-folders `train` and `test` (or `val`), else all as `train`.
 
     Names of splits are read in any case, also `training`, `testing`, `valid`, `validation`. A folder with `test` and
     no `train` holds its other images for training. With `labels` the next folder below is an image's class:
@@ -164,8 +152,7 @@ def open_folder(
         classes = train.classes
         test = ImageFiles(roots[1], listing.names[1], max_pixels=max_pixels, labels=labels, classes=classes)
         return {"train": train, "test": test}
-    first, second = splits.hold_out(len(train), seed=seed)
-    return {"train": Subset(train, first, label="train"), "test": Subset(train, second, label="test")}
+    return {"train": train}
 
 
 def _inside(root: Path) -> list[str]:

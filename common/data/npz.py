@@ -11,7 +11,6 @@ import numpy as np
 
 from common.data import splits
 from common.data.source import ArraySource, Source
-from common.data.wrappers import Subset
 from common.errors import InputError, input_error
 
 MAX_ARRAY_MB = 2048  # default of config.data.max_array_mb
@@ -34,10 +33,8 @@ class _Entry(NamedTuple):
         return math.prod(self.shape) * self.dtype.itemsize
 
 
-def open_npz(
-    path: str | Path, *, seed: int, labels: bool = False, max_array_mb: int = MAX_ARRAY_MB
-) -> dict[str, Source]:
-    """Returns the arrays `train` and `test` of a file, or its only array with a seeded tenth held out for testing.
+def open_npz(path: str | Path, *, labels: bool = False, max_array_mb: int = MAX_ARRAY_MB) -> dict[str, Source]:
+    """Returns the arrays `train` and `test` of a file, or its only array as `train`.
 
     Validation images are the test images where there are no others; names are read as those of folders are.
     Images are `[N, H, W]` or `[N, H, W, C]`, uint8 or floating point in [0, 1] (kept as float32). With `labels` the
@@ -50,14 +47,14 @@ def open_npz(
         raise input_error(_FIELD, expected="npz:FILE with an existing file", got=f"npz:{path}", fix="check the path")
     try:
         with zipfile.ZipFile(path) as archive:
-            return _open(archive, path, seed=seed, labels=labels, limit=max_array_mb * 2**20)
+            return _open(archive, path, labels=labels, limit=max_array_mb * 2**20)
     except InputError:
         raise
     except Exception as error:  # noqa: BLE001  damaged archives raise errors of many kinds
         raise _unreadable(path, _what_it_is(path) or error) from None
 
 
-def _open(archive: zipfile.ZipFile, path: Path, *, seed: int, labels: bool, limit: int) -> dict[str, Source]:
+def _open(archive: zipfile.ZipFile, path: Path, *, labels: bool, limit: int) -> dict[str, Source]:
     files = {
         file.removesuffix(".npy"): file
         for file in archive.namelist()
@@ -97,10 +94,7 @@ def _open(archive: zipfile.ZipFile, path: Path, *, seed: int, labels: bool, limi
         return ArraySource(arrays, label=f"{path.name}['{name}']", defer_bad=True)
 
     images = source(first)
-    if second is not None:
-        return {"train": images, "test": source(second)}
-    kept, held_out = splits.hold_out(len(images), seed=seed)
-    return {"train": Subset(images, kept, label="train"), "test": Subset(images, held_out, label="test")}
+    return {"train": images} | ({"test": source(second)} if second is not None else {})
 
 
 def _split(names: Sequence[str], groups: Sequence[Sequence[str]]) -> str | None:

@@ -14,8 +14,7 @@ Gray-only photographs (brick, camera, coins, grass, gravel, moon) are left out w
 import importlib.util
 from pathlib import Path
 
-from common.data import images
-from common.data.source import ImageList
+from common.data.folder import ImageFiles
 from common.errors import input_error
 
 TRAIN = (
@@ -45,25 +44,21 @@ def folder() -> Path:
     return Path(found.origin).parent / "data"
 
 
-def open_photographs(*, channels: int) -> dict[str, ImageList]:
+def open_photographs(*, channels: int) -> dict[str, ImageFiles]:
     """Returns the training and the test photographs, uint8 `[H, W, 1 or 3]` as stored; colour ones for `channels` 3."""
-    return {"train": _read(TRAIN, channels, "train"), "test": _read(TEST, channels, "test")}
+    return {"train": _open(TRAIN, channels), "test": _open(TEST, channels)}
 
 
-def _read(files: tuple[str, ...], channels: int, split: str) -> ImageList:
-    root = folder()
-    names, pictures = [], []
-    for file in files:
-        try:
-            picture = images.decode(root / file)
-        except ValueError as error:
-            raise input_error(
-                "config.data.source",
-                expected=f"{file} of scikit-image",
-                got=str(error),
-                fix="reinstall scikit-image, or use folder:DIR",
-            ) from None
-        if channels == 1 or picture.shape[-1] == 3:
-            names.append(file)
-            pictures.append(picture)
-    return ImageList(pictures, names=names, label=f"photographs/{split}")
+def _open(names: tuple[str, ...], channels: int) -> ImageFiles:
+    files = ImageFiles(folder(), names)
+    kinds = files.shapes()[:, 2].tolist()
+    if 0 in kinds:
+        raise input_error(
+            "config.data.source",
+            expected=f"{names[kinds.index(0)]} of scikit-image",
+            got="no image that can be read",
+            fix="reinstall scikit-image, or use folder:DIR",
+        )
+    if channels == 1:
+        return files
+    return ImageFiles(folder(), [name for name, kind in zip(names, kinds, strict=True) if kind == 3])

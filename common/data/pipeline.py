@@ -1,23 +1,24 @@
 """From the data section of a config to the training and the test source."""
 
 import difflib
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from common.data import duplicates, splits
 from common.data.crops import Crops
-from common.data.source import BadRecordError, Source, name_of, shapes_of
-from common.data.wrappers import Cached, Mapped, Padded, SkipBad, SkipBudget, Subset, good_records
+from common.data.fitted import Fitted, SkipBudget
+from common.data.source import BadRecordError, Element, Source
 from common.errors import input_error
 
-# Elements of up to this much memory stay decoded; a folder below it is decoded when it is opened.
+# Images of up to this much memory stay decoded; a folder below it is decoded when it is opened.
 _CACHE_BYTES = 512 * 2**20
 
 _KINDS = ("photographs", "folder:DIR", "npz:FILE", "tfds:NAME", "prepared:DIR")
 
 
-class Settings(NamedTuple):
+class DataConfig(NamedTuple):
     """The data section of a config; configs/base.py says what each field means."""
 
     source: str
@@ -38,204 +39,195 @@ class Settings(NamedTuple):
 
 def build(config: Any) -> dict[str, Source]:
     """Returns {"train": Source, "test": Source} for the `data` section of a config; see `sources`."""
-    return sources(
-        Settings(
-            source=config.source,
-            directory=config.directory,
-            size=config.size,
-            channels=config.channels,
-            fit=config.fit,
-            square=config.square,
-            half=config.half,
-            subset=config.subset,
-            labels=config.labels,
-            split_seed=config.split_seed,
-            drop_duplicates=config.drop_duplicates,
-            skip_bad=config.skip_bad,
-            max_pixels=config.max_pixels,
-            max_array_mb=config.max_array_mb,
-        )
-    )
+    return sources(DataConfig(**{name: getattr(config, name) for name in DataConfig._fields}))
 
 
-def sources(settings: Settings) -> dict[str, Source]:
+def sources(config: DataConfig) -> dict[str, Source]:
     """Returns {"train": Source, "test": Source} with elements {"image": uint8 or float32 [size, size, channels]}.
 
     With labels=True elements also have {"label": int32 []}, the class of the image from 0 on.
-    With fit="pad" elements also have {"size": int32 [2]}, how many rows and columns of `image` are the picture.
-    Halves, subsets and the removal of near-duplicates concern the training images only, and whole images: crops come
-    after. Raises `InputError` for everything that can be known without decoding a large data set.
+    With fit="crop" a training example is a random crop of an image, so an epoch is one pass over the images; the test
+    source has crops at fixed places. With fit="pad" elements also have {"size": int32 [2]}, how many rows and columns
+    of `image` are the picture. Halves, subsets and the removal of near-duplicates concern the training images only.
+    Raises `InputError` for everything that can be known without decoding a large data set.
     """
-    _check(settings)
-    raw = _open(settings)
-    budget = SkipBudget(settings.skip_bad)
-    return {split: _fit(settings, raw[split], budget, split) for split in ("train", "test")}
+    _check(config)
+    budget = SkipBudget(config.skip_bad)
+    images = {name: _fitted(config, raw, budget) for name, raw in _open(config).items()}
+    if "test" not in images:
+        first, second = splits.hold_out(len(images["train"]), seed=config.split_seed)
+        images = {"train": images["train"].subset(first), "test": images["train"].subset(second)}
+    if config.drop_duplicates:
+        images["train"] = images["train"].subset(_distinct(config, images["train"]))
+    if config.half or config.subset:
+        chosen = splits.choose(len(images["train"]), half=config.half, subset=config.subset, seed=config.split_seed)
+        images["train"] = images["train"].subset(chosen)
+    for each in images.values():
+        _count_bad(config, each, budget)
+    if config.fit != "crop":
+        return images
+    crops = {name: Crops(each, size=config.size) for name, each in images.items()}
+    return {"train": crops["train"], "test": crops["test"].fixed()}
 
 
-def _check(settings: Settings) -> None:
+def _check(config: DataConfig) -> None:
     for field, value, allowed in (
-        ("fit", settings.fit, ("crop", "resize", "pad", "none")),
-        ("channels", settings.channels, (1, 3)),
-        ("half", settings.half, (0, 1, 2)),
+        ("fit", config.fit, ("crop", "resize", "pad", "none")),
+        ("channels", config.channels, (1, 3)),
+        ("half", config.half, (0, 1, 2)),
     ):
         if value not in allowed:
             raise input_error(
                 f"config.data.{field}", expected=f"one of {allowed}", got=repr(value), fix="use one of them"
             )
     for field, value, least in (
-        ("size", settings.size, 1),
-        ("square", settings.square, 0),
-        ("subset", settings.subset, 0),
-        ("skip_bad", settings.skip_bad, 0),
-        ("max_pixels", settings.max_pixels, 1),
-        ("max_array_mb", settings.max_array_mb, 1),
+        ("size", config.size, 1),
+        ("square", config.square, 0),
+        ("subset", config.subset, 0),
+        ("skip_bad", config.skip_bad, 0),
+        ("max_pixels", config.max_pixels, 1),
+        ("max_array_mb", config.max_array_mb, 1),
     ):
         if value < least:
             raise input_error(f"config.data.{field}", expected=f"at least {least}", got=value, fix="raise it")
-    if settings.square and settings.fit != "resize":
+    if config.square and config.fit != "resize":
         raise input_error(
-            "config.data.square", expected="0 unless config.data.fit='resize'", got=settings.square, fix="set it to 0"
+            "config.data.square", expected="0 unless config.data.fit='resize'", got=config.square, fix="set it to 0"
         )
 
 
-def _open(settings: Settings) -> dict[str, Source]:
-    kind, _, where = settings.source.partition(":")
-    how = {"seed": settings.split_seed, "labels": settings.labels}
+def _open(config: DataConfig) -> dict[str, Source]:
+    kind, _, where = config.source.partition(":")
     if kind == "photographs" and not where:
-        if settings.labels:
+        if config.labels:
             fix = "use a data set with classes, or set config.data.labels=False"
             raise input_error(
                 "config.data.labels", expected="False for photographs, which have no classes", got=True, fix=fix
             )
         from common.data.photographs import open_photographs
 
-        return open_photographs(channels=settings.channels)
+        return open_photographs(channels=config.channels)
     if kind == "folder" and where:
         from common.data.folder import open_folder
 
-        return open_folder(where, max_pixels=settings.max_pixels, **how)
+        return open_folder(where, labels=config.labels, max_pixels=config.max_pixels)
     if kind == "npz" and where:
         from common.data.npz import open_npz
 
-        return open_npz(where, max_array_mb=settings.max_array_mb, **how)
+        return open_npz(where, labels=config.labels, max_array_mb=config.max_array_mb)
     if kind == "tfds" and where:
         from common.data.tfds import open_named
 
-        return open_named(where, directory=settings.directory, max_pixels=settings.max_pixels, **how)
+        return open_named(where, directory=config.directory, labels=config.labels, max_pixels=config.max_pixels)
     if kind == "prepared" and where:
         from common.data.tfds import open_prepared
 
-        return open_prepared(where, max_pixels=settings.max_pixels, **how)
-    near = difflib.get_close_matches(settings.source, _KINDS, n=1, cutoff=0.0)[0]
+        return open_prepared(where, labels=config.labels, max_pixels=config.max_pixels)
+    near = difflib.get_close_matches(config.source, _KINDS, n=1, cutoff=0.0)[0]
     raise input_error(
-        "config.data.source", expected=f"one of {', '.join(_KINDS)}", got=settings.source, fix=f"did you mean {near}?"
+        "config.data.source", expected=f"one of {', '.join(_KINDS)}", got=config.source, fix=f"did you mean {near}?"
     )
 
 
-def _fit(settings: Settings, raw: Source, budget: SkipBudget, split: str) -> Source:
-    _check_shapes(settings, raw, budget)
-    fitted = Cached(_mapped(settings, raw), limit_bytes=_CACHE_BYTES)
-    pixels = shapes_of(fitted)[:, :2].prod(axis=1).sum()
-    if settings.source.startswith("folder:") and pixels * settings.channels <= _CACHE_BYTES:
-        for _ in good_records(fitted, budget):
-            pass  # decoding once fills the cache and finds every damaged file before anything else starts
-    chosen = np.arange(len(raw))
-    if split == "train":
-        if settings.drop_duplicates:
-            chosen = _distinct(settings, fitted, budget)
-        chosen = chosen[
-            splits.choose(len(chosen), half=settings.half, subset=settings.subset, seed=settings.split_seed)
-        ]
-    if len(chosen) < len(raw):
-        fitted = Subset(fitted, chosen, label=split)
-    source = SkipBad(fitted, budget)
-    if settings.fit == "crop":
-        # The crops of both splits come from one rule, each with its own seed.
-        return Crops(source, size=settings.size, seed=2 * settings.split_seed + (split == "test"))
-    return Padded(source, settings.size, channels=settings.channels) if settings.fit == "pad" else source
-
-
-def _check_shapes(settings: Settings, raw: Source, budget: SkipBudget) -> None:
-    """Raises for what the sizes alone tell: first what is wrong with all images, then single bad ones."""
-    shapes = shapes_of(raw)
+def _fitted(config: DataConfig, raw: Any, budget: SkipBudget) -> Fitted:
+    """Returns the images of one split as `fit` wants them; raises for what is wrong with all of them."""
+    shapes = raw.shapes()
     known = shapes[:, 0] > 0
-    if settings.channels == 3 and known.any() and (shapes[known, 2] == 1).all():
+    if config.channels == 3 and known.any() and (shapes[known, 2] == 1).all():
         raise input_error(
             "config.data.channels", expected="1, as the images are gray", got=3, fix="set config.data.channels=1"
         )
-    if settings.fit == "none":
-        wrong = (shapes[:, :2] != settings.size).any(axis=1)
-        needed = f"{settings.size}x{settings.size} pixels"
-    elif settings.fit == "pad":
-        return
-    else:
-        least = settings.size if settings.fit == "crop" else max(settings.square, 1)
-        wrong = (shapes[:, :2] < least).any(axis=1)
-        needed = f"at least {least}x{least} pixels"
+    wrong = _wrong_sizes(config, shapes)
     if known.any() and wrong[known].all():
         height, width, _ = shapes[known][0]
-        field = "config.data.square" if settings.fit == "resize" else "config.data.size"
+        field, got = ("square", config.square) if config.fit == "resize" else ("size", config.size)
         raise input_error(
-            field,
+            f"config.data.{field}",
             expected=f"a size that fits the images, which have {height}x{width} pixels",
-            got=settings.square if settings.fit == "resize" else settings.size,
+            got=got,
             fix="set another one, or config.data.fit='resize'",
         )
-    budget.note(
-        *(
-            BadRecordError(name_of(raw, index), f"expected {needed}, got {shapes[index, 0]}x{shapes[index, 1]}")
-            for index in np.flatnonzero(wrong & known).tolist()
-        )
+    fit, label = _fit(config)
+    return Fitted(raw, fit, label=label, budget=budget, cache_bytes=_CACHE_BYTES)
+
+
+def _needed(config: DataConfig) -> tuple[int, str]:
+    """Returns the height and width that images must have, at least but for fit="none", and how an error says it."""
+    if config.fit == "none":
+        return config.size, f"expected {config.size}x{config.size} pixels"
+    least = {"crop": config.size, "resize": max(1, config.square), "pad": 1}[config.fit]
+    return least, f"expected at least {least}x{least} pixels"
+
+
+def _wrong_sizes(config: DataConfig, shapes: np.ndarray) -> np.ndarray:
+    """Returns which images do not fit, bool `[N]`, by their shapes `[N, 3]` alone; those of unknown shape do not."""
+    side, _ = _needed(config)
+    return (shapes[:, :2] != side if config.fit == "none" else shapes[:, :2] < side).any(axis=1)
+
+
+def _fit(config: DataConfig) -> tuple[Callable[[np.ndarray], dict[str, np.ndarray]], str]:
+    """Returns the function that `fit` names, of one image, and its label; images that do not fit are a `ValueError`."""
+    from common.data import images
+
+    size, square, channels = config.size, config.square, config.channels
+
+    def whole(image: np.ndarray) -> dict[str, np.ndarray]:
+        return {"image": images.as_channels(image, channels)}
+
+    def resized(image: np.ndarray) -> dict[str, np.ndarray]:
+        # The order of the paper's preparation: resize the bytes of each channel, then take the mean.
+        return {"image": images.as_channels(images.resize(images.central_square(image, square), size), channels)}
+
+    def padded(image: np.ndarray) -> dict[str, np.ndarray]:
+        image = images.as_channels(images.shrink(image, size), channels)
+        height, width = image.shape[:2]
+        padding = ((0, size - height), (0, size - width), (0, 0))
+        return {"image": np.pad(image, padding), "size": np.asarray((height, width), np.int32)}
+
+    function, label = {
+        "crop": (whole, f"channels({channels})"),
+        "resize": (resized, f"resize({square}, {size}, {channels})"),
+        "pad": (padded, f"pad({size}, {channels})"),
+        "none": (whole, f"size({size}, {channels})"),
+    }[config.fit]
+
+    def fit(image: np.ndarray) -> dict[str, np.ndarray]:
+        if _wrong_sizes(config, np.asarray([image.shape]))[0]:
+            raise ValueError(f"{_needed(config)[1]}, got {image.shape[0]}x{image.shape[1]}")
+        return function(image)
+
+    return fit, label
+
+
+def _count_bad(config: DataConfig, images: Fitted, budget: SkipBudget) -> None:
+    """Counts the bad records that can be known now: all of a few files, which are decoded; else by their sizes."""
+    shapes = images.shapes()
+    pixels = shapes[:, :2].prod(axis=1).sum() if config.fit == "crop" else len(images) * config.size**2
+    if config.source.startswith(("folder:", "photographs")) and pixels * config.channels <= _CACHE_BYTES:
+        images.scan()  # fills the cache and finds every damaged file before anything else starts
+        return
+    bad = np.flatnonzero(_wrong_sizes(config, shapes))
+    wrong, unreadable = bad[shapes[bad, 0] > 0].tolist(), bad[shapes[bad, 0] == 0]
+    budget.count(
+        *(BadRecordError(images.name(i), f"{_needed(config)[1]}, got {shapes[i, 0]}x{shapes[i, 1]}") for i in wrong),
+        *(record for record in images.records(unreadable) if isinstance(record, BadRecordError)),
     )
 
 
-def _mapped(settings: Settings, raw: Source) -> Mapped:
-    """Applies channels, and what `fit` says, to every image; images that do not fit are bad records."""
-    from common.data import images
-
-    size, square, channels = settings.size, settings.square, settings.channels
-
-    def for_crops(image: np.ndarray) -> np.ndarray:
-        if min(image.shape[:2]) < size:
-            raise ValueError(f"expected at least {size}x{size} pixels, got {image.shape[0]}x{image.shape[1]}")
-        return images.as_channels(image, channels)
-
-    def resized(image: np.ndarray) -> np.ndarray:
-        # The order of the paper's preparation: resize the bytes of each channel, then take the mean.
-        return images.as_channels(images.resize(images.central_square(image, square), size), channels)
-
-    def shrunk(image: np.ndarray) -> np.ndarray:
-        return images.as_channels(images.shrink(image, size), channels)
-
-    def unchanged(image: np.ndarray) -> np.ndarray:
-        if image.shape[:2] != (size, size):
-            raise ValueError(f"expected {size}x{size} pixels, got {image.shape[0]}x{image.shape[1]}")
-        return images.as_channels(image, channels)
-
-    function, label = {
-        "crop": (for_crops, f"channels({channels})"),
-        "resize": (resized, f"resize({square}, {size}, {channels})"),
-        "pad": (shrunk, f"shrink({size}, {channels})"),
-        "none": (unchanged, f"size({size}, {channels})"),
-    }[settings.fit]
-    shape = None if settings.fit in ("crop", "pad") else (size, size, channels)
-    return Mapped(raw, lambda element: {**element, "image": function(element["image"])}, label=label, shape=shape)
-
-
-def _distinct(settings: Settings, fitted: Source, budget: SkipBudget) -> np.ndarray:
-    """Returns the indices of the images without an earlier near-duplicate, by the authors' rule.
+def _distinct(config: DataConfig, images: Fitted) -> np.ndarray:
+    """Returns the places of the images without an earlier near-duplicate, by the authors' rule.
 
     Images to be cropped or padded have any size: there the largest central squares, resized to 80 pixels, are compared.
     """
-    from common.data import images
+    from common.data.images import central_square, resize
 
-    kept, vectors = [], []
-    for indices, elements in good_records(fitted, budget):
-        if not indices:
-            continue
-        pictures = [element["image"] for element in elements]
-        if settings.fit in ("crop", "pad"):
-            pictures = [images.resize(images.central_square(picture), 80) for picture in pictures]
-        kept.extend(indices)
-        vectors.append(duplicates.block_means(np.stack(pictures)))
-    return np.asarray(kept, np.int64)[duplicates.distinct(np.concatenate(vectors))]
+    def vector(element: Element) -> np.ndarray:
+        image = element["image"]
+        if config.fit == "pad":
+            image = image[: element["size"][0], : element["size"][1]]
+        if config.fit in ("crop", "pad"):
+            image = resize(central_square(image), 80)
+        return duplicates.block_means(image[None])[0]
+
+    good, vectors = images.scan(vector)
+    return good[duplicates.distinct(np.stack(vectors))]

@@ -1,10 +1,10 @@
-"""Random-access data: the `Source` protocol, and sources of arrays and images in memory."""
+"""Examples with random access: the base of all sources, and arrays in memory."""
 
 import hashlib
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -12,38 +12,18 @@ from common.errors import InputError, input_error
 
 Element = Mapping[str, np.ndarray]
 
-_CHUNK = 128  # elements one thread reads at a time when a whole source is read
+_BLOCK = 64  # elements at most that one thread reads before it takes the next ones
+_THREADS = min(8, os.cpu_count() or 1)  # each holds one original image in memory
 
 
-@runtime_checkable
-class Source(Protocol):
-    """A fixed number of examples with random access; `source[i]` depends on nothing but `i`.
+class OnDevice(NamedTuple):
+    """A source as arrays for a device, and the pure function that makes examples of them inside a compiled step.
 
-    Elements are mappings of arrays (images `[H, W, C]`, uint8 or float32 in [0, 1]). All elements have the same shapes
-    and dtypes; only sources of photographs that still have to be cropped or resized are ragged. Where classes were
-    asked for, `label` is that of the element, int32 `[]` from 0 on. `fingerprint` is a hash of the content, equal in
-    every process; `repr` is stable too. A record that cannot be read raises `BadRecordError`.
-
-    A source may also have: `read(indices) -> list` (several elements at once), `nbytes` (of all elements, known without
-    reading them; None if they must not be kept on a device), `resident() -> Resident`, `shapes() -> [N, 3]` (of the
-    images, zeros where unknown), `name(i)` (for messages), `known_bad() -> {i: reason}`, `num_classes` (of the labels,
-    None without them). The functions of this module fall back to `source[i]` where they are missing.
+    `gather(arrays, index [B], random [B, num_random]) -> {name: [B, ...]}` gives what `Source.read` gives on the host.
     """
 
-    @property
-    def fingerprint(self) -> str: ...
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: int) -> Element: ...
-
-
-class Resident(NamedTuple):
-    """A whole source as arrays for the device: `take(arrays, indices [B]) -> {name: [B, ...]}` equals `source[i]`."""
-
     arrays: Any
-    take: Callable[[Any, Any], Mapping[str, Any]]
-    nbytes: int
+    gather: Callable[[Any, Any, Any], Mapping[str, Any]]
 
 
 class BadRecordError(InputError):
@@ -53,6 +33,102 @@ class BadRecordError(InputError):
         super().__init__(f"{record}: {reason}")
         self.record = record
         self.reason = reason
+
+
+class Source:
+    """A fixed number of examples with random access; children define `fingerprint`, `__len__`, and `[]` or `read`.
+
+    `source[i]` is a mapping of arrays (images `[H, W, C]`, uint8 or float32 in [0, 1]; the class `label`, int32 `[]`
+    from 0 on) and depends on i alone. All elements have the same shapes and dtypes; only images that still have to be
+    fitted or cropped differ in size. A record that cannot be read raises `BadRecordError`.
+
+    `fingerprint` is a hash of the content, equal in every process. `num_classes` is None without labels. `num_random`
+    is how many random numbers a training example takes besides its index, such as the place of its crop.
+    """
+
+    fingerprint: str
+    num_classes: int | None = None
+    num_random: int = 0
+
+    def __len__(self) -> int:
+        raise NotImplementedError
+
+    def __getitem__(self, index: int) -> Element:
+        if not 0 <= index < len(self):
+            raise IndexError(f"{self!r}: index {index} is outside [0, {len(self)})")
+        return {name: array[0] for name, array in self.read([index]).items()}
+
+    def name(self, index: int) -> str:
+        """Returns what a message calls element `index`."""
+        return f"{self!r}[{index}]"
+
+    def elements(self, indices: Sequence[int]) -> Iterator[Element | BadRecordError]:
+        """Yields the elements at `indices`, each read when it is asked for; for a bad record its error."""
+        for index in indices:
+            try:
+                yield self[int(index)]
+            except BadRecordError as error:
+                yield error
+
+    def read(self, index: Sequence[int], random: np.ndarray | None = None) -> dict[str, np.ndarray]:
+        """Returns the examples at `index [B]` stacked, `{name: [B, ...]}`.
+
+        `random` int32 `[B, num_random]`, each below 2**31 - 1, decides what is random; None: a fixed choice.
+        """
+        del random
+        return stack(self.elements(index))
+
+    @property
+    def nbytes(self) -> int | None:
+        """Bytes of all that `on_device` would hold, known without reading it; None if it must be streamed."""
+        return len(self) * sum(array.nbytes for array in self[0].values())
+
+    def on_device(self) -> OnDevice:
+        """Returns the whole source as arrays for a device."""
+        return OnDevice(load(self), gather_rows)
+
+    def fixed(self) -> "Source":
+        """Returns the examples to measure with: the source itself, or crops at fixed places instead of random ones."""
+        return self
+
+
+def stack(elements: Iterator[Element | BadRecordError]) -> dict[str, np.ndarray]:
+    """Returns elements of equal shapes as arrays with a leading axis; raises the error of a bad record."""
+    columns: dict[str, list[np.ndarray]] = {}
+    for element in elements:
+        if isinstance(element, BadRecordError):
+            raise element
+        for name, array in element.items():
+            columns.setdefault(name, []).append(array)
+    return {name: np.stack(arrays) for name, arrays in columns.items()}
+
+
+def in_threads(function: Callable[[range], Any], count: int) -> list[Any]:
+    """Returns `function(block)` for consecutive blocks of the numbers below `count`, computed by several threads."""
+    size = max(1, min(_BLOCK, count // _THREADS))
+    blocks = [range(start, min(start + size, count)) for start in range(0, count, size)]
+    with ThreadPoolExecutor(_THREADS) as pool:
+        return list(pool.map(function, blocks))
+
+
+def load(source: Source) -> dict[str, np.ndarray]:
+    """Returns the whole source stacked, read by several threads."""
+    arrays = {name: np.empty((len(source), *array.shape), array.dtype) for name, array in source[0].items()}
+
+    def fill(block: range) -> None:
+        for name, values in source.read(block).items():
+            arrays[name][block.start : block.stop] = values
+
+    in_threads(fill, len(source))
+    return arrays
+
+
+def gather_rows(arrays: Mapping[str, Any], index: Any, random: Any = None) -> dict[str, Any]:
+    """Returns the rows of stacked arrays at `index [B]`, inside a compiled function."""
+    import jax.numpy as jnp
+
+    del random
+    return {name: jnp.asarray(array).at[index].get(mode="promise_in_bounds") for name, array in arrays.items()}
 
 
 def digest(*parts: object) -> str:
@@ -68,96 +144,11 @@ def digest(*parts: object) -> str:
     return total.hexdigest()[:32]
 
 
-def read(source: Source, indices: Sequence[int]) -> list[Element]:
-    """Returns the elements at `indices`."""
-    if hasattr(source, "read"):
-        return source.read(indices)
-    return [source[int(index)] for index in indices]
-
-
-def fetch(source: Source, indices: Sequence[int]) -> dict[str, np.ndarray]:
-    """Returns the elements at `indices` stacked, `{name: [len(indices), ...]}`."""
-    elements = read(source, indices)
-    return {name: np.stack([element[name] for element in elements]) for name in elements[0]}
-
-
-def read_all(source: Source, indices: Sequence[int]) -> list[Element]:
-    """Returns the elements at `indices`, read by several threads."""
-    chunks = [[int(index) for index in indices[start : start + _CHUNK]] for start in range(0, len(indices), _CHUNK)]
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        return [element for part in pool.map(lambda chunk: read(source, chunk), chunks) for element in part]
-
-
-def fetch_all(source: Source) -> dict[str, np.ndarray]:
-    """Returns the whole source stacked, read by several threads."""
-    first = source[0]
-    out = {name: np.empty((len(source), *array.shape), array.dtype) for name, array in first.items()}
-
-    def fill(start: int) -> None:
-        for offset, element in enumerate(read(source, range(start, min(start + _CHUNK, len(source))))):
-            for name, array in out.items():
-                array[start + offset] = element[name]
-
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        list(pool.map(fill, range(0, len(source), _CHUNK)))
-    return out
-
-
-def nbytes(source: Source) -> int | None:
-    """Returns the bytes that all elements take, or None if the source must be streamed."""
-    if hasattr(source, "nbytes"):
-        return source.nbytes
-    return len(source) * sum(array.nbytes for array in source[0].values())
-
-
-def resident(source: Source) -> Resident:
-    """Returns the whole source as arrays that fit `jax.device_put`, and the pure function that gathers from them."""
-    if hasattr(source, "resident"):
-        return source.resident()
-    arrays = fetch_all(source)
-    return Resident(arrays, _take, sum(array.nbytes for array in arrays.values()))
-
-
-def _take(arrays: Mapping[str, Any], indices: Any) -> dict[str, Any]:
-    import jax.numpy as jnp
-
-    return {name: jnp.asarray(array).at[indices].get(mode="promise_in_bounds") for name, array in arrays.items()}
-
-
-def name_of(source: Source, index: int) -> str:
-    """Returns what a message calls element `index`."""
-    return source.name(index) if hasattr(source, "name") else f"record {index} of {source!r}"
-
-
-def shapes_of(source: Source) -> np.ndarray:
-    """Returns the shapes of the images, int64 `[N, 3]` (zeros where a record cannot be read)."""
-    if hasattr(source, "shapes"):
-        return source.shapes()
-    return np.asarray([source[index]["image"].shape for index in range(len(source))], np.int64).reshape(-1, 3)
-
-
-def known_bad(source: Source) -> Mapping[int, str]:
-    """Returns the records that are known to be unusable, with the reason."""
-    return source.known_bad() if hasattr(source, "known_bad") else {}
-
-
-def labels_of(source: Source) -> np.ndarray:
-    """Returns the labels of all elements, int32 `[N]`; images are read beside them and forgotten."""
-    starts = range(0, len(source), _CHUNK)
-    return np.concatenate([fetch(source, range(start, min(start + _CHUNK, len(source))))["label"] for start in starts])
-
-
-def num_classes(source: Source) -> int | None:
-    """Returns of how many classes the labels may be; None for a source without labels."""
-    return getattr(source, "num_classes", None)
-
-
-class ArraySource:
-    """Arrays in memory with a common leading axis.
+class ArraySource(Source):
+    """Arrays in memory with a common leading axis; an array `label` holds classes, the largest number being the last.
 
     A non-finite number is an `InputError` that names array and index; with `defer_bad=True` only reading that element
-    raises it. `label` is what messages call the source. An array `label` holds classes, the largest
-    number in it being the last.
+    raises it. `label` is what messages call the source.
     """
 
     def __init__(self, arrays: Mapping[str, np.ndarray], *, label: str = "arrays", defer_bad: bool = False):
@@ -170,8 +161,9 @@ class ArraySource:
             )
         self._bad: dict[int, str] = {}
         for name, array in self._arrays.items():
-            for index in _non_finite(array):
-                self._bad.setdefault(int(index), f"{name} has NaN or infinite numbers")
+            if np.issubdtype(array.dtype, np.floating):
+                finite = [np.isfinite(each).all() for each in array]  # one by one, for the sake of memory
+                self._bad |= {int(i): f"{name} has NaN or infinite numbers" for i in np.flatnonzero(~np.array(finite))}
         if self._bad and not defer_bad:
             index = min(self._bad)
             raise BadRecordError(self.name(index), f"{self._bad[index]} ({len(self._bad)} such records in all)")
@@ -192,60 +184,17 @@ class ArraySource:
     def name(self, index: int) -> str:
         return f"{self._label}[{index}]"
 
-    def known_bad(self) -> Mapping[int, str]:
-        return self._bad
-
     def shapes(self) -> np.ndarray:
-        return np.broadcast_to(np.asarray(self._arrays["image"].shape[1:], np.int64), (len(self), 3))
+        """Returns the shapes of the images, int64 `[N, 3]`, zeros for records that cannot be used."""
+        shapes = np.tile(np.asarray(self._arrays["image"].shape[1:], np.int64), (len(self), 1))
+        shapes[list(self._bad)] = 0
+        return shapes
 
     @property
     def nbytes(self) -> int:
         return sum(array.nbytes for array in self._arrays.values())
 
-    def resident(self) -> Resident:
+    def on_device(self) -> OnDevice:
         if self._bad:
             self[min(self._bad)]
-        return Resident(self._arrays, _take, self.nbytes)
-
-
-def _non_finite(array: np.ndarray) -> np.ndarray:
-    if not np.issubdtype(array.dtype, np.floating):
-        return np.empty(0, np.int64)
-    found = [
-        start + np.flatnonzero(~np.isfinite(array[start : start + _CHUNK]).all(axis=tuple(range(1, array.ndim))))
-        for start in range(0, len(array), _CHUNK)
-    ]
-    return np.concatenate(found)
-
-
-class ImageList:
-    """Images of any sizes in memory, with a name each; `known` gives the reasons for images that could not be read."""
-
-    def __init__(
-        self, images: Sequence[np.ndarray], *, names: Sequence[str], label: str, known: Mapping[int, str] | None = None
-    ):
-        self._images = list(images)
-        self._names = list(names)
-        self._label = label
-        self._known = dict(known or {})
-        self.fingerprint = digest(*self._names, *self._images)
-
-    def __repr__(self) -> str:
-        return f"ImageList({self._label}, {len(self)}, {self.fingerprint})"
-
-    def __len__(self) -> int:
-        return len(self._images)
-
-    def __getitem__(self, index: int) -> Element:
-        if index in self._known:
-            raise BadRecordError(self.name(index), self._known[index])
-        return {"image": self._images[index]}
-
-    def name(self, index: int) -> str:
-        return self._names[index]
-
-    def known_bad(self) -> Mapping[int, str]:
-        return self._known
-
-    def shapes(self) -> np.ndarray:
-        return np.asarray([image.shape for image in self._images], np.int64).reshape(-1, 3)
+        return OnDevice(self._arrays, gather_rows)

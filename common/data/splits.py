@@ -1,20 +1,16 @@
-"""Which examples belong together: halves, subsets, held-out examples, and the authors' rule. Pure index arithmetic."""
+"""Which examples belong together: halves, subsets and held-out examples. Pure index arithmetic."""
 
 import numpy as np
 
-from common.data.order import epoch_key, permuted
+from common.data.order import permutation
 from common.errors import input_error
 
 # What folders and arrays with a split are called, in any case; the test images are of the first group that is there.
 TRAIN_NAMES = (("train", "training"),)
 TEST_NAMES = (("test", "testing"), ("val", "valid", "validation"))
 
-# Different uses of one seed must not share an order.
+# Different purposes of one seed must not share an order.
 _HALVES, _HELD_OUT = 101, 102
-
-
-def _shuffled(n: int, seed: int, use: int) -> np.ndarray:
-    return permuted(np.arange(n), n=n, key=epoch_key(seed, use)).astype(np.int64)
 
 
 def choose(n: int, *, half: int = 0, subset: int = 0, seed: int = 0) -> np.ndarray:
@@ -28,7 +24,7 @@ def choose(n: int, *, half: int = 0, subset: int = 0, seed: int = 0) -> np.ndarr
         raise input_error("config.data.half", expected="0 (all), 1 or 2", got=half, fix="use one of them")
     if half == 0 and subset == 0:
         return np.arange(n)
-    indices = _shuffled(n, seed, _HALVES)
+    indices = permutation(n, seed=seed, purpose=_HALVES)
     if half:
         indices = indices[: n // 2] if half == 1 else indices[n // 2 : 2 * (n // 2)]
         if len(indices) == 0:
@@ -51,23 +47,6 @@ def hold_out(n: int, *, fraction: float = 0.1, seed: int = 0) -> tuple[np.ndarra
         raise input_error(
             "config.data.source", expected="at least 2 images, one of them for testing", got=n, fix="add images"
         )
-    order = _shuffled(n, seed, _HELD_OUT)
+    order = permutation(n, seed=seed, purpose=_HELD_OUT)
     count = max(1, round(fraction * n))
     return np.sort(order[count:]), np.sort(order[:count])
-
-
-def authors_split(n: int, *, size: int, batch_size: int, swap: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Returns (train, test) indices by the rule of Kadkhodaie et al. (ICLR 2024), whose order is that of the data.
-
-    The training set is the first min(size, n // 2) examples, with `swap` the last; the test set comes from the other
-    end and is cut to one batch.
-    """
-    count = min(size, n // 2)
-    first, last = np.arange(count), np.arange(n - count, n)
-    train, test = (last, first) if swap else (first, last)
-    return train, test[:batch_size]
-
-
-def tiled(indices: np.ndarray, total: int) -> np.ndarray:
-    """Returns the indices repeated floor(total / len(indices)) times, the authors' epoch for small training sets."""
-    return np.tile(indices, total // len(indices))

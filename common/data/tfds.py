@@ -8,23 +8,22 @@ finds.
 import importlib.util
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from common.data import images, splits
+from common.data import images
 from common.data.source import BadRecordError, Element, Source, digest
 from common.data.tfds_metadata import FIELD, FILES, broken, check_files, check_metadata
-from common.data.wrappers import Subset
 from common.errors import InputError, input_error
 
 _TEST_SPLITS = ("test", "validation", "val")
-_BLOCK = 32  # records whose headers are read at once
+_BLOCK = 32  # records read at once, still encoded
 
 
-class TfdsImages:
+class TfdsImages(Source):
     """The feature `image` of one split of a prepared data set, with `labels` also its feature `label`.
 
     A record that is damaged, has another shape than stated, or a label outside the stated classes, such as -1 in a test
@@ -46,10 +45,8 @@ class TfdsImages:
             _check_length(Path(each.filename), each.examples_in_shard)
         self._records = builder.as_data_source(split=split, decoders=decoders)
         self._label = f"{builder.info.full_name}/{split}"
-        self._known: dict[int, str] = {}
         files = sorted((path.name, path.stat().st_size) for path in map(Path, info.filepaths))
         self.fingerprint = digest("tfds", self._label, len(self), files, *map(self._end, (0, len(self) - 1)))
-        self.num_classes: int | None = None
         if labels:
             self.num_classes = builder.info.features["label"].num_classes
             self.fingerprint = digest("labelled", self.fingerprint, self.num_classes)
@@ -62,6 +59,19 @@ class TfdsImages:
         except Exception as error:  # noqa: BLE001  from the file, or from parsing what the record holds
             reason = f"damaged {self._place(index)} ({_cause(error)})"
             raise BadRecordError(self.name(index), reason) from None
+
+    def _all_of(self, indices: Sequence[int]) -> Iterator[Mapping[str, Any] | BadRecordError]:
+        """Yields the records at `indices`, several read at once, which is three times as fast as one by one."""
+        for start in range(0, len(indices), _BLOCK):
+            block = [int(index) for index in indices[start : start + _BLOCK]]
+            try:
+                yield from self._records.__getitems__(block)
+            except Exception:  # noqa: BLE001  a damaged one: which one is found out by reading them one by one
+                for index in block:
+                    try:
+                        yield self._record(index)
+                    except BadRecordError as error:
+                        yield error
 
     def _place(self, index: int) -> str:
         """Returns which record of which file the record `index` of the split is."""
@@ -79,16 +89,13 @@ class TfdsImages:
         if None not in self._stated:
             return np.broadcast_to(np.asarray(self._stated, np.int64), (len(self), 3))
         shapes = []
-        for index in range(len(self)):
-            try:
-                raw = self._record(index)["image"]
-            except BadRecordError as error:
-                found = images.Header((0, 0, 0), error.reason)
+        for record in self._all_of(range(len(self))):
+            if isinstance(record, BadRecordError):
+                shapes.append((0, 0, 0))
+            elif self._encoded:
+                shapes.append(images.header(record["image"], max_pixels=self._max_pixels).shape)
             else:
-                found = images.header(raw, max_pixels=self._max_pixels) if self._encoded else images.Header(raw.shape)
-            shapes.append(found.shape)
-            if found.reason:
-                self._known[index] = found.reason
+                shapes.append(record["image"].shape)
         return np.asarray(shapes, np.int64)
 
     def __repr__(self) -> str:
@@ -98,7 +105,16 @@ class TfdsImages:
         return len(self._records)
 
     def __getitem__(self, index: int) -> Element:
-        record = self._record(index)
+        return self._decoded(index, self._record(index))
+
+    def elements(self, indices: Sequence[int]) -> Iterator[Element | BadRecordError]:
+        for index, record in zip(indices, self._all_of(indices), strict=True):
+            try:
+                yield record if isinstance(record, BadRecordError) else self._decoded(index, record)
+            except BadRecordError as error:
+                yield error
+
+    def _decoded(self, index: int, record: Mapping[str, Any]) -> Element:
         try:
             element = {"image": self._image(record["image"])}
         except ValueError as error:
@@ -120,16 +136,11 @@ class TfdsImages:
             raise ValueError(f"expected numbers in [0, 1], got {image.min():g} to {image.max():g}")
         return image
 
-    def read(self, indices: Sequence[int]) -> list[Element]:
-        return [self[int(index)] for index in indices]
-
     def name(self, index: int) -> str:
         return f"{self._label}[{index}]"
 
-    def known_bad(self) -> Mapping[int, str]:
-        return self._known
-
     def shapes(self) -> np.ndarray:
+        """Returns the shapes of the images, int64 `[N, 3]`, zeros where unreadable."""
         return self._shapes
 
 
@@ -167,7 +178,7 @@ def _check_length(path: Path, count: int) -> None:
 
 
 def open_named(
-    name: str, *, directory: str, seed: int, labels: bool = False, max_pixels: int = images.MAX_PIXELS
+    name: str, *, directory: str, labels: bool = False, max_pixels: int = images.MAX_PIXELS
 ) -> dict[str, Source]:
     """Returns train and test images of the prepared data set NAME or NAME/CONFIG that lies under `directory`.
 
@@ -200,7 +211,7 @@ def open_named(
             fix="prepare it once where TensorFlow is installed: "
             f"tfds build {name} --file_format=array_record --data_dir={Path(builder.data_dir).parents[depth]}",
         )
-    return _open(builder, f"tfds:{name}", seed=seed, labels=labels, max_pixels=max_pixels)
+    return _open(builder, f"tfds:{name}", labels=labels, max_pixels=max_pixels)
 
 
 def _metadata_of(name: str, roots: Sequence[str | Path]) -> list[Path]:
@@ -223,7 +234,7 @@ def _metadata_of(name: str, roots: Sequence[str | Path]) -> list[Path]:
 
 
 def open_prepared(
-    directory: str | Path, *, seed: int, labels: bool = False, max_pixels: int = images.MAX_PIXELS
+    directory: str | Path, *, labels: bool = False, max_pixels: int = images.MAX_PIXELS
 ) -> dict[str, Source]:
     """Returns train and test images of the prepared data set in DIR (.../NAME/[CONFIG/]VERSION).
 
@@ -245,7 +256,7 @@ def open_prepared(
         builder = tfds.builder_from_directory(directory)
     except Exception as error:  # noqa: BLE001  TFDS has no one error for a broken directory
         raise broken(directory, _line(error)) from None
-    return _open(builder, f"prepared:{directory}", seed=seed, labels=labels, max_pixels=max_pixels)
+    return _open(builder, f"prepared:{directory}", labels=labels, max_pixels=max_pixels)
 
 
 def _import(what: str) -> Any:
@@ -262,7 +273,7 @@ def _import(what: str) -> Any:
     return tfds
 
 
-def _open(builder: Any, what: str, *, seed: int, labels: bool, max_pixels: int) -> dict[str, Source]:
+def _open(builder: Any, what: str, *, labels: bool, max_pixels: int) -> dict[str, Source]:
     stored = builder.info.file_format
     if stored is None or stored.value != "array_record":
         raise input_error(
@@ -309,8 +320,7 @@ def _open(builder: Any, what: str, *, seed: int, labels: bool, max_pixels: int) 
         ) from None
     except Exception as error:  # noqa: BLE001  such as names of files or numbers of records that make no sense
         raise broken(Path(builder.data_dir), _line(error)) from None
-    first, second = splits.hold_out(len(train), seed=seed)
-    return {"train": Subset(train, first, label="train"), "test": Subset(train, second, label="test")}
+    return {"train": train}
 
 
 def _cause(error: BaseException) -> str:

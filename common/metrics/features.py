@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from common.arrays import as_images
-from common.data.source import Source, fetch
+from common.data.source import Source
 from common.errors import input_error
 from common.io import row_store
 from common.method import PyTree
@@ -89,7 +89,7 @@ def make_compute(extractor: Extractor, source: Source) -> row_store.Compute:
 
     def compute(indices: np.ndarray) -> Mapping[str, jax.Array]:
         # The last batch goes on beyond the end, and what it finds there is dropped.
-        images = fetch(source, np.minimum(indices, last))["image"]
+        images = source.read(np.minimum(indices, last))["image"]
         as_images(images, "image")
         return compiled(params, rows.place_rows(images))
 

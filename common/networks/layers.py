@@ -10,9 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from common.data.order import hashed
 from common.networks import initial, resample
 from common.networks.convolution import convolve
+from common.networks.hashing import hashed
 
 _RULES = {"xavier": initial.xavier, "fan_in": initial.fan_in, "normal": initial.normal}
 
@@ -124,5 +124,5 @@ def dropout(x: jax.Array, rate: float, seeds: jax.Array | None, path: tuple[str,
     # A hash of the place, not a generator's stream: that would take longer to compile and to run than the layer.
     place = jnp.arange(math.prod(x.shape[1:]), dtype=jnp.uint32).reshape(x.shape[1:])
     words = (seeds[:, i].reshape(-1, *([1] * (x.ndim - 1))) for i in (0, 1))
-    bits = hashed(*words, np.uint32(zlib.crc32("/".join(path).encode())), place, xp=jnp)
+    bits = hashed(*words, np.uint32(zlib.crc32("/".join(path).encode())), place)
     return jnp.where(bits >= np.uint32(dropped), x * jnp.asarray(2**32 / (2**32 - dropped), x.dtype), 0)

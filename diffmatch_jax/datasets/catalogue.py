@@ -37,8 +37,8 @@ def _warps(where: str, options: Options) -> Dataset:
     from common.data import pipeline
 
     source = where or "photographs"
-    settings = pipeline.Settings(source=source, size=512, channels=3, fit="pad")
-    held_out = pipeline.sources(settings)["test"]
+    config = pipeline.DataConfig(source=source, size=512, channels=3, fit="pad")
+    held_out = pipeline.sources(config)["test"]
     # Few photographs are warped often, of many each once.
     elements = [held_out[i] for i in range(min(len(held_out), options.count or 32))]
     photographs = [each["image"][: each["size"][0], : each["size"][1]] for each in elements]

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from common.data import images
-from common.data.source import Element, digest
+from common.data.source import Element, Source, digest
 from common.errors import input_error
 from diffmatch_jax import resize as resizing
 
@@ -96,8 +96,8 @@ def folder_of(directory: str | Path) -> Path:
     return root
 
 
-class PairSource:
-    """A data set whose pairs have one size as a `common.data.Source`: elements source, target, flow and mask.
+class PairSource(Source):
+    """A data set whose pairs have one size as a `common.data.source.Source`: elements source, target, flow and mask.
 
     So lists of pairs can be trained on, streamed from their files.
     """

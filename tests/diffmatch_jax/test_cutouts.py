@@ -3,7 +3,6 @@
 import json
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
@@ -60,20 +59,24 @@ def test_objects_are_cut_along_their_outlines(coco):
 def test_a_source_brings_an_object_to_every_image(coco):
     found = cutouts.read_coco(*coco, side=16)
     images = np.arange(5, dtype=np.uint8)[:, None, None, None] * np.ones((5, 4, 4, 3), np.uint8)
-    source = cutouts.WithObjects(ArraySource({"image": images}), found, repeats=30)
-    assert len(source) == 150 and source.name(7) == "arrays[2]"
-    indices = np.arange(150)
-    elements = source.read(indices)
-    np.testing.assert_array_equal([each["image"][0, 0, 0] for each in elements], indices % 5)
-    first = np.array([(each["object_image"] == found.image[0]).all() for each in elements])
-    assert 0.35 < first.mean() < 0.65 and 0 < first[::5].mean() < 1
-    kept = source.resident()
-    taken = jax.jit(kept.take)(kept.arrays, jnp.asarray(indices, jnp.int32))
-    for name, want in elements[0].items():
-        np.testing.assert_array_equal(taken[name], [each[name] for each in elements])
+    source = cutouts.WithObjects(ArraySource({"image": images}), found)
+    assert len(source) == 5 and source.name(2) == "arrays[2]" and source.num_random == 1
+    index = np.arange(150, dtype=np.int32) % 5
+    random = np.random.default_rng(0).integers(0, 2**31 - 1, (150, 1), np.int32)
+    examples = source.read(index, random)
+    np.testing.assert_array_equal(examples["image"][:, 0, 0, 0], index)
+    np.testing.assert_array_equal(examples["object_image"], found.image[random[:, 0] % 2])
+    np.testing.assert_array_equal(examples["object_mask"], found.mask[random[:, 0] % 2])
+    kept = source.on_device()
+    taken = jax.jit(kept.gather)(kept.arrays, index, random)
+    assert taken.keys() == examples.keys()
+    for name, want in examples.items():
+        np.testing.assert_array_equal(taken[name], want)
         assert taken[name].dtype == want.dtype
-    again = cutouts.WithObjects(ArraySource({"image": images}), found, repeats=30)
-    other = cutouts.WithObjects(ArraySource({"image": images}), found, repeats=30, seed=1)
+    np.testing.assert_array_equal(source.read([3])["object_mask"][0], source[3]["object_mask"])
+    assert source.nbytes == images.nbytes + found.image.nbytes + found.mask.nbytes
+    again = cutouts.WithObjects(ArraySource({"image": images}), found)
+    other = cutouts.WithObjects(ArraySource({"image": images[:4]}), found)
     assert source.fingerprint == again.fingerprint != other.fingerprint and repr(source) == repr(again)
 
 
@@ -108,5 +111,3 @@ def test_mistakes(coco, tmp_path):
         (tmp_path / "odd.json").write_text(json.dumps({**listed, "annotations": changed}))
         with pytest.raises(InputError, match="odd.json, image 7: expected a box x, y, width, height and polygons"):
             cutouts.read_coco(tmp_path / "odd.json", folder)
-    with pytest.raises(InputError, match="repeats: expected 1 to"):
-        cutouts.WithObjects(ArraySource({"image": np.zeros((2, 1, 1, 1))}), Cutout(None, None), repeats=0)

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from common import config as configs
-from common.data import ArraySource
+from common.data.source import ArraySource
 from common.errors import InputError
 from common.method import Variables
 from configs.gahb.base import base

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from common.data.batches import make_batches
-from common.data.source import ArraySource, Source, fetch, nbytes, resident
+from common.data.source import ArraySource, Source
 from common.errors import InputError
 from configs.gahb.base import base
 from gahb import calpha, manifolds, synthetic
@@ -45,18 +45,18 @@ def pair(request):
 
 def test_same_bits_however_an_element_is_made(pair):
     source = pair["train"]
-    assert isinstance(source, Source) and len(source) == 1000 and nbytes(source) < 4096 + 4 * SIZE**2
+    assert isinstance(source, Source) and len(source) == 1000 and source.nbytes < 4096 + 4 * SIZE**2
     indices = np.array([999, 0, 5, 5, 17, 3, 8])
-    images = fetch(source, indices)["image"]
+    images = source.read(indices)["image"]
     assert images.shape == (7, SIZE, SIZE, 1) and images.dtype == np.float32
     assert images.min() >= 0 and images.max() <= 1 and images.std() > 0.01
     np.testing.assert_array_equal(images[1], source[0]["image"])
     np.testing.assert_array_equal(images[2], images[3])
-    held = resident(source)
+    held = source.on_device()
 
     @jax.jit
     def step(arrays, indices, weight):
-        x = held.take(arrays, indices)["image"]
+        x = held.gather(arrays, indices)["image"]
         kernel = jnp.ones((3, 3, 1, 2)) * weight
         out = jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
         return x, jnp.square(out).sum(), jnp.where(weight > 1, x[:, :, ::-1], x * weight)
@@ -68,7 +68,7 @@ def test_same_bits_however_an_element_is_made(pair):
 def test_splits_differ(pair):
     train, test = pair["train"], pair["test"]
     assert len(test) == 50 and train.fingerprint != test.fingerprint
-    both = np.concatenate([fetch(each, range(20))["image"].reshape(20, -1) for each in (train, test)])
+    both = np.concatenate([each.read(range(20))["image"].reshape(20, -1) for each in (train, test)])
     assert len(np.unique(both, axis=0)) == 40
 
 
@@ -113,13 +113,13 @@ def test_fingerprints_tell_settings_apart():
 
 
 def test_halves_and_subsets_are_disjoint_and_nested():
-    whole = fetch(synthetic.build(config("ray", num_train=40))["train"], range(40))["image"].reshape(40, -1)
+    whole = synthetic.build(config("ray", num_train=40))["train"].read(range(40))["image"].reshape(40, -1)
 
     def numbers(**data):
         source = synthetic.build(config("ray", num_train=40, data=data))["train"]
-        images = fetch(source, range(len(source)))["image"].reshape(len(source), -1)
-        held = resident(source)
-        taken = np.asarray(jax.jit(held.take)(held.arrays, jnp.arange(len(source)))["image"])
+        images = source.read(range(len(source)))["image"].reshape(len(source), -1)
+        held = source.on_device()
+        taken = np.asarray(jax.jit(held.gather)(held.arrays, jnp.arange(len(source)))["image"])
         np.testing.assert_array_equal(taken.reshape(images.shape), images)
         return [int(np.flatnonzero((whole == image).all(1))[0]) for image in images]
 
@@ -130,14 +130,14 @@ def test_halves_and_subsets_are_disjoint_and_nested():
 
 def test_ray_is_one_image_times_a_number():
     source = sources("ray")["train"]
-    images = fetch(source, range(8))["image"].reshape(8, -1).astype(np.float64)
+    images = source.read(range(8))["image"].reshape(8, -1).astype(np.float64)
     values = np.linalg.svd(images, compute_uv=False)
     assert values[1] < 1e-6 * values[0]
     assert len(np.unique(images.sum(1))) == 8
 
 
 def test_cone_spans_three_dimensions():
-    images = fetch(sources("cone")["train"], range(30))["image"].reshape(30, -1).astype(np.float64)
+    images = sources("cone")["train"].read(range(30))["image"].reshape(30, -1).astype(np.float64)
     values = np.linalg.svd(images, compute_uv=False)
     assert values[2] > 1e-2 * values[0] and values[3] < 1e-5 * values[0]
 
@@ -187,11 +187,11 @@ def test_shuffled_sources(name):
         shuffled = synthetic.Shuffled(plain, seed=4)
     assert len(shuffled) == len(plain) and shuffled.fingerprint != plain.fingerprint
     indices = np.array([3, 0, 7])
-    got, want = fetch(shuffled, indices)["image"], fetch(plain, indices)["image"]
+    got, want = shuffled.read(indices)["image"], plain.read(indices)["image"]
     assert got.dtype == want.dtype and (got != want).any()
     np.testing.assert_array_equal(synthetic.unshuffle_pixels(got, shuffled.order), want)
-    held = resident(shuffled)
-    np.testing.assert_array_equal(jax.jit(held.take)(held.arrays, jnp.asarray(indices))["image"], got)
+    held = shuffled.on_device()
+    np.testing.assert_array_equal(jax.jit(held.gather)(held.arrays, jnp.asarray(indices))["image"], got)
 
 
 def test_all_splits_share_the_permutation():

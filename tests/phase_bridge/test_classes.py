@@ -13,7 +13,7 @@ import pytest
 from common import config as configs
 from common.checkpoint import restore_params
 from common.cli.dispatch import main
-from common.data.source import fetch, labels_of
+from common.data.source import load
 from common.errors import InputError
 from common.sampling import draw
 from configs.phase_bridge.cifar10_classes import get_config
@@ -61,7 +61,7 @@ def variables(made):
 
 
 def test_training_sees_the_class_of_each_image(made, variables):
-    raw = fetch(made.sources()["train"], range(8))
+    raw = made.sources()["train"].read(range(8))
     examples = jax.jit(jax.vmap(made.augment))(jax.random.split(jax.random.key(0), 8), raw)
     assert set(examples) == {"data", "label"}
     np.testing.assert_array_equal(examples["label"], CLASSES)
@@ -105,7 +105,7 @@ def test_held_out_images_of_a_class(arrays):
     found = method.held_out_images(own, sources)(0, 99)
     np.testing.assert_array_equal(found["label"], np.ones(3))
     np.testing.assert_allclose(found["data"], 2 * 60 / 255 - 1, rtol=1e-6)
-    np.testing.assert_array_equal(labels_of(sources()["test"]), CLASSES[:6])
+    np.testing.assert_array_equal(load(sources()["test"])["label"], CLASSES[:6])
     every = method.held_out_images(config(arrays), sources)(0, 99)
     assert sorted(every["label"]) == sorted(CLASSES[:6])
     none = config(arrays, **{"model.num_classes": 5, "sampler.label": 4})

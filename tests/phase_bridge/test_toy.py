@@ -6,7 +6,7 @@ import pytest
 from scipy.spatial import cKDTree
 
 from common.data.batches import make_batches
-from common.data.source import Source, fetch, resident
+from common.data.source import Source
 from common.errors import InputError
 from phase_bridge.toy import NAMES, Points, draw, toy
 
@@ -66,12 +66,12 @@ def test_the_same_points_in_every_way(name):
     source = Points(name, seed=7, length=1000)
     assert isinstance(source, Source) and len(source) == 1000
     indices = np.array([5, 0, 999, 5])
-    stacked = fetch(source, indices)["point"]
+    stacked = source.read(indices)["point"]
     assert stacked.dtype == np.float32 and stacked.shape == (4, 2)
     np.testing.assert_array_equal(stacked[1], source[0]["point"])
     np.testing.assert_array_equal(stacked, draw(name, seed=7, count=1000)[indices])
-    held = resident(source)
-    np.testing.assert_array_equal(stacked, jax.jit(held.take)(held.arrays, indices)["point"])
+    held = source.on_device()
+    np.testing.assert_array_equal(stacked, jax.jit(held.gather)(held.arrays, indices)["point"])
     with pytest.raises(IndexError):
         source[1000]
 

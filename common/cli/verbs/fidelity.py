@@ -128,7 +128,7 @@ def _collect(model: trained.Trained, flags: argparse.Namespace, inception, shoul
     how = {"place": model.workdir / "features", "batch_size": flags.batch_size, "should_stop": should_stop}
     samples, whole = _features(extractor, drawn, "samples", **how)
     if whole and flags.reference in SPLITS:
-        source = model.method.sources()[flags.reference]
+        source = model.method.sources()[flags.reference].fixed()
         data, whole = _features(extractor, source, flags.reference, **how)
         found = Collected(extractor, samples, data, len(source), many.rate, many.settings, source.fingerprint)
     else:

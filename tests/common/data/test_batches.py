@@ -5,12 +5,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from common.data import augment, batches
-from common.data.batches import example_keys, host_indices, make_batches
+from common.data import augment
+from common.data.batches import example_keys, make_batches
 from common.data.crops import Crops
-from common.data.source import ArraySource, BadRecordError, ImageList
-from common.data.wrappers import SkipBad, SkipBudget
+from common.data.fitted import Fitted, SkipBudget
+from common.data.source import ArraySource, BadRecordError, Source
 from common.errors import InputError
+from tests.common.data.raw import ImageList
 
 DRAW = np.random.default_rng(0)
 KEY = jax.random.key(42)
@@ -22,11 +23,24 @@ def stack(n=23):
     return ArraySource({"image": np.broadcast_to(values, (n, 2, 2, 1)).copy(), "label": np.arange(n)})
 
 
+class Labelled(ImageList):
+    """Images with a class each."""
+
+    num_classes = 3
+
+    def __getitem__(self, index):
+        return {**super().__getitem__(index), "label": np.int32(2 - index)}
+
+
+def whole(raw, limit=0):
+    return Fitted(raw, lambda image: {"image": image}, label="whole", budget=SkipBudget(limit))
+
+
 def cut():
-    return Crops(ImageList(PICTURES, names="abc", label="three"), size=8, seed=1)
+    return Crops(whole(Labelled(PICTURES, names="abc", label="three")), size=8)
 
 
-class Counting:
+class Counting(Source):
     """Counts the examples that are read."""
 
     fingerprint = "counting"
@@ -75,7 +89,7 @@ def assert_same(first, second):
 
 @pytest.mark.parametrize(("make_source", "workers"), [(stack, 0), (stack, 2), (cut, 2)])
 def test_both_placements_give_the_same_bits(made, make_source, workers):
-    change = augment.images(flip=True, rescaled=True)
+    change = augment.images(flip=True)
     device = made(make_source(), augment=change, placement="device")
     stream = made(make_source(), augment=change, placement="stream", workers=workers)
     assert (device.placement, stream.placement) == ("device", "stream")
@@ -108,20 +122,50 @@ def test_examples_are_those_of_the_index(made):
     np.testing.assert_array_equal(got["image"][:, 0, 1, 0], got["index"])
 
 
-def test_host_and_device_orders_agree_far_into_a_run():
-    for n, batch_size, step in ((10**6 + 3, 512, 10**9), (1, 512, 3 * 10**7), (7, 4096, 5), (2**31 - 1, 3, 2**40)):
-        epoch, offset = batches.start_of(step, batch_size=batch_size, n=n)
-        position = jnp.arange(batch_size, dtype=jnp.int32)
-        device = batches.indices_of(jnp.uint32(epoch), jnp.uint32(offset), position, n=n, seed=2, xp=jnp)
-        host = host_indices(step, slice(0, batch_size), batch_size=batch_size, n=n, seed=2)
-        np.testing.assert_array_equal(device, host)
-        assert host.max() < n
+def test_an_epoch_of_crops_holds_every_image_once(made):
+    data = made(cut())
+    found = [batch(data, step) for step in range(50)]
+    index, label = (np.concatenate([np.asarray(each[name]) for each in found]) for name in ("index", "label"))
+    for epoch in index.reshape(100, 3):
+        np.testing.assert_array_equal(np.sort(epoch), np.arange(3))
+    np.testing.assert_array_equal(label, 2 - index)
+    crops = [image.tobytes() for each in found for image in np.asarray(each["image"])]
+    assert len(set(crops)) > 150  # each of one of 378 places
+
+
+@pytest.mark.parametrize("placement", ["device", "stream"])
+def test_crops_are_spread_uniformly_over_an_image(made, placement):
+    rows, columns = np.mgrid[:5, :6]
+    picture = np.stack([rows, columns, 0 * rows], axis=-1).astype(np.uint8)
+    data = made(Crops(whole(ImageList([picture], names="a", label="one")), size=3), batch_size=300, placement=placement)
+    counts = np.zeros((3, 4))
+    for step in range(20):
+        crops = np.asarray(batch(data, step, position=jnp.arange(300, dtype=jnp.int32))["image"])
+        np.add.at(counts, (crops[:, 0, 0, 0], crops[:, 0, 0, 1]), 1)
+        np.testing.assert_array_equal(crops[:, 2, 2, 0], crops[:, 0, 0, 0] + 2)
+    assert ((counts - 500) ** 2 / 500).sum() < 31.3  # chi-square of 11 degrees of freedom, one in a thousand
+
+
+def test_the_seed_decides_order_and_crops(made):
+    first, again, other = (batch(made(cut(), seed=seed), 3) for seed in (5, 5, 6))
+    assert_same(first, again)
+    assert (np.asarray(first["index"]) != np.asarray(other["index"])).any()
+    assert (np.asarray(first["image"]) != np.asarray(other["image"])).any()
+    crops = [np.asarray(batch(made(cut(), seed=5), step)["image"]).tobytes() for step in range(20)]
+    assert len(set(crops)) == 20
+
+
+def test_one_large_black_picture_does_not_crowd_out_the_others(made):
+    pictures = [np.zeros((300, 400, 1), np.uint8), *(np.maximum(picture, 1) for picture in PICTURES)]
+    data = made(Crops(whole(ImageList(pictures, names="abcd", label="four")), size=8))
+    black = [np.asarray(batch(data, step)["image"]).max(axis=(1, 2, 3)) == 0 for step in range(20)]
+    assert np.concatenate(black).sum() == 20 * 6 // 4
 
 
 @pytest.mark.parametrize("placement", ["device", "stream"])
 def test_a_step_does_not_depend_on_the_steps_before(made, placement):
-    whole = made(cut(), placement=placement, augment=augment.images(flip=True))
-    expected = {step: batch(whole, step) for step in range(8)}
+    every = made(cut(), placement=placement, augment=augment.images(flip=True))
+    expected = {step: batch(every, step) for step in range(8)}
     again = made(cut(), placement=placement, augment=augment.images(flip=True), start_step=5)
     for step in (5, 6, 2, 3, 7, 0, 1):
         assert_same(batch(again, step), expected[step])
@@ -129,10 +173,10 @@ def test_a_step_does_not_depend_on_the_steps_before(made, placement):
 
 @pytest.mark.parametrize("placement", ["device", "stream"])
 def test_shards_put_together_are_the_batch(made, placement):
-    whole = made(cut(), placement=placement, augment=augment.images(flip=True, rescaled=True))
-    hosts = [made(cut(), placement=placement, augment=augment.images(flip=True, rescaled=True)) for _ in range(2)]
+    every = made(cut(), placement=placement, augment=augment.images(flip=True))
+    hosts = [made(cut(), placement=placement, augment=augment.images(flip=True)) for _ in range(2)]
     for step in (0, 1, 4):
-        expected = batch(whole, step)
+        expected = batch(every, step)
         parts = [
             batch(host, step, rows=slice(start, stop), position=jnp.arange(start, stop, dtype=jnp.int32))
             for host, (start, stop) in zip(hosts, ((0, 2), (2, 6)), strict=True)
@@ -144,19 +188,21 @@ def test_shards_put_together_are_the_batch(made, placement):
 def test_several_steps_are_fetched_at_once(made, placement):
     data = made(cut(), placement=placement)
     several = data.fetch(3, 4)
-    assert several["epoch"].shape == several["offset"].shape == (4,)
-    assert several["epoch"].dtype == several["offset"].dtype == np.uint32
+    assert several["examples"]["index"].shape == (4, 6)
     for number in range(4):
         single = data.fetch(3 + number)
         jax.tree.map(lambda a, b, k=number: np.testing.assert_array_equal(a[k], b[0]), several, single)
 
 
-def test_the_device_is_sent_bytes_and_two_numbers(made):
+def test_the_device_is_sent_places_or_bytes(made):
     device, stream = made(cut(), placement="device"), made(cut(), placement="stream")
     assert device.resident["pixels"].dtype == np.uint8
-    assert set(device.fetch(0)) == {"epoch", "offset"}
+    sent = device.fetch(0)["examples"]
+    assert {name: each.shape for name, each in sent.items()} == {"index": (1, 6), "random": (1, 6, 2)}
+    assert set(made(stack(), placement="device").fetch(0)["examples"]) == {"index"}
     assert stream.resident == {}
-    assert stream.fetch(0)["examples"]["image"].dtype == np.uint8
+    sent = stream.fetch(0)["examples"]
+    assert set(sent) == {"index", "image", "label"} and sent["image"].dtype == np.uint8
 
 
 def test_auto_goes_by_size(made):
@@ -198,17 +244,20 @@ def test_a_bad_record_stops_a_stream_with_its_name(made, workers):
     values[4] = np.nan
 
     class Late(Counting):
+        def shapes(self):
+            return np.full((23, 3), 2)
+
         def __getitem__(self, index):
             if index == 4:
                 raise BadRecordError("late[4]", "torn")
             return {"image": values[index]}
 
-    data = made(SkipBad(Late(stack(23)), SkipBudget(0)), placement="stream", workers=workers)
+    data = made(whole(Late(stack(23))), placement="stream", workers=workers)
     with pytest.raises(InputError, match=r"config.data.skip_bad: .* \(late\[4\]: torn\)"):
         for step in range(4):
             data.fetch(step)
-    skipping = made(SkipBad(Late(stack(23)), SkipBudget(1)), placement="stream", workers=workers)
-    resident = made(SkipBad(Late(stack(23)), SkipBudget(1)), placement="device")
+    skipping = made(whole(Late(stack(23)), 1), placement="stream", workers=workers)
+    resident = made(whole(Late(stack(23)), 1), placement="device")
     for step in range(4):
         assert_same(batch(skipping, step), batch(resident, step))
 
@@ -245,14 +294,9 @@ def test_impossible_options_are_refused(options, message):
 
 
 def test_a_source_of_impossible_length_is_refused():
-    class Long:
-        fingerprint = ""
-
+    class Long(Source):
         def __len__(self):
             return 2**31
-
-        def __getitem__(self, index):
-            return {}
 
     with pytest.raises(InputError, match="config.data.source: expected 1 to 2147483647 examples, got 2147483648"):
         make_batches(Long(), batch_size=1, seed=0)

@@ -9,8 +9,9 @@ from PIL import Image
 
 from common.data import folder
 from common.data.folder import open_folder
-from common.data.source import BadRecordError, name_of, read_all
+from common.data.source import BadRecordError
 from common.errors import InputError
+from tests.common.data.raw import unusable
 
 
 def write(path, seed, size=(12, 10)):
@@ -21,7 +22,7 @@ def write(path, seed, size=(12, 10)):
 
 
 def pictures(part):
-    return [element["image"] for element in read_all(part, range(len(part)))]
+    return [element["image"] for element in part.elements(range(len(part)))]
 
 
 def test_sub_folders_are_the_splits(tmp_path):
@@ -29,63 +30,54 @@ def test_sub_folders_are_the_splits(tmp_path):
     test = write(tmp_path / "test" / "x.png", 9, (5, 7))
     (tmp_path / "train" / "notes.txt").write_text("no image")
     (tmp_path / "train" / ".hidden.png").write_text("no image")
-    parts = open_folder(tmp_path, seed=0)
+    parts = open_folder(tmp_path)
     for got, want in zip(pictures(parts["train"]), train, strict=True):
         np.testing.assert_array_equal(got, want)
     np.testing.assert_array_equal(pictures(parts["test"])[0], test)
     np.testing.assert_array_equal(parts["test"].shapes(), [[5, 7, 3]])
-    assert name_of(parts["train"], 1) == "train/b/2.PNG"
+    assert parts["train"].name(1) == "train/b/2.PNG"
 
 
-def test_without_sub_folders_a_seeded_tenth_is_held_out(tmp_path):
-    written = [write(tmp_path / f"{number:02}.png", number) for number in range(20)]
-    parts = open_folder(tmp_path, seed=1)
-    assert (len(parts["train"]), len(parts["test"])) == (18, 2)
-    found = {picture.tobytes() for part in parts.values() for picture in pictures(part)}
-    assert found == {picture.tobytes() for picture in written}
-    names = [{name_of(open_folder(tmp_path, seed=seed)["test"], index) for index in (0, 1)} for seed in (1, 1, 2)]
-    assert names[0] == names[1] != names[2]
-
-
-def test_train_without_test_is_split_too(tmp_path):
-    for number in range(5):
-        write(tmp_path / "train" / f"{number}.png", number)
-    parts = open_folder(tmp_path, seed=0)
-    assert (len(parts["train"]), len(parts["test"])) == (4, 1)
+def test_without_a_folder_of_test_images_there_is_no_such_split(tmp_path):
+    written = [write(tmp_path / "train" / f"{number:02}.png", number) for number in range(5)]
+    for root in (tmp_path, tmp_path / "train"):
+        parts = open_folder(root)
+        assert list(parts) == ["train"]
+        np.testing.assert_array_equal(pictures(parts["train"]), written)
 
 
 def test_the_fingerprint_is_that_of_the_content_not_of_the_place(tmp_path):
     for number in range(3):
         write(tmp_path / "a" / f"{number}.png", number)
     shutil.copytree(tmp_path / "a", tmp_path / "b")
-    prints = [open_folder(tmp_path / name, seed=0)["train"].fingerprint for name in "ab"]
+    prints = [open_folder(tmp_path / name)["train"].fingerprint for name in "ab"]
     assert prints[0] == prints[1]
     write(tmp_path / "b" / "1.png", 77)
-    assert open_folder(tmp_path / "b", seed=0)["train"].fingerprint != prints[0]
+    assert open_folder(tmp_path / "b")["train"].fingerprint != prints[0]
     (tmp_path / "a" / "0.png").rename(tmp_path / "a" / "9.png")
-    assert open_folder(tmp_path / "a", seed=0)["train"].fingerprint != prints[0]
+    assert open_folder(tmp_path / "a")["train"].fingerprint != prints[0]
 
 
 def test_large_folders_are_fingerprinted_by_sizes_and_first_bytes(tmp_path, monkeypatch):
     monkeypatch.setattr(folder, "_HASH_WHOLE", 0)
     for number in range(3):
         write(tmp_path / f"{number}.png", number)
-    before = open_folder(tmp_path, seed=0)["train"].fingerprint
+    before = open_folder(tmp_path)["train"].fingerprint
     with (tmp_path / "1.png").open("ab") as file:
         file.write(b"x")
-    assert open_folder(tmp_path, seed=0)["train"].fingerprint != before
+    assert open_folder(tmp_path)["train"].fingerprint != before
 
 
 @pytest.mark.parametrize("name", ["", "sub"])
 def test_an_empty_folder_is_refused(tmp_path, name):
     (tmp_path / name).mkdir(exist_ok=True)
     with pytest.raises(InputError, match=r"config.data.source: expected image files \(.png, .*\) in .*, got none"):
-        open_folder(tmp_path, seed=0)
+        open_folder(tmp_path)
 
 
 def test_a_missing_folder_is_refused(tmp_path):
     with pytest.raises(InputError, match="expected folder:DIR with an existing folder, got folder:.*nowhere"):
-        open_folder(tmp_path / "nowhere", seed=0)
+        open_folder(tmp_path / "nowhere")
 
 
 def test_damaged_files_are_named(tmp_path):
@@ -95,8 +87,8 @@ def test_damaged_files_are_named(tmp_path):
     (tmp_path / "train" / "torn.png").write_bytes(data[: len(data) // 2])
     (tmp_path / "train" / "text.png").write_text("hello")
     write(tmp_path / "test" / "x.png", 9)
-    train = open_folder(tmp_path, seed=0)["train"]
-    assert train.known_bad() == {1: "no image that can be read"}
+    train = open_folder(tmp_path)["train"]
+    np.testing.assert_array_equal(train.shapes()[:, 0] == 0, [False, True, False])
     with pytest.raises(BadRecordError, match="train/torn.png: damaged image .*truncated"):
         train[2]
     with pytest.raises(BadRecordError, match="train/text.png: no image that can be read"):
@@ -104,7 +96,7 @@ def test_damaged_files_are_named(tmp_path):
 
 
 def names(part):
-    return [name_of(part, index) for index in range(len(part))]
+    return [part.name(index) for index in range(len(part))]
 
 
 @pytest.fixture
@@ -130,12 +122,12 @@ def test_hidden_folders_are_no_classes(tmp_path, logged, hidden, place):
         for number in range(3):
             write(tmp_path / label / f"{number}.png", number)
     write(tmp_path / place / hidden / "0.png", 7)
-    parts = open_folder(tmp_path, seed=0, labels=True)
+    parts = open_folder(tmp_path, labels=True)
     assert logged() == f"folder:{tmp_path}: left out 1 hidden folder"
     labels = {
         name: int(element["label"])
         for part in parts.values()
-        for name, element in zip(names(part), part.read(range(len(part))), strict=True)
+        for name, element in zip(names(part), part.elements(range(len(part))), strict=True)
     }
     assert len(labels) == 6
     assert {name.split("/")[1]: label for name, label in labels.items()} == {"cat": 0, "dog": 1}
@@ -150,11 +142,11 @@ def test_what_is_left_out_is_counted_by_kind(tmp_path, logged):
     for name in ("notes.txt", "list.csv", "more.TXT", "README", ".DS_Store", "._a.png"):
         (tmp_path / name).write_text("no image")
     (tmp_path / ".cache").mkdir()
-    parts = open_folder(tmp_path, seed=0)
+    parts = open_folder(tmp_path)
     assert logged() == (
         f"folder:{tmp_path}: left out 2 hidden files, 1 hidden folder, 4 files with other endings (.csv, .txt, none)"
     )
-    assert len(parts["train"]) + len(parts["test"]) == 5
+    assert list(parts) == ["train"] and len(parts["train"]) == 5
 
 
 @pytest.mark.parametrize("train", ["train", "Train", "TRAIN", "training"])
@@ -163,7 +155,7 @@ def test_names_of_splits_in_any_case(tmp_path, logged, train, test):
     for number in range(4):
         write(tmp_path / train / f"{number}.png", number)
     write(tmp_path / test / "x.png", 9)
-    parts = open_folder(tmp_path, seed=0)
+    parts = open_folder(tmp_path)
     assert names(parts["train"]) == [f"{train}/{number}.png" for number in range(4)]
     assert names(parts["test"]) == [f"{test}/x.png"]
     assert logged() == ""
@@ -174,7 +166,7 @@ def test_test_images_beside_unsorted_images_are_not_trained_on(tmp_path, test):
     for number in range(4):
         write(tmp_path / f"{number}.png", number)
     write(tmp_path / test / "x.png", 9)
-    parts = open_folder(tmp_path, seed=0)
+    parts = open_folder(tmp_path)
     assert [name.split("/")[1] for name in names(parts["train"])] == ["0.png", "1.png", "2.png", "3.png"]
     assert names(parts["test"]) == [f"{test}/x.png"]
 
@@ -182,7 +174,7 @@ def test_test_images_beside_unsorted_images_are_not_trained_on(tmp_path, test):
 def test_test_images_come_before_validation_images(tmp_path, logged):
     for name in ("Train/a.png", "valid/b.png", "TEST/c.png", "extra/d.png", "e.png"):
         write(tmp_path / name, 1)
-    parts = open_folder(tmp_path, seed=0)
+    parts = open_folder(tmp_path)
     assert names(parts["train"]) == ["Train/a.png"] and names(parts["test"]) == ["TEST/c.png"]
     assert logged() == f"folder:{tmp_path}: left out 3 beside the folders of the splits (e.png, extra, valid)"
 
@@ -190,10 +182,10 @@ def test_test_images_come_before_validation_images(tmp_path, logged):
 def test_ambiguous_splits_and_missing_training_images_are_refused(tmp_path):
     write(tmp_path / "Test" / "a.png", 1)
     with pytest.raises(InputError, match=r"expected image files .*, got none; .* or use folder:.*/Test$"):
-        open_folder(tmp_path, seed=0)
+        open_folder(tmp_path)
     write(tmp_path / "test" / "a.png", 1)
     with pytest.raises(InputError, match=r"expected one folder test/ in .*, got Test/ and test/; merge or rename"):
-        open_folder(tmp_path, seed=0)
+        open_folder(tmp_path)
 
 
 def found_names(parts):
@@ -217,7 +209,7 @@ def test_links_to_what_is_there_change_nothing(tmp_path, logged, links):
         write(root / "ab"[number % 2] / f"{number}.png", number)
     for name, target in links.items():
         (root / name).symlink_to(target)
-    parts = open_folder(root, seed=0, labels="x.png" not in links)
+    parts = open_folder(root, labels="x.png" not in links)
     assert found_names(parts) == sorted(f"{'ab'[number % 2]}/{number}.png" for number in range(10))
     word = "links" if len(links) > 1 else "link"
     assert logged() == f"folder:{root}: left out {len(links)} {word} to what is read already"
@@ -233,7 +225,7 @@ def test_links_to_other_places_are_followed_once(tmp_path, logged):
     (root / "dog" / "3.png").symlink_to(elsewhere / "store" / "3")  # as caches store files, by their hash
     (elsewhere / "cat" / "back").symlink_to(root)
     (elsewhere / "cat" / "round").symlink_to(elsewhere / "cat")
-    parts = open_folder(root, seed=0, labels=True)
+    parts = open_folder(root, labels=True)
     assert found_names(parts) == ["cat/1.png", "cat/2.png", "dog/3.png", "dog/4.png"]
     assert logged() == f"folder:{root}: left out 2 links to what is read already"
     np.testing.assert_array_equal(images_by_name(parts)["dog/3.png"], written)
@@ -243,7 +235,7 @@ def images_by_name(parts):
     return {
         name.partition("/")[2]: element["image"]
         for part in parts.values()
-        for name, element in zip(names(part), part.read(range(len(part))), strict=True)
+        for name, element in zip(names(part), part.elements(range(len(part))), strict=True)
     }
 
 
@@ -260,7 +252,7 @@ def test_no_file_is_in_training_and_test(tmp_path, logged, how):
         (train / "up").symlink_to("..")
     else:
         (train / "4.png").hardlink_to(tmp_path / "test" / "4.png")
-    parts = open_folder(tmp_path, seed=0)
+    parts = open_folder(tmp_path)
     both = [name.split("/")[-1] for part in ("train", "test") for name in names(parts[part])]
     assert sorted(both) == [f"{number}.png" for number in range(6)]
     assert logged() == f"folder:{tmp_path}: left out 1 link to what is read already"
@@ -274,12 +266,12 @@ def test_both_splits_may_be_links_but_not_to_one_folder(tmp_path):
     root.mkdir()
     (root / "train").symlink_to("../data")
     (root / "test").symlink_to("../held")
-    parts = open_folder(root, seed=0)
+    parts = open_folder(root)
     assert [len(parts[name]) for name in ("train", "test")] == [4, 4]
     (root / "test").unlink()
     (root / "test").symlink_to("../data")
     with pytest.raises(InputError, match=r"image files .* in .*/test, got none \(left out: 1 link to what is read al"):
-        open_folder(root, seed=0)
+        open_folder(root)
 
 
 def test_links_that_lead_nowhere_and_special_files_are_left_out(tmp_path, logged):
@@ -291,7 +283,7 @@ def test_links_that_lead_nowhere_and_special_files_are_left_out(tmp_path, logged
     os.mkfifo(tmp_path / "pipe.png")
     (tmp_path / "folder.png").mkdir()
     write(tmp_path / "folder.png" / "in.png", 5)
-    parts = open_folder(tmp_path, seed=0)
+    parts = open_folder(tmp_path)
     assert found_names(parts) == ["0.png", "1.png", "2.png", "folder.png/in.png"]
     assert logged() == f"folder:{tmp_path}: left out 1 entry that is no file, 3 links that lead nowhere"
 
@@ -302,7 +294,7 @@ def test_names_that_are_no_text(tmp_path, logged):
         write(tmp_path / "seen" / f"{number}.png", number)
         os.rename(tmp_path / "seen" / f"{number}.png", os.path.join(os.fsencode(tmp_path / "seen"), name))
     (tmp_path / "seen").rename(os.fsdecode(os.fsencode(tmp_path) + b"/cl\xffss"))
-    parts = open_folder(tmp_path, seed=0, labels=True)
+    parts = open_folder(tmp_path, labels=True)
     shown = [
         r"cl\udcffss/\udcff\udcfe.png",
         r"cl\udcffss/\x1b[31mred.png",
@@ -313,7 +305,7 @@ def test_names_that_are_no_text(tmp_path, logged):
     assert len(images_by_name(parts)) == 4 and logged() == ""
     (tmp_path / "loose\n.png").write_bytes(b"")
     with pytest.raises(InputError, match=r"got loose\\n.png; move it"):
-        open_folder(tmp_path, seed=0, labels=True)
+        open_folder(tmp_path, labels=True)
 
 
 def test_files_that_vanish_or_cannot_be_read_are_bad_records(tmp_path, monkeypatch):
@@ -323,8 +315,8 @@ def test_files_that_vanish_or_cannot_be_read_are_bad_records(tmp_path, monkeypat
     real = Path.open
     denied = lambda path, *args: real(path if path.name != "1.png" else tmp_path / "nowhere", *args)  # noqa: E731
     monkeypatch.setattr(Path, "open", denied)
-    train = open_folder(tmp_path, seed=0)["train"]
-    assert train.known_bad() == {1: "cannot be opened (No such file or directory)"}
+    train = open_folder(tmp_path)["train"]
+    assert unusable(train) == {1: "cannot be opened (No such file or directory)"}
     with pytest.raises(BadRecordError, match="train/1.png: cannot be opened"):
         train[1]
 
@@ -333,12 +325,12 @@ def test_images_above_the_limit_are_bad_records(tmp_path):
     write(tmp_path / "train" / "large.png", 0, (12, 10))
     write(tmp_path / "train" / "small.png", 1, (6, 10))
     write(tmp_path / "test" / "x.png", 2, (6, 10))
-    train = open_folder(tmp_path, seed=0, max_pixels=119)["train"]
-    assert train.known_bad() == {0: "more than 119 pixels (12x10); remove it, or raise config.data.max_pixels"}
+    train = open_folder(tmp_path, max_pixels=119)["train"]
+    assert unusable(train) == {0: "more than 119 pixels (12x10); remove it, or raise config.data.max_pixels"}
     assert train[1]["image"].shape == (6, 10, 3)
     with pytest.raises(BadRecordError, match="train/large.png: more than 119 pixels"):
         train[0]
-    assert open_folder(tmp_path, seed=0, max_pixels=120)["train"].known_bad() == {}
+    assert unusable(open_folder(tmp_path, max_pixels=120)["train"]) == {}
 
 
 def test_files_are_hashed_in_constant_memory(tmp_path):
@@ -346,7 +338,7 @@ def test_files_are_hashed_in_constant_memory(tmp_path):
         with (tmp_path / f"{number}.png").open("wb") as file:
             file.truncate(50 * 2**20)
     tracemalloc.start()
-    open_folder(tmp_path, seed=0)
+    open_folder(tmp_path)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 10 * 2**20

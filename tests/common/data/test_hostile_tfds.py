@@ -8,11 +8,11 @@ import sys
 import numpy as np
 import pytest
 
-from common.data import source
-from common.data.pipeline import Settings, sources
+from common.data.pipeline import DataConfig, sources
 from common.data.source import BadRecordError
 from common.data.tfds import open_named, open_prepared
 from common.errors import InputError
+from tests.common.data.raw import unusable
 
 TFDS = "tensorflow_datasets.core.features"
 EVIL = "scorebridge_payload.features.Text"
@@ -76,9 +76,9 @@ def test_only_feature_classes_of_tfds_are_imported(folder, payload, how):
 
     rewrite(folder / "features.json", change)
     for call in (
-        lambda: open_prepared(folder, seed=0),
-        lambda: open_named("tiny_fixed", directory=str(folder.parents[1]), seed=0),
-        lambda: open_named("TinyFixed:1.0.0", directory=str(folder.parents[1]), seed=0),
+        lambda: open_prepared(folder),
+        lambda: open_named("tiny_fixed", directory=str(folder.parents[1])),
+        lambda: open_named("TinyFixed:1.0.0", directory=str(folder.parents[1])),
     ):
         with pytest.raises(InputError) as caught:
             call()
@@ -94,7 +94,7 @@ def test_the_outermost_class_is_checked_too(folder, payload, key):
     value = {key: EVIL, "content": {}} if key == "type" else {key: EVIL, "featuresDict": {"features": {}}}
     (folder / "features.json").write_text(json.dumps(value))
     with pytest.raises(InputError, match=f"expected only feature classes of TFDS itself .* got '{EVIL}'"):
-        open_prepared(folder, seed=0)
+        open_prepared(folder)
 
 
 @pytest.mark.parametrize(
@@ -116,7 +116,7 @@ def test_names_near_those_of_tfds_are_refused(folder, name):
 
     rewrite(folder / "features.json", change)
     with pytest.raises(InputError, match="expected only feature classes of TFDS itself in features.json"):
-        open_prepared(folder, seed=0)
+        open_prepared(folder)
 
 
 def test_sound_features_of_every_form_are_taken(folder):
@@ -125,10 +125,10 @@ def test_sound_features_of_every_form_are_taken(folder):
             if name != "old form":  # which TFDS takes only where all of the file has it
                 features["featuresDict"]["features"][name] = feature
 
-    before = open_prepared(folder, seed=0)["train"][0]["image"]
+    before = open_prepared(folder)["train"][0]["image"]
     rewrite(folder / "features.json", change)
     with pytest.raises(BadRecordError, match="damaged record 0 of"):  # the records do not have these features
-        open_prepared(folder, seed=0)["train"][0]
+        open_prepared(folder)["train"][0]
     assert before.shape == (6, 6, 3)
 
 
@@ -143,7 +143,7 @@ def test_sound_features_of_every_form_are_taken(folder):
 def test_features_that_read_other_files_are_refused(folder, feature):
     rewrite(folder / "features.json", lambda features: features["featuresDict"]["features"].update(extra=feature))
     with pytest.raises(InputError, match="expected no names of files in features.json, got .* '/etc/passwd'"):
-        open_prepared(folder, seed=0)
+        open_prepared(folder)
 
 
 @pytest.mark.parametrize(
@@ -152,18 +152,18 @@ def test_features_that_read_other_files_are_refused(folder, feature):
 def test_data_files_elsewhere_are_refused(folder, template):
     rewrite(folder / "dataset_info.json", lambda info: info["splits"][0].update(filepathTemplate=template))
     with pytest.raises(InputError, match="expected data files in the same folder as dataset_info.json, got "):
-        open_prepared(folder, seed=0)
+        open_prepared(folder)
 
 
 def test_the_module_of_the_builder_is_not_imported(folder, payload):
     rewrite(folder / "dataset_info.json", lambda info: info.update(moduleName=EVIL.rpartition(".")[0]))
-    assert len(open_prepared(folder, seed=0)["train"]) == 12
+    assert len(open_prepared(folder)["train"]) == 12
 
 
 def test_pipes_among_the_files_do_not_block(folder):
     os.mkfifo(folder / "label.labels.txt")
     with pytest.raises(InputError, match="expected files, got 'label.labels.txt', which is none"):
-        open_prepared(folder, seed=0)
+        open_prepared(folder)
 
 
 @pytest.mark.parametrize("text", ["", "{", "null", "[]", "[" * 10**5, "\x00", '{"a": ' * 10**5, "3"])
@@ -173,7 +173,7 @@ def test_metadata_that_are_no_json_object(folder, name, text):
     with pytest.raises(
         InputError, match=f"expected a data set prepared by TFDS, got {name} .*; prepare {folder} again$"
     ):
-        open_prepared(folder, seed=0)
+        open_prepared(folder)
 
 
 @pytest.mark.parametrize("split", ["train", "test"])
@@ -192,7 +192,7 @@ def test_damaged_files_are_named(folder, split, damage):
     path.write_bytes(damaged[damage])
     count = {"train": 12, "test": 5}[split]
     with pytest.raises(InputError) as caught:
-        open_prepared(folder, seed=0)
+        open_prepared(folder)
     message = str(caught.value)
     start = f"config.data.source: expected {count} records in {path}, as dataset_info.json says, got "
     assert message.startswith(start) and message.endswith("; copy or prepare it again") and "\n" not in message
@@ -205,19 +205,19 @@ def test_wrong_numbers_of_records_are_refused(folder, lengths):
 
     rewrite(folder / "dataset_info.json", change)
     with pytest.raises(InputError, match=r"config.data.source: expected (\d+ records in|the file|a data set|a split)"):
-        open_prepared(folder, seed=0)
+        open_prepared(folder)
 
 
 @pytest.fixture
 def one_damaged(folder):
     """The folder of a data set, one training record of which is damaged; returns it and the record's number."""
-    good = open_prepared(folder, seed=0)["train"]
-    wanted = source.read_all(good, range(12))
+    good = open_prepared(folder)["train"]
+    wanted = list(good.elements(range(12)))
     path = next(folder.glob("*-train.array_record*"))
     data = path.read_bytes()
     for place in range(data.find(b"\x89PNG"), len(data)):
         path.write_bytes(data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :])
-        train = open_prepared(folder, seed=0)["train"]
+        train = open_prepared(folder)["train"]
         bad = []
         for index in range(12):
             try:
@@ -233,13 +233,13 @@ def test_single_damaged_records_are_named_and_counted(one_damaged):
     folder, [(index, message)] = one_damaged
     name = "tiny_fixed-train.array_record-00000-of-00001"
     assert message.startswith(f"tiny_fixed/1.0.0/train[{index}]: damaged record {index} of {name} (")
-    settings = Settings(f"prepared:{folder}", size=6, channels=3, fit="none", skip_bad=1)
+    settings = DataConfig(f"prepared:{folder}", size=6, channels=3, fit="none", skip_bad=1)
     train = sources(settings)["train"]
-    read = source.fetch(train, range(12))["image"]
+    read = train.read(range(12))["image"]
     np.testing.assert_array_equal(read[index], read[(index + 1) % 12])
     train = sources(settings._replace(skip_bad=0))["train"]
     with pytest.raises(InputError, match=f"config.data.skip_bad: expected at most 0 bad records, got 1 .*{name}"):
-        source.fetch(train, range(12))
+        train.read(range(12))
 
 
 def test_ragged_images_know_their_damaged_records(ragged, tmp_path):
@@ -248,15 +248,15 @@ def test_ragged_images_know_their_damaged_records(ragged, tmp_path):
     data = bytearray(path.read_bytes())
     data[data.find(b"\x89PNG") + 12] ^= 255
     path.write_bytes(data)
-    train = open_prepared(folder, seed=0)["train"]
-    [(index, reason)] = train.known_bad().items()
+    train = open_prepared(folder)["train"]
+    [(index, reason)] = unusable(train).items()
     assert reason.startswith(f"damaged record {index} of tiny_ragged-train.array_record-00000-of-00001 (")
     assert train.shapes()[index].tolist() == [0, 0, 0] and (train.shapes()[:, 0] > 0).sum() == 3
 
 
 def test_images_above_the_limit_are_bad_records(ragged):
-    train = open_prepared(ragged, seed=0, max_pixels=63)["train"]
-    reasons = train.known_bad()
+    train = open_prepared(ragged, max_pixels=63)["train"]
+    reasons = unusable(train)
     assert len(reasons) == 1 and all("more than 63 pixels (8x8)" in reason for reason in reasons.values())
     with pytest.raises(BadRecordError, match="raise config.data.max_pixels"):
         train[next(iter(reasons))]
@@ -268,7 +268,7 @@ def test_images_of_another_shape_than_stated(folder):
 
     rewrite(folder / "features.json", change)
     with pytest.raises(BadRecordError, match=r"expected shape \[5, 6, 3\] as in features.json, got \[6, 6, 3\]"):
-        open_prepared(folder, seed=0)["train"][0]
+        open_prepared(folder)["train"][0]
 
 
 def tensor_set(prepare, name, dtype, values):
@@ -283,21 +283,21 @@ def tensor_set(prepare, name, dtype, values):
 
 
 def test_tensors_have_to_be_bytes_or_intensities(prepare):
-    unit = open_prepared(tensor_set(prepare, "tiny_unit", "float32", "image / np.float32(255)"), seed=0)["train"]
+    unit = open_prepared(tensor_set(prepare, "tiny_unit", "float32", "image / np.float32(255)"))["train"]
     assert unit[0]["image"].dtype == np.float32 and 0.5 < unit[0]["image"].max() <= 1
-    large = open_prepared(tensor_set(prepare, "tiny_large", "float32", "image * np.float32(1)"), seed=0)["train"]
+    large = open_prepared(tensor_set(prepare, "tiny_large", "float32", "image * np.float32(1)"))["train"]
     with pytest.raises(BadRecordError, match=r"tiny_large/1.0.0/train\[2\]: expected numbers in \[0, 1\], got"):
         large[2]
     wide = tensor_set(prepare, "tiny_wide", "int64", "image.astype(np.int64)")
     with pytest.raises(
         InputError, match=r"expected a feature 'image' of shape .* got Tensor\(shape=\(4, 4, 1\), dtype=int64"
     ):
-        open_prepared(wide, seed=0)
+        open_prepared(wide)
 
 
 def test_random_damage_gives_the_same_images_or_a_reason(folder):
     draw = np.random.default_rng(0)
-    wanted = {name: source.read_all(part, range(len(part))) for name, part in open_prepared(folder, seed=0).items()}
+    wanted = {name: list(part.elements(range(len(part)))) for name, part in open_prepared(folder).items()}
     files = sorted(path for path in folder.iterdir() if path.is_file())
     for _ in range(80):
         path = files[draw.integers(len(files))]
@@ -308,7 +308,7 @@ def test_random_damage_gives_the_same_images_or_a_reason(folder):
                 damaged[draw.integers(len(damaged))] ^= 1 << draw.integers(8)
         path.write_bytes(damaged)
         try:
-            parts = open_prepared(folder, seed=0)
+            parts = open_prepared(folder)
             for name, part in parts.items():
                 for index in range(len(part)):
                     try:

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from common.data import pipeline, source
+from common.data import pipeline
 from common.data.batches import make_batches
 from common.data.folder import open_folder
 from common.data.npz import open_npz
-from common.data.pipeline import Settings, sources
-from common.data.source import ArraySource
+from common.data.pipeline import DataConfig, sources
+from common.data.source import ArraySource, load
 from common.errors import InputError
 
 CLASSES = np.array([2, 0, 1, 1, 0, 2, 2, 0, 1, 0, 2, 1])
@@ -53,20 +53,21 @@ def folder(tmp_path):
 
 
 def labelled(where, **changes):
-    return sources(Settings(where, **{"size": 8, "channels": 3, "fit": "resize", "labels": True, **changes}))
+    return sources(DataConfig(where, **{"size": 8, "channels": 3, "fit": "resize", "labels": True, **changes}))
 
 
 def check(part, count):
     """All of the `count` different images have their class, read one by one and on the device."""
-    elements = source.read_all(part, range(len(part)))
+    part = part.fixed()
+    elements = [part[index] for index in range(len(part))]
     numbers = number_of([element["image"] for element in elements])
     assert all(element["label"].dtype == np.int32 and element["label"].shape == () for element in elements)
     np.testing.assert_array_equal([element["label"] for element in elements], CLASSES[numbers])
-    np.testing.assert_array_equal(source.labels_of(part), CLASSES[numbers])
-    assert source.num_classes(part) == 3
+    np.testing.assert_array_equal(load(part)["label"], CLASSES[numbers])
+    assert part.num_classes == 3
     assert len(set(numbers)) == count
-    held = source.resident(part)
-    taken = jax.jit(held.take)(held.arrays, jnp.arange(len(part)))
+    held = part.on_device()
+    taken = jax.jit(held.gather)(held.arrays, jnp.arange(len(part)))
     assert taken["label"].dtype == np.int32
     np.testing.assert_array_equal(taken["label"], CLASSES[number_of(taken["image"])])
 
@@ -133,7 +134,7 @@ def test_a_skipped_record_is_replaced_with_its_class(npz, fit):
 def test_without_labels_nothing_changes(npz, folder, kind):
     where = folder if kind == "folder" else npz()
     plain, with_labels = labelled(where, labels=False)["train"], labelled(where)["train"]
-    assert set(plain[0]) == {"image"} and source.num_classes(plain) is None
+    assert set(plain[0]) == {"image"} and plain.num_classes is None
     np.testing.assert_array_equal(plain[3]["image"], with_labels[3]["image"])
     assert plain.fingerprint != with_labels.fingerprint
     if kind == "npz":
@@ -146,20 +147,20 @@ def test_classes_are_numbered_by_the_training_folders(tmp_path):
     for name in ("train/a/1.png", "train/b/2.png", "train/c/3.png", "test/c/4.png"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(picture(0)).save(tmp_path / name)
-    parts = open_folder(tmp_path, seed=0, labels=True)
+    parts = open_folder(tmp_path, labels=True)
     assert parts["train"].classes == parts["test"].classes == ("a", "b", "c")
     assert parts["test"][0]["label"] == 2
     before = parts["train"].fingerprint
     (tmp_path / "test" / "d").mkdir()
     (tmp_path / "test" / "c" / "4.png").rename(tmp_path / "test" / "d" / "4.png")
     with pytest.raises(InputError, match=r"config.data.labels: expected the classes .*\(a, b, c\) in .*, got d; "):
-        open_folder(tmp_path, seed=0, labels=True)
+        open_folder(tmp_path, labels=True)
     (tmp_path / "train" / "b").rename(tmp_path / "train" / "d")
-    again = open_folder(tmp_path, seed=0, labels=True)["train"]
+    again = open_folder(tmp_path, labels=True)["train"]
     assert again.classes == ("a", "c", "d") and again.fingerprint != before
     (tmp_path / "train" / "0.png").write_bytes((tmp_path / "train" / "a" / "1.png").read_bytes())
     with pytest.raises(InputError, match="config.data.labels: expected every image in a folder .* got 0.png; move it"):
-        open_folder(tmp_path, seed=0, labels=True)
+        open_folder(tmp_path, labels=True)
 
 
 @pytest.mark.parametrize(
@@ -184,12 +185,12 @@ def test_classes_are_numbered_by_the_training_folders(tmp_path):
 )
 def test_wrong_arrays_of_classes_are_refused(npz, changes, message):
     with pytest.raises(InputError, match=message):
-        open_npz(npz(**changes).removeprefix("npz:"), seed=0, labels=True)
+        open_npz(npz(**changes).removeprefix("npz:"), labels=True)
 
 
 def test_photographs_have_no_classes():
     with pytest.raises(InputError, match="config.data.labels: expected False for photographs, .* got True; use a data"):
-        sources(Settings("photographs", labels=True))
+        sources(DataConfig("photographs", labels=True))
 
 
 def test_arrays_know_their_classes():

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from common.data.npz import open_npz
-from common.data.source import BadRecordError, known_bad, name_of, read_all
+from common.data.source import BadRecordError
 from common.errors import InputError
+from tests.common.data.raw import unusable
 
 BYTES = np.random.default_rng(0).integers(0, 256, (10, 4, 5, 3)).astype(np.uint8)
 
@@ -21,25 +22,24 @@ def saved(tmp_path, **arrays):
 
 
 def values(part):
-    return np.stack([element["image"] for element in read_all(part, range(len(part)))])
+    return np.stack([element["image"] for element in part.elements(range(len(part)))])
 
 
 def test_train_and_test_keys(tmp_path):
-    parts = open_npz(saved(tmp_path, train=BYTES, test=BYTES[:2, :, :, 0]), seed=0)
+    parts = open_npz(saved(tmp_path, train=BYTES, test=BYTES[:2, :, :, 0]))
     np.testing.assert_array_equal(values(parts["train"]), BYTES)
     np.testing.assert_array_equal(values(parts["test"]), BYTES[:2, :, :, :1])
 
 
 @pytest.mark.parametrize("key", ["train", "faces"])
-def test_one_array_is_split(tmp_path, key):
-    parts = open_npz(saved(tmp_path, **{key: BYTES}), seed=4)
-    assert (len(parts["train"]), len(parts["test"])) == (9, 1)
-    together = np.concatenate([values(parts["train"]), values(parts["test"])])
-    assert {image.tobytes() for image in together} == {image.tobytes() for image in BYTES}
+def test_one_array_has_no_test_split(tmp_path, key):
+    parts = open_npz(saved(tmp_path, **{key: BYTES}))
+    assert list(parts) == ["train"]
+    np.testing.assert_array_equal(values(parts["train"]), BYTES)
 
 
 def test_floats_become_float32(tmp_path):
-    parts = open_npz(saved(tmp_path, train=BYTES / 255, test=BYTES / 255), seed=0)
+    parts = open_npz(saved(tmp_path, train=BYTES / 255, test=BYTES / 255))
     got = values(parts["train"])
     assert got.dtype == np.float32
     np.testing.assert_allclose(got, BYTES / 255, atol=1e-7)
@@ -48,13 +48,11 @@ def test_floats_become_float32(tmp_path):
 def test_a_nan_is_a_bad_record_named_by_key_and_index(tmp_path):
     images = (BYTES / 255).astype(np.float32)
     images[6, 0, 0, 0] = np.nan
-    train = open_npz(saved(tmp_path, train=images, test=images[:2]), seed=0)["train"]
-    assert list(known_bad(train)) == [6]
+    train = open_npz(saved(tmp_path, train=images, test=images[:2]))["train"]
+    np.testing.assert_array_equal(np.flatnonzero(train.shapes()[:, 0] == 0), [6])
     with pytest.raises(BadRecordError, match=r"set.npz\['train'\]\[6\]: image has NaN or infinite numbers"):
         train[6]
-    split = open_npz(saved(tmp_path, faces=images), seed=0)
-    named = [name_of(part, index) for part in split.values() for index in known_bad(part)]
-    assert named == ["set.npz['faces'][6]"]
+    assert open_npz(saved(tmp_path, faces=images))["train"].name(6) == "set.npz['faces'][6]"
 
 
 @pytest.mark.parametrize(
@@ -68,27 +66,26 @@ def test_a_nan_is_a_bad_record_named_by_key_and_index(tmp_path):
         ({"train": BYTES.astype(np.int32)}, r"set.npz\['train'\]: expected uint8, or floating point .* got int32"),
         ({"train": BYTES.astype(np.float32)}, r"set.npz\['train'\]\[0\]: expected numbers in \[0, 1\], got .*; divide"),
         ({"train": BYTES / 255 - 0.5}, r"set.npz\['train'\]\[0\]: expected numbers in \[0, 1\]"),
-        ({"train": BYTES[:1]}, "expected at least 2 images"),
     ],
 )
 def test_wrong_arrays_are_refused(tmp_path, arrays, message):
     with pytest.raises(InputError, match=message):
-        open_npz(saved(tmp_path, **arrays), seed=0)
+        open_npz(saved(tmp_path, **arrays))
 
 
 def test_files_that_are_no_npz_are_refused(tmp_path):
     with pytest.raises(InputError, match="expected npz:FILE with an existing file"):
-        open_npz(tmp_path / "nowhere.npz", seed=0)
+        open_npz(tmp_path / "nowhere.npz")
     (tmp_path / "text.npz").write_text("hello")
     with pytest.raises(InputError, match="config.data.source: expected numeric arrays in .*text.npz"):
-        open_npz(tmp_path / "text.npz", seed=0)
+        open_npz(tmp_path / "text.npz")
     np.savez(tmp_path / "objects.npz", train=np.asarray([{"a": 1}], dtype=object))
     with pytest.raises(InputError, match="config.data.source: expected numeric arrays in .*objects.npz"):
-        open_npz(tmp_path / "objects.npz", seed=0)
+        open_npz(tmp_path / "objects.npz")
     path = saved(tmp_path, train=BYTES)
     path.write_bytes(path.read_bytes()[:-200])
     with pytest.raises(InputError, match="config.data.source: expected numeric arrays in"):
-        open_npz(path, seed=0)
+        open_npz(path)
 
 
 class Evil:
@@ -124,7 +121,7 @@ def zipped(tmp_path, files):
 
 def refused(path, **options):
     with pytest.raises(InputError) as caught:
-        open_npz(path, seed=0, **options)
+        open_npz(path, **options)
     message = str(caught.value)
     assert "\n" not in message and "allow_pickle" not in message
     return message
@@ -194,10 +191,10 @@ def test_sizes_are_checked_before_reading(tmp_path):
     assert message == f"{path}: expected arrays of at most 39 MiB, got 40 MiB; " + (
         "set config.data.max_array_mb=40 if that much memory is there"
     )
-    assert len(open_npz(path, seed=0, max_array_mb=40)["train"]) == 36
+    assert len(open_npz(path, max_array_mb=40)["train"]) == 40
     both = saved(tmp_path, train=np.zeros((6, 512, 512), np.uint8), test=np.zeros((6, 512, 512), np.uint8))
     assert "expected arrays of at most 2 MiB, got 3 MiB" in refused(both, max_array_mb=2)
-    assert len(open_npz(both, seed=0, max_array_mb=3)["train"]) == 6
+    assert len(open_npz(both, max_array_mb=3)["train"]) == 6
 
 
 def test_arrays_that_are_not_asked_for_are_not_read(tmp_path):
@@ -206,7 +203,7 @@ def test_arrays_that_are_not_asked_for_are_not_read(tmp_path):
     path = zipped(
         tmp_path, {"train.npy": data, "test.npy": data, "train_labels.npy": labels, "__MACOSX/._train.npy": b"x"}
     )
-    assert len(open_npz(path, seed=0)["train"]) == 4
+    assert len(open_npz(path)["train"]) == 4
     assert "train_labels.npy, damaged" in refused(path, labels=True)
 
 
@@ -229,7 +226,7 @@ def test_the_fix_fits_the_range(tmp_path, images, message):
     with pytest.raises(
         InputError, match=rf"set.npz\['train'\]\[\d\]: expected numbers in \[0, 1\], got .*; .*{message}"
     ):
-        open_npz(saved(tmp_path, train=images), seed=0)
+        open_npz(saved(tmp_path, train=images))
 
 
 @pytest.mark.parametrize("dtype", ["int8", "int16", "uint16", "int64", "uint32"])
@@ -249,14 +246,14 @@ def test_other_kinds_of_numbers_are_refused(tmp_path, images):
 def test_numbers_that_float32_rounds_into_the_range_are_taken(tmp_path):
     images = FLOATS.astype(np.float64)
     images[0, 0, 0, 0], images[1, 0, 0, 0] = 1 + 1e-12, np.inf
-    train = open_npz(saved(tmp_path, train=images, test=images), seed=0)["train"]
+    train = open_npz(saved(tmp_path, train=images, test=images))["train"]
     assert train[0]["image"].dtype == np.float32 and train[0]["image"][0, 0, 0] == 1
-    assert list(known_bad(train)) == [1]
+    assert list(unusable(train)) == [1]
 
 
 @pytest.mark.parametrize("dtype", [">f4", "<f8", ">f8", "<f2"])
 def test_every_width_and_byte_order_of_floats(tmp_path, dtype):
-    got = values(open_npz(saved(tmp_path, train=FLOATS.astype(dtype), test=FLOATS), seed=0)["train"])
+    got = values(open_npz(saved(tmp_path, train=FLOATS.astype(dtype), test=FLOATS))["train"])
     assert got.dtype == np.dtype("float32") and got.dtype.isnative
     np.testing.assert_allclose(got, FLOATS, atol=1e-3)
 
@@ -274,7 +271,7 @@ def test_random_damage_gives_the_same_images_or_a_reason(tmp_path, save):
                 damaged[draw.integers(len(damaged))] ^= 1 << draw.integers(8)
         path.write_bytes(damaged)
         try:
-            train = open_npz(path, seed=0, labels=True)["train"]
+            train = open_npz(path, labels=True)["train"]
         except InputError as error:
             assert "\n" not in str(error) and "allow_pickle" not in str(error)
         else:
@@ -284,9 +281,9 @@ def test_random_damage_gives_the_same_images_or_a_reason(tmp_path, save):
 @pytest.mark.parametrize(("train", "test"), [("train", "val"), ("Train", "Test"), ("TRAINING", "validation")])
 def test_names_of_splits_are_those_of_folders(tmp_path, caplog, train, test):
     arrays = {train: BYTES, test: BYTES[:2], f"{train}_labels": np.arange(10), f"{test}_labels": np.arange(2)}
-    parts = open_npz(saved(tmp_path, **arrays), seed=0, labels=True)
+    parts = open_npz(saved(tmp_path, **arrays), labels=True)
     np.testing.assert_array_equal(values(parts["train"]), BYTES)
     np.testing.assert_array_equal(values(parts["test"]), BYTES[:2])
     assert not caplog.records
-    open_npz(saved(tmp_path, **arrays, mean=np.zeros(3)), seed=0)
+    open_npz(saved(tmp_path, **arrays, mean=np.zeros(3)))
     assert [record.getMessage() for record in caplog.records] == [f"npz:{tmp_path}/set.npz: left out mean"]

@@ -6,7 +6,6 @@ import pytest
 from common.data import photographs
 from common.data.duplicates import block_means
 from common.data.images import as_channels, central_square, resize
-from common.data.source import read_all
 from common.errors import InputError
 
 
@@ -17,7 +16,7 @@ def opened():
 
 def test_no_photograph_is_in_both_splits(opened):
     assert not set(photographs.TRAIN) & set(photographs.TEST)
-    train, test = (read_all(opened[1][split], range(len(opened[1][split]))) for split in ("train", "test"))
+    train, test = (list(opened[1][split].elements(range(len(opened[1][split])))) for split in ("train", "test"))
     contents = [element["image"].tobytes() for element in train + test]
     assert len(set(contents)) == len(photographs.TRAIN) + len(photographs.TEST)
 
@@ -25,7 +24,7 @@ def test_no_photograph_is_in_both_splits(opened):
 def test_no_scene_is_in_both_splits(opened):
     thumbnails = {
         split: block_means(
-            np.stack([resize(as_channels(central_square(e["image"]), 1), 80) for e in read_all(part, range(len(part)))])
+            np.stack([resize(as_channels(central_square(e["image"]), 1), 80) for e in part.elements(range(len(part)))])
         )
         for split, part in opened[1].items()
     }
@@ -43,7 +42,7 @@ def test_colour_takes_only_colour_photographs(opened):
 def test_they_are_large_varied_and_the_same_every_time(opened):
     for part in opened[1].values():
         assert part.shapes()[:, :2].min() >= 300
-        assert min(element["image"].std() for element in read_all(part, range(len(part)))) > 10
+        assert min(element["image"].std() for element in part.elements(range(len(part)))) > 10
     again = photographs.open_photographs(channels=1)
     assert again["train"].fingerprint == opened[1]["train"].fingerprint != opened[1]["test"].fingerprint
 

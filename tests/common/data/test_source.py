@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from common.data import source
-from common.data.source import ArraySource, BadRecordError, ImageList
+from common.data.source import ArraySource, BadRecordError, Source
 from common.errors import InputError
 
 IMAGES = np.arange(5 * 4 * 3, dtype=np.uint8).reshape(5, 4, 3, 1)
@@ -14,41 +14,55 @@ IMAGES = np.arange(5 * 4 * 3, dtype=np.uint8).reshape(5, 4, 3, 1)
 
 def test_elements_batches_and_size():
     data = ArraySource({"image": IMAGES, "label": np.arange(5)})
-    assert isinstance(data, source.Source)
-    assert len(data) == 5
+    assert len(data) == 5 and data.num_classes == 5 and data.num_random == 0
     np.testing.assert_array_equal(data[3]["image"], IMAGES[3])
-    batch = source.fetch(data, [4, 0, 4])
+    batch = data.read([4, 0, 4])
     np.testing.assert_array_equal(batch["image"], IMAGES[[4, 0, 4]])
     np.testing.assert_array_equal(batch["label"], [4, 0, 4])
-    assert source.nbytes(data) == IMAGES.nbytes + 5 * 8
+    assert data.nbytes == IMAGES.nbytes + 5 * 8
+    assert data.fixed() is data
 
 
-def test_resident_gathers_what_indexing_gives():
-    data = ArraySource({"image": IMAGES})
-    held = source.resident(data)
-    taken = held.take(held.arrays, jnp.asarray([2, 2, 0]))
-    np.testing.assert_array_equal(taken["image"], IMAGES[[2, 2, 0]])
-    assert held.nbytes == IMAGES.nbytes
+def test_the_device_gathers_what_indexing_gives():
+    held = ArraySource({"image": IMAGES}).on_device()
+    found = held.gather(held.arrays, jnp.asarray([2, 2, 0]), None)
+    np.testing.assert_array_equal(found["image"], IMAGES[[2, 2, 0]])
+
+
+class Bare(Source):
+    """What a source has to define, and nothing else."""
+
+    fingerprint = "x"
+
+    def __len__(self):
+        return 300
+
+    def __repr__(self):
+        return "Bare()"
+
+    def __getitem__(self, index):
+        if index == 7:
+            raise BadRecordError("seven", "torn")
+        return {"image": np.full((2, 2, 1), index % 256, np.uint8)}
 
 
 def test_a_source_of_bare_elements_can_be_held_and_measured():
-    class Bare:
-        fingerprint = "x"
-
-        def __len__(self):
-            return 300
-
-        def __getitem__(self, index):
-            return {"image": np.full((2, 2, 1), index % 256, np.uint8)}
-
-    held = source.resident(Bare())
+    assert Bare().nbytes == 300 * 4
+    with pytest.raises(BadRecordError, match="seven: torn"):
+        Bare().on_device()
+    whole = Bare()
+    whole.__class__ = type("Whole", (Bare,), {"__getitem__": lambda self, i: {"image": np.full((2, 2, 1), i % 256)}})
+    held = whole.on_device()
     assert held.arrays["image"].shape == (300, 2, 2, 1)
     np.testing.assert_array_equal(held.arrays["image"][:, 0, 0, 0], np.arange(300) % 256)
-    assert source.nbytes(Bare()) == 300 * 4 == held.nbytes
-    assert [int(e["image"][0, 0, 0]) for e in source.read_all(Bare(), range(299, 140, -1))] == [
-        i % 256 for i in range(299, 140, -1)
-    ]
-    np.testing.assert_array_equal(source.shapes_of(Bare())[7], [2, 2, 1])
+    assert Bare().name(3) == "Bare()[3]"
+
+
+def test_elements_are_read_when_asked_for_and_errors_are_among_them():
+    found = list(Bare().elements(range(6, 9)))
+    assert [int(each["image"][0, 0, 0]) for each in (found[0], found[2])] == [6, 8]
+    assert isinstance(found[1], BadRecordError) and found[1].record == "seven"
+    next(Bare().elements(iter([0, 7])))  # the second one is not read
 
 
 def test_fingerprint_follows_content():
@@ -77,28 +91,19 @@ def test_a_nan_is_named_by_array_and_index():
     with pytest.raises(InputError, match=r"faces\[217\]: image has NaN or infinite numbers \(2 such records in all\)"):
         ArraySource({"image": images}, label="faces")
     data = ArraySource({"image": images}, label="faces", defer_bad=True)
-    assert set(data.known_bad()) == {217, 250}
+    np.testing.assert_array_equal(np.flatnonzero(data.shapes()[:, 0] == 0), [217, 250])
+    np.testing.assert_array_equal(data.shapes()[0], [2, 2, 1])
     assert data[0]["image"].shape == (2, 2, 1)
     with pytest.raises(BadRecordError, match=r"faces\[250\]"):
         data[250]
     with pytest.raises(BadRecordError, match=r"faces\[217\]"):
-        data.resident()
+        data.on_device()
 
 
 @pytest.mark.parametrize("arrays", [{}, {"image": np.zeros((0, 2))}, {"a": np.zeros(3), "b": np.zeros(4)}])
 def test_empty_or_unequal_arrays_are_refused(arrays):
     with pytest.raises(InputError, match="some: expected arrays of one common length above 0"):
         ArraySource(arrays, label="some")
-
-
-def test_images_of_any_size():
-    pictures = [np.zeros((2, 3, 1), np.uint8), np.ones((5, 4, 3), np.uint8)]
-    data = ImageList(pictures, names=["a", "b"], label="two", known={0: "torn"})
-    np.testing.assert_array_equal(data.shapes(), [[2, 3, 1], [5, 4, 3]])
-    np.testing.assert_array_equal(data[1]["image"], pictures[1])
-    with pytest.raises(BadRecordError, match="a: torn"):
-        data[0]
-    assert data.fingerprint != ImageList(pictures[::-1], names=["a", "b"], label="two").fingerprint
 
 
 def test_digest_keeps_parts_apart():

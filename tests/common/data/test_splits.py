@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 
-from common.data.splits import authors_split, choose, hold_out, tiled
+from common.data.splits import choose, hold_out
 from common.errors import InputError
 
 
@@ -57,15 +57,3 @@ def test_hold_out_is_a_partition(n, seed):
     assert len(test) == max(1, round(n / 10))
     with pytest.raises(InputError, match="at least 2 images"):
         hold_out(1)
-
-
-def test_the_authors_rule_takes_both_ends():
-    train, test = authors_split(50, size=10, batch_size=4, swap=False)
-    assert (train[0], train[-1], test[0], len(test)) == (0, 9, 40, 4)
-    train, test = authors_split(5, size=10, batch_size=4, swap=True)
-    np.testing.assert_array_equal(train, [3, 4])
-    np.testing.assert_array_equal(test, [0, 1])
-
-
-def test_tiling_repeats_whole_sets():
-    np.testing.assert_array_equal(tiled(np.asarray([4, 9]), 5), [4, 9, 4, 9])

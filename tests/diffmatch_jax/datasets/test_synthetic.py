@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from common.data.source import Source, fetch
+from common.data.source import Source
 from common.errors import InputError
 from diffmatch_jax.baselines import warped
 from diffmatch_jax.datasets import catalogue, listed, synthetic
@@ -69,7 +69,7 @@ def test_listed_pairs(tmp_path):
     np.testing.assert_array_equal(moved.mask, np.pad(np.ones((38, 36), bool), ((0, 2), (4, 0))))
     np.testing.assert_allclose(moved.target[:38, 4:].astype(int), moved.source[2:, :36], atol=1)
     source = PairSource(data)
-    both = fetch(source, [2, 0])
+    both = source.read([2, 0])
     assert both["target"].shape == (2, 40, 40, 3) and source.name(2) == "2/p.png" and isinstance(source, Source)
     np.testing.assert_array_equal(both["flow"][0], moved.flow)
     path.write_text(path.read_text().replace("p.png,1,", "p.png,5,"))
