@@ -74,7 +74,7 @@ def ended(process, code):
     assert process.returncode == code, stderr
     lines = stderr.splitlines()
     assert [line for line in lines if line.startswith("error: ")] == lines[-1:], stderr
-    assert all(line.startswith(("error: ", "step ", "waiting for ")) for line in lines), stderr
+    assert all(line.startswith(("error: ", "step ", "training step: ", "waiting for ")) for line in lines), stderr
     return lines[-1].removeprefix("error: ")
 
 
