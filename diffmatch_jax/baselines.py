@@ -83,14 +83,21 @@ def _winner(pyramid, source, target, *, cells, compat):
 
 
 def fitted(
-    pyramid: features.Pyramid, *, fine: int = 256, coarse: int = 128, fit: float = 4.0, refine: int = 0
+    pyramid: features.Pyramid,
+    *,
+    fine: int = 256,
+    coarse: int = 128,
+    fit: float = 4.0,
+    refine: int = 0,
+    contrast: float = 0.15,
 ) -> Matcher:
     """Returns a matcher without networks: the robust fit to mutual winners of `fine` / 8 cells a side.
 
     fit: cells around a place that it goes through; refine: rounds of matches near it on `fine` / 2 cells a side, which
-    are fitted again. It is what the denoisers start from; the confidence is that of `matcher.Match`.
+    are fitted again; contrast: fraction of a side over which local contrast is normalised, that of the package's
+    matcher. It is what the denoisers start from; the confidence is that of `matcher.Match`.
     """
-    look = Settings(fine=fine, coarse=coarse, fit=fit, refine=refine)
+    look = Settings(fine=fine, coarse=coarse, fit=fit, refine=refine, contrast=contrast)
     model = Model(Plan(look), Weights(pyramid))
 
     def matcher(source: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
