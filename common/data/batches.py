@@ -20,9 +20,9 @@ class Batches(NamedTuple):
     """The batches of a run; step t holds the examples number t * batch_size, ... of the endless shuffled sequence.
 
     `resident`: arrays that the step receives as an argument ({} when streaming).
-    `fetch(step, num_steps=1, rows=None)`: what the host contributes, with a leading axis of `num_steps`: `examples` for
-    the `rows` of the global batch that this host wants (None: all). They hold `index` int32, the places in the source,
-    and the examples themselves when streaming, otherwise `random`, the numbers that decide their random crops.
+    `fetch(step, num_steps=1, rows=None)`: what the host contributes, with a leading axis of `num_steps`: `step` uint32
+    and `examples` for the `rows` of the global batch that this host wants (None: all). They hold `index` int32, the
+    places in the source, and the examples themselves when streaming, otherwise `random`, which decides their crops.
     `assemble(resident, fetched of one step, position [b], augment_key)`: the batch, a pure function for use inside the
     jitted step: the augmented example arrays and `index`. `position` int32 are the examples' places in the global
     batch, so a shard assembles exactly its part.
@@ -89,7 +89,9 @@ def make_batches(
 
     def fetch(step: int, num_steps: int = 1, rows: slice | None = None) -> dict[str, Any]:
         steps = [at(step + number, rows or slice(None)) for number in range(num_steps)]
-        return {"examples": {name: _stacked([each[name] for each in steps]) for name in steps[0]}}
+        examples = {name: _stacked([each[name] for each in steps]) for name in steps[0]}
+        number = np.arange(step, step + num_steps, dtype=np.int64).astype(np.uint32)  # modulo 2**32
+        return {"step": number, "examples": examples}
 
     def assemble(
         arrays: Any, fetched: Mapping[str, Any], position: jax.Array, augment_key: jax.Array

@@ -189,6 +189,9 @@ def test_several_steps_are_fetched_at_once(made, placement):
     data = made(cut(), placement=placement)
     several = data.fetch(3, 4)
     assert several["examples"]["index"].shape == (4, 6)
+    np.testing.assert_array_equal(several["step"], np.arange(3, 7))
+    assert several["step"].dtype == data.fetch(2**32 + 5)["step"].dtype == np.uint32
+    assert data.fetch(2**32 + 5)["step"] == 5
     for number in range(4):
         single = data.fetch(3 + number)
         jax.tree.map(lambda a, b, k=number: np.testing.assert_array_equal(a[k], b[0]), several, single)
