@@ -111,9 +111,7 @@ def make_held_out_step(
     """
 
     def step(state: TrainState, resident: PyTree, fetched: Mapping[str, Any]):
-        key = key_for(root, Purpose.HELD_OUT)
-        for number in ("epoch", "offset"):
-            key = jax.random.fold_in(key, fetched[number])
+        key = jax.random.fold_in(key_for(root, Purpose.HELD_OUT), fetched["step"])
         augment_key, loss_key = jax.random.split(key)
         position = positions()
         batch = dict(assemble(resident, fetched, position, augment_key))

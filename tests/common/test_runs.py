@@ -392,7 +392,7 @@ def test_held_out_loss(command, tmp_path):
     expected = []
     for number in range(3):
         fetched = jax.tree.map(lambda x: x[0], batches.fetch(number))
-        key = jax.random.fold_in(jax.random.fold_in(root, fetched["epoch"]), fetched["offset"])
+        key = jax.random.fold_in(root, fetched["step"])
         augment_key, loss_key = jax.random.split(key)
         batch = batches.assemble(batches.resident, fetched, position, augment_key)
         batch |= {"position": position, "progress": np.float32(0)}
