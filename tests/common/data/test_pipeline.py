@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from common import durations
 from common.data import images, pipeline
 from common.data.pipeline import DataConfig, build, sources
 from common.errors import InputError
@@ -126,10 +127,8 @@ def test_a_single_image_cannot_be_split(tmp_path):
 
 
 def test_an_epoch_is_one_pass_over_the_images():
-    from common import config as configs
-
     source = build(base().data)["train"]
-    assert configs.steps("1.5 epochs", batch_size=3, num_examples=len(source), field="train.steps") == 5
+    assert durations.steps("1.5 epochs", batch_size=3, num_examples=len(source), field="train.steps") == 5
 
 
 def test_halves_and_subsets_share_no_image(folder):
