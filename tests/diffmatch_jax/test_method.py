@@ -297,14 +297,14 @@ def test_entrants_of_several_hypotheses(runs):
     assert [each.title for each in (one, three, plain)] == ["two, 1 hypothesis", "a, 3 hypotheses", "a"]
     for each, hypotheses in ((one, 1), (three, 3), (plain, 2)):
         told = {"nfe": 2 * 2 * hypotheses, "hypotheses": hypotheses, "weights": str(two), "step": 2}
-        assert each.told == told and each.identity["hypotheses"] == hypotheses
+        assert each.described == told and each.identity["hypotheses"] == hypotheses
     image = np.random.default_rng(1).random((20, 30, 3))
     for each, hypotheses in ((one, 1), (plain, 2)):
         found = matcher.match(image, image[:, ::-1], model=two, hypotheses=hypotheses)
         np.testing.assert_array_equal(each.matcher(image, image[:, ::-1])[0], found.flow)
     (shipped,) = entrants.open_entrants("match@8")
     assert shipped.name == "match@8" and shipped.title == "this model, 8 hypotheses"
-    assert shipped.told["nfe"] == matcher.load().plan.nfe(8) and shipped.told["step"] is None
+    assert shipped.described["nfe"] == matcher.load().plan.nfe(8) and shipped.described["step"] is None
     with pytest.raises(InputError, match="--methods: expected each name once"):
         entrants.open_entrants(f"run:{two}@1,two=run:{two}@1")
 
