@@ -18,13 +18,14 @@ import numpy as np
 
 from diffmatch_jax import conditions, ransac
 from diffmatch_jax.features import Prepared, Pyramid
-from diffmatch_jax.matching import grid, sample
+from diffmatch_jax.matching import grid, mapping_of, sample
 from diffmatch_jax.resize import resize
 from diffmatch_jax.smoothing import gaussian_matrix
 
-CLEAR = 0.8  # fraction of the target's cells whose mutual matches agree, from which images are taken as they are
+CLEAR = 0.8  # fraction of the cells in view whose mutual matches agree, from which images are taken as they are
 ENOUGH = 0.35  # the same after resampling, from which no other frame is tried
-PROMISING = 0.05  # the same, from which the source is resampled by the affine map of a frame
+PROMISING = 0.02  # the same, of all cells, from which the source is resampled by the affine map of a frame
+LEAST = 0.02  # fraction of all cells that counts as in view at least
 GAIN = 1.1  # times the agreement of the images as they are, below which a frame is not taken
 REDRAWN = 2  # times the source is resampled by the affine map of the best frame
 ROTATIONS = 8
@@ -34,10 +35,14 @@ _IDENTITY = np.eye(2, 3)
 
 
 class Agreement(NamedTuple):
-    """How well a pair matches on the coarse grid: `fraction` of the target's cells whose mutual matches lie within one
-    cell of the fit, and the affine map of all of them, relative, `[2, 3]` from target to source (None without one)."""
+    """How well a pair matches on the coarse grid, by the mutual matches that lie within one cell of the fit.
+
+    fraction: their part of the target's cells that the fit leads into the source; total: of all cells; affine: the map
+    of all matches, relative, `[2, 3]` from target to source (None without one).
+    """
 
     fraction: float
+    total: float
     affine: np.ndarray | None
 
 
@@ -74,14 +79,14 @@ def find(
 
     def resample(found: Agreement, frames) -> tuple[Agreement, np.ndarray]:
         """Returns the best agreement of sources resampled by the affine map of a frame's matches, and that map."""
-        best, chosen = Agreement(0.0, None), None
+        best, chosen = Agreement(0.0, 0.0, None), None
         for _ in range(REDRAWN):
             if found.affine is None:
                 break
             # From the target as it is, to the target's frame, over the affine map, to the source as it is.
             wanted = _after(frames[0], _after(found.affine, _inverse(frames[1])))
             found, frames = compare(wanted), (wanted, _IDENTITY)
-            if found.fraction <= best.fraction:
+            if found.total <= best.total:
                 break
             best, chosen = found, wanted
             if best.fraction > CLEAR:
@@ -92,20 +97,20 @@ def find(
     if own.fraction > CLEAR:
         return Framed(source, _IDENTITY)
     best, chosen = resample(own, (_IDENTITY, _IDENTITY))
-    if best.fraction < enough:
+    if best.fraction < enough or best.total < PROMISING:
         shrunk = functools.cache(lambda zoom: _descriptor(pyramid, resampled(target, _shrinking(zoom)), settings))
-        most = own.fraction
+        most = own.total
         for frame, zoom in candidates(*sizes):
             there = compare(frame, plain if zoom == 1 else shrunk(zoom))
-            if there.fraction < max(PROMISING, most):
+            if there.total < max(PROMISING, most):
                 continue
-            most = there.fraction
+            most = there.total
             after, wanted = resample(there, (frame, _shrinking(zoom)))
-            if after.fraction > best.fraction:
+            if after.total > best.total:
                 best, chosen = after, wanted
-            if best.fraction >= enough:
+            if best.fraction >= enough and best.total >= PROMISING:
                 break
-    if chosen is None or best.fraction < GAIN * own.fraction:
+    if chosen is None or best.total < GAIN * own.total:
         return Framed(source, _IDENTITY)
     return Framed(resampled(source, chosen), chosen)
 
@@ -169,10 +174,11 @@ def _descriptor(pyramid: Pyramid, images: Prepared, settings: conditions.Setting
 
 @functools.partial(jax.jit, static_argnames="settings")
 def _compared(source, target, settings):
-    (of_source, _), (of_target, mask) = source, target
+    (of_source, source_mask), (of_target, mask) = source, target
     matches = conditions.matches(of_source, of_target, settings, mask=mask)
     flow = conditions.robust(matches.flow, matches.weight, sigma=settings.fit)
     agreeing = (matches.weight * (((matches.flow - flow) ** 2).sum(-1) < 1)).mean()
+    in_view = mask * (sample(source_mask[..., None], mapping_of(flow))[..., 0] > 0.5)
     start, found = ransac.affine_flow(matches.flow, matches.weight)
     corners = ((0, 0), (0, -1), (-1, 0))
     # Three cells give the affine map back.
@@ -183,13 +189,13 @@ def _compared(source, target, settings):
     to = at + jnp.stack([start[0, i, j] for i, j in corners])
     at, to = (at + 0.5) / size, (to + 0.5) / size
     solved = jnp.linalg.solve(jnp.concatenate([at, jnp.ones((3, 1))], -1), to).T
-    return agreeing, jnp.where(found[0], solved, jnp.nan)
+    return agreeing / jnp.maximum(in_view.mean(), LEAST), agreeing, jnp.where(found[0], solved, jnp.nan)
 
 
 def _agreement(source, target, settings) -> Agreement:
-    fraction, affine = _compared(source, target, settings)
+    fraction, total, affine = _compared(source, target, settings)
     affine = np.asarray(affine, np.float64)
-    return Agreement(float(fraction), affine if np.isfinite(affine).all() else None)
+    return Agreement(float(fraction), float(total), affine if np.isfinite(affine).all() else None)
 
 
 def _shrinking(zoom: float) -> np.ndarray:
