@@ -10,6 +10,7 @@ Affine maps `[2, 3]` act on relative positions (x, y) in [0, 1]^2, half-pixel: (
 
 import functools
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -30,6 +31,7 @@ GAIN = 1.1  # times the agreement of the images as they are, below which a frame
 REDRAWN = 2  # times the source is resampled by the affine map of the best frame
 ROTATIONS = 8
 ZOOMS = ((1.0, 1.0), (2.0, 1.0), (1.0, 2.0))  # by which source and target are shrunk
+ZOOMS_BACK = ((1.0, 1.0), (1.0, 2.0))  # the same where the roles are exchanged
 _REACH = 8.0  # pixels of the low-pass filter, from which on images shrink no further without aliasing
 _IDENTITY = np.eye(2, 3)
 
@@ -72,12 +74,40 @@ def find(
       enough: agreement from which the images are taken as they are, or a frame without trying the others.
     """
 
+    own, best, chosen = _search(pyramid, source, target, settings, sizes=sizes, zooms=ZOOMS, enough=enough)
+    if own.fraction > CLEAR:
+        return Framed(source, _IDENTITY)
+    if not _is_enough(best, enough):
+        # A source that shows little of the target has few matches in it, but all of its own cells have one.
+        _, back, wanted = _search(pyramid, target, source, settings, sizes=sizes[::-1], zooms=ZOOMS_BACK, enough=enough)
+        if wanted is not None and _is_enough(back, enough):
+            wanted = _inverse(wanted)
+            after = _agreement(
+                _descriptor(pyramid, resampled(source, wanted), settings),
+                _descriptor(pyramid, target, settings),
+                settings,
+            )
+            if after.total > best.total:
+                best, chosen = after, wanted
+    if chosen is None or best.total < GAIN * own.total:
+        return Framed(source, _IDENTITY)
+    return Framed(resampled(source, chosen), chosen)
+
+
+def _is_enough(agreement: Agreement, enough: float) -> bool:
+    return agreement.fraction >= enough and agreement.total >= PROMISING
+
+
+def _search(
+    pyramid, source, target, settings, *, sizes, zooms, enough
+) -> tuple[Agreement, Agreement, np.ndarray | None]:
+    """Returns the agreement of a pair as it is, the best one of a resampled source, and the affine map of that."""
     plain = _descriptor(pyramid, target, settings)
 
     def compare(frame: np.ndarray, of_target=plain) -> Agreement:
         return _agreement(_descriptor(pyramid, resampled(source, frame), settings), of_target, settings)
 
-    def resample(found: Agreement, frames) -> tuple[Agreement, np.ndarray]:
+    def resample(found: Agreement, frames) -> tuple[Agreement, np.ndarray | None]:
         """Returns the best agreement of sources resampled by the affine map of a frame's matches, and that map."""
         best, chosen = Agreement(0.0, 0.0, None), None
         for _ in range(REDRAWN):
@@ -95,35 +125,37 @@ def find(
 
     own = _agreement(_descriptor(pyramid, source, settings), plain, settings)
     if own.fraction > CLEAR:
-        return Framed(source, _IDENTITY)
+        return own, own, None
     best, chosen = resample(own, (_IDENTITY, _IDENTITY))
-    if best.fraction < enough or best.total < PROMISING:
-        shrunk = functools.cache(lambda zoom: _descriptor(pyramid, resampled(target, _shrinking(zoom)), settings))
-        most = own.total
-        for frame, zoom in candidates(*sizes):
-            there = compare(frame, plain if zoom == 1 else shrunk(zoom))
-            if there.total < max(PROMISING, most):
-                continue
-            most = there.total
-            after, wanted = resample(there, (frame, _shrinking(zoom)))
-            if after.total > best.total:
-                best, chosen = after, wanted
-            if best.fraction >= enough and best.total >= PROMISING:
-                break
-    if chosen is None or best.total < GAIN * own.total:
-        return Framed(source, _IDENTITY)
-    return Framed(resampled(source, chosen), chosen)
+    if _is_enough(best, enough):
+        return own, best, chosen
+    shrunk = functools.cache(lambda zoom: _descriptor(pyramid, resampled(target, _shrinking(zoom)), settings))
+    most = own.total
+    for frame, zoom in candidates(*sizes, zooms=zooms):
+        there = compare(frame, plain if zoom == 1 else shrunk(zoom))
+        if there.total < max(PROMISING, most):
+            continue
+        most = there.total
+        after, wanted = resample(there, (frame, _shrinking(zoom)))
+        if after.total > best.total:
+            best, chosen = after, wanted
+        if _is_enough(best, enough):
+            break
+    return own, best, chosen
 
 
-def candidates(source: tuple[int, int], target: tuple[int, int]) -> list[tuple[np.ndarray, float]]:
+def candidates(
+    source: tuple[int, int], target: tuple[int, int], *, zooms: Sequence[tuple[float, float]] = ZOOMS
+) -> list[tuple[np.ndarray, float]]:
     """Returns frames to try: the map from the resampled source to the source, and by how much the target is shrunk.
 
-    Sides are (height, width). A frame has the target's proportions and the source's scale, about the source's centre.
+    Sides are (height, width), `zooms` by how much source and target are shrunk. A frame has the target's proportions
+    and the source's scale, about the source's centre.
     """
     wide = [np.diag([size[1], size[0]]).astype(float) for size in (source, target)]
     scale = math.sqrt(np.linalg.det(wide[0]) / np.linalg.det(wide[1]))
     frames = []
-    for shrink, zoom in ZOOMS:
+    for shrink, zoom in zooms:
         for turn in range(ROTATIONS):
             if turn == 0 and shrink == zoom == 1:
                 continue
