@@ -18,7 +18,7 @@ from ml_collections import ConfigDict
 from common import migrations
 from common.config_values import parse, typed
 from common.errors import InputError, choice, input_error, nearest, shown
-from common.io.files import write_atomically
+from common.io.files import read_json, write_json
 from common.migrations import flat
 
 FILE_NAME = "config.json"
@@ -118,8 +118,7 @@ def write(
     config: ConfigDict | Mapping[str, Any], workdir: str | os.PathLike, record: Mapping[str, Any] | None = None
 ) -> Path:
     """Writes `workdir/config.json` with its version and `record` in one atomic step and returns its path."""
-    content = json.dumps({**stamped(config), **(record or {})}, indent=2) + "\n"
-    return write_atomically(Path(workdir) / FILE_NAME, content.encode())
+    return write_json(Path(workdir) / FILE_NAME, {**stamped(config), **(record or {})})
 
 
 def read(
@@ -165,11 +164,8 @@ def read_record(workdir: str | os.PathLike) -> dict[str, Any]:
 
 
 def _read_json(workdir: str | os.PathLike, path: Path) -> dict[str, Any]:
-    if path.exists() and not path.is_file():
-        got = "a directory" if path.is_dir() else "none (a pipe or a device)"
-        raise input_error(str(path), expected="a file", got=got, fix="restore the file or start a new workdir")
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = read_json(path, expected="readable JSON", fix="restore the file or start a new workdir")
     except FileNotFoundError:
         raise input_error(
             f"workdir {workdir}",
@@ -177,13 +173,6 @@ def _read_json(workdir: str | os.PathLike, path: Path) -> dict[str, Any]:
             got="none",
             fix="name the workdir of a run, or train one first",
         ) from None
-    except (OSError, ValueError, RecursionError) as error:
-        got = "brackets nested too deeply" if isinstance(error, RecursionError) else error
-        raise input_error(
-            str(path), expected="readable JSON", got=got, fix="restore the file or start a new workdir"
-        ) from None
-    if not isinstance(values, dict):
-        raise input_error(str(path), expected="a JSON object", got=type(values).__name__, fix="restore the file")
     if not values:
         raise _incomplete(path, "an empty one")
     return values

@@ -12,7 +12,7 @@ import numpy as np
 from common.data.source import Source
 from common.errors import at_least_one, input_error
 from common.io import row_store
-from common.method import Sampler, Variables
+from common.method import PyTree, Sampler, Variables
 from common.training import parallel
 
 TYPES = ("uint8", "float32")
@@ -103,7 +103,7 @@ def identify(sampler: Sampler, variables: Variables, *, seed: int, step: int) ->
     return {"weights": weights_digest(variables), "seed": seed, "step": step, "sampler": dict(sampler.settings)}
 
 
-def weights_digest(variables: Variables) -> str:
+def weights_digest(variables: PyTree) -> str:
     """Returns a hash of names, types, shapes and values of all weights, 16 hexadecimal digits."""
     total = hashlib.sha256()
     for path, leaf in jax.tree_util.tree_flatten_with_path(variables)[0]:

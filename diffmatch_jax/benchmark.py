@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from common.cli import workdirs
-from common.cli.app import App, Request, print_lines
+from common.cli.app import App, Request, add_dry_run, print_lines
 from common.config import digest
 from common.errors import input_error
 from common.io import results
@@ -46,7 +46,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--side", type=int, metavar="N", help="shrink larger images to this longer side, pixels")
     parser.add_argument("--size", type=int, default=256, metavar="N", help="side of generated warps (default: 256)")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of warps and corruptions (default: 0)")
-    parser.add_argument("--dry-run", action="store_true", help="check everything, list the parts, and stop there")
+    add_dry_run(parser, "and list what is measured")
 
 
 def run(app: App, request: Request) -> None:

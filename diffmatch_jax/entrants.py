@@ -9,12 +9,10 @@ import jax
 import numpy as np
 
 from common.checkpoint import restore_variables
-from common.data.source import digest
 from common.errors import choice, input_error
+from common.sampling import weights_digest
 from diffmatch_jax import backbone, baselines, features
 from diffmatch_jax.baselines import Matcher
-
-CLASSICAL = ("dis", "sift")
 
 
 class Entrant(NamedTuple):
@@ -141,8 +139,3 @@ def _opened(text: str, hypotheses: int) -> Entrant:
         raise input_error(f"--methods {text}", expected="at least 1 hypothesis", got=count, fix=f"use {what}@4")
     plural = "hypothesis" if int(count) == 1 else "hypotheses"
     return _of_model(f"{name}@{int(count)}", f"{title}, {int(count)} {plural}", where, int(count))
-
-
-def weights_digest(tree: Any) -> str:
-    """Returns a hash of all arrays of a pytree."""
-    return digest(*(np.asarray(leaf) for leaf in jax.tree.leaves(tree)))

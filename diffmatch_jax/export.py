@@ -7,7 +7,7 @@ from typing import Any
 from common import config as configs
 from common.checkpoint import restore_params
 from common.cli import workdirs
-from common.cli.app import App, Request, print_lines
+from common.cli.app import App, Request, add_checkpoint, print_lines
 from common.io import results
 from common.io.files import write_atomically
 from common.sampling import weights_digest
@@ -50,5 +50,4 @@ def portable(config) -> dict[str, Any]:
 def arguments(parser) -> None:
     """Adds the verb's flags."""
     parser.add_argument("--output", metavar="FILE", help="where to write (default: DIR/export/TASK-KEY.npz)")
-    parser.add_argument("--step", type=int, metavar="N", help="checkpoint to use (default: the newest good one)")
-    parser.add_argument("--no-ema", action="store_true", help="use the parameters themselves, not their average")
+    add_checkpoint(parser)

@@ -35,7 +35,6 @@ NOISE = 0.016  # standard deviation, of the range, below which contrast counts a
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
 WIDTHS = (64, 128, 256, 512)
-NUM_LEVELS = 5
 PUBLISHED = {"vgg16-397923af.pth": "397923af8e79cdbb6a7127f12361acd7a2f83e06b05044ddf496e83de57a5bf0"}
 
 # Our names of the convolutions up to the fourth pool, and their numbers in torchvision's list of layers.

@@ -1,16 +1,15 @@
 """The authors' released stage-1 and SR models as checkpoints of ours."""
 
-import hashlib
 import os
 from pathlib import Path
 
-import numpy as np
 from flax import traverse_util
 from ml_collections import ConfigDict
 
 from common import config as configs
 from common import imports
 from common.errors import choice, input_error
+from common.method import Variables
 from diffmatch_jax.authors import Imported, convert
 
 # As both of them were trained and are sampled.
@@ -82,9 +81,10 @@ def import_weights(
         f"model.heads={network.heads} are taken from the config, since the file does not tell them",
     ]
     if not dry_run:
-        digest = hashlib.sha256(Path(path).read_bytes()).hexdigest()
+        from common.checkpoint import write_imported  # Orbax takes seconds to import
+
         stats = {name: each for name, each in method.build_frozen(config)._asdict().items() if each is not None}
-        _write(Path(workdir), config, imported.params, stats, digest)
+        write_imported(workdir, config, Variables(imported.params, stats), file=path)
         told.append(f"written: {workdir} (checkpoint of step 0)")
     return told
 
@@ -102,18 +102,3 @@ def build(config: ConfigDict, tensors, *, field: str) -> tuple[ConfigDict, Impor
         "model.dropout": 0.0,
     }
     return configs.from_dict(configs.to_dict(config), config, RELEASED | settings), imported
-
-
-def _write(workdir: Path, config: ConfigDict, params, stats, sha256: str) -> None:
-    # Orbax takes seconds to import: mistakes are told before that.
-    from common.checkpoint import Checkpoints
-    from common.training.state import TrainState
-
-    with Checkpoints(workdir, config=configs.to_dict(config), keep=1) as checkpoints:
-        if steps := checkpoints.steps():
-            fix = "choose another --workdir"
-            raise input_error(f"workdir {workdir}", expected="no checkpoints", got=f"step {steps[-1]}", fix=fix)
-        state = TrainState(np.zeros((), np.int32), params, stats, ema_params=(), opt_state=())
-        checkpoints.save(0, state, {"imported_sha256": sha256})
-        checkpoints.wait()
-        configs.write(config, workdir)

@@ -42,11 +42,11 @@ def run(app: App, request: Request) -> None:
     from common.data.source import digest
     from common.io.pictures import save_png
     from common.io.progress import compiling
+    from common.sampling import weights_digest
     from common.training import parallel
     from diffmatch_jax import match_figures
     from diffmatch_jax.baselines import warped as warp
     from diffmatch_jax.datasets.flow_files import write_flo
-    from diffmatch_jax.entrants import weights_digest
     from diffmatch_jax.matcher import load, match
     from diffmatch_jax.resize import resize_normalised
 

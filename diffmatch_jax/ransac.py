@@ -15,7 +15,6 @@ SAMPLES = 2048
 THRESHOLD = 1.5  # cells between a match and the map that explains it
 MUTUAL = 0.3  # weight from which a match is sampled
 FEWEST = 8  # matches that must be sampled from, and that a map must explain
-BY_CHANCE = 3.0  # times as many as matches to anywhere would give
 REFITS = 5  # least-squares fits to the matches explained
 MOST_ZOOM = 5.0  # singular values of the map lie within 1 / MOST_ZOOM and MOST_ZOOM
 MOST_STRETCH = 4.0  # largest ratio of the two singular values

@@ -2,7 +2,7 @@
 
 import sys
 
-from common.cli.app import App, Verb
+from common.cli.app import App, Verb, add_checkpoint, add_dry_run
 from common.cli.dispatch import main
 
 
@@ -43,7 +43,7 @@ def _study(app, request):
 
 
 def _study_arguments(parser):
-    parser.add_argument("--dry-run", action="store_true", help="check everything, list the parts, and stop there")
+    add_dry_run(parser, "and list the pairs")
     parser.add_argument("--only", metavar="N/HALF", help="train this one model and stop: 100/2, control/1, ...")
 
 
@@ -70,9 +70,8 @@ def _restore(app, request):
 
 
 def _trained_arguments(parser):
-    parser.add_argument("--dry-run", action="store_true", help="check everything that can be checked, and stop there")
-    parser.add_argument("--step", type=int, metavar="N", help="checkpoint to use (default: the newest good one)")
-    parser.add_argument("--no-ema", action="store_true", help="use the parameters themselves, not their average")
+    add_dry_run(parser)
+    add_checkpoint(parser)
 
 
 def _export(app, request):
@@ -140,9 +139,7 @@ CLASSES = Verb(
     "Trains one model for each class in config.classes.names (C^alpha images, disks, cone, ray, the images of\n"
     "data.source and their shuffled pixels), measures its slope, error and eigenvectors, and writes\n"
     "DIR/results/classes-NAME-KEY.json and .npz. The same command goes on where it was stopped.",
-    lambda parser: parser.add_argument(
-        "--dry-run", action="store_true", help="check everything, list the classes, and stop there"
-    ),
+    lambda parser: add_dry_run(parser, "and list the classes"),
     _classes,
 )
 

@@ -18,7 +18,7 @@ from common.cli.app import App, Request, print_lines
 from common.data.source import Source
 from common.errors import RunError, choice, input_error
 from common.io import results
-from common.io.files import write_atomically
+from common.io.files import read_json, write_atomically, write_json
 from common.io.pictures import png_bytes, strip
 
 NAME = "images"
@@ -76,7 +76,7 @@ def run(app: App, request: Request) -> None:
         "data": described["data"],
         "synthetic": described["synthetic"],
     }
-    written = write_atomically(workdir / f"{NAME}.json", (json.dumps(results.plain(numbers), indent=2) + "\n").encode())
+    written = write_json(workdir / f"{NAME}.json", results.plain(numbers))
     counts = " and ".join(f"{len(each)} {split}" for split, each in sources.items())
     print_lines(
         f"wrote {path}, {NAME}.png and {written.name}: {counts} images of {'x'.join(map(str, shape))}", f"use: {advice}"
@@ -145,9 +145,9 @@ def _is_there(workdir: Path, content: Mapping[str, Any]) -> bool:
             )
         return False
     try:
-        stored = json.loads(numbers.read_text())
+        stored = read_json(numbers, expected="the description of images", fix="remove the file")
         held = {name: stored[name] for name in content}
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except KeyError as error:
         raise input_error(
             str(numbers), expected="the description of images", got=error, fix="remove the file"
         ) from None

@@ -4,11 +4,9 @@ Names and layouts of their state dictionaries: convolutions `[out, in, kh, kw]`,
 `[in, out, 2, 2]` with out[o, 2i+a, 2j+b] = sum_c x[c, i, j] w[c, o, a, b], gains and deviations `[1, C, 1, 1]`.
 """
 
-import hashlib
 import os
 import re
 from collections.abc import Mapping
-from pathlib import Path
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -85,7 +83,9 @@ def import_weights(
         linear = network.first_layer_linear
         told.append(f"model.first_layer_linear={linear} is taken from the config, since the file does not tell it")
     if not dry_run:
-        _write(Path(workdir), config, variables, hashlib.sha256(Path(path).read_bytes()).hexdigest())
+        from common.checkpoint import write_imported  # Orbax takes seconds to import
+
+        write_imported(workdir, config, variables, file=path)
         told.append(f"written: {workdir} (checkpoint of step 0)")
     return told
 
@@ -111,22 +111,6 @@ def build(
                 fix="use it from Python by gahb.import_weights.convert",
             )
     return configs.from_dict(configs.to_dict(config), config, settings), network, variables
-
-
-def _write(workdir: Path, config: ConfigDict, variables: Variables, sha256: str) -> None:
-    # Orbax takes seconds to import: mistakes are told before that.
-    from common.checkpoint import Checkpoints
-    from common.training.state import TrainState
-
-    with Checkpoints(workdir, config=configs.to_dict(config), keep=1) as checkpoints:
-        if steps := checkpoints.steps():
-            raise input_error(
-                f"workdir {workdir}", expected="no checkpoints", got=f"step {steps[-1]}", fix="choose another --workdir"
-            )
-        state = TrainState(np.zeros((), np.int32), variables.params, variables.stats, ema_params=(), opt_state=())
-        checkpoints.save(0, state, {"imported_sha256": sha256})
-        checkpoints.wait()
-        configs.write(config, workdir)
 
 
 def _one_network(tensors: Mapping[str, np.ndarray], field: str) -> dict[str, np.ndarray]:

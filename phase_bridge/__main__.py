@@ -2,7 +2,7 @@
 
 import sys
 
-from common.cli.app import App, Verb
+from common.cli.app import App, Verb, add_dry_run
 from common.cli.dispatch import main
 from common.cli.verbs.fidelity import FIDELITY
 
@@ -44,7 +44,7 @@ def _compare(app, request):
 
 
 def _compare_arguments(parser):
-    parser.add_argument("--dry-run", action="store_true", help="check everything, list the models, and stop there")
+    add_dry_run(parser, "and list the models")
     parser.add_argument("--only", metavar="MODEL/SEED", help="train this one model and stop: edm/0, ...")
 
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from common.arrays import SIGNED, as_images
 from common.cli import workdirs
-from common.cli.app import App, Request, print_lines
+from common.cli.app import App, Request, add_checkpoint, add_dry_run, print_lines
 from common.cli.verbs import trained
 from common.errors import input_error
 from common.io import results
@@ -20,9 +20,8 @@ def arguments(parser) -> None:
     parser.add_argument("--nfe", type=int, default=100, metavar="N", help="network evaluations (default: 100)")
     parser.add_argument("--cells", type=int, default=8, metavar="N", help="cells a side of the painting (default: 8)")
     parser.add_argument("--hole", type=float, default=0.5, metavar="X", help="share of the side it has (default: 0.5)")
-    parser.add_argument("--dry-run", action="store_true", help="check everything that can be checked, and stop there")
-    parser.add_argument("--step", type=int, metavar="N", help="checkpoint to use (default: the newest good one)")
-    parser.add_argument("--no-ema", action="store_true", help="use the parameters themselves, not their average")
+    add_dry_run(parser)
+    add_checkpoint(parser)
 
 
 def run(app: App, request: Request) -> None:

@@ -1,9 +1,7 @@
 """The authors' released models as checkpoints of ours."""
 
-import hashlib
 import os
 from collections.abc import Mapping
-from pathlib import Path
 
 import numpy as np
 from flax import traverse_util
@@ -43,7 +41,10 @@ def import_weights(
     if config.data.source != given:
         told.append(f"data.source={config.data.source} in place of {given}; --config FILE names the model's own")
     if not dry_run:
-        _write(Path(workdir), config, imported, hashlib.sha256(Path(path).read_bytes()).hexdigest())
+        from common.checkpoint import write_imported  # Orbax takes seconds to import
+
+        average = () if imported.average is None else imported.average
+        write_imported(workdir, config, imported.variables, file=path, ema=average)
         told.append(f"written: {workdir} (checkpoint of step 0)")
     return told
 
@@ -90,24 +91,6 @@ def build(config: ConfigDict, tensors: Mapping[str, np.ndarray], *, field: str) 
     others |= {"objective.process": "bridge", "objective.normaliser": "released", "objective.recipe": "released"}
     settings = {f"model.{name}": value for name, value in settings.items()} | others
     return configs.from_dict(configs.to_dict(config), config, settings), imported
-
-
-def _write(workdir: Path, config: ConfigDict, imported: Imported, sha256: str) -> None:
-    # Orbax takes seconds to import: mistakes are told before that.
-    from common.checkpoint import Checkpoints
-    from common.training.state import TrainState
-
-    with Checkpoints(workdir, config=configs.to_dict(config), keep=1) as checkpoints:
-        if steps := checkpoints.steps():
-            raise input_error(
-                f"workdir {workdir}", expected="no checkpoints", got=f"step {steps[-1]}", fix="choose another --workdir"
-            )
-        average = () if imported.average is None else imported.average
-        step = np.zeros((), np.int32)
-        state = TrainState(step, *imported.variables, ema_params=average, opt_state=())
-        checkpoints.save(0, state, {"imported_sha256": sha256})
-        checkpoints.wait()
-        configs.write(config, workdir)
 
 
 def _described(imported: Imported) -> str:

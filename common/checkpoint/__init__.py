@@ -17,6 +17,7 @@ from common.checkpoint.checkpoints import (
     saved_steps,
     verify,
 )
+from common.checkpoint.imported import write_imported
 
 __all__ = [
     "Checkpoints",
@@ -28,4 +29,5 @@ __all__ = [
     "restore_variables",
     "saved_steps",
     "verify",
+    "write_imported",
 ]

@@ -135,8 +135,6 @@ class Checkpoints:
         with contextlib.ExitStack() as resources:
             try:
                 self._directory.mkdir(parents=True, exist_ok=True)
-                if lock.exists() and not lock.is_file():
-                    raise input_error(str(lock), expected="a file", got="something else", fix="remove it")
                 resources.enter_context(only_writer(lock))
             except OSError as error:
                 raise input_error(
@@ -308,11 +306,16 @@ def verify(workdir: str | os.PathLike) -> None:
 
 
 def check_unlocked(workdir: str | os.PathLike) -> None:
-    """Raises `InputError` if a run is writing checkpoints in `workdir` now."""
+    """Raises `InputError` if a run is writing checkpoints in `workdir` now, or its lock is no file."""
     path = pathlib.Path(workdir) / FOLDER / ".lock"
-    if path.is_file():
-        with only_writer(path):
-            pass
+
+    def check():
+        if path.exists():
+            with only_writer(path):
+                pass
+
+    # On one process: others that hold the lock for a moment would be taken for a run.
+    hosts.first_decides(check)
 
 
 def holds_weights_only(workdir: str | os.PathLike) -> bool:

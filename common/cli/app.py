@@ -55,6 +55,17 @@ class App(NamedTuple):
     complete: Callable[[ConfigDict, Path], ConfigDict] = lambda config, workdir: config
 
 
+def add_dry_run(parser: argparse.ArgumentParser, what: str = "that can be checked") -> None:
+    """Adds `--dry-run`; `what` says what is checked or shown."""
+    parser.add_argument("--dry-run", action="store_true", help=f"check everything {what}, and stop there")
+
+
+def add_checkpoint(parser: argparse.ArgumentParser) -> None:
+    """Adds `--step` and `--no-ema`, which choose the weights of a trained run."""
+    parser.add_argument("--step", type=int, metavar="N", help="checkpoint to use (default: the newest good one)")
+    parser.add_argument("--no-ema", action="store_true", help="use the parameters themselves, not their average")
+
+
 def print_lines(*texts: Any) -> None:
     """Prints each text on a line of its own."""
     print(*texts, sep="\n", flush=True)

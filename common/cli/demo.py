@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import InputError, RunError
-from common.io.files import write_atomically
+from common.io.files import write_atomically, write_json
 from common.io.metrics_log import read_metrics
 from common.plots import report
 
@@ -69,7 +69,7 @@ def finish(
     """
     root = folder.parent
     write_atomically(folder / _PART, report.render(sections).encode())
-    write_atomically(folder / _NUMBERS, json.dumps(numbers, indent=2).encode())
+    write_json(folder / _NUMBERS, numbers)
     names = sorted(path.parent.name for path in root.glob(f"*/{_PART}"))
     page = report.write_page(
         root / "index.html",
@@ -78,7 +78,7 @@ def finish(
         lead="Every number and picture on this page was just computed on this machine.",
     )
     together = {name: json.loads((root / name / _NUMBERS).read_text(encoding="utf-8")) for name in names}
-    return page, write_atomically(root / "results.json", json.dumps(together, indent=2).encode())
+    return page, write_json(root / "results.json", together)
 
 
 def _start(program: str, words: Sequence[str]) -> subprocess.Popen:

@@ -5,12 +5,13 @@ import errno
 import importlib
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from common.cli import flags
-from common.cli.app import App, Request, Verb
+from common.cli.app import App, Request, Verb, add_checkpoint, add_dry_run
 from common.errors import InputError, RunError, choice
+from common.migrations import flat
 
 USAGE = 2  # exit code for wrong use and bad input
 FAILED = 1
@@ -105,7 +106,7 @@ def _parse(verb: Verb, app: App, argv: list[str]) -> argparse.Namespace:
     see = f"see `{parser.prog} --help`"
 
     def keys() -> dict[str, Any]:
-        return dict(_flat(app.base().to_dict())) if verb.reads_config else {}
+        return dict(flat(app.base().to_dict())) if verb.reads_config else {}
 
     # First of all: argparse would complain of what is missing, or take a word for the value of another flag.
     flags.check_known(argv, known, keys, verb=verb.name, see=see)
@@ -113,14 +114,6 @@ def _parse(verb: Verb, app: App, argv: list[str]) -> argparse.Namespace:
     if unknown:
         raise flags.unknown_argument(unknown[0], keys(), see=see)
     return parsed
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{name}.")
-        else:
-            yield prefix + name, value
 
 
 def _overview(app: App, verbs) -> str:
@@ -151,12 +144,8 @@ def _run(name: str):
     return lambda app, request: importlib.import_module(f"common.cli.verbs.{name}").run(app, request)
 
 
-def _dry_run(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--dry-run", action="store_true", help="check everything that can be checked, and stop there")
-
-
 def _train(parser: argparse.ArgumentParser) -> None:
-    _dry_run(parser)
+    add_dry_run(parser)
     parser.add_argument(
         "--init-from",
         metavar="PATH",
@@ -179,9 +168,8 @@ def _train(parser: argparse.ArgumentParser) -> None:
 
 
 def _trained(parser: argparse.ArgumentParser) -> None:
-    _dry_run(parser)
-    parser.add_argument("--step", type=int, metavar="N", help="checkpoint to use (default: the newest good one)")
-    parser.add_argument("--no-ema", action="store_true", help="use the parameters themselves, not their average")
+    add_dry_run(parser)
+    add_checkpoint(parser)
 
 
 def _sample(parser: argparse.ArgumentParser) -> None:
@@ -196,7 +184,7 @@ def _figures(parser: argparse.ArgumentParser) -> None:
 
 
 def _import_weights(parser: argparse.ArgumentParser) -> None:
-    _dry_run(parser)
+    add_dry_run(parser)
     parser.add_argument("file", metavar="FILE", help="a PyTorch checkpoint (zip format) or a .safetensors file")
 
 

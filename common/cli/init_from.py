@@ -1,6 +1,5 @@
 """`--init-from`: a new run that starts from the parameters of another run, or of a file of weights."""
 
-import hashlib
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -16,6 +15,7 @@ from common.cli.app import App
 from common.cli.workdirs import PARTIAL, split_init
 from common.errors import input_error
 from common.method import PyTree, Variables
+from common.sampling import weights_digest
 from common.training import hosts
 from common.training.state import TrainState
 
@@ -25,7 +25,7 @@ class Source(NamedTuple):
 
     variables: Variables
     average: PyTree
-    record: dict[str, Any]  # path, step, sha256, partial; goes into config.json
+    record: dict[str, Any]  # path, step, hashes, partial; goes into config.json
 
 
 class Start(NamedTuple):
@@ -62,10 +62,13 @@ def load(app: App, config: ConfigDict, spec: str) -> Source:
 def _of_run(workdir: Path, step: int | None, path: Path, partial: bool) -> Source:
     variables, step = checkpoint.restore_variables(workdir, ema=False, step=step)
     average = checkpoint.restore_params(workdir, step=step).params
-    digest = hashlib.sha256()
-    for name, leaf in sorted(named_leaves((variables, average)).items()):
-        digest.update(f"{name} {leaf.dtype} {leaf.shape} ".encode() + np.ascontiguousarray(leaf).tobytes())
-    record = {"path": str(path), "step": step, "sha256": digest.hexdigest(), "partial": partial}
+    record = {
+        "path": str(path),
+        "step": step,
+        "weights": weights_digest(variables),
+        "average": weights_digest(average),
+        "partial": partial,
+    }
     return Source(variables, average, record)
 
 

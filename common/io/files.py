@@ -3,7 +3,7 @@
 import json
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,11 @@ def write_atomically(path: str | os.PathLike, content: bytes) -> Path:
     return path
 
 
+def write_json(path: str | os.PathLike, values: Mapping[str, Any]) -> Path:
+    """Writes plain JSON values as `write_atomically` does, indented, and returns the path."""
+    return write_atomically(path, (json.dumps(values, indent=2) + "\n").encode())
+
+
 def read_json(
     path: str | os.PathLike,
     *,
@@ -52,7 +57,7 @@ def read_json(
     path = Path(path)
     try:
         if path.exists() and not path.is_file():
-            raise ValueError("no regular file")  # a pipe would block
+            raise ValueError("a directory" if path.is_dir() else "a pipe or a device")  # reading a pipe would block
         if (size := path.stat().st_size) > MAX_JSON_BYTES:
             raise ValueError(f"{size} bytes, more than {MAX_JSON_BYTES}")
         values = json.loads(path.read_bytes().decode(), object_hook=object_hook)

@@ -15,7 +15,7 @@ from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
 from common.errors import InputError, input_error
-from common.io.files import write_atomically
+from common.io.files import read_json, write_atomically, write_json
 from common.io.pictures import save_png
 from common.io.progress import duration
 
@@ -139,14 +139,14 @@ def _import_wandb():
 
 def _open_wandb(workdir: Path, config: Mapping[str, Any]):
     path = workdir / WANDB
+    expected, fix = "the id of a run", "remove it to begin another run of Weights & Biases"
     try:
-        run_id = json.loads(path.read_text(encoding="utf-8"))["id"]
+        run_id = read_json(path, expected=expected, fix=fix).get("id")
     except FileNotFoundError:
         run_id = secrets.token_hex(8)
-        write_atomically(path, (json.dumps({"id": run_id}) + "\n").encode())
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        fix = "remove it to begin another run of Weights & Biases"
-        raise input_error(str(path), expected="the id of a run", got=error, fix=fix) from None
+        write_json(path, {"id": run_id})
+    if not isinstance(run_id, str):
+        raise input_error(str(path), expected=expected, got=f"id {run_id!r}", fix=fix)
     return _import_wandb().init(
         project="scorebridge",
         name=workdir.resolve().name,

@@ -12,15 +12,16 @@ import platform
 import re
 import subprocess
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from common.errors import InputError, input_error
-from common.io.files import read_json, write_atomically
+from common.io.files import read_json, write_atomically, write_json
 from common.io.pictures import grid, png_bytes
+from common.migrations import flat
 
 _ROOT = Path(__file__).parents[2]  # of the checkout, or the directory of installed packages
 _READABLE = "a readable result"
@@ -155,7 +156,7 @@ def write(
         paths.append(directory / f"{name}.png")
         write_atomically(paths[-1], png_bytes(grid(images, scale=2 if small else 1)))
     paths.append(directory / f"{name}.json")
-    write_atomically(paths[-1], (json.dumps(plain(numbers), indent=2) + "\n").encode())
+    write_json(paths[-1], plain(numbers))
     return paths
 
 
@@ -251,18 +252,10 @@ def read_step(path: Path) -> int | None:
 
 def differences(settings: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Returns of each of several settings the dotted keys, with values, in which they are not all alike."""
-    flat = [dict(_flat(each)) for each in settings]
-    names = dict.fromkeys(name for each in flat for name in each)
-    differ = [name for name in names if any(each.get(name) != flat[0].get(name) for each in flat)]
-    return [{name: each.get(name) for name in differ} for each in flat]
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{name}.")
-        else:
-            yield prefix + name, value
+    keyed = [dict(flat(each)) for each in settings]
+    names = dict.fromkeys(name for each in keyed for name in each)
+    differ = [name for name in names if any(each.get(name) != keyed[0].get(name) for each in keyed)]
+    return [{name: each.get(name) for name in differ} for each in keyed]
 
 
 def _with_step(path: Path) -> tuple[dict[str, Any], int | None]:

@@ -20,7 +20,7 @@ import jax
 import numpy as np
 
 from common.errors import input_error
-from common.io.files import read_json, write_atomically
+from common.io.files import read_json, write_atomically, write_json
 from common.io.results import plain, read_arrays
 
 INDEX = "index.json"
@@ -58,7 +58,7 @@ class Store:
         self.directory.mkdir(parents=True, exist_ok=True)
         content = {"chunk_size": self.chunk_size, "identity": self.identity}
         if not (self.directory / INDEX).exists():
-            write_atomically(self.directory / INDEX, (json.dumps(content, indent=2) + "\n").encode())
+            write_json(self.directory / INDEX, content)
 
     def path(self, chunk: int) -> Path:
         """Returns the file of a chunk."""

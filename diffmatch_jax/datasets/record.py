@@ -16,8 +16,6 @@ from common.data.source import Element, Source, digest
 from common.errors import input_error
 from diffmatch_jax import resize as resizing
 
-SCHEMES = ("images", "groups", "rates")
-
 
 class Example(NamedTuple):
     """A pair: source `[Hs, Ws, 3]` and target `[Ht, Wt, 3]` (bytes), flow `[Ht, Wt, 2]` (float32), mask `[Ht, Wt]`."""

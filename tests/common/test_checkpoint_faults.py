@@ -17,7 +17,7 @@ import jax
 import numpy as np
 import pytest
 
-from common.checkpoint import Checkpoints, check_resume, restore_params
+from common.checkpoint import Checkpoints, check_resume, check_unlocked, restore_params
 from common.errors import InputError, RunError
 from common.training.state import TrainState
 
@@ -419,13 +419,18 @@ def test_a_removed_directory_is_one_line_and_is_not_made_again(tmp_path, gone):
     assert not (workdir / "checkpoints").exists()
 
 
-@pytest.mark.parametrize("what", ["pipe", "folder"])
-def test_a_lock_that_is_no_file_is_named(tmp_path, what):
+@pytest.mark.parametrize(("what", "kind"), [("pipe", "a FIFO or another special file"), ("folder", "a directory")])
+def test_a_lock_that_is_no_file_is_named(tmp_path, what, kind):
     save(tmp_path, 1)
     lock = folder(tmp_path, ".lock")
     lock.unlink()
     blocked(lock, what)
-    assert refused(tmp_path) == f"{lock}: expected a file, got something else; remove it"
+    message = f"{lock}: expected a lock file, or none, got {kind}; remove it"
+    assert refused(tmp_path) == message
+    # A dry run promises no more than the run keeps.
+    with pytest.raises(InputError) as error:
+        check_unlocked(tmp_path)
+    assert str(error.value) == message
 
 
 def test_a_damaged_step_is_reported_once(tmp_path, caplog):

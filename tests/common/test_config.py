@@ -211,7 +211,7 @@ def test_read_refuses_what_is_no_configuration(tmp_path):
     with pytest.raises(InputError, match="config.json: expected readable JSON"):
         configs.read(tmp_path)
     (tmp_path / "config.json").write_text("[]")
-    with pytest.raises(InputError, match="expected a JSON object, got list"):
+    with pytest.raises(InputError, match="expected readable JSON, got a JSON list"):
         configs.read(tmp_path)
 
 
@@ -340,8 +340,8 @@ def write_stored(directory, values):
     [
         ("{}", "config.json: expected the configuration of a run, got an empty one"),
         ('{"seed": 1}', 'config.json: expected the configuration of a run, got one without the key "method"'),
-        ("[" * 100_000, "config.json: expected readable JSON, got brackets nested too deeply"),
-        ('{"a":' * 100_000, "config.json: expected readable JSON, got brackets nested too deeply"),
+        ("[" * 100_000, "config.json: expected readable JSON, got JSON that is nested too deeply"),
+        ('{"a":' * 100_000, "config.json: expected readable JSON, got JSON that is nested too deeply"),
         ('{"data": 3}', "config.data: expected a section of several keys, got 3; set config.data.KEY"),
         ('{"method": "", "data": 3}', "config.data: expected a section of several keys, got 3; set config.data.KEY"),
         ('{"method": "", "data": []}', "config.data: expected a section of several keys, got []"),
@@ -364,11 +364,11 @@ def test_stored_files_that_are_no_configuration(tmp_path, content, message):
 
 def test_stored_files_that_are_no_files(tmp_path):
     (tmp_path / "config.json").mkdir()
-    with pytest.raises(InputError, match="config.json: expected a file, got a directory"):
+    with pytest.raises(InputError, match="config.json: expected readable JSON, got a directory"):
         configs.read(tmp_path, example())
     (tmp_path / "config.json").rmdir()
     os.mkfifo(tmp_path / "config.json")  # reading it would wait for ever
-    with pytest.raises(InputError, match="config.json: expected a file, got none"):
+    with pytest.raises(InputError, match="config.json: expected readable JSON, got a pipe or a device"):
         configs.read(tmp_path, example())
 
 

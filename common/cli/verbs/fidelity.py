@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from common.cli.app import App, Request, Verb, print_lines
+from common.cli.app import App, Request, Verb, add_checkpoint, add_dry_run, print_lines
 from common.cli.verbs import trained
 from common.cli.verbs.sample import check_num, draw_many, stopped
 from common.errors import choice, input_error
@@ -176,9 +176,8 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
         "--resize", default="tf1", metavar="R", help="tf1 (default, EDM's) or half_pixel (pytorch-fid's)"
     )
     parser.add_argument("--batch-size", type=int, default=64, metavar="N", help="images at once for their features")
-    parser.add_argument("--dry-run", action="store_true", help="check everything that can be checked, and stop there")
-    parser.add_argument("--step", type=int, metavar="N", help="checkpoint to use (default: the newest good one)")
-    parser.add_argument("--no-ema", action="store_true", help="use the parameters themselves, not their average")
+    add_dry_run(parser)
+    add_checkpoint(parser)
 
 
 FIDELITY = Verb(

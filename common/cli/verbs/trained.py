@@ -21,6 +21,8 @@ IRRELEVANT = (
     "data.device_limit_mb",
     "data.directory",
     "data.skip_bad",
+    "data.max_pixels",
+    "data.max_array_mb",
     "train.*",
     "optimizer.*",
     "ema.*",

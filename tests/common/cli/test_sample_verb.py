@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import pytest
 
+from common import config as configs
 from common.cli.app import App
 from common.cli.dispatch import main
 from common.cli.verbs import trained
@@ -14,6 +15,7 @@ from common.io import row_store
 from common.io.results import read
 from common.method import Sampler, Variables
 from common.training import preemption
+from configs.base import base
 
 
 def draw(variables, keys, index):
@@ -73,3 +75,11 @@ def test_a_stop_is_told(command, tmp_path, monkeypatch):
 def test_a_method_without_a_sampler(command):
     out, err = command("--num", "5", code=2, sampler=None)
     assert "--num: expected a model that draws samples one by one, got demo" in err and out == ""
+
+
+def test_settings_of_results_hold_no_key_that_changes_no_number():
+    """What of the data a run may be resumed with is not in the settings either; the source is there by its name too."""
+    free = {key for key in configs.RESUME_MAY_CHANGE if key.startswith("data.")} - {"data.source"}
+    assert free <= set(trained.IRRELEVANT)
+    named = {f"data.{name}" for name in trained.config_settings(base())["data"]}
+    assert "data.source" in named and not named & free

@@ -144,3 +144,21 @@ def test_tracking_logs_the_same_numbers_and_says_when_it_cannot(tmp_path, monkey
     monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(InputError, match=r"config.train.tracking: expected .* pip install 'scorebridge\[tracking\]'"):
         Recorder(tmp_path, total_steps=2, tracking="wandb", stream=io.StringIO())
+
+
+@pytest.mark.parametrize(
+    ("content", "got"),
+    [
+        ("{", "Expecting"),
+        ("[]", "a JSON list"),
+        ("{}", "id None"),
+        ('{"id": 3}', "id 3"),
+        ("[" * 100_000, "JSON that is"),
+    ],
+    ids=range(5),
+)
+def test_a_damaged_id_of_a_tracked_run_is_named(tmp_path, content, got):
+    (tmp_path / "wandb.json").write_text(content)
+    with pytest.raises(InputError) as error:
+        Recorder(tmp_path, total_steps=2, tracking="wandb", stream=io.StringIO())
+    assert f"{tmp_path / 'wandb.json'}: expected the id of a run, got {got}" in str(error.value)
