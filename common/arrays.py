@@ -158,6 +158,9 @@ def _fix(field, values, scale, *, noisy=False):
         return "convert it to float32 and divide it by its largest possible value"
     low, high, _ = _extremes(values)
     name = f"{field}.astype(np.float32)" if whole else field
+    if scale not in (UNIT, SIGNED):  # of a unit that the caller chose, in which the numbers may be already
+        inside = scale[0] <= low and high <= scale[1]
+        return f"use {name}" if inside else f"give floats in {_interval(scale)}"
     if low >= -0.01 and high <= 1.01:
         return f"use {name}" if scale == UNIT else f"use 2 * {name} - 1"
     if scale == UNIT and not whole and low >= -1.01 and high <= 1.01:

@@ -159,6 +159,10 @@ def match(
     if hypotheses < 1:
         raise input_error("hypotheses", expected="at least 1", got=hypotheses, fix="use 4")
     model = model if isinstance(model, Model) else load(model)
+    given = [name for name, mask in (("source_mask", source_mask), ("target_mask", target_mask)) if mask is not None]
+    if given and model.plan.look.compat is not None:
+        fix = "leave it out, or cut the images"
+        raise input_error(given[0], expected="None for a model of the original code", got="a mask", fix=fix)
     keys = jnp.broadcast_to(as_keys(0 if key is None else key, len(sources)), (len(sources),))
     images = [
         _prepared(jnp.asarray(each), jnp.asarray(masks.of(each, mask, name)), model.plan.look)

@@ -30,9 +30,9 @@ def affine_flow(flow: jax.Array, weight: jax.Array) -> tuple[jax.Array, jax.Arra
       weight: how mutual each match is, `[B, h, w]` in [0, 1].
 
     Returns:
-      The flow of the affine map, zero without one; and `found [B]`, False where fewer than 8 matches are mutual,
-      where hardly more are explained than matches to anywhere would be, or where the map is degenerate: it mirrors, its
-      singular values are beyond 1/5 and 5, or they differ by more than a factor of 4.
+      The flow of the affine map, zero without one; and `found [B]`, False where fewer than 8 matches are mutual or are
+      explained, or where the map is degenerate: it mirrors, its singular values are beyond 1/5 and 5, or they differ by
+      more than a factor of 4.
     """
     height, width = flow.shape[1:3]
     cells = grid(height, width, flow.dtype).reshape(-1, 2)

@@ -25,7 +25,7 @@ class Source(NamedTuple):
 
     variables: Variables
     average: PyTree
-    record: dict[str, Any]  # path, step, hashes, partial; goes into config.json
+    record: dict[str, Any]  # path, step, weights (their hash), partial; goes into config.json
 
 
 class Start(NamedTuple):
@@ -62,13 +62,8 @@ def load(app: App, config: ConfigDict, spec: str) -> Source:
 def _of_run(workdir: Path, step: int | None, path: Path, partial: bool) -> Source:
     variables, step = checkpoint.restore_variables(workdir, ema=False, step=step)
     average = checkpoint.restore_params(workdir, step=step).params
-    record = {
-        "path": str(path),
-        "step": step,
-        "weights": weights_digest(variables),
-        "average": weights_digest(average),
-        "partial": partial,
-    }
+    weights = weights_digest((variables, average))
+    record = {"path": str(path), "step": step, "weights": weights, "partial": partial}
     return Source(variables, average, record)
 
 

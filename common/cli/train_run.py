@@ -223,7 +223,7 @@ def _start(
     if not fresh or (init is None and before is None):
         return None
     source = init_from.load(app, config, init or known)
-    if before and any(source.record[name] != before[name] for name in ("weights", "average")):
+    if before and source.record["weights"] != before["weights"]:
         fix = "choose a new --workdir"
         raise input_error(
             f"--init-from {known}", expected="the weights that this run started from", got="others", fix=fix

@@ -16,6 +16,7 @@ from matplotlib.ticker import LogFormatter
 from PIL import Image
 
 from common.io.files import write_atomically
+from common.io.pictures import as_unit
 
 # Okabe & Ito's palette, darkest hues first, each with its own marker and dash so that colour is never needed.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
@@ -93,11 +94,7 @@ def grid(
         if title:
             made.suptitle(title, fontsize=9)
         yield list(made.subplots(rows, columns, squeeze=False).reshape(-1))
-        stream = io.BytesIO()
-        made.savefig(stream, format="png", pil_kwargs={"compress_level": 0})  # it is written again without its alpha
-    smaller = io.BytesIO()
-    Image.open(stream).convert("RGB").save(smaller, format="PNG")
-    write_atomically(Path(path), smaller.getvalue())
+        _write_without_alpha(path, made, "RGB")
 
 
 def bare(axes) -> None:
@@ -192,24 +189,24 @@ def panels(
         for i, (label, images) in enumerate(rows.items()):
             for j in range(count):
                 cell = axes[i, j]
-                image = np.clip(images[j], 0.0, 1.0)
+                image = np.clip(as_unit(images[j]), 0.0, 1.0)
                 cell.imshow(image[..., 0] if image.shape[-1] == 1 else image, cmap="gray", vmin=0, vmax=1)
-                cell.set(xticks=[], yticks=[])
-                cell.grid(False)
-                for spine in cell.spines.values():
-                    spine.set_visible(False)
+                bare(cell)
                 if i == 0:
                     cell.set_title(columns[j])
                 if j == 0:
                     cell.set_ylabel(label)
                 if notes and label in notes:
                     cell.set_xlabel(notes[label][j], fontsize=7, labelpad=1)
-        stream = io.BytesIO()
-        made.savefig(stream, format="png", pil_kwargs={"compress_level": 0})  # as in `grid`
-    smaller = io.BytesIO()
-    gray = next(iter(rows.values())).shape[-1] == 1
-    Image.open(stream).convert("L" if gray else "RGB").save(smaller, format="PNG")
-    write_atomically(Path(path), smaller.getvalue())
+        gray = next(iter(rows.values())).shape[-1] == 1
+        _write_without_alpha(path, made, "L" if gray else "RGB")
+
+
+def _write_without_alpha(path: str | os.PathLike, figure: Figure, mode: str) -> None:
+    stream, smaller = io.BytesIO(), io.BytesIO()
+    figure.savefig(stream, format="png", pil_kwargs={"compress_level": 0})
+    Image.open(stream).convert(mode).save(smaller, format="PNG")
+    write_atomically(path, smaller.getvalue())
 
 
 def _numbers(values: Sequence[float | None]) -> np.ndarray:

@@ -216,8 +216,7 @@ def test_a_new_run_starts_from_the_parameters_of_another(command, trained, copy,
     assert record == {
         "path": str(copy),
         "step": 4,
-        "weights": weights_digest(restore_params(copy, ema=False)),
-        "average": weights_digest(restore_params(copy).params),
+        "weights": weights_digest((restore_params(copy, ema=False), restore_params(copy).params)),
         "partial": False,
     }
     # From its first checkpoint on it needs the other no more, with and without the flag.

@@ -52,7 +52,7 @@ def _run(app: App, request: Request) -> None:
         fix="give every host the same data",
     )
     # A host that sees no checkpoint would begin with other weights while the others resume.
-    weights = None if prepared.start is None else prepared.record["init_from"]["sha256"]
+    weights = None if prepared.start is None else prepared.record["init_from"]["weights"]
     hosts.agree({"weights to start from": weights}, fix="let every host see the same --workdir and weights")
     if flags.dry_run:
         count = sum(leaf.size for leaf in jax.tree.leaves(prepared.template().params))

@@ -73,3 +73,11 @@ def test_an_error_of_the_disk_names_the_file(tmp_path, monkeypatch):
     with pytest.raises(FileNotFoundError, match=re.escape(f"'{tmp_path}/none/a'")):
         write_atomically(tmp_path / "none" / "a", b"new")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_bytes_are_shown_as_they_are():
+    images = np.arange(2 * 3 * 4, dtype=np.uint8).reshape(2, 3, 4, 1) * 10
+    np.testing.assert_array_equal(to_uint8(images), images)
+    unit = images / np.float32(255)
+    np.testing.assert_array_equal(grid(images), grid(unit))
+    assert png_bytes(images[0]) == png_bytes(unit[0])

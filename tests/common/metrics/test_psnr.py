@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from common.errors import InputError
 from common.metrics.psnr import mse, psnr, sigma_to_psnr
 
 
@@ -28,3 +29,12 @@ def test_of_noise():
     assert sigma_to_psnr(0.1) == pytest.approx(20)
     np.testing.assert_allclose(sigma_to_psnr([25, 255], peak=255), [20.17200, 0], atol=1e-5)
     assert sigma_to_psnr(0.1).dtype == np.float64
+
+
+@pytest.mark.parametrize(("high", "peak"), [(200, 255.0), (1, 255.0), (4000, 4095.0)])
+def test_the_advice_for_integers_below_the_peak_keeps_their_numbers(high, peak):
+    """Already on the scale of the peak, so that dividing them, or any other change, would give another PSNR."""
+    image = np.full((1, 2, 2, 1), high, np.int32)
+    with pytest.raises(InputError) as error:
+        psnr(image, image, peak=peak)
+    assert str(error.value).endswith("; use reference.astype(np.float32)")
