@@ -1,4 +1,4 @@
-"""Mistakes a user can mend, told in one line."""
+"""Errors that a user can correct, reported in one line."""
 
 import difflib
 from collections.abc import Iterable, Mapping
@@ -34,7 +34,7 @@ def at_least_one(counts: Mapping[str, int]) -> None:
 
 
 def nearest(name: str, options: Iterable[str]) -> str | None:
-    """Returns the option that looks most like `name`, or None if none comes close."""
+    """Returns the option that is spelled most like `name`, or None if none comes close."""
     matches = difflib.get_close_matches(name, sorted(options), n=1, cutoff=0.6)
     return matches[0] if matches else None
 

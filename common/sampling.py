@@ -76,7 +76,8 @@ def draw_to(
     """Draws samples 0 ... num - 1 that are not yet in `directory`; returns its store, and whether all are there.
 
     `identity` says what the samples are (see `identify`); a directory of others is refused. `progress(done)` is called
-    once with the number that an earlier call left, and returns what is told of each further batch.
+    once with the number that an earlier call has drawn, and returns a function that is called with the size of every
+    further batch.
     Raises `InputError` for another identity or numbers below 1.
     """
     batch_size = _check(num, sampler.batch_size if batch_size is None else batch_size)
@@ -125,7 +126,7 @@ class Drawn(Source):
         self._num = num
         missing = self._store.missing(num)
         if missing or "images" not in self._store.read(0):
-            got = f"{len(missing)} chunks fewer" if missing else "samples that are no 8-bit images"
+            got = f"{len(missing)} files fewer" if missing else "samples that are no 8-bit images"
             fix = f"run sample --num {num} first"
             raise input_error(str(directory), expected=f"{num} images", got=got, fix=fix)
         self._kept: tuple[int, np.ndarray] = (-1, np.empty(0))

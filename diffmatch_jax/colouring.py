@@ -7,6 +7,7 @@ lengths go from white to full colour.
 import numpy as np
 
 from common.errors import input_error
+from common.io.pictures import as_unit
 
 UNKNOWN = (0.62, 0.62, 0.62)  # pixels of which nothing is known
 
@@ -95,7 +96,7 @@ def unit(image: np.ndarray) -> np.ndarray:
     """Returns an image `[H, W]`, `[H, W, 1]` or `[H, W, 3]`, bytes or in [0, 1], as colours `[H, W, 3]` in [0, 1]."""
     image = np.asarray(image)
     image = image[..., None] if image.ndim == 2 else image
-    scaled = image.astype(np.float32) / 255 if image.dtype == np.uint8 else image.astype(np.float32)
+    scaled = as_unit(image)
     return np.broadcast_to(scaled, (*scaled.shape[:2], 3)).clip(0, 1)
 
 

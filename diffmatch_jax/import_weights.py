@@ -76,7 +76,7 @@ def import_weights(
     count = sum(leaf.size for leaf in traverse_util.flatten_dict(imported.params, sep="/").values())
     network = imported.network
     widths = ", ".join(str(network.channels * each) for each in network.multipliers)
-    told = [
+    lines = [
         f"{path}: {config.task}, U-Net of {widths} channels, {network.num_blocks} blocks a level, {count:,} parameters",
         f"model.heads={network.heads} are taken from the config, since the file does not tell them",
     ]
@@ -85,8 +85,8 @@ def import_weights(
 
         stats = {name: each for name, each in method.build_frozen(config)._asdict().items() if each is not None}
         write_imported(workdir, config, Variables(imported.params, stats), file=path)
-        told.append(f"written: {workdir} (checkpoint of step 0)")
-    return told
+        lines.append(f"written: {workdir} (checkpoint of step 0)")
+    return lines
 
 
 def build(config: ConfigDict, tensors, *, field: str) -> tuple[ConfigDict, Imported]:

@@ -78,16 +78,16 @@ def import_weights(
     from gahb import method  # it imports the data sources, which `convert` does not need
 
     method.build(config)
-    told = [f"{path}: {_described(network)}, {count:,} parameters"]
+    lines = [f"{path}: {_described(network)}, {count:,} parameters"]
     if isinstance(network, BFCNN):
         linear = network.first_layer_linear
-        told.append(f"model.first_layer_linear={linear} is taken from the config, since the file does not tell it")
+        lines.append(f"model.first_layer_linear={linear} is taken from the config, since the file does not tell it")
     if not dry_run:
         from common.checkpoint import write_imported  # Orbax takes seconds to import
 
         write_imported(workdir, config, variables, file=path)
-        told.append(f"written: {workdir} (checkpoint of step 0)")
-    return told
+        lines.append(f"written: {workdir} (checkpoint of step 0)")
+    return lines
 
 
 def build(

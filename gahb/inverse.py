@@ -30,7 +30,7 @@ def problems(
 ) -> dict[str, Operator]:
     """Returns the operators of `names` (of `PROBLEMS`) for images of `shape (H, W, C)`.
 
-    hole: side of the square in the middle that inpainting has to fill, as a share of each side. scale: of super-
+    hole: side of the square in the middle that inpainting has to fill, as a fraction of each side. scale: of super-
     resolution. fraction: of pixels, basis vectors or frequencies that are kept by the others. What is random depends on
     `key` and on the problem, not on which others there are. Raises `InputError` for what cannot be measured.
     """
@@ -58,13 +58,17 @@ def check(
         choice("problems", name, PROBLEMS)
     height, width, channels = shape
     if not 0 < hole < 1 or min(int(hole * height), int(hole * width)) < 2:
-        raise input_error("hole", expected="a share of the side below 1, at least 2 pixels", got=hole, fix="use 0.25")
+        raise input_error(
+            "hole", expected="a fraction of the side below 1, at least 2 pixels", got=hole, fix="use 0.25"
+        )
     if scale < 1 or height % scale or width % scale:
         fix = "use another scale or size"
         raise input_error("scale", expected=f"a number that divides {height} and {width}", got=scale, fix=fix)
     size = height * width * channels
     if not 0 < fraction <= 1 or int(fraction * size) < 1:
-        raise input_error("fraction", expected="a share in (0, 1] that keeps something", got=fraction, fix="use 0.1")
+        raise input_error(
+            "fraction", expected="a fraction in (0, 1] that keeps at least one number", got=fraction, fix="use 0.1"
+        )
     if "random_basis" in names and size * int(fraction * size) > LARGEST_BASIS:
         expected = f"at most {int(LARGEST_BASIS / size)} basis vectors of {size} pixels"
         raise input_error(

@@ -15,7 +15,7 @@ from common.checkpoint import restore_params
 from common.data import augment
 from common.data.pipeline import build as build_sources
 from common.errors import InputError, choice, input_error
-from common.io.pictures import strip
+from common.io.pictures import as_unit, strip
 from common.method import Evaluation, Method, Sampler, Samples, Variables
 from common.training.parallel import AXIS
 from configs.gahb.base import base
@@ -233,12 +233,7 @@ def _panel_source(data, size: int):
 
 def spread(source, count: int) -> np.ndarray:
     """Returns up to `count` images, float32 `[N, H, W, C]` in [0, 1], evenly spread over the source."""
-    return unit(source.read(spread_indices(source, count))["image"])
-
-
-def unit(images: np.ndarray) -> np.ndarray:
-    """Returns stored images, uint8 or floats, as float32 in [0, 1]."""
-    return images.astype(np.float32) / np.float32(255) if images.dtype == np.uint8 else images.astype(np.float32)
+    return as_unit(source.read(spread_indices(source, count))["image"])
 
 
 def spread_indices(source, count: int) -> list[int]:

@@ -74,7 +74,7 @@ def sample(
     intensity (or image) around which the start is drawn, on all coordinates, unless `initial [N, H, W, C]` is given.
     operator, measurement `[N or 1, ...]`: M and m = M^T x of a linear inverse problem; the last denoising moves samples
     off m a little, and `impose` puts them back by x + M (m - M^T x), which the original does not. A sample that is not
-    down at sigma_L after `max_steps`, or whose sigma passes `divergence` times sigma_0, is given up.
+    down at sigma_L after `max_steps`, or whose sigma passes `divergence` times sigma_0, ends there, not converged.
 
     key: of `jax.random.key` or `PRNGKey`, or a seed. Sample i draws from fold_in(key, first + i), so a run may be split
     into batches; `noise` replaces the draws. The same key gives the same noise to any denoiser. Nothing but

@@ -203,7 +203,7 @@ def images(app: App, config: ConfigDict, plan: Plan) -> tuple[list[np.ndarray], 
     Raises `InputError` if the two halves share an image, or nothing is left to be held out.
     """
     from common.data.source import load
-    from gahb.method import unit
+    from common.io.pictures import as_unit
 
     largest = max(plan.parts, key=lambda part: part.size)
     stored = []
@@ -226,7 +226,7 @@ def images(app: App, config: ConfigDict, plan: Plan) -> tuple[list[np.ndarray], 
         )
     kept = test[new]
     count = min(plan.measures.num_images, len(kept))
-    return [unit(each) for each in stored], unit(kept[np.arange(count) * len(kept) // count]), int((~new).sum())
+    return [as_unit(each) for each in stored], as_unit(kept[np.arange(count) * len(kept) // count]), int((~new).sum())
 
 
 def _chosen(plan: Plan, only: str | None) -> tuple[tuple[Part, ...], tuple[int, ...]]:

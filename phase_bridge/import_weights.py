@@ -31,22 +31,24 @@ def import_weights(
     from phase_bridge import method  # it imports the data sources, which `convert` does not need
 
     method.build(config)
-    told = [f"{path}: {_described(imported)}, {count:,} parameters"]
+    lines = [f"{path}: {_described(imported)}, {count:,} parameters"]
     if imported.average is None:
-        told.append("no running average of the parameters in the file: its parameters themselves are used")
+        lines.append("no running average of the parameters in the file: its parameters themselves are used")
     else:
-        told.append("samples use the running average of the parameters; --no-ema the parameters themselves")
+        lines.append("samples use the running average of the parameters; --no-ema the parameters themselves")
     if isinstance(imported.network, ResidualMLP):
-        told.append(f"objective.kind={config.objective.kind} is taken from the config, since the file does not tell it")
+        lines.append(
+            f"objective.kind={config.objective.kind} is taken from the config, since the file does not tell it"
+        )
     if config.data.source != given:
-        told.append(f"data.source={config.data.source} in place of {given}; --config FILE names the model's own")
+        lines.append(f"data.source={config.data.source} in place of {given}; --config FILE names the model's own")
     if not dry_run:
         from common.checkpoint import write_imported  # Orbax takes seconds to import
 
         average = () if imported.average is None else imported.average
         write_imported(workdir, config, imported.variables, file=path, ema=average)
-        told.append(f"written: {workdir} (checkpoint of step 0)")
-    return told
+        lines.append(f"written: {workdir} (checkpoint of step 0)")
+    return lines
 
 
 def build(config: ConfigDict, tensors: Mapping[str, np.ndarray], *, field: str) -> tuple[ConfigDict, Imported]:

@@ -17,7 +17,7 @@ from common.data import augment
 from common.data.pipeline import build as build_sources
 from common.data.source import Source, in_threads
 from common.errors import at_least_one, choice, input_error
-from common.io.pictures import grid
+from common.io.pictures import as_unit, grid
 from common.method import Evaluation, Method, Sampler, Samples, Variables
 from common.networks.initial import initialise
 from configs.phase_bridge.base import base
@@ -356,10 +356,7 @@ def held_out_images(config, sources) -> Callable[[int, int], dict[str, np.ndarra
     def images(i: int, count: int) -> dict[str, np.ndarray]:
         order = chosen[np.random.default_rng(i).permutation(len(chosen))[:count]]
         found = source.read(order.tolist())
-        unit = found["image"]
-        if unit.dtype == np.uint8:
-            unit = unit.astype(np.float32) / np.float32(255)
-        return {"data": 2 * unit - 1} | ({"label": found["label"]} if "label" in found else {})
+        return {"data": 2 * as_unit(found["image"]) - 1} | ({"label": found["label"]} if "label" in found else {})
 
     return images
 

@@ -125,8 +125,8 @@ def make_steps(
 
     rule: None is the first named. kind "ode": "exponential" (published; F is extrapolated; order 2 unless given),
     "data" (the data estimate is extrapolated; 1) or "euler". kind "sde": "data" (exact transition given the data
-    estimate, which order 0 freezes; 1), "splitting" or "euler" (Euler-Maruyama). corrector: mends each step with the
-    next evaluation (`common.solvers.multistep`); unless given, for kind "sde" with rule "data" and no order given.
+    estimate, which order 0 freezes; 1), "splitting" or "euler" (Euler-Maruyama). corrector: corrects each step with
+    the next evaluation (`common.solvers.multistep`); unless given, for kind "sde" with rule "data" and no order given.
     Raises `InputError` for what does not fit together.
     """
     choice("kind", kind, bridges.KINDS)

@@ -175,7 +175,7 @@ def _trained(parser: argparse.ArgumentParser) -> None:
 def _sample(parser: argparse.ArgumentParser) -> None:
     _trained(parser)
     many = parser.add_argument_group("many samples (resumed when the same command is given again)")
-    many.add_argument("--num", type=int, metavar="N", help="draw samples 0 ... N - 1, in chunks")
+    many.add_argument("--num", type=int, metavar="N", help="draw samples 0 ... N - 1 into several files")
     many.add_argument("--type", metavar="T", help='how images are kept: "uint8" (default) or "float32"')
 
 

@@ -109,10 +109,10 @@ def fit(source: Source, template: TrainState) -> Start:
         )
 
     step = source.record["step"]
-    told = f"starts from {path} (step {step}): {len(taken)} of {len(wanted)} arrays"
+    line = f"starts from {path} (step {step}): {len(taken)} of {len(wanted)} arrays"
     if random:
-        told += f"; random stay {', '.join(random)}"
-    return Start(apply, {**source.record, **({"random": random} if partial else {})}, [told])
+        line += f"; random stay {', '.join(random)}"
+    return Start(apply, {**source.record, **({"random": random} if partial else {})}, [line])
 
 
 def _leaves(params: PyTree, stats: PyTree) -> dict[str, Any]:

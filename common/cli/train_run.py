@@ -266,10 +266,12 @@ def _continued(
     )
     if before != settings.steps and step:
         depending = training_settings.depending_on_length(config) + list(method.uses_progress)
-        told = "no setting depends on the length, so it is the run of that length from its start"
+        effect = "no setting depends on the length, so it is the run of that length from its start"
         if depending:
-            told = f"{', '.join(depending)} depend on the length, and are those of {settings.steps} steps from here on"
-        lines.append(f"{before} -> {settings.steps} steps from step {step} on: {told}")
+            effect = (
+                f"{', '.join(depending)} depend on the length, and are those of {settings.steps} steps from here on"
+            )
+        lines.append(f"{before} -> {settings.steps} steps from step {step} on: {effect}")
     return lines
 
 

@@ -91,7 +91,7 @@ def _init_workdir(request: Request) -> Path | None:
 
 
 def may_continue(request: Request) -> tuple[str, ...]:
-    """Returns the keys in which a command may differ from the run it resumes: those it changes in so many words."""
+    """Returns the keys in which a command may differ from the run it resumes: those that it sets explicitly."""
     said = (key for key in request.overrides if configs.matches(key, configs.CONTINUE_MAY_CHANGE))
     return (*configs.RESUME_MAY_CHANGE, *said)
 

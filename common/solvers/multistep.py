@@ -2,10 +2,10 @@
 
 A step from t_n to t_(n+1) adds the integral of kernel(tau) q(tau) to the state, where q is known at evaluations only. A
 predictor puts the polynomial through q_n, q_(n-1), ... in its place. A corrector waits for the next evaluation, at the
-predicted state, and mends the step with the polynomial that has also that value: one order more for no evaluation more
-(cf. Zhao et al., NeurIPS 2023, UniPC; Xue et al., NeurIPS 2023, SA-Solver), and under noise the part of the change of q
-that this very noise made. Since all is linear the mended state need not exist: the mending is in the weights of the
-following step.
+predicted state, and corrects the step with the polynomial that has also that value: one order more for no evaluation
+more (cf. Zhao et al., NeurIPS 2023, UniPC; Xue et al., NeurIPS 2023, SA-Solver), and under noise the part of the change
+of q that this very noise made. Since all is linear the corrected state need not exist: the correction is in the weights
+of the following step.
 """
 
 import numpy as np
@@ -42,7 +42,7 @@ def weights(
         predicted = lagrange(past, nodes[n]) @ kernel[n]
         found[n, : len(past)] += predicted
         if corrector and n + 1 < len(t):
-            mended = lagrange(np.concatenate([t[n + 1 : n + 2], past]), nodes[n]) @ kernel[n]
-            mended[1:] -= predicted
-            found[n + 1, : len(mended)] += mended @ transition[n + 1].T
+            corrected = lagrange(np.concatenate([t[n + 1 : n + 2], past]), nodes[n]) @ kernel[n]
+            corrected[1:] -= predicted
+            found[n + 1, : len(corrected)] += corrected @ transition[n + 1].T
     return found

@@ -185,7 +185,7 @@ def make_backend(name: str, *, batch_size: int) -> Backend:
     devices = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
     mesh = Mesh(np.array(devices), (AXIS,), axis_types=(AxisType.Auto,))
     rows = rows_of(NamedSharding(mesh, P(AXIS)).addressable_devices_indices_map((batch_size,)), batch_size)
-    # On the host platform, collectives of several programs in flight can wait for each other for ever.
+    # On the host platform, collectives of several programs in flight can deadlock.
     on_cpu = devices[0].platform == "cpu"
     run_ahead = 0 if on_cpu and len(devices) > 1 else 1
     # In a loop the host's gradient convolutions ran twenty times slower (jax 0.10), so there loops are unrolled.

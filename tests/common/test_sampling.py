@@ -65,7 +65,7 @@ def test_chunks_hold_what_memory_would(tmp_path, kind):
     assert source.fingerprint == Drawn(tmp_path, num=11).fingerprint != Drawn(tmp_path, num=5).fingerprint
     with pytest.raises(IndexError):
         source[11]
-    with pytest.raises(InputError, match="expected 17 images, got 2 chunks fewer; run sample --num 17 first"):
+    with pytest.raises(InputError, match="expected 17 images, got 2 files fewer; run sample --num 17 first"):
         Drawn(tmp_path, num=17)
 
 

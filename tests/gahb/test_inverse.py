@@ -105,8 +105,8 @@ def test_both_ends_of_a_run_that_does_not_converge():
         (["inpaint"], {}, 'problems: expected one of .* got "inpaint"; did you mean "inpainting"'),
         ([], {}, "problems: expected some of inpainting, .* got none"),
         (["super_resolution"], {"scale": 3}, "scale: expected a number that divides 8 and 8, got 3"),
-        (["inpainting"], {"hole": 0.1}, "hole: expected a share of the side below 1, at least 2 pixels, got 0.1"),
-        (["random_pixels"], {"fraction": 1.5}, r"fraction: expected a share in \(0, 1\]"),
+        (["inpainting"], {"hole": 0.1}, "hole: expected a fraction of the side below 1, at least 2 pixels, got 0.1"),
+        (["random_pixels"], {"fraction": 1.5}, r"fraction: expected a fraction in \(0, 1\]"),
         (["spectral"], {"fraction": 0.02}, "fraction: expected a share .* with a frequency of 8x8"),
     ],
 )

@@ -22,7 +22,7 @@ class Cost(NamedTuple):
 def run(app: App, request: Request) -> None:
     """Prints the resolved config, a table of parameters, FLOPs per example and a memory estimate."""
     config = workdirs.to_describe(app, request)
-    # Only now what takes seconds to import: a typo is told at once.
+    # Only now what takes seconds to import: a typo is reported at once.
     import jax
 
     from common.training import parallel, settings
@@ -32,7 +32,7 @@ def run(app: App, request: Request) -> None:
         source = method.sources()["train"]
         example, num_examples = augmented(method, source), len(source)
     else:
-        # The length only turns epochs into steps, on which nothing told here depends.
+        # The length only turns epochs into steps, on which nothing printed here depends.
         example, num_examples = method.example(), 10**6
     chosen = settings.build(config, num_examples=num_examples)
     parallel.check_batch(chosen.batch_size, chosen.accumulate)

@@ -1,4 +1,4 @@
-"""`sample`: samples of a trained model, a few to look at or any number to measure."""
+"""`sample`: samples of a trained model, a few to view or any number to measure."""
 
 import sys
 import time
@@ -107,7 +107,7 @@ def draw_many(
 
 def stopped(app: App, verb: str, workdir: Path) -> None:
     """Says that a stopped command may be given again."""
-    print("note: stopped; what is in whole chunks stays", file=sys.stderr)
+    print("note: stopped; the samples in complete files are kept", file=sys.stderr)
     print_lines(f"next: python -m {app.name} {verb} --workdir {workdir}, with the same flags, goes on")
 
 
@@ -135,7 +135,7 @@ def _many(app: App, request: Request, model: trained.Trained, num: int) -> None:
         "batch_size": sampler.batch_size,
         "chunks": directory.name,
     }
-    images = many.store.read(0)["images"][:_SHOWN] / 255 if many.settings["type"] == "uint8" else None
+    images = many.store.read(0)["images"][:_SHOWN] if many.settings["type"] == "uint8" else None
     paths = results.write(
         directory.parent,
         f"many-{model.name}",

@@ -64,7 +64,7 @@ def test_a_stop_is_told(command, tmp_path, monkeypatch):
     polls = []
     monkeypatch.setattr(preemption.StopSignal, "should_stop", lambda self, step: polls.append(step) or len(polls) > 5)
     out, err = command("--num", "5000")
-    assert "note: stopped; what is in whole chunks stays" in err
+    assert "note: stopped; the samples in complete files are kept" in err
     assert out.splitlines()[-1].startswith("next: python -m demo sample --workdir") and "goes on" in out
     assert not list((tmp_path / "samples").glob("many-*.json"))
     monkeypatch.setattr(preemption.StopSignal, "should_stop", lambda self, step: False)
