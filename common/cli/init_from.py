@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from common import checkpoint
 from common.checkpoint.manifest import named_leaves
 from common.cli.app import App
-from common.cli.workdirs import PARTIAL, split_init
+from common.cli.workdirs import PARTIAL, run_of, split_init
 from common.errors import input_error
 from common.method import PyTree, Variables
 from common.sampling import weights_digest
@@ -43,11 +43,7 @@ def load(app: App, config: ConfigDict, spec: str) -> Source:
     """
     path, partial = split_init(spec)
     if path.is_dir():
-        step = None
-        workdir = path
-        if path.parent.name == "checkpoints" and path.name.isdecimal():
-            workdir, step = path.parent.parent, int(path.name)
-        return _of_run(workdir, step, path, partial)
+        return _of_run(*run_of(path), path, partial)
     if not path.is_file():
         fix = "name the workdir of a run, or a file of weights"
         raise input_error(f"--init-from {path}", expected="a directory or a file", got="none of that name", fix=fix)

@@ -40,6 +40,13 @@ def split_init(spec: str) -> tuple[Path, bool]:
     return Path(spec.removesuffix(PARTIAL)).absolute(), spec.endswith(PARTIAL)
 
 
+def run_of(path: Path) -> tuple[Path, int | None]:
+    """Returns the run that a path stands for, RUN or RUN/checkpoints/STEP, and the step, None without."""
+    if path.parent.name == "checkpoints" and path.name.isdecimal():
+        return path.parent.parent, int(path.name)
+    return path, None
+
+
 def read_stored(app: App, workdir: Path) -> ConfigDict | None:
     """Returns the config of the run in `workdir`, None if there is none; raises `InputError` if it is damaged."""
     path = workdir / configs.FILE_NAME
@@ -86,8 +93,8 @@ def to_train(app: App, request: Request) -> tuple[ConfigDict, Path]:
 def _init_workdir(request: Request) -> Path | None:
     """Returns the directory of the run that `--init-from` names, None without; a new run may take its config."""
     spec = getattr(request.flags, "init_from", None)
-    path = split_init(spec)[0] if spec else None
-    return path if path is not None and (path / configs.FILE_NAME).exists() else None
+    run = run_of(split_init(spec)[0])[0] if spec else None
+    return run if run is not None and (run / configs.FILE_NAME).exists() else None
 
 
 def may_continue(request: Request) -> tuple[str, ...]:

@@ -15,7 +15,9 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
+from common.arrays import as_images
 from common.errors import choice, input_error
+from common.io.pictures import as_unit
 from diffmatch_jax.corruptions import blur, digital, noise, weather
 
 # In the published order.
@@ -65,14 +67,8 @@ def corrupt(image: np.ndarray, kind: str, severity: int, seed: int | Sequence[in
         raise input_error(
             "image", expected=expected, got=list(image.shape), fix="give one image at a time, enlarged if tiny"
         )
-    if image.dtype != np.uint8 and not np.issubdtype(image.dtype, np.floating):
-        raise input_error("image", expected="bytes, or floating point in [0, 1]", got=image.dtype, fix="convert it")
     bytes_in = image.dtype == np.uint8
-    x = image.astype(np.float32) / (255 if bytes_in else 1)
-    if not (np.isfinite(x).all() and x.min() >= 0 and x.max() <= 1):
-        raise input_error(
-            "image", expected="numbers in [0, 1]", got=f"{x.min():g} to {x.max():g}", fix="divide by its maximum"
-        )
+    x = as_unit(image if bytes_in else as_images(image, "image", batch=False, beyond=0.0))
     scale = float(np.sqrt(x.shape[0] * x.shape[1]) / 224)
     result = KINDS[kind](x, severity, generator(seed, kind), scale)
     out, flow = result if isinstance(result, tuple) else (result, None)
@@ -81,10 +77,10 @@ def corrupt(image: np.ndarray, kind: str, severity: int, seed: int | Sequence[in
 
 
 def generator(seed: int | Sequence[int] | jax.Array, kind: str) -> np.random.Generator:
-    """Returns the source of random numbers of one image and kind; raises `InputError` for negative seeds."""
+    """Returns the source of random numbers of one image and kind; raises `InputError` for other seeds."""
     if isinstance(seed, jax.Array) and jax.dtypes.issubdtype(seed.dtype, jax.dtypes.prng_key):
         seed = jax.random.key_data(seed)
-    numbers = [int(each) for each in np.ravel(seed)]
-    if any(each < 0 for each in numbers):
-        raise input_error("seed", expected="at least 0", got=seed, fix="use 0")
-    return np.random.default_rng([*numbers, list(KINDS).index(kind)])
+    numbers = np.ravel(seed)
+    if not np.issubdtype(numbers.dtype, np.integer) or (numbers < 0).any():
+        raise input_error("seed", expected="at least 0, a whole number or several", got=seed, fix="use 0")
+    return np.random.default_rng([*numbers.tolist(), list(KINDS).index(kind)])

@@ -255,8 +255,9 @@ def test_a_step_of_a_run_and_its_config_can_be_named(command, trained, tmp_path)
         "--config.train.steps=2",
     )
     jax.tree.map(np.testing.assert_array_equal, restore_params(own, step=0), restore_params(trained, step=2))
-    out, _ = command("train", "--workdir", tmp_path / "other", "--init-from", trained, "--dry-run")
-    assert "run: 4 steps of 16 examples" in out and not (tmp_path / "other").exists()
+    for place in (trained, trained / "checkpoints" / "2"):
+        out, _ = command("train", "--workdir", tmp_path / "other", "--init-from", place, "--dry-run")
+        assert "run: 4 steps of 16 examples" in out and not (tmp_path / "other").exists()
 
 
 def test_what_does_not_fit_is_listed(command, trained, tmp_path):

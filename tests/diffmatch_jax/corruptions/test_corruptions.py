@@ -228,12 +228,17 @@ def test_mistakes():
         corrupt(image, "glas_blur", 1, 0)
     with pytest.raises(InputError, match="severity: expected 1, 2, 3, 4 or 5, got 6"):
         corrupt(image, "snow", 6, 0)
+    for seed in (1.5, "a", True, [0, 0.5]):
+        with pytest.raises(InputError, match="seed: expected at least 0, a whole number or several, got"):
+            corrupt(picture(), "snow", 1, seed=seed)
     with pytest.raises(InputError, match="seed: expected at least 0"):
         corrupt(image, "snow", 1, (-1, 3))
     for wrong in (image[:1], image[:, :1], image[..., 0], np.zeros((40, 40, 2)), image[None]):
         with pytest.raises(InputError, match=r"image: expected \[H, W, 1 or 3\] of at least 2 x 2"):
             corrupt(wrong, "snow", 1, 0)
-    with pytest.raises(InputError, match="image: expected numbers in .* got 0 to 2"):
+    with pytest.raises(InputError, match=r"image: expected floats in .*, got float64 from 0 to 2"):
         corrupt(np.full((32, 32, 3), 2.0) * (np.arange(32) > 3)[:, None], "snow", 1, 0)
     with pytest.raises(InputError, match="image: expected bytes"):
         corrupt(image.astype(np.int32), "snow", 1, 0)
+    with pytest.raises(InputError, match=r"divide by 255: image / 255"):
+        corrupt(image * 255, "snow", 1, 0)
