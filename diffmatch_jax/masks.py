@@ -7,7 +7,9 @@ from scipy import ndimage
 
 from common.errors import input_error
 
-TOLERANCE = 6  # gray levels of 255 by which a frame's pixels differ from its corner
+TOLERANCE = 6  # gray levels of 255 by which a frame's pixels differ from its corner at most
+RELATIVE = 0.1  # the same, of the image's contrast (standard deviation of its channels)
+FAINT = 8.0  # contrast, in gray levels, below which regions are equal by rounding and none is searched for
 SMALLEST = 0.01  # fraction of the image that a uniform region at a corner takes to count as a frame
 
 
@@ -40,16 +42,20 @@ def of(images: np.ndarray, mask: Any, field: str) -> np.ndarray:
 def frame(image: np.ndarray) -> np.ndarray:
     """Returns which pixels `[H, W]` of an image `[H, W, C]` belong to a uniform frame around it.
 
-    That is what touches a corner and differs from it by at most 6 gray levels, where it takes at least 1 % and not the
-    whole of the image.
+    That is what touches a corner and differs from it by at most 6 gray levels and a tenth of the image's standard
+    deviation, where it takes at least 1 % and not the whole of the image; an image of low contrast has none.
     """
     x = image.astype(np.float32) * (1 if image.dtype == np.uint8 else 255)
     height, width = x.shape[:2]
     found = np.zeros((height, width), bool)
+    contrast = float(x.std(axis=(0, 1)).max())
+    if contrast < FAINT:
+        return found
+    tolerance = min(TOLERANCE, RELATIVE * contrast)
     for corner in ((0, 0), (0, width - 1), (height - 1, 0), (height - 1, width - 1)):
         if found[corner]:
             continue
-        near = (np.abs(x - x[corner]) <= TOLERANCE).all(-1)
+        near = (np.abs(x - x[corner]) <= tolerance).all(-1)
         labels, _ = ndimage.label(near)
         found |= labels == labels[corner]
     fraction = found.mean()

@@ -32,6 +32,13 @@ def test_a_photograph_has_none(image):
     assert not masks.frame(image).any()
 
 
+@pytest.mark.parametrize("contrast", [0.2, 0.05])
+def test_a_picture_of_low_contrast_is_no_frame(contrast):
+    image = skimage.data.astronaut()
+    faint = (np.array([40, 130, 200]) + contrast * (image - image.mean())).clip(0, 255).round().astype(np.uint8)
+    assert masks.frame(faint).mean() < 0.03
+
+
 def test_a_constant_image_counts_whole():
     assert not masks.frame(np.full((20, 20, 3), 128, np.uint8)).any()
 
