@@ -5,6 +5,7 @@ from pathlib import Path
 
 import configs.diffmatch_jax
 from common import config as configuration
+from common import durations
 from common.cli import demo, workdirs
 from common.cli.app import App, Request, print_lines
 from common.io import results
@@ -22,7 +23,7 @@ def run(app: App, request: Request) -> None:
     workdirs.check_writable(root)
     one, two = CONFIGS / "demo.py", CONFIGS / "demo_stage2.py"
     config = configuration.load(one, request.overrides, app.base())
-    steps = configuration.steps(
+    steps = durations.steps(
         config.train.steps, batch_size=config.train.batch_size, num_examples=None, field="config.train.steps"
     )
     images = photographs()

@@ -1,6 +1,7 @@
 """The rules between the rooms of the house, read from the syntax trees."""
 
 import ast
+import importlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -149,3 +150,23 @@ def test_the_rules_can_be_broken():
         ROOT / "common/data2.py", ["common/data"]
     )
     assert len(files()) > 20
+
+
+@pytest.mark.parametrize("path", files(), ids=name)
+def test_attributes_of_own_modules_exist(path):
+    """A module that loses a function is still asked for it in code that only long commands reach."""
+    module = tree(path)
+    modules = {}
+    for node in ast.walk(module):
+        if isinstance(node, ast.ImportFrom) and node.module.partition(".")[0] in PACKAGES:
+            for alias in node.names:
+                found = ROOT / node.module.replace(".", "/") / f"{alias.name}.py"
+                if found.exists():
+                    modules[alias.asname or alias.name] = f"{node.module}.{alias.name}"
+    stored = {each.id for each in ast.walk(module) if isinstance(each, ast.Name) and isinstance(each.ctx, ast.Store)}
+    stored |= {each.arg for each in ast.walk(module) if isinstance(each, ast.arg)}
+    for node in ast.walk(module):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+            dotted = modules.get(node.value.id)
+            if dotted and node.value.id not in stored:
+                assert hasattr(importlib.import_module(dotted), node.attr), f"{dotted}.{node.attr}, line {node.lineno}"
