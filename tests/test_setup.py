@@ -2,6 +2,7 @@
 
 import ast
 import importlib.util
+import os
 import re
 import shutil
 import subprocess
@@ -57,7 +58,10 @@ def test_deprecations_that_our_code_meets_are_errors(module, is_ours):
 
 
 def make(folder: Path, *words: str) -> subprocess.CompletedProcess:
-    return subprocess.run(["make", "--dry-run", *words], cwd=folder, capture_output=True, text=True, check=False)
+    # The tests may run inside `make test`, whose variables would make this one a part of it.
+    env = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
+    command = ["make", "--dry-run", *words]
+    return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, check=False)
 
 
 @pytest.fixture
