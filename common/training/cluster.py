@@ -75,6 +75,8 @@ def joined(coordinator: str, num_processes: int, process_id: int, timeout_s: int
     """
     global _member
     _check(coordinator, num_processes, process_id, timeout_s)
+    if process_id == 0:
+        _check_port(coordinator)
     _member = _Member(coordinator, num_processes, process_id, timeout_s)
     _member.join()
     try:
@@ -153,12 +155,7 @@ class _Member:
             )
         except jax.errors.JaxRuntimeError as error:
             self._remove_log()
-            raise input_error(
-                "--coordinator",
-                expected=f"a free port of this host, where process {self.process_id} can listen",
-                got=f"{self.coordinator} ({_one_line(error)})",
-                fix="choose another port, the same on every host",
-            ) from None
+            raise _no_port(self.coordinator, error) from None
         finally:
             for timer in timers:
                 timer.cancel()
@@ -331,6 +328,29 @@ class _Member:
             return
         for number in range(1, self.num_processes):
             self._client.blocking_key_value_get(f"{_LEFT}{number}", _FOREVER_MS)
+
+
+def _no_port(coordinator: str, error: Exception) -> InputError:
+    return input_error(
+        "--coordinator",
+        expected="a free port of this host, where process 0 can listen",
+        got=f"{coordinator} ({_one_line(error)})",
+        fix="choose another port, the same on every host",
+    )
+
+
+def _check_port(coordinator: str) -> None:
+    """Raises `InputError` where another program listens: JAX's service that cannot start may crash the process."""
+    family = socket.AF_INET6 if socket.has_dualstack_ipv6() else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        try:
+            probe.bind(("", int(coordinator.rpartition(":")[2])))
+            probe.listen()
+        except OSError as error:
+            raise _no_port(coordinator, error) from None
 
 
 def _check(coordinator: str, num_processes: int, process_id: int, timeout_s: int) -> None:
