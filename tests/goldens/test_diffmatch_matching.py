@@ -73,7 +73,7 @@ def test_prepared_images(golden):
     got = features.normalise(features.to_unit(images))
     np.testing.assert_allclose(nchw(got), d["prep_full"], rtol=0, atol=1e-6)
     both = features.prepared(images, compat="released")
-    fine, coarse = (nchw(features.normalise(each)) for each in both)
+    fine, coarse = (nchw(features.normalise(each)) for each in (both.fine, both.coarse))
     np.testing.assert_allclose(fine[..., ::8, ::8], d["prep_512_sub8"], rtol=0, atol=2e-6)
     np.testing.assert_allclose(coarse[..., ::4, ::4], d["prep_area256_sub4"], rtol=0, atol=2e-6)
     assert both.fine.shape == (2, 512, 512, 3)

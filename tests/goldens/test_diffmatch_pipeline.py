@@ -46,7 +46,8 @@ def maps(arrays):
 def test_images(arrays):
     d = arrays
     images = prepared(d, "source")
-    fine, coarse = (np.moveaxis(np.asarray(features.normalise(each)), -1, 1) for each in images)
+    pair = images.fine, images.coarse
+    fine, coarse = (np.moveaxis(np.asarray(features.normalise(each)), -1, 1) for each in pair)
     np.testing.assert_allclose(fine[..., ::8, ::8], d["source_512_sub8"], rtol=0, atol=2e-6)
     np.testing.assert_allclose(coarse[..., ::8, ::8], d["source_coarse_input_sub8"], rtol=0, atol=2e-6)
     assert list(coarse.shape) == d["source_coarse_input_shape"].tolist()
