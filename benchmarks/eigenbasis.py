@@ -137,10 +137,11 @@ def train(config, settings: Settings) -> Partial:
 
 
 def noisy(config, *, size: int, sigma: float) -> np.ndarray:
-    """Returns a held-out photograph `[size, size, C]` with noise."""
+    """Returns a crop of the held-out photographs `[size, size, C]`, the middle one of all, with noise."""
     with (config := config.copy_and_resolve_references()).unlocked():
         config.data.size = config.evaluate.panel_size = size
-    image = np.asarray(build(config).sources()["test"][0]["image"])
+    source = build(config).sources()["test"]
+    image = np.asarray(source[len(source) // 2]["image"])
     clean = image.astype(np.float32) / 255 if image.dtype == np.uint8 else image
     z = np.random.default_rng(config.seed).normal(size=clean.shape)
     return (clean + sigma * z).astype(np.float32)
