@@ -29,8 +29,8 @@ from common.errors import RunError, choice, input_error
 ROOT = Path(__file__).resolve().parents[1]
 # How long a run took, and when: all that may differ between two runs.
 TIMES = {"time", "wall_s", "created", "examples_per_s", "samples_per_s", "data_wait", "seconds"}
-# Show times too; all else in them is in `results/benchmark.json`.
-WITH_TIMES = ("results/benchmark.md", "figures/accuracy-*.png")
+# Show times too; all else in them is in `results/benchmark-*.json`.
+WITH_TIMES = ("results/benchmark-*.md", "figures/accuracy-*.png")
 KILLS_EACH = 4  # of one run, before it is left alone
 SMALL = {"model.num_kernels": 4, "model.num_blocks": 1, "data.size": 12, "train.batch_size": 8, "data.flip": False}
 
