@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from common.data.source import Source
-from common.errors import at_least_one, input_error
+from common.errors import at_least, input_error
 from common.io import row_store
 from common.method import PyTree, Sampler, Variables
 from common.training import parallel
@@ -150,5 +150,5 @@ class Drawn(Source):
 
 
 def _check(num: int, batch_size: int) -> int:
-    at_least_one({"num": num, "batch_size": batch_size})
+    at_least({"num": (num, 1), "batch_size": (batch_size, 1)})
     return min(num, batch_size)

@@ -11,7 +11,9 @@ from typing import BinaryIO, NamedTuple
 import numpy as np
 from PIL import Image
 
+from common.arrays import as_images
 from common.data.orientation import TRANSPOSED, orientation
+from common.errors import one_line
 
 SUFFIXES = (
     *(".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".dib", ".tif", ".tiff", ".webp", ".gif"),
@@ -97,7 +99,7 @@ def _open(data: bytes | Path, max_pixels: int) -> Iterator[tuple[Image.Image, in
     except ValueError:
         raise
     except Exception as error:  # noqa: BLE001  damaged files make Pillow raise errors of many kinds
-        raise ValueError(f"damaged image ({_reason(error)})") from None
+        raise ValueError(f"damaged image ({one_line(error)})") from None
 
 
 def _stream(data: bytes | Path) -> BinaryIO:
@@ -115,7 +117,7 @@ def _identified(file: BinaryIO, max_pixels: int) -> Image.Image:
     except Image.DecompressionBombError:
         raise ValueError(_too_large("over twice as many", max_pixels)) from None
     except Exception as error:  # noqa: BLE001
-        raise ValueError(f"cannot be opened ({_reason(error)})") from None
+        raise ValueError(f"cannot be opened ({one_line(error)})") from None
 
 
 def _check(image: Image.Image, max_pixels: int) -> None:
@@ -157,10 +159,6 @@ def _too_large(size: str, max_pixels: int) -> str:
     return f"more than {max_pixels} pixels ({size}); remove it, or raise config.data.max_pixels"
 
 
-def _reason(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
-
-
 def gray(image: np.ndarray) -> np.ndarray:
     """Returns the plain mean over the channels, `[H, W, C] -> [H, W, 1]`, as the paper takes it (not luminance).
 
@@ -199,9 +197,11 @@ def resize(image: np.ndarray, size: int | tuple[int, int]) -> np.ndarray:
     """Resizes to `[height, width, C]` by Pillow's bicubic filter, which widens with the factor and prevents aliasing.
 
     `size` is (height, width), or one number for both. uint8 stays uint8 (rounded and clipped by Pillow); float images
-    in [0, 1] are clipped to that range.
+    in [0, 1] are clipped to that range. Raises `InputError` for other numbers, such as floats from 0 to 255, and NaN.
     """
     height, width = (size, size) if isinstance(size, int) else size
+    if image.dtype != np.uint8:
+        image = as_images(image, "image", batch=False)
     if image.shape[:2] == (height, width):
         return image
     if image.dtype == np.uint8:

@@ -11,7 +11,7 @@ import numpy as np
 
 from common.data import splits
 from common.data.source import ArraySource, Source
-from common.errors import InputError, input_error
+from common.errors import InputError, input_error, one_line
 
 MAX_ARRAY_MB = 2048  # default of config.data.max_array_mb
 
@@ -131,9 +131,7 @@ def _read(archive: zipfile.ZipFile, entry: _Entry) -> np.ndarray:
 
 
 def _unreadable(path: Path, got: object) -> InputError:
-    return input_error(
-        _FIELD, expected=f"numeric arrays in {path}", got=" ".join(str(got).split()), fix="write it with numpy.savez"
-    )
+    return input_error(_FIELD, expected=f"numeric arrays in {path}", got=one_line(got), fix="write it with numpy.savez")
 
 
 def _what_it_is(path: Path) -> str:

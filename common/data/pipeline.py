@@ -10,7 +10,7 @@ from common.data import duplicates, splits
 from common.data.crops import Crops
 from common.data.fitted import Fitted, SkipBudget
 from common.data.source import BadRecordError, Element, Source
-from common.errors import input_error
+from common.errors import at_least, input_error
 
 # Images of up to this much memory stay decoded; a folder below it is decoded when it is opened.
 _CACHE_BYTES = 512 * 2**20
@@ -80,16 +80,8 @@ def _check(config: DataConfig) -> None:
             raise input_error(
                 f"config.data.{field}", expected=f"one of {allowed}", got=repr(value), fix="use one of them"
             )
-    for field, value, least in (
-        ("size", config.size, 1),
-        ("square", config.square, 0),
-        ("subset", config.subset, 0),
-        ("skip_bad", config.skip_bad, 0),
-        ("max_pixels", config.max_pixels, 1),
-        ("max_array_mb", config.max_array_mb, 1),
-    ):
-        if value < least:
-            raise input_error(f"config.data.{field}", expected=f"at least {least}", got=value, fix="raise it")
+    least = {"size": 1, "square": 0, "subset": 0, "skip_bad": 0, "max_pixels": 1, "max_array_mb": 1}
+    at_least({f"config.data.{name}": (getattr(config, name), value) for name, value in least.items()})
     if config.square and config.fit != "resize":
         raise input_error(
             "config.data.square", expected="0 unless config.data.fit='resize'", got=config.square, fix="set it to 0"

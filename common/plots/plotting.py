@@ -153,9 +153,33 @@ def curves(axes, x: Sequence[float], lines: Mapping[str, Sequence[float]], *, xl
     axes.legend()
 
 
-def history(axes, steps: Sequence[int], values: Sequence[float | None], *, ylabel: str, log: bool = False) -> None:
+def losses(axes, records: Sequence[Mapping[str, float | None]], *, ylabel: str, log: bool = False) -> None:
+    """Draws the loss of the lines of `metrics.jsonl` against the step, and the held-out loss where it was measured.
+
+    With `log` the axis is logarithmic, unless a loss is not positive.
+    """
+    found = {name: [each for each in records if name in each] for name in ("loss", "held_out_loss")}
+    log = log and not any((each[name] or 1) < 0 or each[name] == 0 for name in found for each in found[name])
+    for name, label, line in (("loss", "training batches", "-"), ("held_out_loss", "held-out images", "--")):
+        if found[name]:
+            steps, values = zip(*((each["step"], each[name]) for each in found[name]), strict=True)
+            history(axes, steps, values, ylabel=ylabel, log=log, label=label, linestyle=line)
+    if found["held_out_loss"]:
+        axes.legend()
+
+
+def history(
+    axes,
+    steps: Sequence[int],
+    values: Sequence[float | None],
+    *,
+    ylabel: str,
+    log: bool = False,
+    label: str = "",
+    linestyle: str = "-",
+) -> None:
     """Draws a quantity against the training step; None and non-finite values leave gaps."""
-    axes.plot(steps, _numbers(values), marker="", linestyle="-")
+    axes.plot(steps, _numbers(values), marker="", linestyle=linestyle, label=label)
     axes.set(xlabel="step", ylabel=ylabel)
     if log:
         axes.set_yscale("log")

@@ -166,7 +166,7 @@ def train(
         for offset, values in enumerate(_rows(jax.device_get(metrics))):
             window.add(values)
             if not values["finite"]:
-                _dump(dump_dir, first + offset, values, batches, backend.rows)
+                _dump(dump_dir, first + offset, values, batches)
                 if window.skipped > settings.skip_nonfinite:
                     raise RunError(_stopped(method, settings, first + offset, values, window.skipped, saved, dump_dir))
         complete = first + offset + 1, after, window.stored()
@@ -282,18 +282,13 @@ def _rows(metrics: Mapping[str, np.ndarray]) -> list[dict[str, float]]:
     return [{name: float(value[i]) for name, value in metrics.items()} for i in range(count)]
 
 
-def _indices(step: int, batches, rows: slice) -> list[int]:
-    fetched = jax.tree.map(lambda x: x[0], batches.fetch(step, rows=rows))
-    position = np.arange(rows.start, rows.stop, dtype=np.int32)
-    return np.asarray(batches.assemble(batches.resident, fetched, position, jax.random.key(0))["index"]).tolist()
-
-
-def _dump(directory: pathlib.Path, step: int, values: Mapping[str, float], batches, rows: slice) -> None:
+def _dump(directory: pathlib.Path, step: int, values: Mapping[str, float], batches) -> None:
+    """Adds a line on a non-finite step, with the places of its examples in the source, to `nonfinite.jsonl`."""
     if not is_first_process():
         return
     record = {
         "step": step,
-        "indices": _indices(step, batches, rows),
+        "indices": batches.indices(step).tolist(),
         **{name: str(value) if not np.isfinite(value) else value for name, value in values.items()},
     }
     with open(directory / "nonfinite.jsonl", "a", encoding="utf-8") as file:

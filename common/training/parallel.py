@@ -20,7 +20,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from common.errors import InputError, RunError, input_error
+from common.errors import InputError, RunError, input_error, one_line
 from common.method import PyTree
 
 AXIS = "batch"
@@ -105,7 +105,7 @@ def platform_error(error: Exception) -> InputError | None:
     chosen = os.environ.get("JAX_PLATFORMS")
     if not chosen or not (_is_of_platform(error) or _no_devices()):
         return None
-    reason = " ".join(str(error).split())
+    reason = one_line(error)
     return input_error(
         "JAX_PLATFORMS (environment variable)",
         expected='a platform that JAX can use here, such as "cpu"',

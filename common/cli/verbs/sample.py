@@ -48,7 +48,7 @@ def run(app: App, request: Request) -> None:
         numbers={**model.provenance(seconds, samples.info["nfe"]), **samples.info},
         arrays=samples.arrays,
         images=samples.images,
-        settings=trained.without(model.settings, "evaluate"),
+        settings={**trained.without(model.settings, "evaluate"), **samples.settings},
     )
     print_lines(
         f"wrote {', '.join(str(path) for path in paths)}",
@@ -129,7 +129,6 @@ def _many(app: App, request: Request, model: trained.Trained, num: int) -> None:
         return
     numbers = {
         **model.provenance(time.perf_counter() - start, sampler.settings["nfe"]),
-        **many.settings,
         "num_samples": num,
         "samples_per_s": many.rate,
         "batch_size": sampler.batch_size,
