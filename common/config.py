@@ -306,7 +306,7 @@ def _finish(config: ConfigDict, overrides: Mapping[str, Any] | None) -> ConfigDi
         if key in CHOICES:
             choice(f"config.{key}", section[name], CHOICES[key])
     if "seed" in config and not 0 <= config.seed < 2**32:
-        # JAX takes a seed modulo 2**32: two that look different would give the same run.
+        # JAX takes a seed modulo 2**32: two different ones would give the same run.
         raise input_error("config.seed", expected="0 to 2**32 - 1", got=config.seed, fix="use a smaller one")
     return config.lock()
 

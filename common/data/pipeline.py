@@ -7,10 +7,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from common.data import duplicates, splits
-from common.data.crops import Crops
-from common.data.fitted import Fitted, SkipBudget
+from common.data.fitted import Crops, Fitted, SkipBudget
+from common.data.folder import open_folder
+from common.data.images import MAX_PIXELS, as_channels, central_square, resize, shrink
+from common.data.npz import MAX_ARRAY_MB, open_npz
+from common.data.photographs import open_photographs
 from common.data.source import BadRecordError, Element, Source
-from common.errors import at_least, input_error
+from common.data.tfds import open_named, open_prepared
+from common.errors import at_least, choice, input_error
 
 # Images of up to this much memory stay decoded; a folder below it is decoded when it is opened.
 _CACHE_BYTES = 512 * 2**20
@@ -33,8 +37,8 @@ class DataConfig(NamedTuple):
     split_seed: int = 0
     drop_duplicates: bool = False
     skip_bad: int = 0
-    max_pixels: int = 100_000_000
-    max_array_mb: int = 2048
+    max_pixels: int = MAX_PIXELS
+    max_array_mb: int = MAX_ARRAY_MB
 
 
 def build(config: Any) -> dict[str, Source]:
@@ -71,15 +75,10 @@ def sources(config: DataConfig) -> dict[str, Source]:
 
 
 def _check(config: DataConfig) -> None:
-    for field, value, allowed in (
-        ("fit", config.fit, ("crop", "resize", "pad", "none")),
-        ("channels", config.channels, (1, 3)),
-        ("half", config.half, (0, 1, 2)),
-    ):
+    choice("config.data.fit", config.fit, ("crop", "resize", "pad", "none"))
+    for field, value, allowed in (("channels", config.channels, (1, 3)), ("half", config.half, (0, 1, 2))):
         if value not in allowed:
-            raise input_error(
-                f"config.data.{field}", expected=f"one of {allowed}", got=repr(value), fix="use one of them"
-            )
+            raise input_error(f"config.data.{field}", expected=f"one of {allowed}", got=value, fix="use one of them")
     least = {"size": 1, "square": 0, "subset": 0, "skip_bad": 0, "max_pixels": 1, "max_array_mb": 1}
     at_least({f"config.data.{name}": (getattr(config, name), value) for name, value in least.items()})
     if config.square and config.fit != "resize":
@@ -96,25 +95,16 @@ def _open(config: DataConfig) -> dict[str, Source]:
             raise input_error(
                 "config.data.labels", expected="False for photographs, which have no classes", got=True, fix=fix
             )
-        from common.data.photographs import open_photographs
-
         return open_photographs(channels=config.channels)
-    if kind == "folder" and where:
-        from common.data.folder import open_folder
-
-        return open_folder(where, labels=config.labels, max_pixels=config.max_pixels)
     if kind == "npz" and where:
-        from common.data.npz import open_npz
-
         return open_npz(where, labels=config.labels, max_array_mb=config.max_array_mb)
+    encoded = {"labels": config.labels, "max_pixels": config.max_pixels}
+    if kind == "folder" and where:
+        return open_folder(where, **encoded)
     if kind == "tfds" and where:
-        from common.data.tfds import open_named
-
-        return open_named(where, directory=config.directory, labels=config.labels, max_pixels=config.max_pixels)
+        return open_named(where, directory=config.directory, **encoded)
     if kind == "prepared" and where:
-        from common.data.tfds import open_prepared
-
-        return open_prepared(where, labels=config.labels, max_pixels=config.max_pixels)
+        return open_prepared(where, **encoded)
     near = difflib.get_close_matches(config.source, _KINDS, n=1, cutoff=0.0)[0]
     raise input_error(
         "config.data.source", expected=f"one of {', '.join(_KINDS)}", got=config.source, fix=f"did you mean {near}?"
@@ -159,19 +149,17 @@ def _wrong_sizes(config: DataConfig, shapes: np.ndarray) -> np.ndarray:
 
 def _fit(config: DataConfig) -> tuple[Callable[[np.ndarray], dict[str, np.ndarray]], str]:
     """Returns the function that `fit` names, of one image, and its label; images that do not fit are a `ValueError`."""
-    from common.data import images
-
     size, square, channels = config.size, config.square, config.channels
 
     def whole(image: np.ndarray) -> dict[str, np.ndarray]:
-        return {"image": images.as_channels(image, channels)}
+        return {"image": as_channels(image, channels)}
 
     def resized(image: np.ndarray) -> dict[str, np.ndarray]:
         # The order of the paper's preparation: resize the bytes of each channel, then take the mean.
-        return {"image": images.as_channels(images.resize(images.central_square(image, square), size), channels)}
+        return {"image": as_channels(resize(central_square(image, square), size), channels)}
 
     def padded(image: np.ndarray) -> dict[str, np.ndarray]:
-        image = images.as_channels(images.shrink(image, size), channels)
+        image = as_channels(shrink(image, size), channels)
         height, width = image.shape[:2]
         padding = ((0, size - height), (0, size - width), (0, 0))
         return {"image": np.pad(image, padding), "size": np.asarray((height, width), np.int32)}
@@ -211,7 +199,6 @@ def _distinct(config: DataConfig, images: Fitted) -> np.ndarray:
 
     Images to be cropped or padded have any size: there the largest central squares, resized to 80 pixels, are compared.
     """
-    from common.data.images import central_square, resize
 
     def vector(element: Element) -> np.ndarray:
         image = element["image"]

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from common.data.order import permutation
+from common.data.batches import permutation
 from common.errors import input_error
 
 # What folders and arrays with a split are called, in any case; the test images are of the first group that is there.

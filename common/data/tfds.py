@@ -6,6 +6,7 @@ finds.
 """
 
 import importlib.util
+import itertools
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,12 +15,11 @@ from typing import Any
 
 import numpy as np
 
-from common.data import images
+from common.data import images, splits
 from common.data.source import BadRecordError, Element, Source, digest
 from common.data.tfds_metadata import FIELD, FILES, broken, check_files, check_metadata
 from common.errors import InputError, input_error
 
-_TEST_SPLITS = ("test", "validation", "val")
 _BLOCK = 32  # records read at once, still encoded
 
 
@@ -306,7 +306,7 @@ def _open(builder: Any, what: str, *, labels: bool, max_pixels: int) -> dict[str
     try:
         check_files(Path(builder.data_dir), [os.fspath(path) for info in found.values() for path in info.filepaths])
         train = TfdsImages(builder, "train", **how)
-        for name in _TEST_SPLITS:
+        for name in itertools.chain(*splits.TEST_NAMES):
             if name in found and found[name].num_examples:
                 return {"train": train, "test": TfdsImages(builder, name, **how)}
     except InputError:

@@ -7,18 +7,12 @@ of a point with itself, so its mean is zero for equal distributions and single v
 from collections.abc import Callable
 
 import numpy as np
-from scipy.spatial.distance import cdist
 
 from common.errors import input_error, within
 from common.metrics.floors import Repeated, repeated
 from common.metrics.neighbours import pair
 
 Kernel = Callable[[np.ndarray, np.ndarray], np.ndarray]  # [N, D], [M, D] -> [N, M]
-
-
-def energy(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Returns -|x - y|: with it MMD^2 is the energy distance (Szekely & Rizzo, 2013), which has no bandwidth."""
-    return -cdist(x, y)
 
 
 def cubic(x: np.ndarray, y: np.ndarray) -> np.ndarray:

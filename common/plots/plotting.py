@@ -1,4 +1,4 @@
-"""The look of every figure: readable in print, distinguishable by colour-blind readers and without colour."""
+"""The style of every figure: readable in print, distinguishable by colour-blind readers and without colour."""
 
 import contextlib
 import io

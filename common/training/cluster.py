@@ -2,7 +2,7 @@
 
 JAX's coordination service, in the first process, connects all. Where another process is lost, its C++ client ends this
 one by abort(), with pages of messages; one line takes their place. Before it comes to that, a thread of each process
-looks after the others in the service's key-value store: every process gives signs of life there, and one that fails by
+watches the others in the service's key-value store: every process gives signs of life there, and one that fails by
 itself says why. So the first process can still save what it has.
 """
 
@@ -217,7 +217,7 @@ class _Member:
             )
 
     def _listen(self) -> None:
-        """Gives signs of life and looks for failures of the others; runs in a thread."""
+        """Gives signs of life and watches for failures of the others; runs in a thread."""
         seen = {number: ("", time.monotonic()) for number in range(1, self.num_processes)}
         count = 0
         while not self._finished.wait(_POLL_S):

@@ -21,7 +21,7 @@ from common.training.state import TrainState
 from common.training.step import make_held_out_step, make_step, scan_steps
 
 
-class Outcome(NamedTuple):
+class TrainResult(NamedTuple):
     """How training ended: the `state` (one copy, NumPy leaves), and whether a signal ended it early."""
 
     state: TrainState
@@ -128,7 +128,7 @@ def train(
     held_out=None,
     start_from: Callable[[TrainState], TrainState] | None = None,
     profile_steps: int = 0,
-) -> Outcome:
+) -> TrainResult:
     """Trains until `settings.steps` or a stop request, from the newest good checkpoint if there is one.
 
     Without a checkpoint, and where the newest is of weights alone, `start_from` may put other numbers into the initial
@@ -221,7 +221,7 @@ def train(
                     save()
                 saved = step
     checkpoints.wait()
-    return Outcome(jax.tree.map(np.array, backend.local(state)), interrupted=stopped and step < settings.steps)
+    return TrainResult(jax.tree.map(np.array, backend.local(state)), interrupted=stopped and step < settings.steps)
 
 
 def _stopped(

@@ -20,7 +20,7 @@ RESIZES = ("tf1", "half_pixel")
 SPLITS = ("train", "test")
 SHOWN = ("frechet", "kernel", "kernel_error", "precision", "recall", "density", "coverage")
 
-_MOST_COMPARED = 10_000  # samples and data whose neighbours are looked for, the usual number
+_MOST_COMPARED = 10_000  # samples, and data, whose neighbours are searched: the usual number
 _SUBSETS, _SUBSET = 100, 1000  # of the kernel distance, as it is usually reported
 
 
@@ -52,7 +52,7 @@ def run(app: App, request: Request) -> None:
     sampler = model.method.sampler
     if sampler is None or sampler.to_unit is None:
         raise input_error("fidelity", expected="a model that draws images", got=app.name, fix="use evaluate")
-    # These files are checked before any sample is drawn.
+    # These files are checked before any sampling.
     inception = features.inception(flags.weights, resize=flags.resize) if flags.features == "inception" else None
     reference = None if flags.reference in SPLITS else frechet.read_statistics(flags.reference)
     start = time.perf_counter()
@@ -117,16 +117,16 @@ def _check(flags: argparse.Namespace) -> None:
 def _collect(model: trained.Trained, flags: argparse.Namespace, inception, should_stop) -> Collected | None:
     """Draws samples and computes the features that are not there yet; None if that was stopped."""
     from common.metrics import features
-    from common.sampling import Drawn
+    from common.sampling import StoredSamples
 
     many = draw_many(model, flags.num, kind="uint8", should_stop=should_stop)
     if not many.whole:
         return None
-    drawn = Drawn(many.store.directory, num=flags.num)
-    own = features.random_features(channels=drawn[0]["image"].shape[-1]), features.pixels()
+    stored = StoredSamples(many.store.directory, num=flags.num)
+    own = features.random_features(channels=stored[0]["image"].shape[-1]), features.pixels()
     extractor = inception or own[flags.features == "pixels"]
     how = {"place": model.workdir / "features", "batch_size": flags.batch_size, "should_stop": should_stop}
-    samples, whole = _features(extractor, drawn, "samples", **how)
+    samples, whole = _features(extractor, stored, "samples", **how)
     if whole and flags.reference in SPLITS:
         source = model.method.sources()[flags.reference].fixed()
         data, whole = _features(extractor, source, flags.reference, **how)

@@ -67,9 +67,9 @@ def _run(app: App, request: Request) -> None:
     if parallel.is_first_process() and prepared.lines:
         print_lines(*prepared.lines)
     parallel.enable_compilation_cache()
-    outcome = train_run.run(prepared)
+    result = train_run.run(prepared)
     if parallel.is_first_process():
-        print_lines(*_summary(app, workdir, chosen.steps, outcome))
+        print_lines(*_summary(app, workdir, chosen.steps, result))
 
 
 def _absolute(spec: str) -> str:
@@ -106,13 +106,13 @@ def _versions() -> dict[str, str]:
     return {"python": platform.python_version(), **{name: version(name) for name in names}}
 
 
-def _summary(app: App, workdir: Path, steps: int, outcome) -> list[str]:
+def _summary(app: App, workdir: Path, steps: int, result) -> list[str]:
     from common.io.metrics_log import read_metrics
 
     losses = [each["loss"] for each in read_metrics(workdir) if each.get("loss") is not None]
     last = f", loss {losses[-1]:.4g}" if losses else ""
     return [
-        f"{'interrupted at' if outcome.interrupted else 'trained to'} step {int(outcome.state.step)} of {steps}{last}",
+        f"{'interrupted at' if result.interrupted else 'trained to'} step {int(result.state.step)} of {steps}{last}",
         f"metrics: {workdir / 'metrics.jsonl'}; checkpoints: {workdir / 'checkpoints'}",
-        f"next: python -m {app.name} {'train' if outcome.interrupted else 'evaluate'} --workdir {workdir}",
+        f"next: python -m {app.name} {'train' if result.interrupted else 'evaluate'} --workdir {workdir}",
     ]

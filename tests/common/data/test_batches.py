@@ -7,8 +7,7 @@ import pytest
 
 from common.data import augment
 from common.data.batches import example_keys, make_batches
-from common.data.crops import Crops
-from common.data.fitted import Fitted, SkipBudget
+from common.data.fitted import Crops, Fitted, SkipBudget
 from common.data.source import ArraySource, BadRecordError, Source
 from common.errors import InputError
 from tests.common.data.raw import ImageList
@@ -299,7 +298,7 @@ def test_without_augmentation_examples_stay_raw(made):
     ("options", "message"),
     [
         ({"batch_size": 0}, "config.train.batch_size: expected at least 1, got 0"),
-        ({"placement": "disk"}, "config.data.placement: expected one of "auto", "device", "stream", got "disk""),
+        ({"placement": "disk"}, 'config.data.placement: expected one of "auto", "device", "stream", got "disk"'),
         ({"workers": -1}, "config.data.workers: expected at least 0, got -1"),
     ],
 )

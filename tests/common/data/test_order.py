@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 
-from common.data import order
-from common.data.order import shuffled
+from common.data import batches as order
+from common.data.batches import shuffled
 
 SEEDS = st.integers(0, 2**64 - 1)
 FROZEN = (
