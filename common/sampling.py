@@ -51,12 +51,8 @@ def draw(
     Each device draws `batch_size` of them at once (default: the sampler's). Raises `InputError` for numbers below 1.
     """
     batch_size = _check(num, sampler.batch_size if batch_size is None else batch_size)
-    compute, batches = make_compute(sampler, variables, key), []
     step = batch_size * parallel.rows().num_devices
-    for start in range(0, num, step):
-        # np.asarray waits: programs of several host devices must not queue up.
-        batches.append({name: np.asarray(x) for name, x in compute(np.arange(start, start + step)).items()})
-    return {name: np.concatenate([each[name] for each in batches])[:num] for name in batches[0]}
+    return row_store.in_memory(make_compute(sampler, variables, key), num=num, step=step)
 
 
 def draw_to(

@@ -126,7 +126,7 @@ def build(config) -> Method:
         }
         told = {"hypotheses": sampler.hypotheses, "estimate": sampler.estimate, "num_samples": sampler.num}
         info = {"nfe": plan.nfe(sampler.hypotheses), **told}
-        return Samples(arrays, shown(made, found), info, {"data": {"test": sources()["test"].fingerprint}})
+        return Samples(arrays, shown(made, found), info, settings={"data": {"test": sources()["test"].fingerprint}})
 
     def preview(variables: Variables, key: jax.Array) -> dict[str, np.ndarray]:
         return {"source, target, warped, confidence": grid(shown(*matched(variables, key, 4)), columns=4)}

@@ -86,7 +86,7 @@ def build(config) -> Method:
         arrays = {"source": pair.source, "target": pair.target, "truth": pair.flow, "flow": flow, "score": score}
         images = np.concatenate([np.asarray(each) for each in (pair.source, pair.target)])
         arrays = {name: np.asarray(each) for name, each in arrays.items()}
-        return Samples(arrays, images, {"nfe": 0}, {"data": {"test": sources()["test"].fingerprint}})
+        return Samples(arrays, images, {"nfe": 0}, settings={"data": {"test": sources()["test"].fingerprint}})
 
     def preview(variables: Variables, key: jax.Array) -> dict[str, np.ndarray]:
         pair = held_out(key, 4)

@@ -135,9 +135,8 @@ def extract_to(
 def extract(extractor: Extractor, source: Source, *, num: int | None = None, batch_size: int = 64) -> np.ndarray:
     """Returns the features of the first `num` images (default: all) in memory, `[num, D]` float32."""
     num = len(source) if num is None else num
-    compute, step = make_compute(extractor, source), min(batch_size, num) * parallel.rows().num_devices
-    parts = [np.asarray(compute(np.arange(start, start + step))["features"]) for start in range(0, num, step)]
-    return np.concatenate(parts)[:num]
+    step = min(batch_size, num) * parallel.rows().num_devices
+    return row_store.in_memory(make_compute(extractor, source), num=num, step=step)["features"]
 
 
 def statistics(store: row_store.Store, num: int) -> frechet.Moments:

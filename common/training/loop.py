@@ -1,5 +1,6 @@
 """The training loop all methods share: it feeds the compiled step, keeps its numbers and saves its state."""
 
+import contextlib
 import json
 import pathlib
 import time
@@ -246,13 +247,19 @@ class Clock:
         self._waited = 0.0
         self._paused = 0.0
 
+    @contextlib.contextmanager
     def waiting(self):
         """Returns a context whose duration counts as waiting for data."""
-        return _Timed(lambda seconds: setattr(self, "_waited", self._waited + seconds))
+        start = time.perf_counter()
+        yield
+        self._waited += time.perf_counter() - start
 
+    @contextlib.contextmanager
     def paused(self):
         """Returns a context whose duration does not count."""
-        return _Timed(lambda seconds: setattr(self, "_paused", self._paused + seconds))
+        start = time.perf_counter()
+        yield
+        self._paused += time.perf_counter() - start
 
     def done(self, steps: int) -> None:
         """Counts finished steps."""
@@ -264,17 +271,6 @@ class Clock:
         rates = {"examples_per_s": self._steps * batch_size / elapsed, "data_wait": self._waited / elapsed}
         self.__init__()
         return rates
-
-
-class _Timed:
-    def __init__(self, report: Callable[[float], None]):
-        self._report = report
-
-    def __enter__(self):
-        self._start = time.perf_counter()
-
-    def __exit__(self, *_):
-        self._report(time.perf_counter() - self._start)
 
 
 def _rows(metrics: Mapping[str, np.ndarray]) -> list[dict[str, float]]:

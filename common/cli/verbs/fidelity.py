@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 
 from common.cli.app import App, Request, Verb, add_checkpoint, add_dry_run, print_lines
 from common.cli.verbs import trained
-from common.cli.verbs.sample import check_num, draw_many, stopped
-from common.errors import choice, input_error
+from common.cli.verbs.sample import draw_many, stopped
+from common.errors import at_least, choice, input_error
 from common.io import results
 from common.plots.tables import text_table
 
@@ -96,10 +96,7 @@ def _digest_of(gaussian) -> str:
 
 
 def _check(flags: argparse.Namespace) -> None:
-    check_num(flags.num, fix="the published numbers are of 50000")
-    if flags.num < 2 or flags.batch_size < 1:
-        got = f"{flags.num} and {flags.batch_size}"
-        raise input_error("--num, --batch-size", expected="at least 2, and at least 1", got=got, fix="use more")
+    at_least({"--num": (flags.num, 2), "--batch-size": (flags.batch_size, 1)})
     kind = choice("--features", flags.features, FEATURES)
     if (kind == "inception") != (flags.weights is not None):
         fix = "add --weights FILE, or use --features random" if kind == "inception" else "leave out --weights"

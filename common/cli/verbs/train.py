@@ -7,7 +7,7 @@ from pathlib import Path
 from common import config as configs
 from common.cli import workdirs
 from common.cli.app import App, Request, print_lines
-from common.errors import InputError, input_error
+from common.errors import InputError, within
 
 
 def run(app: App, request: Request) -> None:
@@ -25,6 +25,8 @@ def _run(app: App, request: Request) -> None:
     from common.training import hosts, parallel
 
     flags = request.flags
+    if flags.profile is not None:
+        within("--profile", flags.profile, 1)
     hosts.agree({"version": _versions()}, fix="install the same versions on every host")
     same = {
         "--num-processes": flags.num_processes,
@@ -43,7 +45,7 @@ def _run(app: App, request: Request) -> None:
         workdir,
         may_change=may_change,
         init=flags.init_from and _absolute(flags.init_from),
-        profile_steps=_profile_steps(flags.profile),
+        profile_steps=flags.profile or 0,
         dry_run=flags.dry_run,
     )
     chosen, source = prepared.settings, prepared.source
@@ -75,12 +77,6 @@ def _run(app: App, request: Request) -> None:
 def _absolute(spec: str) -> str:
     path, partial = workdirs.split_init(spec)
     return f"{path}{workdirs.PARTIAL if partial else ''}"
-
-
-def _profile_steps(steps: int | None) -> int:
-    if steps is not None and steps < 1:
-        raise input_error("--profile", expected="at least 1 step", got=steps, fix="use 10")
-    return steps or 0
 
 
 def _joined_hosts(request: Request):
