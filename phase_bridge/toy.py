@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from common.data.batches import MAX_LENGTH
+from common.data.order import MAX_LENGTH
 from common.data.source import OnDevice, Source, digest
 from common.errors import choice, input_error
 

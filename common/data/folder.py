@@ -11,9 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
-from common.data import images, splits
+from common.data import images
 from common.data.images import SUFFIXES
-from common.data.source import BadRecordError, Element, Source, digest
+from common.data.source import MAX_PIXELS, TEST_NAMES, TRAIN_NAMES, BadRecordError, Element, Source, digest
 from common.errors import InputError, input_error, listed
 
 # Folders that programs leave beside the data, apart from those whose name starts with a dot.
@@ -172,7 +172,7 @@ class ImageFiles(Source):
         root: Path,
         names: Sequence[str],
         *,
-        max_pixels: int = images.MAX_PIXELS,
+        max_pixels: int = MAX_PIXELS,
         labels: bool = False,
         classes: Sequence[str] = (),
     ):
@@ -253,7 +253,7 @@ def _classes(root: Path, names: Sequence[str], classes: Sequence[str]) -> tuple[
     return known, np.asarray([number[folder] for folder in folders], np.int32)
 
 
-def open_folder(root: str | Path, *, labels: bool = False, max_pixels: int = images.MAX_PIXELS) -> dict[str, Source]:
+def open_folder(root: str | Path, *, labels: bool = False, max_pixels: int = MAX_PIXELS) -> dict[str, Source]:
     """Returns train and test images: the sub-folders `train` and `test` (or `val`), else all as `train`.
 
     Names of splits are read in any case, also `training`, `testing`, `valid`, `validation`. A folder with `test` and
@@ -268,15 +268,15 @@ def open_folder(root: str | Path, *, labels: bool = False, max_pixels: int = ima
         raise input_error(_FIELD, expected="folder:DIR with an existing folder", got=shown, fix="check the path")
     inside = _inside(root)
     train_name, test_name = (
-        _split_folder(root, inside, splits.TRAIN_NAMES),
-        _split_folder(root, inside, splits.TEST_NAMES),
+        _split_folder(root, inside, TRAIN_NAMES),
+        _split_folder(root, inside, TEST_NAMES),
     )
-    others = [name for name in _named(inside, splits.TEST_NAMES) if name != test_name]  # validation beside test images
+    others = [name for name in _named(inside, TEST_NAMES) if name != test_name]  # validation beside test images
     if train_name:
         roots, ignore = [root / train_name], []
         others = [name for name in inside if name not in (train_name, test_name)]
     else:
-        roots, ignore = [root], _named(inside, splits.TEST_NAMES)
+        roots, ignore = [root], _named(inside, TEST_NAMES)
     if test_name:
         roots.append(root / test_name)
     listing = Listing(roots, ignore=ignore)

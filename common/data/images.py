@@ -14,13 +14,13 @@ import numpy as np
 from PIL import Image
 
 from common.arrays import as_images
+from common.data.source import MAX_PIXELS
 from common.errors import one_line
 
 SUFFIXES = (
     *(".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".dib", ".tif", ".tiff", ".webp", ".gif"),
     *(".ppm", ".pgm", ".pbm", ".pnm"),
 )
-MAX_PIXELS = 100_000_000  # default of config.data.max_pixels
 
 # The formats of SUFFIXES. Others can cut deeper pixels to 8 bits unnoticed, or start a program (EPS).
 _FORMATS = ("PNG", "JPEG", "BMP", "DIB", "TIFF", "WEBP", "GIF", "PPM")

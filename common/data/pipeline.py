@@ -6,14 +6,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from common.data import duplicates, splits
 from common.data.fitted import Crops, Fitted, SkipBudget
-from common.data.folder import open_folder
-from common.data.images import MAX_PIXELS, as_channels, central_square, resize, shrink
 from common.data.npz import MAX_ARRAY_MB, open_npz
-from common.data.photographs import open_photographs
-from common.data.source import BadRecordError, Element, Source
-from common.data.tfds import open_named, open_prepared
+from common.data.order import choose, hold_out
+from common.data.source import MAX_PIXELS, BadRecordError, Element, Source
 from common.errors import at_least, choice, input_error
 
 # Images of up to this much memory stay decoded; a folder below it is decoded when it is opened.
@@ -59,12 +55,12 @@ def sources(config: DataConfig) -> dict[str, Source]:
     budget = SkipBudget(config.skip_bad)
     images = {name: _fitted(config, raw, budget) for name, raw in _open(config).items()}
     if "test" not in images:
-        first, second = splits.hold_out(len(images["train"]), seed=config.split_seed)
+        first, second = hold_out(len(images["train"]), seed=config.split_seed)
         images = {"train": images["train"].subset(first), "test": images["train"].subset(second)}
     if config.drop_duplicates:
         images["train"] = images["train"].subset(_distinct(config, images["train"]))
     if config.half or config.subset:
-        chosen = splits.choose(len(images["train"]), half=config.half, subset=config.subset, seed=config.split_seed)
+        chosen = choose(len(images["train"]), half=config.half, subset=config.subset, seed=config.split_seed)
         images["train"] = images["train"].subset(chosen)
     for each in images.values():
         _count_bad(config, each, budget)
@@ -95,16 +91,21 @@ def _open(config: DataConfig) -> dict[str, Source]:
             raise input_error(
                 "config.data.labels", expected="False for photographs, which have no classes", got=True, fix=fix
             )
+        from common.data.photographs import open_photographs
+
         return open_photographs(channels=config.channels)
     if kind == "npz" and where:
         return open_npz(where, labels=config.labels, max_array_mb=config.max_array_mb)
     encoded = {"labels": config.labels, "max_pixels": config.max_pixels}
     if kind == "folder" and where:
+        from common.data.folder import open_folder
+
         return open_folder(where, **encoded)
-    if kind == "tfds" and where:
-        return open_named(where, directory=config.directory, **encoded)
-    if kind == "prepared" and where:
-        return open_prepared(where, **encoded)
+    if kind in ("tfds", "prepared") and where:
+        from common.data.tfds import open_named, open_prepared
+
+        prepared = kind == "prepared"
+        return open_prepared(where, **encoded) if prepared else open_named(where, directory=config.directory, **encoded)
     near = difflib.get_close_matches(config.source, _KINDS, n=1, cutoff=0.0)[0]
     raise input_error(
         "config.data.source", expected=f"one of {', '.join(_KINDS)}", got=config.source, fix=f"did you mean {near}?"
@@ -149,6 +150,8 @@ def _wrong_sizes(config: DataConfig, shapes: np.ndarray) -> np.ndarray:
 
 def _fit(config: DataConfig) -> tuple[Callable[[np.ndarray], dict[str, np.ndarray]], str]:
     """Returns the function that `fit` names, of one image, and its label; images that do not fit are a `ValueError`."""
+    from common.data.images import as_channels, central_square, resize, shrink
+
     size, square, channels = config.size, config.square, config.channels
 
     def whole(image: np.ndarray) -> dict[str, np.ndarray]:
@@ -200,13 +203,16 @@ def _distinct(config: DataConfig, images: Fitted) -> np.ndarray:
     Images to be cropped or padded have any size: there the largest central squares, resized to 80 pixels, are compared.
     """
 
+    from common.data.duplicates import block_means, distinct
+    from common.data.images import central_square, resize
+
     def vector(element: Element) -> np.ndarray:
         image = element["image"]
         if config.fit == "pad":
             image = image[: element["size"][0], : element["size"][1]]
         if config.fit in ("crop", "pad"):
             image = resize(central_square(image), 80)
-        return duplicates.block_means(image[None])[0]
+        return block_means(image[None])[0]
 
     good, vectors = images.scan(vector)
-    return good[duplicates.distinct(np.stack(vectors))]
+    return good[distinct(np.stack(vectors))]

@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from common.data import images, splits
-from common.data.source import BadRecordError, Element, Source, digest
+from common.data import images
+from common.data.source import MAX_PIXELS, TEST_NAMES, BadRecordError, Element, Source, digest
 from common.data.tfds_metadata import FILES, broken, check_files, check_metadata, refused
 from common.errors import InputError, input_error
 
@@ -30,7 +30,7 @@ class TfdsImages(Source):
     set that keeps them secret, is a bad record. Raises `InputError` for data files that are damaged as a whole.
     """
 
-    def __init__(self, builder: Any, split: str, *, labels: bool = False, max_pixels: int = images.MAX_PIXELS):
+    def __init__(self, builder: Any, split: str, *, labels: bool = False, max_pixels: int = MAX_PIXELS):
         import tensorflow_datasets as tfds
 
         feature = builder.info.features["image"]
@@ -173,9 +173,7 @@ def _check_length(path: Path, count: int) -> None:
         )
 
 
-def open_named(
-    name: str, *, directory: str, labels: bool = False, max_pixels: int = images.MAX_PIXELS
-) -> dict[str, Source]:
+def open_named(name: str, *, directory: str, labels: bool = False, max_pixels: int = MAX_PIXELS) -> dict[str, Source]:
     """Returns train and test images of the prepared data set NAME or NAME/CONFIG that lies under `directory`.
 
     Raises `InputError` if TFDS is missing, does not know the name, or the data set is not prepared as ArrayRecord.
@@ -225,9 +223,7 @@ def _metadata_of(name: str, roots: Sequence[str | Path]) -> list[Path]:
     return sorted(folder for folder in found if all((folder / file).is_file() for file in FILES))
 
 
-def open_prepared(
-    directory: str | Path, *, labels: bool = False, max_pixels: int = images.MAX_PIXELS
-) -> dict[str, Source]:
+def open_prepared(directory: str | Path, *, labels: bool = False, max_pixels: int = MAX_PIXELS) -> dict[str, Source]:
     """Returns train and test images of the prepared data set in DIR (.../NAME/[CONFIG/]VERSION).
 
     Raises `InputError` if TFDS is missing or DIR does not hold `dataset_info.json`, `features.json` and their files.
@@ -288,7 +284,7 @@ def _open(builder: Any, what: str, *, labels: bool, max_pixels: int) -> dict[str
     try:
         check_files(Path(builder.data_dir), [os.fspath(path) for info in found.values() for path in info.filepaths])
         train = TfdsImages(builder, "train", **how)
-        for name in itertools.chain(*splits.TEST_NAMES):
+        for name in itertools.chain(*TEST_NAMES):
             if name in found and found[name].num_examples:
                 return {"train": train, "test": TfdsImages(builder, name, **how)}
     except InputError:
