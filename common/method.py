@@ -66,7 +66,7 @@ class Method(NamedTuple):
     """A method as pure functions, made by `build(config)` and by nothing else.
 
     A batch is a mapping with the method's own arrays (`image [B, H, W, C]`, ...) plus what the training step adds:
-    `position` int32 `[B]` (the example's place in the global batch; random draws are keyed by it, so they do not
+    `position` int32 `[B]` (the example's place in the global batch; random numbers are keyed by it, so they do not
     depend on the number of devices) and `progress` float32 `[]` in [0, 1) (step divided by the number of steps).
     `example` gives shapes and dtypes of the method's own arrays for one example, where they are known without data.
     `sampler`, where there is one, serves `sample --num N`, which draws any number of samples and resumes.

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from common.config import CHOICES
 from common.data.order import MAX_LENGTH, generator, shuffled
 from common.data.source import Source
 from common.errors import at_least, choice, input_error
@@ -118,7 +119,7 @@ def _check(n: int, batch_size: int, placement: str, workers: int) -> None:
             "config.data.source", expected=f"1 to {MAX_LENGTH} examples", got=n, fix="use another data set"
         )
     at_least({"config.train.batch_size": (batch_size, 1), "config.data.workers": (workers, 0)})
-    choice("config.data.placement", placement, ("auto", "device", "stream"))
+    choice("config.data.placement", placement, CHOICES["data.placement"])
 
 
 def _stacked(arrays: list[np.ndarray]) -> np.ndarray:

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from common.config import CHOICES
 from common.data.fitted import Crops, Fitted, SkipBudget
 from common.data.npz import MAX_ARRAY_MB, open_npz
 from common.data.order import choose, hold_out
@@ -71,7 +72,7 @@ def sources(config: DataConfig) -> dict[str, Source]:
 
 
 def _check(config: DataConfig) -> None:
-    choice("config.data.fit", config.fit, ("crop", "resize", "pad", "none"))
+    choice("config.data.fit", config.fit, CHOICES["data.fit"])
     for field, value, allowed in (("channels", config.channels, (1, 3)), ("half", config.half, (0, 1, 2))):
         if value not in allowed:
             raise input_error(f"config.data.{field}", expected=f"one of {allowed}", got=value, fix="use one of them")
