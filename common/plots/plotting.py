@@ -158,13 +158,13 @@ def losses(axes, records: Sequence[Mapping[str, float | None]], *, ylabel: str, 
 
     With `log` the axis is logarithmic, unless a loss is not positive.
     """
-    found = {name: [each for each in records if name in each] for name in ("loss", "held_out_loss")}
-    log = log and not any((each[name] or 1) < 0 or each[name] == 0 for name in found for each in found[name])
-    for name, label, line in (("loss", "training batches", "-"), ("held_out_loss", "held-out images", "--")):
-        if found[name]:
-            steps, values = zip(*((each["step"], each[name]) for each in found[name]), strict=True)
-            history(axes, steps, values, ylabel=ylabel, log=log, label=label, linestyle=line)
-    if found["held_out_loss"]:
+    lines = [("loss", "training batches", "-"), ("held_out_loss", "held-out data", "--")]
+    numbers = {name: {each["step"]: each[name] for each in records if name in each} for name, _, _ in lines}
+    log = log and all(value is None or value > 0 for each in numbers.values() for value in each.values())
+    for name, label, linestyle in lines:
+        if each := numbers[name]:
+            history(axes, list(each), list(each.values()), ylabel=ylabel, log=log, label=label, linestyle=linestyle)
+    if numbers["held_out_loss"]:
         axes.legend()
 
 
@@ -179,7 +179,8 @@ def history(
     linestyle: str = "-",
 ) -> None:
     """Draws a quantity against the training step; None and non-finite values leave gaps."""
-    axes.plot(steps, _numbers(values), marker="", linestyle=linestyle, label=label)
+    # A line through one point shows nothing.
+    axes.plot(steps, _numbers(values), marker="o" if len(steps) == 1 else "", linestyle=linestyle, label=label)
     axes.set(xlabel="step", ylabel=ylabel)
     if log:
         axes.set_yscale("log")
