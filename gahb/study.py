@@ -22,7 +22,7 @@ from common.cli import multi_run, workdirs
 from common.cli.app import App, Request, print_lines
 from common.cli.verbs.trained import config_settings
 from common.data.source import digest
-from common.errors import at_least, input_error, within
+from common.errors import at_least, input_error
 from common.io import results
 from common.plots.tables import text_table
 from configs.gahb.base import base
@@ -62,10 +62,13 @@ def build(config: ConfigDict) -> Plan:
         "config.study.control_steps": (study.control_steps, 0),
         "config.study.num_images": (study.num_images, 1),
         "config.study.bootstrap": (study.bootstrap, 1),
+        "config.study.patch": (study.patch, 1),
         "config.study.trajectories": (study.trajectories, 0),
         "config.study.trajectory_every": (study.trajectory_every, 1),
     })  # fmt: skip
-    within("config.study.patch", study.patch, 1, config.data.size, what=", which is config.data.size")
+    if study.patch > config.data.size:
+        expected = f"at most config.data.size={config.data.size}"
+        raise input_error("config.study.patch", expected=expected, got=study.patch, fix="use smaller patches")
     if config.data.fit == "crop":
         fix = 'use "resize" or "none"'
         raise input_error("config.data.fit", expected="whole images, which can be counted", got='"crop"', fix=fix)
