@@ -14,7 +14,7 @@ from common import config as configs
 from common.checkpoint import restore_params, saved_steps
 from common.data.pipeline import build as build_sources
 from common.data.source import Source
-from common.errors import InputError, at_least_one, choice, input_error
+from common.errors import InputError, at_least, choice, input_error
 from common.io.pictures import grid
 from common.method import Evaluation, Method, Samples, Variables
 from common.networks.initial import initialise
@@ -72,13 +72,13 @@ def build(config) -> Method:
         raise input_error(
             "config.train.accumulate", expected="1 with objective.pooled", got=config.train.accumulate, fix=fix
         )
-    at_least_one(
+    at_least(
         {
-            "config.sampler.hypotheses": sampler.hypotheses,
-            "config.sampler.rounds": sampler.rounds,
-            "config.sampler.num": sampler.num,
-            "config.evaluate.num": checks.num,
-            "config.evaluate.batch_size": checks.batch_size,
+            "config.sampler.hypotheses": (sampler.hypotheses, 1),
+            "config.sampler.rounds": (sampler.rounds, 1),
+            "config.sampler.num": (sampler.num, 1),
+            "config.evaluate.num": (checks.num, 1),
+            "config.evaluate.batch_size": (checks.batch_size, 1),
         }
     )
 
@@ -125,7 +125,8 @@ def build(config) -> Method:
             name: getattr(found, name) for name in ("confidence", "spread", "winner")
         }
         told = {"hypotheses": sampler.hypotheses, "estimate": sampler.estimate, "num_samples": sampler.num}
-        return Samples(arrays, shown(made, found), {"nfe": plan.nfe(sampler.hypotheses), **told})
+        info = {"nfe": plan.nfe(sampler.hypotheses), **told}
+        return Samples(arrays, shown(made, found), info, settings={"data": {"test": sources()["test"].fingerprint}})
 
     def preview(variables: Variables, key: jax.Array) -> dict[str, np.ndarray]:
         return {"source, target, warped, confidence": grid(shown(*matched(variables, key, 4)), columns=4)}

@@ -11,7 +11,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from common.errors import input_error
+from common.errors import input_error, within
 from common.networks.adm_unet import ADMUNet
 from diffmatch_jax.conditions import Conditions
 from diffmatch_jax.diffusion import Variable
@@ -26,8 +26,7 @@ def build(config, *, cells: int) -> ADMUNet:
     """
     model = config.model
     for name, value in (("channels", model.channels), ("num_blocks", model.num_blocks), ("heads", model.heads)):
-        if value < 1:
-            raise input_error(f"config.model.{name}", expected="at least 1", got=value, fix="use 1 or more")
+        within(f"config.model.{name}", value, 1)
     if not 0 <= model.dropout < 1:
         raise input_error("config.model.dropout", expected="a probability below 1", got=model.dropout, fix="use 0")
     multipliers = tuple(model.multipliers)

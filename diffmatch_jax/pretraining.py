@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from common.data.pipeline import build as build_sources
-from common.errors import at_least_one, input_error
+from common.errors import at_least, input_error
 from common.io.pictures import strip
 from common.method import Aux, Evaluation, Method, Samples, Variables
 from diffmatch_jax import backbone, contrastive, pairs, photometric
@@ -85,7 +85,8 @@ def build(config) -> Method:
         flow, score, _, _ = found_flow(compared(variables, key)["trained"], pair, fine=size, coarse=coarse)
         arrays = {"source": pair.source, "target": pair.target, "truth": pair.flow, "flow": flow, "score": score}
         images = np.concatenate([np.asarray(each) for each in (pair.source, pair.target)])
-        return Samples({name: np.asarray(each) for name, each in arrays.items()}, images, {"nfe": 0})
+        arrays = {name: np.asarray(each) for name, each in arrays.items()}
+        return Samples(arrays, images, {"nfe": 0}, settings={"data": {"test": sources()["test"].fingerprint}})
 
     def preview(variables: Variables, key: jax.Array) -> dict[str, np.ndarray]:
         pair = held_out(key, 4)
@@ -165,11 +166,11 @@ def _check(config) -> None:
     if not goal.temperature > 0:
         got = goal.temperature
         raise input_error("config.pretraining.temperature", expected="a positive number", got=got, fix="use 0.07")
-    at_least_one(
+    at_least(
         {
-            "config.pretraining.supersample": goal.supersample,
-            "config.evaluate.num": config.evaluate.num,
-            "config.sampler.num": config.sampler.num,
+            "config.pretraining.supersample": (goal.supersample, 1),
+            "config.evaluate.num": (config.evaluate.num, 1),
+            "config.sampler.num": (config.sampler.num, 1),
         }
     )
 
