@@ -1,7 +1,7 @@
 """Hooks of the documentation site (mkdocs.yml): pages made of files outside docs/, and equations.
 
 - `::: public PACKAGE` becomes one entry for each name in the package's `__all__`, from the module that defines it.
-- `::: include FILE [SECTION]` becomes the text of a file, or of its lines between `[SECTION]` and `[/SECTION]` comments.
+- `::: include FILE [SECTION]` becomes the text of a file, or of it between comments `[SECTION]` and `[/SECTION]`.
 - A tutorial, examples/NAME.py in percent cells, runs and becomes a page with its output, and a notebook.
 - A link out of docs/ (`../benchmarks/results/unet.json`) leads to a copy in the site.
 - Equations become MathML, which browsers render without scripts or fonts.
@@ -29,6 +29,7 @@ _CELL = re.compile(r"^# %%(?P<kind> \[markdown\])?[^\n]*\n", re.MULTILINE)
 _EQUATION = re.compile(r'<(div|span) class="arithmatex">\\[\[(](.*?)\\[\])]</\1>', re.DOTALL)
 _INCLUDE = re.compile(r"^::: include (\S+)(?: (\S+))?$", re.MULTILINE)
 _LINK_OUT = re.compile(r"(?<=\]\()\.\./[^)#\s]+(?=[)#])")
+_SHIM = "https://unpkg.com/iframe-worker/shim"  # named by the offline plugin; docs/assets has a copy
 _PUBLIC = re.compile(r"^::: public (\S+)$", re.MULTILINE)
 
 
@@ -66,8 +67,11 @@ def on_page_markdown(markdown, page, config, files):
 
 
 def on_post_page(output, page, config):
-    # The offline plugin names a script on a server; docs/assets has a copy.
-    return output.replace("https://unpkg.com/iframe-worker/shim", get_relative_url("assets/iframe-worker.js", page.url))
+    return output.replace(_SHIM, get_relative_url("assets/iframe-worker.js", page.url))
+
+
+def on_post_template(output, template_name, config):
+    return output.replace(_SHIM, "assets/iframe-worker.js")
 
 
 def on_page_content(content, page, config, files):

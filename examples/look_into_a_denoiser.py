@@ -32,7 +32,17 @@ TOP = 12  # eigenvectors
 
 run = tempfile.mkdtemp()
 subprocess.run(
-    [sys.executable, "-m", "gahb", "train", "--config", "photographs", "--workdir", run, f"--config.train.steps={STEPS}"],
+    [
+        sys.executable,
+        "-m",
+        "gahb",
+        "train",
+        "--config",
+        "photographs",
+        "--workdir",
+        run,
+        f"--config.train.steps={STEPS}",
+    ],
     check=True,
     capture_output=True,
 )

@@ -28,7 +28,8 @@ print("flow", result.flow.shape, "confidence", result.confidence.shape)
 # ## The flow
 #
 # `result.flow[y, x]` is the displacement in pixels, x to the right and y down: pixel `(x, y)` of the target lies at
-# `(x, y) + flow[y, x]` in the source. Two views of a stereo pair differ along x alone, by more where an object is nearer.
+# `(x, y) + flow[y, x]` in the source. Two views of a stereo pair differ along x alone, by more where an object is
+# nearer.
 
 # %%
 figure, axes = plt.subplots(1, 3, figsize=(12, 3.2), layout="constrained")
