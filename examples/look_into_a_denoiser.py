@@ -22,31 +22,19 @@ import jax
 import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import skimage.data
+import skimage.transform
 
 import gahb
 from gahb import eigenbasis
 
-STEPS = 600  # of training
+STEPS = 1200  # of training
 SIDE = 48  # pixels of the image whose basis is computed
 TOP = 12  # eigenvectors
 
 run = tempfile.mkdtemp()
-subprocess.run(
-    [
-        sys.executable,
-        "-m",
-        "gahb",
-        "train",
-        "--config",
-        "photographs",
-        "--workdir",
-        run,
-        f"--config.train.steps={STEPS}",
-    ],
-    check=True,
-    capture_output=True,
-)
-denoise = gahb.load_denoiser(run)  # y [B, H, W, C] in [0, 1] -> x_hat; the noise level is not an argument
+words = f"-m gahb train --config photographs --workdir {run} --config.train.steps={STEPS}".split()
+subprocess.run([sys.executable, *words], check=True, capture_output=True)
+denoise = gahb.load_denoiser(run)  # y [B, H, W, C] in [0, 1] -> x_hat
 
 # %% [markdown]
 # ## Denoise
@@ -54,7 +42,8 @@ denoise = gahb.load_denoiser(run)  # y [B, H, W, C] in [0, 1] -> x_hat; the nois
 # The held-out image is a square of the camera man, the noise has a standard deviation of 0.2 (51 of 255).
 
 # %%
-clean = jnp.asarray(skimage.data.camera()[80 : 80 + SIDE * 3 : 3, 190 : 190 + SIDE * 3 : 3, None] / 255.0)
+square = skimage.data.camera()[80:224, 190:334] / 255.0
+clean = jnp.asarray(skimage.transform.resize(square, (SIDE, SIDE, 1), anti_aliasing=True))
 noisy = clean + 0.2 * jax.random.normal(jax.random.key(0), clean.shape)
 restored = denoise(noisy[None])[0]
 
@@ -91,7 +80,7 @@ for axis, value, vector in zip(axes.flat, basis.values, basis.vectors, strict=Fa
 # %% [markdown]
 # ## Bias-free means homogeneous
 #
-# Scaling the input scales the output, so the denoiser adapts to contrast and noise level without being told either.
+# Scaling the input scales the output, so the denoiser adapts to contrast and to the noise level.
 
 # %%
 twice = denoise(2 * noisy[None])[0]

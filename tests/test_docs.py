@@ -101,11 +101,12 @@ def test_the_code_of_a_page_runs_from_top_to_bottom(page, trained, monkeypatch):
 
 
 def tutorial(stem: str, **sizes: int) -> dict:
-    """Runs a tutorial with other values of the constants at its top."""
+    """Runs a tutorial with other values of the constants at its top, and a tiny network where it trains one."""
     text = (ROOT / "examples" / f"{stem}.py").read_text(encoding="utf-8")
     for constant, value in sizes.items():
         text, count = re.subn(rf"^{constant} = \d+", f"{constant} = {value}", text, flags=re.MULTILINE)
         assert count == 1
+    text = re.sub(r'(--config(", "| ))photographs\b', rf"\g<1>{ROOT / 'tests/gahb/tiny.py'}", text)
     assert text.startswith("# %% [markdown]\n# # ")
     return execute(text, {"__name__": "__main__"}, stem)
 
@@ -127,10 +128,28 @@ def test_match_photographs(plots):
 
 
 def test_look_into_a_denoiser(plots):
-    scope = tutorial("look_into_a_denoiser", STEPS=10, SIDE=16, TOP=4)
+    scope = tutorial("look_into_a_denoiser", STEPS=5, SIDE=16, TOP=4)
     basis = scope["basis"]
     assert basis.vectors.shape == (4, 16, 16, 1) and basis.residuals.max() < 1e-2
     np.testing.assert_allclose(scope["twice"], 2 * scope["restored"], rtol=1e-3, atol=1e-4)
+
+
+def test_few_steps_compared(plots):
+    scope = tutorial("few_steps_compared", COUNT=300, REFERENCE=100)
+    modes = np.linalg.norm(scope["reference"][:, None] - np.array(scope["means"]), axis=-1).min(1)
+    np.testing.assert_allclose(np.sqrt(np.mean(modes**2) / 2), 0.08, rtol=0.15)
+    for row in scope["errors"].values():
+        assert row[-1] < 0.5 * row[1]  # 50 evaluations against 5
+    published, corrected = (
+        scope["errors"][f"exponential, order {each}"][3] for each in ("2 (published)", "1, corrector")
+    )
+    assert corrected < 0.8 * published
+
+
+def test_train_and_resume(plots, capsys):
+    scope = tutorial("train_and_resume", STEPS=8)
+    assert "parameters equal, bit for bit: True" in capsys.readouterr().out
+    assert scope["running"].returncode == 0 and max(scope["losses"]) <= 8
 
 
 # Commands
