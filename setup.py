@@ -73,7 +73,7 @@ setuptools.setup(
         "export": ["flatbuffers>=24.3.25"],
         "docs": [
             "latex2mathml>=3.77.0",
-            "mkdocs-material>=9.6.0,<10",  # themes of the next series belong to MkDocs 2
+            "mkdocs-material>=9.6.0,<10",  # the theme of MkDocs 1
             "mkdocs>=1.6.1,<2",  # 2 has neither plugins nor hooks
             "mkdocstrings-python>=2.0.0",
         ],

@@ -152,6 +152,12 @@ def test_train_and_resume(plots, capsys):
     assert scope["running"].returncode == 0 and max(scope["losses"]) <= 8
 
 
+def test_bring_a_pytorch_model(plots):
+    scope = tutorial("bring_a_pytorch_model", WIDTH=3)
+    np.testing.assert_allclose(scope["ours"], scope["y"] - scope["noise"], atol=1e-5)
+    assert scope["basis"].residuals.max() < 1e-3
+
+
 # Commands
 
 
