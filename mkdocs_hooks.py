@@ -1,6 +1,6 @@
 """Hooks of the documentation site (mkdocs.yml): pages made of files outside docs/, and equations.
 
-- `::: public PACKAGE` becomes one entry for each name in the package's `__all__`, from the module that defines it.
+- `::: public PACKAGE [LEVEL]` becomes an entry for each name in the package's `__all__`, from where it is defined.
 - `::: include FILE [SECTION]` becomes the text of a file, or of it between comments `[SECTION]` and `[/SECTION]`.
 - A tutorial, examples/NAME.py in percent cells, runs and becomes a page with its output, and a notebook.
 - A link out of docs/ (`../benchmarks/results/unet.json`) leads to a copy in the site.
@@ -30,7 +30,7 @@ _EQUATION = re.compile(r'<(div|span) class="arithmatex">\\[\[(](.*?)\\[\])]</\1>
 _INCLUDE = re.compile(r"^::: include (\S+)(?: (\S+))?$", re.MULTILINE)
 _LINK_OUT = re.compile(r"(?<=\]\()\.\./[^)#\s]+(?=[)#])")
 _SHIM = "https://unpkg.com/iframe-worker/shim"  # named by the offline plugin; docs/assets has a copy
-_PUBLIC = re.compile(r"^::: public (\S+)$", re.MULTILINE)
+_PUBLIC = re.compile(r"^::: public (\S+)(?: (\d))?$", re.MULTILINE)
 
 
 def on_config(config):
@@ -63,7 +63,7 @@ def on_page_markdown(markdown, page, config, files):
         return posixpath.relpath(_inside(match[0], here), posixpath.dirname(here) or ".")
 
     markdown = _INCLUDE.sub(lambda match: included(match[1], match[2]), markdown)
-    return _PUBLIC.sub(lambda match: public(match[1]), _LINK_OUT.sub(link, markdown))
+    return _PUBLIC.sub(lambda match: public(match[1], int(match[2] or 2)), _LINK_OUT.sub(link, markdown))
 
 
 def on_post_page(output, page, config):
@@ -94,14 +94,15 @@ def included(name: str, section: str | None) -> str:
     return text.replace("](docs/", "](").strip()
 
 
-def public(package: str) -> str:
-    """Returns Markdown with an entry for each public name of a package."""
+def public(package: str, level: int) -> str:
+    """Returns Markdown with an entry, under a heading of that level, for each public name of a package."""
     module = importlib.import_module(package)
     entries = []
     for name in module.__all__:
         value = getattr(module, name)
         where = f"{value.__module__}.{value.__qualname__}"
-        entries.append(f'::: {where}\n    options:\n      heading: "{package}.{name}"\n      toc_label: "{name}"\n')
+        options = {"heading": f"{package}.{name}", "toc_label": name, "heading_level": level}
+        entries.append(f"::: {where}\n    options: {json.dumps(options)}\n")
     return "\n".join(entries)
 
 

@@ -241,7 +241,7 @@ def test_every_page_is_in_the_navigation():
 
 
 @pytest.mark.parametrize(
-    "package", re.findall(r"^::: public (\S+)$", "\n".join(p.read_text() for p in PAGES), re.MULTILINE)
+    "package", re.findall(r"^::: public (\S+)", "\n".join(p.read_text() for p in PAGES), re.MULTILINE)
 )
 def test_public_names_are_there_and_described(package):
     module = importlib.import_module(package)
