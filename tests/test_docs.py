@@ -138,12 +138,12 @@ def test_few_steps_compared(plots):
     scope = tutorial("few_steps_compared", COUNT=300, REFERENCE=100)
     modes = np.linalg.norm(scope["reference"][:, None] - np.array(scope["means"]), axis=-1).min(1)
     np.testing.assert_allclose(np.sqrt(np.mean(modes**2) / 2), 0.08, rtol=0.15)
-    for row in scope["errors"].values():
-        assert row[-1] < 0.5 * row[1]  # 50 evaluations against 5
-    published, corrected = (
-        scope["errors"][f"exponential, order {each}"][3] for each in ("2 (published)", "1, corrector")
+    errors = scope["errors"]
+    assert all(row[-1] < 0.6 * row[0] for row in errors.values())  # 20 evaluations against 5
+    euler, published, corrected = (
+        errors[each][-1] for each in ("euler", "exponential, order 2 (published)", "data, order 1, corrector")
     )
-    assert corrected < 0.8 * published
+    assert corrected < published < 0.2 * euler
 
 
 def test_train_and_resume(plots, capsys):
