@@ -10,6 +10,7 @@ import numpy as np
 
 from common.errors import input_error
 from gahb.manifolds import DIMENSIONS
+from gahb.reference.checks import check_sigma
 
 __all__ = ["DIMENSIONS", "Slope", "contour_slope", "fit_slope", "manifold_mse", "manifold_psnr", "oracle_mse", "window"]
 
@@ -34,7 +35,9 @@ def manifold_mse(sigma: np.ndarray | float, *, dimension: int) -> np.ndarray:
     """Returns D sigma^2, the squared error (summed over pixels) of projecting on D tangent directions.
 
     It is that of the best denoiser as sigma goes to 0 (Kadkhodaie et al., section 4.2); `DIMENSIONS` has D by class.
+    Raises `InputError` unless every sigma is a positive number.
     """
+    check_sigma(sigma, several=True)
     return dimension * np.square(np.asarray(sigma, np.float64))
 
 
@@ -47,8 +50,9 @@ def oracle_mse(energy: np.ndarray, sigma: np.ndarray | float) -> np.ndarray:
     """Returns sum_k sigma^2 c_k^2 / (c_k^2 + sigma^2) for `energy [..., K]` = c_k^2 and `sigma [S]`, `[S, ...]`.
 
     The error of the best shrinkage in one fixed basis. With c_k^2 = k^-(alpha + 1) its PSNR has the slope
-    alpha / (alpha + 1) at small noise.
+    alpha / (alpha + 1) at small noise. Raises `InputError` unless every sigma is a positive number.
     """
+    check_sigma(sigma, several=True)
     energy = np.asarray(energy, np.float64)
     variances = np.square(np.asarray(sigma, np.float64))
     return np.stack([(variance * energy / (energy + variance)).sum(-1) for variance in np.ravel(variances)])
