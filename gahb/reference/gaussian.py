@@ -28,16 +28,16 @@ def fit_covariance(images: np.ndarray, *, block: int = 1024) -> Covariance:
     images = as_set(images)
     check_count("block", block)
     count, size = len(images), int(np.prod(images.shape[1:]))
-    parts = [slice(start, start + block) for start in range(0, count, block)]
-    mean = sum(np.asarray(images[part], np.float64).sum(0) for part in parts) / count
+    blocks = [slice(start, start + block) for start in range(0, count, block)]
+    mean = sum(np.asarray(images[rows], np.float64).sum(0) for rows in blocks) / count
 
-    def centred(part):
-        return (np.asarray(images[part], np.float64) - mean).reshape(-1, size)
+    def centred(rows):
+        return (np.asarray(images[rows], np.float64) - mean).reshape(-1, size)
 
     if size <= count:
-        values, vectors = np.linalg.eigh(sum(x.T @ x for x in map(centred, parts)) / count)
+        values, vectors = np.linalg.eigh(sum(x.T @ x for x in map(centred, blocks)) / count)
     else:
-        flat = np.concatenate([centred(part) for part in parts])
+        flat = np.concatenate([centred(rows) for rows in blocks])
         values, left = np.linalg.eigh(flat @ flat.T / count)
         vectors = flat.T @ left
     # What rounding leaves of a variance that is zero; its direction is noise.
