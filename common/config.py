@@ -111,7 +111,8 @@ def digest(config: ConfigDict | Mapping[str, Any]) -> str:
 
 def stamped(config: ConfigDict | Mapping[str, Any]) -> dict[str, Any]:
     """Returns the plain JSON values with the version of their keys, as they are stored."""
-    return {migrations.KEY: migrations.VERSION, **experiment(config)}
+    values = experiment(config)
+    return {migrations.KEY: migrations.version_of(values.get("method")), **values}
 
 
 def write(

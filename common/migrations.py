@@ -1,10 +1,14 @@
-"""Versions of the configuration: what older runs stored, in the keys of today.
+"""Versions of the configuration: what older runs stored, in the keys and units of today.
 
-Whoever renames or removes a key raises `VERSION` by one and, for a rename, adds it to `RENAMED` under the new version.
+Whoever renames or removes a key, or changes the meaning of its values, adds an entry under a version that no table has
+yet: for keys that all methods share here, and raises `VERSION` to it; for keys of one method in the tables `RENAMED`
+and `CHANGED` of `configs/METHOD/migrations.py`.
 A new key needs nothing here: its default must be what runs did before there was the key.
 """
 
-from collections.abc import Iterator, Mapping
+import importlib
+import importlib.util
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from common.errors import input_error, shown
@@ -16,34 +20,59 @@ KEY = "config_version"  # beside the configuration's own keys; it is no part of 
 RENAMED: Mapping[int, Mapping[str, str]] = {}
 
 
+def version_of(method: object) -> int:
+    """Returns the version of the keys of today's configurations of `method`."""
+    renamed, changed = _tables(method)
+    return max((VERSION, *renamed, *changed))
+
+
 def upgraded(values: Mapping[str, Any], place: object) -> dict[str, Any]:
-    """Returns stored nested values, without their version, under the names of today.
+    """Returns stored nested values, without their version, under the names and in the units of today.
 
     Values without a version are of version 1. Raises `InputError`, naming `place`, for a version that this one does
     not know.
     """
-    version = values.get(KEY, 1)
-    if isinstance(version, bool) or not isinstance(version, int) or not 1 <= version <= VERSION:
+    method = values.get("method")
+    version, newest = values.get(KEY, 1), version_of(method)
+    if isinstance(version, bool) or not isinstance(version, int) or not 1 <= version <= newest:
         raise input_error(
             str(place),
-            expected=f"{KEY} 1 to {VERSION}",
+            expected=f"{KEY} 1 to {newest}",
             got=shown(version),
             fix="use the version of this program that wrote it",
         )
-    names = [names for since, names in sorted(RENAMED.items()) if since > version]
     own = {name: each for name, each in values.items() if name != KEY}
-    if not names:
+    renamed, changed = _tables(method)
+    later = [since for since in sorted({*RENAMED, *renamed, *changed}) if since > version]
+    if not later:
         return own
     result: dict[str, Any] = {}
     for key, value in flat(own):
-        for each in names:
-            key = each.get(key, key)
+        for since in later:
+            key = {**RENAMED.get(since, {}), **renamed.get(since, {})}.get(key, key)
+            if key in (functions := changed.get(since, {})):
+                value = functions[key](value)
         *sections, name = key.split(".")
         section = result
         for part in sections:
             section = section.setdefault(part, {})
         section[name] = value
     return result
+
+
+def _tables(method: object) -> tuple[Mapping[int, Mapping[str, str]], Mapping[int, Mapping[str, Callable]]]:
+    """Returns the `RENAMED` and `CHANGED` of a method; empty ones where it has none, or there is no such method."""
+    if not isinstance(method, str) or not method.isidentifier():
+        return {}, {}
+    name = f"configs.{method}.migrations"
+    try:
+        found = importlib.util.find_spec(name)
+    except ModuleNotFoundError:  # of the package in which it would be
+        found = None
+    if found is None:
+        return {}, {}
+    module = importlib.import_module(name)
+    return module.RENAMED, module.CHANGED
 
 
 def flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
