@@ -11,10 +11,11 @@ _WHERE = {
     "denoiser": "gahb.denoisers",
     "as_denoiser": "gahb.denoisers",
     "load_denoiser": "gahb.denoisers",
+    "SamplerSettings": "gahb.sampler_settings",
     "sample": "gahb.sampling",
 }
 
-__all__ = ["as_denoiser", "denoiser", "load_denoiser", "sample"]
+__all__ = ["SamplerSettings", "as_denoiser", "denoiser", "load_denoiser", "sample"]
 
 
 def __getattr__(name: str):

@@ -31,14 +31,28 @@ class _Subtract:
         else:
             channels = getattr(self.network, "channels", None)
             y = jnp.asarray(as_images(y, "y", noisy=True, shape=(None, None, channels)))
-        return y - apply(self.network, variables, y)[0]
+        return y - _padded(self.network, variables, y)
+
+
+def _padded(network: nn.Module, variables: Variables, y: jax.Array) -> jax.Array:
+    """Returns the noise n(y) for images of any size: padded by reflection to what the network halves, then cropped."""
+    multiple = 2 ** getattr(network, "num_blocks", 0)
+    spare = [-length % multiple for length in y.shape[1:3]]
+    if not any(spare):
+        return apply(network, variables, y)[0]
+    margins = [(more // 2, more - more // 2) for more in spare]
+    noise = apply(network, variables, jnp.pad(y, [(0, 0), *margins, (0, 0)], mode="reflect"))[0]
+    (top, _), (left, _) = margins
+    return noise[:, top : top + y.shape[1], left : left + y.shape[2]]
 
 
 def denoiser(variables: Variables, network: nn.Module) -> Partial:
     """Returns the denoiser f(y) = y - n(y) of a network in evaluation mode, `y [B, H, W, C]`.
 
     y: noisy images, floats on the scale of [0, 1], which noise may leave; bytes are taken to [0, 1], and x_hat is float
-    in any case. Calling it raises `InputError` for floats in 0..255, other integers, NaN and other shapes.
+    in any case. Heights and widths that the network cannot halve `num_blocks` times are padded by reflection, on both
+    sides, and the result is cropped. Calling it raises `InputError` for floats in 0..255, other integers, NaN and other
+    shapes.
     The result is a pytree of the weights: give it to jitted functions as an argument, never close over it.
     """
     return Partial(_Subtract(network), Variables(*variables))

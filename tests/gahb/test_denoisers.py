@@ -13,7 +13,7 @@ from jax.tree_util import Partial
 import gahb
 from common.errors import InputError
 from common.method import Variables
-from gahb.network import BFCNN, apply, init
+from gahb.network import BFCNN, UNet, apply, init
 
 
 def network(**fields):
@@ -81,3 +81,19 @@ def test_importing_the_package_imports_no_jax():
     subprocess.run([sys.executable, "-c", code], check=True)
     with pytest.raises(AttributeError, match="no attribute 'denoize'"):
         _ = gahb.denoize
+
+
+@pytest.mark.parametrize(("height", "width"), [(8, 8), (7, 8), (9, 11), (10, 5)])
+def test_any_size_is_padded_by_reflection(height, width):
+    unet = UNet(num_kernels=2, num_blocks=2, gain_init="unit")
+    variables = init(unet, jax.random.key(1), jnp.zeros((1, 8, 8, 1)))
+    y = jax.random.normal(jax.random.key(2), (2, height, width, 1))
+    spare = [-length % 4 for length in (height, width)]
+    (top, bottom), (left, right) = margins = [(more // 2, more - more // 2) for more in spare]
+    padded = np.pad(y, [(0, 0), *margins, (0, 0)], mode="reflect")
+    want = padded - np.asarray(apply(unet, variables, padded)[0])
+    want = want[:, top : top + height, left : left + width]
+    got = gahb.denoiser(variables, unet)(y)
+    assert got.shape == y.shape
+    np.testing.assert_allclose(got, want, atol=1e-5)
+    np.testing.assert_allclose(gahb.denoiser(variables, unet)(3 * y), 3 * got, rtol=1e-4, atol=1e-4)
