@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-import types
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +12,7 @@ from jax.tree_util import Partial
 import gahb
 from common.errors import InputError
 from common.method import Variables
+from gahb import method
 from gahb.network import BFCNN, UNet, apply, init
 
 
@@ -69,8 +69,7 @@ def test_load_reads_through_the_method(monkeypatch, tmp_path):
         asked.append((workdir, ema, step))
         return network(), variables
 
-    monkeypatch.setitem(sys.modules, "gahb.method", types.SimpleNamespace(load=load))
-    monkeypatch.setattr(gahb, "method", types.SimpleNamespace(load=load), raising=False)
+    monkeypatch.setattr(method, "load", load)
     denoise = gahb.load_denoiser(tmp_path, ema=False, step=7)
     assert asked == [(tmp_path, False, 7)]
     np.testing.assert_array_equal(denoise(Y), gahb.denoiser(variables, network())(Y))
@@ -97,3 +96,13 @@ def test_any_size_is_padded_by_reflection(height, width):
     assert got.shape == y.shape
     np.testing.assert_allclose(got, want, atol=1e-5)
     np.testing.assert_allclose(gahb.denoiser(variables, unet)(3 * y), 3 * got, rtol=1e-4, atol=1e-4)
+
+
+def test_everything_public_is_there_after_importing_the_package():
+    code = (
+        "import gahb; assert set(gahb.__all__) <= set(dir(gahb));"
+        "gahb.reference.fit, gahb.operators.inpainting, gahb.eigenbasis.top_k;"
+        "print(*[name for name in gahb.__all__ if getattr(gahb, name) is None])"
+    )
+    found = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert found.stdout.strip() == ""
