@@ -21,7 +21,7 @@ Migration = Callable[[dict[str, Any]], dict[str, Any]]
 MIGRATIONS: Mapping[int, Migration] = {}
 
 
-class Unusable(Exception):
+class UnusableError(Exception):
     """Raised by a migration for stored values that have no meaning today; the message says which they are."""
 
 
@@ -55,7 +55,7 @@ def upgraded(values: Mapping[str, Any], place: object) -> dict[str, Any]:
         for table in (MIGRATIONS, own):
             try:
                 dotted = table[since](dotted) if since in table else dotted
-            except Unusable as error:
+            except UnusableError as error:
                 expected = "an experiment of this version"
                 raise input_error(str(place), expected=expected, got=error, fix=fix) from None
     result: dict[str, Any] = {}
