@@ -2,7 +2,8 @@
 
 Whoever renames or removes a key, or changes the meaning of its values, adds a function under a new version: for keys
 that all methods share to `MIGRATIONS` here, for those of one method to `MIGRATIONS` of `configs/METHOD/migrations.py`.
-It takes the stored dotted values `{"data.size": 32, ...}` and returns those of its version.
+It takes the stored dotted values `{"data.size": 32, ...}` and returns those of its version, or raises a `ValueError`
+that says which of them have no meaning any more.
 A new key needs nothing here: its default must be what runs did before there was the key.
 """
 
@@ -19,15 +20,6 @@ Migration = Callable[[dict[str, Any]], dict[str, Any]]
 
 # Version -> what makes the dotted values of the version before those of this one; version 1 is the first.
 MIGRATIONS: Mapping[int, Migration] = {}
-
-
-class UnusableError(Exception):
-    """Raised by a migration for stored values that have no meaning today; the message says which they are."""
-
-
-def renamed(values: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
-    """Returns dotted values under their new names `{old: new}`."""
-    return {names.get(key, key): value for key, value in values.items()}
 
 
 def version_of(method: object) -> int:
@@ -55,7 +47,7 @@ def upgraded(values: Mapping[str, Any], place: object) -> dict[str, Any]:
         for table in (MIGRATIONS, own):
             try:
                 dotted = table[since](dotted) if since in table else dotted
-            except UnusableError as error:
+            except ValueError as error:
                 expected = "an experiment of this version"
                 raise input_error(str(place), expected=expected, got=error, fix=fix) from None
     result: dict[str, Any] = {}

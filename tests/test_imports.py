@@ -21,6 +21,8 @@ DOORS = {
     "tensorboardX": ["common/io/metrics_log.py"],
     "cv2": ["diffmatch_jax/classical.py"],
 }
+# What configurations import beside each other: they describe, and compute nothing.
+CONFIG_IMPORTS = ("collections", "ml_collections", "os", "pathlib", "typing")
 NOWHERE = ("torch", "tensorflow", "torchvision")  # the product needs neither framework
 
 # Names that know how many devices or hosts there are.
@@ -77,7 +79,7 @@ def test_imports(path):
         for package in NOWHERE:
             assert not below(dotted, package), dotted
         if own == "configs":
-            assert below(dotted, "configs") or dotted.split(".")[0] in ("ml_collections", "os", "pathlib"), dotted
+            assert below(dotted, "configs") or dotted.split(".")[0] in CONFIG_IMPORTS, dotted
 
 
 @pytest.mark.parametrize("path", [path for path in files() if name(path).startswith("common/")], ids=name)

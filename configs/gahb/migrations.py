@@ -2,8 +2,6 @@
 
 from typing import Any
 
-from common.migrations import renamed
-
 
 def _from_255(value):
     """Returns noise levels in 1/255 as standard deviations; leaves alone what the check of types will refuse."""
@@ -20,15 +18,16 @@ def _class_name(value):
 
 def _standard_deviations(values: dict[str, Any]) -> dict[str, Any]:
     """Noise levels become standard deviations for images in [0, 1]; two classes of images have other names."""
-    values = renamed(values, {
+    names = {
         "noise.low": "noise.sigma_min",
         "noise.high": "noise.sigma_max",
         "evaluate.levels": "evaluate.sigmas",
         "classes.levels": "classes.sigmas",
         "classes.moderate_db": "classes.window_db",
-    })  # fmt: skip
+    }
     levels = ("noise.sigma_min", "noise.sigma_max", "evaluate.sigmas", "classes.sigmas")
     changed = {**dict.fromkeys(levels, _from_255), "data.source": _class_name, "classes.names": _class_name}
+    values = {names.get(key, key): value for key, value in values.items()}
     return {key: changed[key](value) if key in changed else value for key, value in values.items()}
 
 
