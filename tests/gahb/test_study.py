@@ -234,7 +234,7 @@ def test_measures_over_training_time(study, data):
     """The last checkpoint once more from its weights; the ratios from the images."""
     numbers, arrays = times(study, 2, 1)
     assert numbers["steps"] == [20, 40, 60, 80][-len(numbers["steps"]) :] and len(numbers["steps"]) >= 2
-    training = data[1][splits.choose(12, half=1, subset=2)].astype(np.float64)
+    training = data[1][choose(12, half=1, subset=2)].astype(np.float64)
     own = config_of(config(data), build(config(data)).parts[1], 1, more={"sampler.num": 3})
     variables = restore_params(study / "N-00002" / "1")
     samples = build_method(own).sample(variables, key_for(jax.random.key(0), Purpose.SAMPLE))
