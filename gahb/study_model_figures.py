@@ -120,7 +120,8 @@ def machines(workdir: Path) -> list[Path]:
                     if found is not None:
                         axes.plot(sigma, _numbers(found[quantity]), label=words, color=colour, linestyle=dash)
                 axes.axhline(0, color="#777777", linewidth=0.8, marker="", linestyle=":")
-                axes.set(title=model.label, xlabel="noise σ", xscale="log", ylim=(-0.6, 1.03))
+                axes.set(title=model.label, xlabel="noise σ", ylim=(-0.6, 1.03))
+                _levels(axes, sigma)
             panels[0].set(ylabel=f"explained fraction of the {quantity}")
             handles = max((axes.get_legend_handles_labels() for axes in panels), key=lambda pair: len(pair[0]))
             panels[0].figure.legend(*handles, loc="outside lower center", ncols=3)
@@ -143,7 +144,8 @@ def implied(workdir: Path) -> list[Path]:
                 label = model.label if model.half == 1 else None
                 axes.plot(sigma, ratio, color=colour, linestyle=dash, label=label)
             axes.axhline(1, color="#777777", linewidth=0.8, marker="", linestyle=":")
-            axes.set(xlabel="true noise σ", ylabel="implied / true noise", xscale="log", title=title)
+            axes.set(xlabel="true noise σ", ylabel="implied / true noise", title=title)
+            _levels(axes, models[0].numbers["sigma"])
         panels[0].figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=5)
     return [path]
 
@@ -209,6 +211,13 @@ def _looks(models: Sequence[Model]) -> dict[int, tuple[str, Any]]:
     """Returns colour and dash of each set size, the same for both of its models."""
     every = itertools.cycle(zip(plotting.COLOURS, plotting.DASHES, strict=True))
     return dict(zip(sorted({model.size for model in models}), every, strict=False))
+
+
+def _levels(axes, sigma: Sequence[float]) -> None:
+    """Makes the axis of noise levels logarithmic, with a tick at each level."""
+    axes.set_xscale("log")
+    axes.set_xticks(sigma, [f"{each:.2g}" for each in sigma])
+    axes.minorticks_off()
 
 
 def _mean_psnr(model: Model, split: str) -> np.ndarray:
