@@ -289,6 +289,7 @@ def _study(runner: Runner) -> Work:
         "sampler.num": 4, "sampler.batch_size": 4, "sampler.sigma_L": 0.2, "sampler.max_steps": 30,
         "study.sizes": "(1, 2)", "study.steps": "(40,)", "study.control_steps": 0, "study.num_images": 6,
         "study.bootstrap": 20, "study.patch": 4, "study.trajectories": 2, "study.trajectory_every": 8,
+        "study.checkpoint_samples": 2, "study.machine_images": 0,
     }  # fmt: skip
     config = "configs/gahb/study_faces20.py"
     return Work(["gahb", "study", "--config", config, *_overrides({**SMALL, **changes})], None)

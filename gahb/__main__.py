@@ -45,6 +45,9 @@ def _study(app, request):
 def _study_arguments(parser):
     add_dry_run(parser, "and list the pairs")
     parser.add_argument("--only", metavar="N/HALF", help="train this one model and stop: 100/2, control/1, ...")
+    parser.add_argument(
+        "--measure-only", action="store_true", help="train nothing, measure the models that are trained"
+    )
 
 
 def _classes(app, request):
@@ -127,8 +130,9 @@ DEMO = Verb(
 STUDY = Verb(
     "study",
     "train and compare pairs of models on training sets of growing size",
-    "Trains two models on disjoint sets of each size in config.study.sizes, measures each pair and writes\n"
-    "DIR/results/study-N-*-KEY.json and .npz. The same command goes on where it was stopped.",
+    "Trains two models on disjoint sets of each size in config.study.sizes, measures each pair, each model over its\n"
+    "training time and beside score machines, and writes DIR/results/study-*, times-* and machines-*-KEY.json and\n"
+    ".npz. The same command goes on where it was stopped.",
     _study_arguments,
     _study,
 )

@@ -12,7 +12,7 @@ from common.io.pictures import grid, save_png
 from common.io.results import NoResultError
 from common.plots import plotting, report
 from common.plots.report import Block, Paragraph, Picture, Row, Table, write_report
-from gahb import class_figures, eigenbasis_figures, inverse_figures, study_figures
+from gahb import class_figures, eigenbasis_figures, inverse_figures, study_figures, study_model_figures
 
 
 def training(workdir: Path) -> list[Path]:
@@ -109,6 +109,13 @@ def sections(workdir: Path) -> dict[str, Sequence[Block]]:
     if results.newest(workdir / "results", "study-"):
         found["From memory to generalisation"] = study_figures.section(workdir)
         made += [each.numbers for each in study_figures.found(workdir)]
+    for kind, heading, section in (
+        (study_model_figures.TIMES, "Memory over training time", study_model_figures.times_section),
+        (study_model_figures.MACHINES, "Beside score machines", study_model_figures.machines_section),
+    ):
+        if results.newest(workdir / "results", kind):
+            found[heading] = section(workdir)
+            made += [each.numbers for each in study_model_figures.read(workdir, kind)]
     if results.newest(workdir / "results", "classes-"):
         found["Classes whose best denoiser is known"] = class_figures.section(workdir)
         made += [each.numbers for each in class_figures.read(workdir)]
@@ -133,6 +140,7 @@ NAMES: Mapping[str, Callable[[Path], Sequence[Path]]] = {
     "denoising": denoising,
     "samples": samples,
     **study_figures.NAMES,
+    **study_model_figures.NAMES,
     **class_figures.NAMES,
     "eigenbasis": eigenbasis_figures.eigenbasis,
     "restore": inverse_figures.restoration,

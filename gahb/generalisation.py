@@ -115,8 +115,8 @@ def squared_distances(
 
     images: bytes, or floats in [0, 1]; else `InputError`.
 
-    Divided by sigma^4 it is the squared distance of the two scores. The noise of image i at level s is drawn from
-    fold_in(fold_in(key, s), i), as in `gahb.analysis.psnr_curve`.
+    Divided by sigma^4 it is the squared distance of the two scores (`score_disagreement`). The noise of image i at
+    level s is drawn from fold_in(fold_in(key, s), i), as in `gahb.analysis.psnr_curve`.
     """
     key, images = as_key(key), as_images(images, "images")
     first, second = as_denoiser(first), as_denoiser(second)
@@ -141,19 +141,30 @@ def _squared_distance(first, second, clean, sigma, key, start):
     return jnp.square(denoised(first, noisy) - denoised(second, noisy)).sum((1, 2, 3))
 
 
-def divergence(sigma: np.ndarray, excess: np.ndarray) -> np.ndarray:
-    """Returns the integral of `excess` sigma^-3 dsigma over the range of `sigma [S]`, in nats; `[S, ...] -> [...]`.
+def score_disagreement(sigma: np.ndarray, squared: np.ndarray, *, size: int, lowest: float) -> np.ndarray:
+    """Returns sigma^2 ||s_A - s_B||^2 / d, averaged uniformly in log sigma from `lowest` up; `[S, ...] -> [...]`.
 
-    With excess = MSE(f) - MSE(f*), summed over pixels, it bounds what that range of noise contributes to KL(p || p_f)
-    (Kadkhodaie et al., section 2); with `squared_distances` of two denoisers it says how far the densities that they
-    define are apart. The trapezoid rule in log sigma. Raises `InputError` for fewer than two levels.
+    squared: ||f_A(y) - f_B(y)||^2, a sum over the d = `size` pixels and channels (`squared_distances`), at the levels
+    `sigma [S]`; the scores are (f(y) - y) / sigma^2. In units of the score of the noise itself, 1 / sigma a pixel: 0
+    for one score, about 1 for two that have nothing in common. lowest: the noise at which sampling ends (sigma_L),
+    below which scores decide nothing. Linear in log sigma between levels (trapezoid rule). Raises `InputError` for
+    fewer than two levels, or none above `lowest`.
     """
-    if len(sigma) < 2:
-        raise input_error("sigma", expected="at least two levels", got=len(sigma), fix="use a curve of several levels")
     sigma = np.asarray(sigma, np.float64)
+    if len(sigma) < 2 or sigma.max() <= lowest:
+        expected = f"at least two levels, one of them above {lowest:g}"
+        raise input_error("sigma", expected=expected, got=sigma.tolist(), fix="use a curve of more levels")
     order = np.argsort(sigma)
-    scale = sigma[order].reshape(-1, *(1,) * (np.ndim(excess) - 1))
-    return np.trapezoid(np.asarray(excess, np.float64)[order] / scale**2, np.log(sigma[order]), axis=0)
+    x = np.log(sigma[order])
+    values = np.asarray(squared, np.float64)[order] / (
+        size * sigma[order].reshape(-1, *(1,) * (np.ndim(squared) - 1)) ** 2
+    )
+    start = max(np.log(lowest), x[0])
+    after = int(np.searchsorted(x, start, side="right"))
+    weight = (start - x[after - 1]) / (x[after] - x[after - 1])
+    first = (1 - weight) * values[after - 1] + weight * values[after]
+    x, values = np.append(start, x[after:]), np.concatenate([first[None], values[after:]])
+    return np.trapezoid(values, x, axis=0) / (x[-1] - x[0])
 
 
 def pair_similarity(images: np.ndarray, others: np.ndarray, feature: Feature) -> np.ndarray:
@@ -166,20 +177,8 @@ def pair_similarity(images: np.ndarray, others: np.ndarray, feature: Feature) ->
 
 
 def nearest(images: np.ndarray, references: np.ndarray, feature: Feature, *, block: int = 4096) -> Closest:
-    """Finds for each of `images` the most similar of `references`; exact, `block` references at a time on the device.
-
-    Fields `[N]`; at a tie the lowest index.
-    """
-    vectors = feature.function(jnp.asarray(as_numbers(images, "images")))
-    index, value = np.zeros(len(images), np.int64), np.full(len(images), -np.inf)
-    for start in range(0, len(references), block):
-        # The last block reaches back instead of being shorter, so that all have one shape and compile once.
-        start = min(start, max(len(references) - block, 0))
-        part = feature.function(jnp.asarray(as_numbers(references[start : start + block], "references")))
-        found = closest(vectors, part, remove_mean=feature.remove_mean, block=block)
-        better = found.value > value
-        index, value = np.where(better, start + found.index, index), np.where(better, found.value, value)
-    return Closest(index, value)
+    """Finds for each of `images` the most similar of `references`, `block` at a time; see `similarity.closest`."""
+    return closest(images, references, feature=feature.function, remove_mean=feature.remove_mean, block=block)
 
 
 def classify(patches: Closest, whole: np.ndarray, *, least: float) -> np.ndarray:

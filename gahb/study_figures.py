@@ -188,7 +188,9 @@ def section(workdir: Path) -> Sequence[Block]:
         Paragraph(
             "Two denoisers for each N, trained on disjoint sets of N images. Intervals are of 95 %, by bootstrap. A "
             "control of two nearly untrained models says how much agreement means nothing; held-out images beside "
-            "their nearest training image say how near chance comes."
+            "their nearest training image say how near chance comes. No agreement is stated where fewer than half of "
+            "the samples converged in both models. Scores disagree by the mean square of their difference, in units of "
+            f"the score of the noise, over the levels from σ = {first['scores']['lowest']:g} up, where sampling ends."
         ),
         Table.of([_row(each) for each in shown]),
         Picture(gap(workdir)[0], "The gap between training and held-out PSNR, and similarities, against N."),
@@ -221,7 +223,7 @@ def _row(result: Result) -> dict[str, Any]:
         fractions = numbers["origins"][name]["fractions"]
         return None if fractions is None else float(fractions[kind])
 
-    distance = numbers["distance"]
+    disagreement = numbers["scores"].get("disagreement")
     return {
         "set": result.label,
         "steps": numbers["step"],
@@ -232,7 +234,7 @@ def _row(result: Result) -> dict[str, Any]:
         "nearest": mean("nearest"),
         "held-out nearest": mean("held_out"),
         **{f"{kind} (held out)": _both(fraction, kind) for kind in ORIGINS[:2]},
-        "nats per pixel": distance.get("divergence_nats_per_pixel"),
+        "scores disagree": None if disagreement is None else float(disagreement["mean"]),
         "converged": f"{numbers['converged']['both']} of {numbers['converged']['of']}",
     }
 

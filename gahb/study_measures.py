@@ -13,9 +13,13 @@ from gahb.analysis import PsnrCurve, psnr_curve
 from gahb.denoisers import Denoiser
 from gahb.sampler_settings import SamplerSettings
 
+# From which fraction of converged pairs on the study speaks of agreement: fewer samples are a choice of the sampler.
+LEAST_CONVERGED = 0.5
+AGREEMENT = ("pair", "other_noise")  # similarities that compare samples of two models
+
 
 class Settings(NamedTuple):
-    """What of the study concerns the measures; configs/gahb/base.py says what each means."""
+    """Settings of the measures of a pair; configs/gahb/base.py says what each means."""
 
     curve_db: tuple[float, ...]
     num_images: int
@@ -50,12 +54,13 @@ def measure(
     `sample_key` is the one from which the samples were drawn, so that trajectory i is the way to sample i. `add(1)` is
     called after each of the `num_measures(settings)` measures.
 
-    Means over samples take those that reached the final noise level, in both models where two are compared; the arrays
-    hold all of them and say which did (`converged [2, N]`).
+    Means over samples take those that came down from the first noise level to the last, in both models where two are
+    compared; the arrays hold all of them and say which did (`converged [2, N]`). Where fewer than `LEAST_CONVERGED` of
+    the samples did in both models, no agreement is stated: "pair" and "other_noise" are None.
     """
     noise_key, bootstrap_key = jax.random.split(key)
     images = np.stack([each.arrays["samples"] for each in pair.samples])
-    converged = np.stack([np.asarray(each.arrays["converged"], bool) for each in pair.samples])
+    converged = np.stack([came_down(each) for each in pair.samples])
     arrays: dict[str, np.ndarray] = {"samples": images, "converged": converged, "held_out": held_out}
     numbers = {
         "num_held_out": len(held_out),
@@ -64,7 +69,8 @@ def measure(
             "both": int(converged.all(0).sum()),
             "of": int(converged.shape[1]),
         },
-        **_denoising(pair, held_out, noise_key, bootstrap_key, settings, arrays, add),
+        "agreement_stated": bool(converged.all(0).mean() >= LEAST_CONVERGED),
+        **_denoising(pair, held_out, noise_key, bootstrap_key, settings, sampler.sigma_L, arrays, add),
         "similarity": _likeness(pair, held_out, converged, jax.random.fold_in(bootstrap_key, 2), settings, arrays, add),
         "origins": _origins(pair, held_out, converged, settings, arrays, add),
     }
@@ -76,12 +82,20 @@ def measure(
     return numbers, arrays
 
 
+def came_down(samples: Samples) -> np.ndarray:
+    """Returns which samples converged `[N]`: they left the first noise level and reached the last.
+
+    A denoiser that returns its input stops where it starts; such samples are the sampler's noise and always agree.
+    """
+    return np.asarray(samples.arrays["converged"], bool) & (np.asarray(samples.arrays["steps"]) > 0)
+
+
 def num_measures(settings: Settings) -> int:
     """Returns how often `measure` calls `add`: four curves, one distance, features, four origins, trajectories."""
     return 4 + 1 + len(g.FEATURES) + 4 + bool(settings.trajectories)
 
 
-def _denoising(pair, held_out, noise_key, bootstrap_key, settings, arrays, add) -> dict[str, Any]:
+def _denoising(pair, held_out, noise_key, bootstrap_key, settings, lowest, arrays, add) -> dict[str, Any]:
     """PSNR of training and held-out images, their gap, and how far the two denoisers are apart on held-out images."""
     sigmas = 10 ** (-np.asarray(settings.curve_db, np.float64) / 20)
     curves: dict[str, list[PsnrCurve]] = {"train": [], "test": []}
@@ -111,7 +125,7 @@ def _denoising(pair, held_out, noise_key, bootstrap_key, settings, arrays, add) 
         *pair.denoisers, held_out, sigmas, jax.random.fold_in(noise_key, 1), batch_size=settings.batch_size
     )
     add(1)
-    arrays |= {"distance.sigma": sigmas, "distance.squared": apart}
+    arrays |= {"scores.sigma": sigmas, "scores.squared_distance": apart}
     size = held_out[0].size
     errors = [10 ** (-curves["test"][m].per_image / 10) * size for m in range(2)]
     drawn = jax.random.fold_in(bootstrap_key, 3)
@@ -124,13 +138,13 @@ def _denoising(pair, held_out, noise_key, bootstrap_key, settings, arrays, add) 
             ]
             for name, both in curves.items()
         },
-        "distance": {"relative": (apart.mean(1) / (errors[0] + errors[1]).mean(1)), "sigma": sigmas},
+        # The distance of the two denoisers over the sum of their errors, level by level: 1 where errors are unrelated.
+        "scores": {"relative": (apart.mean(1) / (errors[0] + errors[1]).mean(1)), "sigma": sigmas, "lowest": lowest},
     }
-    if len(sigmas) > 1:
-        integral = g.divergence(sigmas, apart)
-        arrays["distance.divergence"] = integral
-        numbers["distance"]["divergence_nats"] = g.bootstrap(drawn, integral, draws=settings.bootstrap)._asdict()
-        numbers["distance"]["divergence_nats_per_pixel"] = float(integral.mean() / size)
+    if len(sigmas) > 1 and sigmas.max() > lowest:
+        disagreement = g.score_disagreement(sigmas, apart, size=size, lowest=lowest)
+        arrays["scores.disagreement"] = disagreement
+        numbers["scores"]["disagreement"] = g.bootstrap(drawn, disagreement, draws=settings.bootstrap)._asdict()
     return numbers
 
 
@@ -138,6 +152,7 @@ def _likeness(pair, held_out, converged, key, settings, arrays, add) -> dict[str
     """Similarity of the models' samples to each other and to training images, beside what chance would give."""
     first, second = arrays["samples"]
     both = converged.all(0)
+    stated = both.mean() >= LEAST_CONVERGED
     # Sample i of one model beside sample i + 1 of the other: agreement that owes nothing to the shared noise.
     shifted = np.roll(second, -1, axis=0)
     shifted_both = converged[0] & np.roll(converged[1], -1)
@@ -164,7 +179,10 @@ def _likeness(pair, held_out, converged, key, settings, arrays, add) -> dict[str
         arrays |= {f"similarity.{name}.{label}": value for label, value in found.items()}
         feature_key = jax.random.fold_in(key, f)
         numbers[name] = {
-            label: _summary(value[counted[label]], feature_key, settings.bootstrap) for label, value in found.items()
+            label: _summary(value[counted[label]], feature_key, settings.bootstrap)
+            if stated or label not in AGREEMENT
+            else None
+            for label, value in found.items()
         }
         add(1)
     return numbers

@@ -1,6 +1,7 @@
 """Commands made of many ordinary runs: one training that stops and resumes, and the check that nothing has changed."""
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,15 +34,27 @@ def check_same(
 
 
 def check(app: App, config: ConfigDict, folder: Path) -> None:
-    """Checks the run of `config` in `folder` as a dry run of `train` does, unless it has ended; opens its data.
+    """Checks the run of `config` in `folder` as a dry run of `train` does; opens its data.
 
-    Raises `InputError` for what training would refuse.
+    Raises `InputError` for what training would refuse. A run that has ended is checked too, but for its directory: what
+    is measured of it afterwards compares it with the data it was trained on, which must still be those.
     """
-    if is_trained(folder):
-        return
-    from common.cli.train_run import prepare
+    if not is_trained(folder):
+        from common.cli.train_run import prepare
 
-    prepare(app, config, folder, dry_run=True)
+        prepare(app, config, folder, dry_run=True)
+        return
+    from common import checkpoint
+
+    values = configs.to_dict(config)
+    checkpoint.check_resume(
+        folder,
+        config=values,
+        data_fingerprint=app.build(config).sources()["train"].fingerprint,
+        # Of the config `check_same` decides; keys that concern the measures alone may have changed.
+        may_change=tuple(f"{name}.*" if isinstance(each, Mapping) else name for name, each in values.items()),
+        upgrade=functools.partial(configs.filled, base=app.base()),
+    )
 
 
 def train(app: App, config: ConfigDict, folder: Path, *, title: str, **described: Any) -> bool:
@@ -74,4 +87,13 @@ def is_trained(folder: Path) -> bool:
 
 def trained_weights(folder: Path) -> str | None:
     """Returns the hash of the weights with which the run in `folder` ended, None if it has not."""
-    return results.read_numbers(folder / f"{_TRAINED}.json").get("weights") if is_trained(folder) else None
+    if not is_trained(folder):
+        return None
+    numbers = results.read_numbers(folder / f"{_TRAINED}.json")
+    if "weights" in numbers:
+        return numbers["weights"]
+    # Runs of earlier versions did not write the hash.
+    from common.checkpoint import restore_variables
+    from common.sampling import weights_digest
+
+    return weights_digest(restore_variables(folder)[0])

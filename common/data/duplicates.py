@@ -57,3 +57,16 @@ def distinct(
             for row in range(len(mine)):
                 keep[start + row] &= not (close[row] & keep[start:stop]).any()
     return np.flatnonzero(keep)
+
+
+def near_duplicates(images: np.ndarray, references: np.ndarray, *, threshold: float = 0.95) -> np.ndarray:
+    """Returns which of `images [N, H, W, C]` are near-duplicates of one of `references [M, H, W, C]`, booleans `[N]`.
+
+    The criterion of `distinct`: |correlation| of block means above `threshold`, so negatives count. uint8 or float.
+    """
+    own = block_means(images)
+    found = np.zeros(len(images), bool)
+    for start in range(0, len(references), _BLOCK):
+        others = block_means(references[start : start + _BLOCK])
+        found |= np.abs(own @ others.T).max(axis=1, initial=0) > threshold
+    return found

@@ -6,7 +6,7 @@ count as numbers in [0, 1]; other integers, NaN and infinity raise `InputError`.
 """
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import jax
@@ -63,15 +63,24 @@ def distance(images: jax.Array, others: jax.Array) -> jax.Array:
 
 
 def closest(
-    images: jax.Array, references: np.ndarray, *, remove_mean: bool = True, block: int = 4096, skip_self: bool = False
+    images: jax.Array,
+    references: np.ndarray,
+    *,
+    feature: Callable[[jax.Array], jax.Array] | None = None,
+    remove_mean: bool = True,
+    block: int = 4096,
+    skip_self: bool = False,
 ) -> Closest:
     """Finds for each of `images [N, ...]` the most correlated of `references [M, ...]`, `block` of them at a time.
 
-    With `skip_self` the two sets are the same one and an image is not compared with itself.
+    feature: what is compared in place of the images, `[N, ...] -> [N, D]`. With `skip_self` the two sets are the same
+    one and an image is not compared with itself.
     """
     images = as_numbers(images, "images")
+    images = images if feature is None else feature(jnp.asarray(images))
     index, value = _no_best(len(images))
     for start, part in _blocks(references, block):
+        part = part if feature is None else feature(jnp.asarray(part))
         similarity = _correlation(images, part, remove_mean=remove_mean)
         if skip_self:
             own = jnp.arange(len(images))[:, None] == start + jnp.arange(len(part))

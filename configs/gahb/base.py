@@ -93,6 +93,18 @@ def base() -> ConfigDict:
     study.copy_similarity = 0.9  # from which correlation on a sample, or a patch, counts as a copy
     study.trajectories = 3  # samples of each pair whose way from noise to image is kept
     study.trajectory_every = 5  # iterations between kept iterates
+    # Over training time, at each kept checkpoint:
+    study.checkpoint_samples = 64  # samples of which the memorised fraction is measured (0 = no checkpoint is measured)
+    study.checkpoint_db = (20.0, 10.0, 0.0)  # PSNRs of the noisy training and held-out images, dB
+    study.memorised_ratio = 1 / 3  # a sample is memorised if d1 / d2 (nearest, second nearest training image) is below
+    study.memorised_level = 0.05  # tau_mem is the first checkpoint whose memorised fraction exceeds it
+    study.settled_db = 0.25  # tau_gen is the first checkpoint whose held-out PSNR is so close to the best, dB
+    # Empirical score machines and the noise level that the denoiser implies:
+    study.machine_images = 8  # training images and held-out images that they are compared on (0 = none)
+    study.machine_db = (26.0, 20.0, 14.0, 8.0, 2.0)  # PSNRs of the noisy images, dB
+    study.windows = (3, 5, 7, 11, 15, 21)  # sides of the windows of the local machines to choose from, pixels, odd
+    study.equivariant_images = 128  # training images of the equivariant machine, the first ones, at most
+    study.probes = 32  # random probes of each trace
 
     config.classes = classes = ConfigDict()  # of `python -m gahb classes`: one model for each class of images
     # "calpha-A" (A a number), "disks", "sinusoids", "scaled_image", "images" (data.source), "shuffled" (their pixels)

@@ -9,13 +9,14 @@ data.half, data.subset and train.steps set trains one alone.
 Kadkhodaie, Guth, Simoncelli, Mallat, ICLR 2024, figures 1, 2, 8, 15 and their patch origins, for N = 1 to 1,760.
 Data: `faces_gray80/1.0.0` in $SCOREBRIDGE_DATA, data or ../shared/data (3,520 training and 342 test faces, one of each
 person), resized to 20x20. Network: UNet with 32 kernels and one block.
-Training: the recipe of photographs.py; small sets get as many steps as it takes to memorise them.
+Training: the recipe of photographs.py; small sets get as many steps as it takes to memorise them, so steps differ with
+N. study_faces32.py trains equally for every N, and keeps the checkpoints that show memorisation over training time.
 Hardware: two CPU cores, about 30 CPU minutes in all (37 minutes beside other work). The command may be stopped and
 given again at any time.
 Measured (seed 0; docs/gahb.md has all): the gap between training and held-out PSNR falls from 15 dB (N = 1) over 5 (10)
-and .7 (100) to .1 (1000); the correlation of the two models' samples from one noise rises .07, .43, .89, .95, beside
-.70 of the control, two models after 40 steps, which draw the same smooth blobs (divergence 9.6 nats per pixel, against
-1.2 for N = 1000); of samples and their nearest training image it falls from 1.00 to .71, below .75 of held-out faces.
+and 0.7 (100) to 0.1 (1000); the correlation of the two models' samples from one noise rises 0.07, 0.43, 0.89, 0.95,
+beside 0.70 of the control, two models after 40 steps, which draw the same smooth blobs; of samples and their nearest
+training image it falls from 1.00 to 0.71, below 0.75 of held-out faces.
 """
 
 from configs.base import prepared

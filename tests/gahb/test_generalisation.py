@@ -67,17 +67,41 @@ def test_squared_distances_by_hand():
     np.testing.assert_allclose(whole, found, rtol=1e-6)
 
 
-def test_divergence_of_two_gaussians():
-    """Of N(0, a) from N(0, b), per dimension: (a / b - 1 - log(a / b)) / 2, where the denoisers are linear."""
-    a, b = 0.5, 1.3
-    sigma = np.logspace(-4, 4, 4000)
-    squared = (a / (a + sigma**2) - b / (b + sigma**2)) ** 2 * (a + sigma**2)
-    expected = (a / b - 1 - np.log(a / b)) / 2
-    assert g.divergence(sigma, squared) == pytest.approx(expected, rel=1e-4)
-    both = g.divergence(sigma[::-1], np.stack([squared, 3 * squared], 1)[::-1])
+def test_score_disagreement_of_two_gaussians():
+    """Of N(0, a) and N(0, b), whose denoisers are linear, over noisy images of the first: an integral in closed form.
+
+    sigma^2 (s_A - s_B)^2 = u (a - b)^2 / ((a + u) (b + u)^2) with u = sigma^2, and d log sigma = du / 2u.
+    """
+    a, b, low, high = 0.5, 1.3, 0.08, 1.5
+    sigma = np.geomspace(0.001, high, 3000)
+    squared = 7 * (a / (a + sigma**2) - b / (b + sigma**2)) ** 2 * (a + sigma**2)
+
+    def primitive(u):
+        return (np.log((a + u) / (b + u)) - (a - b) / (b + u)) / 2
+
+    expected = (primitive(high**2) - primitive(low**2)) / np.log(high / low)
+    found = g.score_disagreement(sigma, squared, size=7, lowest=low)
+    assert found == pytest.approx(expected, rel=1e-4)
+    both = g.score_disagreement(sigma[::-1], np.stack([squared, 3 * squared], 1)[::-1], size=7, lowest=low)
     np.testing.assert_allclose(both, [expected, 3 * expected], rtol=1e-4)
+
+
+def test_score_disagreement_ignores_levels_below_the_lowest():
+    """Linear in log sigma between the levels, from the lowest up: by hand."""
+    sigma, values = np.exp([-3.0, -2.0, 0.0]), np.array([100.0, 4.0, 2.0])
+    squared = values * 5 * sigma**2
+    assert g.score_disagreement(sigma, squared, size=5, lowest=np.exp(-2.0)) == pytest.approx(3.0)
+    half = g.score_disagreement(
+        np.exp([-3.0, -1.0, 0.0]), np.array([6.0, 2.0, 2.0]) * np.exp([-6.0, -2.0, 0.0]), size=1, lowest=np.exp(-2.0)
+    )
+    assert half == pytest.approx((3.0 + 2.0) / 2)
+    all_above = g.score_disagreement(sigma, squared, size=5, lowest=1e-9)
+    assert all_above == pytest.approx((52.0 + 2 * 3.0) / 3)
+    assert g.score_disagreement(sigma, 0 * squared, size=5, lowest=0.01) == 0
+    with pytest.raises(InputError, match="at least two levels, one of them above 1"):
+        g.score_disagreement(sigma, squared, size=5, lowest=1.0)
     with pytest.raises(InputError, match="at least two levels"):
-        g.divergence(sigma[:1], squared[:1])
+        g.score_disagreement(sigma[:1], squared[:1], size=5, lowest=0.01)
 
 
 def vectors(images, name):

@@ -29,7 +29,7 @@ from gahb.denoisers import denoiser
 from gahb.generalisation import ORIGINS
 from gahb.method import build as build_method
 from gahb.method import build_network
-from gahb.study import build, config_of, images
+from gahb.study_plan import build, config_of, images
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -120,6 +120,17 @@ def test_training_images_are_not_held_out(data):
     np.testing.assert_array_equal(held_out, data[2])
 
 
+def test_near_duplicates_of_training_images_are_not_held_out(data, tmp_path):
+    """Brighter copies, copies with a little noise, and negatives are no new images."""
+    noise = np.random.default_rng(1).normal(0, 0.005, data[1].shape)
+    near = [0.2 + 0.7 * data[1][:2], data[1][2:4] + noise[2:4], 1 - data[1][4:6]]
+    np.savez(tmp_path / "images.npz", train=data[1], test=np.concatenate([*near, data[2]]).clip(0, 1).astype("f4"))
+    whole = config([tmp_path / "images.npz"], **{"study.sizes": "(6,)", "study.num_images": 100})
+    _, held_out, dropped = images(APP, whole, build(whole))
+    assert dropped == 6
+    np.testing.assert_array_equal(held_out, data[2])
+
+
 def test_halves_that_share_an_image_are_refused(tmp_path):
     drawn = np.random.default_rng(0).random((3, 12, 12, 1), np.float32)
     np.savez(tmp_path / "images.npz", train=np.repeat(drawn[:2], 2, axis=0), test=drawn[2:])
@@ -202,11 +213,88 @@ def test_curves_and_gap(study, data):
         assert told["mean"] == pytest.approx(weights @ difference)
         assert told["low"] < told["mean"] < told["high"]
     # Of two vectors, the squared distance lies within these bounds of their squared lengths.
-    apart = arrays["distance.squared"]
+    apart = arrays["scores.squared_distance"]
     low, high = (np.square(np.sqrt(errors[0]) + sign * np.sqrt(errors[1])) for sign in (-1, 1))
     assert (low * (1 - 1e-5) <= apart).all() and (apart <= high * (1 + 1e-5)).all()
-    integral = np.trapezoid(apart / sigma[:, None] ** 2, np.log(sigma), axis=0).mean()
-    assert numbers["distance"]["divergence_nats"]["mean"] == pytest.approx(integral)
+    # The levels are 0.1, 0.32 and 1; sampling ends at 0.2, between the first two.
+    values, x = apart / 144 / sigma[:, None] ** 2, np.log(sigma)
+    start = np.log(0.2)
+    between = values[0] + (start - x[0]) / (x[1] - x[0]) * (values[1] - values[0])
+    area = (between + values[1]) / 2 * (x[1] - start) + (values[1] + values[2]) / 2 * (x[2] - x[1])
+    told = numbers["scores"]
+    assert told["disagreement"]["mean"] == pytest.approx((area / (x[2] - start)).mean()) and told["lowest"] == 0.2
+
+
+def times(workdir, size, half):
+    (path,) = (workdir / "results").glob(f"times-N-{size:05d}-{half}-*.json")
+    return results.read(path)
+
+
+def test_measures_over_training_time(study, data):
+    """The last checkpoint once more from its weights; the ratios from the images."""
+    numbers, arrays = times(study, 2, 1)
+    assert numbers["steps"] == [20, 40, 60, 80][-len(numbers["steps"]) :] and len(numbers["steps"]) >= 2
+    training = data[1][choose(12, half=1, subset=2)].astype(np.float64)
+    own = config_of(config(data), build(config(data)).parts[1], 1, more={"sampler.num": 3})
+    variables = restore_params(study / "N-00002" / "1")
+    samples = build_method(own).sample(variables, key_for(jax.random.key(0), Purpose.SAMPLE))
+    np.testing.assert_allclose(arrays["samples"][-1], samples.arrays["samples"], atol=1e-5)
+    distances = np.sqrt(np.square(samples.arrays["samples"][:, None] - training).mean((2, 3, 4)))
+    np.testing.assert_allclose(arrays["nearest"][-1], distances.min(1), rtol=1e-3)
+    np.testing.assert_allclose(arrays["second_nearest"][-1], distances.max(1), rtol=1e-3)
+    ratio = (distances.min(1) / distances.max(1))[arrays["converged"][-1]]
+    assert numbers["memorised"][-1] == (pytest.approx((ratio < 1 / 3).mean()) if len(ratio) >= 1.5 else None)
+    quality = np.mean(numbers["psnr_held_out"], axis=1)
+    assert numbers["tau_gen"] == numbers["steps"][np.argmax(quality >= quality.max() - 0.25)]
+    assert times(study, 1, 2)[0]["memorised"] == [None] * len(numbers["steps"])  # of one image there is no second
+
+
+def test_measures_beside_machines(study, data):
+    (path,) = (study / "results").glob("machines-N-00002-2-*.json")
+    numbers, arrays = results.read(path)
+    np.testing.assert_allclose(arrays["sigma"], 10 ** (-np.array([14.0, 2.0]) / 20))
+    for split in ("train", "held_out"):
+        assert set(numbers["explained"][split]) == {"empirical", "local", "equivariant", "wiener", "twin"}
+        assert arrays[f"{split}.local.output"].shape == (2, 2)
+        assert set(numbers["windows"][split]) <= {3, 5}
+    assert np.isfinite(numbers["explained"]["held_out"]["twin"]["residual"]).all()
+    assert len(numbers["implied_noise"]["implied"]) == 2
+
+
+def test_measures_stopped_between_checkpoints(study, data, tmp_path):
+    """What is there of a run's checkpoints is read, the rest measured; the same result."""
+    copy = shutil.copytree(study, tmp_path / "study")
+    for path in (copy / "results").glob("times-N-00002-1-*"):
+        path.unlink()
+    pieces = sorted((copy / "results" / "checkpoints").glob("N-00002-1-step-*.json"))
+    pieces[0].unlink()
+    before = {path: path.stat().st_mtime_ns for path in pieces[1:]}
+    assert main(arguments(data, copy, "--measure-only"), APP) == 0
+    assert {path: path.stat().st_mtime_ns for path in pieces[1:]} == before
+    first, second = times(study, 2, 1), times(copy, 2, 1)
+    assert {k: first[0][k] for k in first[0] if k not in VOLATILE} == {
+        k: second[0][k] for k in second[0] if k not in VOLATILE
+    }
+    for key, array in first[1].items():
+        np.testing.assert_array_equal(array, second[1][key], err_msg=key)
+
+
+def test_measure_only_trains_nothing(data, tmp_path, capsys):
+    assert main(arguments(data, tmp_path / "new", "--measure-only"), APP) == 0
+    assert not list((tmp_path / "new").glob("N-*"))
+    assert main(arguments(data, tmp_path / "new", "--measure-only", "--only", "1/1"), APP) == 2
+    assert "--measure-only: expected no --only" in capsys.readouterr().err
+
+
+def test_models_trained_on_other_images_are_refused(study, data, tmp_path, capsys):
+    """The data beside a finished study have changed: it would be compared with images it was not trained on."""
+    np.savez(tmp_path / "images.npz", train=data[1][::-1], test=data[2])
+    copy = shutil.copytree(study, tmp_path / "study")
+    source = f"npz:{tmp_path / 'images.npz'}"
+    for path in copy.rglob("config.json"):
+        path.write_text(path.read_text().replace(f"npz:{data[0]}", source))
+    assert main(["study", "--workdir", str(copy)], APP) == 2
+    assert "expected the data its checkpoint was trained on" in capsys.readouterr().err
 
 
 def test_trajectories_lead_to_the_samples(study):
@@ -248,9 +336,11 @@ def test_figures_from_the_results_alone(study, tmp_path):
     written = {path.name for path in (tmp_path / "figures").iterdir()}
     wanted = {"study-psnr", "study-gap", "study-bifurcation", "study-samples-N-00001", "study-trajectory-N-00002-1"}
     wanted |= {f"study-similarity-{feature}" for feature in ("pixels", "cosine", "gradients")}
+    wanted |= {"study-times", "study-checkpoints-N-00002-1", "study-machines-output", "study-implied-noise"}
     assert {f"{name}.png" for name in wanted} <= written
     page = (tmp_path / "index.html").read_text()
     assert "From memory to generalisation" in page and "N = 2" in page
+    assert "Memory over training time" in page and "Beside score machines" in page
 
 
 def test_no_study_to_draw(tmp_path, capsys):
@@ -264,6 +354,9 @@ def test_no_study_to_draw(tmp_path, capsys):
         ("study.sizes=(2, 2)", "config.study.sizes: expected different numbers above 0"),
         ("study.steps=(1, 2, 3)", "config.study.steps: expected one number of steps, or 2"),
         ("study.patch=13", "config.study.patch: expected at most config.data.size=12"),
+        ("study.windows=(3, 4)", "config.study.windows: expected odd numbers"),
+        ("study.memorised_ratio=1.5", "config.study.memorised_ratio: expected a number between 0 and 1"),
+        ("study.checkpoint_db=()", "config.study.checkpoint_db: expected at least one PSNR"),
         ("study.bootstrap=0", "config.study.bootstrap: expected at least 1"),
         ("data.flip=true", "config.data.flip: expected false"),
         ("data.fit=crop", "config.data.fit: expected whole images"),

@@ -36,4 +36,10 @@ def get_config():
     config.study.patch = 4
     config.study.trajectories = 2
     config.study.trajectory_every = 4
+    config.study.checkpoint_samples = 3
+    config.study.checkpoint_db = (10.0, 0.0)
+    config.study.machine_images = 2
+    config.study.machine_db = (14.0, 2.0)
+    config.study.windows = (3, 5)
+    config.study.probes = 4
     return config

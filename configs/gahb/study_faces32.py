@@ -1,0 +1,55 @@
+"""When denoisers generalise, with equal training for every N: pairs of models on disjoint sets of N faces, 32x32, gray.
+
+    python -m gahb study   --config configs/gahb/study_faces32.py --workdir runs/study_faces32
+    python -m gahb figures --workdir runs/study_faces32
+
+Each of its models is an ordinary run, and `--only 100/1` trains one and stops. Checkpoints are kept every 2000 steps:
+the study measures the memorised fraction and the held-out PSNR at each of them.
+
+Kadkhodaie, Guth, Simoncelli, Mallat, ICLR 2024, section 2; Bonnaire et al., NeurIPS 2025 (times of generalisation and
+of memorisation); Kamb and Ganguli, arXiv 2412.20292 (score machines).
+Data: `faces_gray80/1.0.0` in $SCOREBRIDGE_DATA, data or ../shared/data (3,520 training and 342 test faces, one of each
+person), resized to 32x32. Network: UNet with 32 kernels and two blocks.
+Training: the recipe of photographs.py, 40,000 steps of 8 images for every N, so that only the number of images differs.
+Hardware: two CPU cores, about 1,250 CPU seconds a model, ten models and a control. The command may be stopped and given
+again at any time.
+Expected numbers: not measured yet.
+"""
+
+from configs.base import prepared
+from configs.gahb.base import base
+
+
+def get_config():
+    config = base()
+
+    config.model.num_kernels = 32
+    config.model.num_blocks = 2
+
+    config.data.source = prepared("faces_gray80/1.0.0")
+    config.data.size = 32
+    config.data.fit = "resize"
+    config.data.flip = False
+
+    config.train.steps = 40_000
+    config.train.batch_size = 8
+    config.train.log_every = 200
+    config.optimizer.learning_rate = 6e-3
+    config.optimizer.b2 = 0.95
+    config.optimizer.clip_norm = 20.0
+    config.optimizer.schedule = "cosine"
+    config.optimizer.warmup = "2 percent"
+    config.noise.freeze_after = 0.6
+    config.checkpoint.every = 2000
+    config.checkpoint.keep = 40
+
+    config.sampler.num = 64
+    config.sampler.sigma_L = 0.08
+
+    config.study.sizes = (1, 10, 100, 1000, 1760)
+    config.study.steps = (40_000,)
+    config.study.control_steps = 40
+    config.study.num_images = 128
+    config.study.patch = 8
+    config.study.trajectories = 3
+    return config
