@@ -26,14 +26,14 @@ from common.method import Method, Variables
 from common.training import settings as training_settings
 from common.training.loop import compile_step, initial_state
 from common.training.parallel import device_count, make_backend
-from diffmatch_jax import backbone, features
-from diffmatch_jax import conditions as looking
-from diffmatch_jax.export import portable
-from diffmatch_jax.features import Prepared
-from diffmatch_jax.matcher import Model, Plan, on_grid
+from diffmatch_jax.commands.export import portable
 from diffmatch_jax.method import build, model_of
-from diffmatch_jax.network import inputs
-from diffmatch_jax.sampling import draw
+from diffmatch_jax.model import backbone, features
+from diffmatch_jax.model import conditioning as looking
+from diffmatch_jax.model.features import Prepared
+from diffmatch_jax.model.matcher import Model, Plan, on_grid
+from diffmatch_jax.model.sampling import draw
+from diffmatch_jax.model.unet import inputs
 from diffmatch_jax.settings import VGG, build_plan
 
 # Only for counting: the arithmetic that is asked for, whatever kernel does it and whatever is computed twice.
@@ -155,7 +155,7 @@ def init_for(config, first: Callable | None = None) -> Callable:
     """Returns a method's `init` that reads no weights: the pyramid's are random, and stage 1's are made by `first`."""
     alone = {"features.pyramid": "embedded", "stage2.stage1": "", "stage2.from_stage1": False}
     trained = build(configs.from_dict(config.to_dict(), config, alone)).init
-    widths = features.WIDTHS if config.features.pyramid.startswith(VGG) else backbone.WIDTHS
+    widths = features.VGG_WIDTHS if config.features.pyramid.startswith(VGG) else backbone.WIDTHS
 
     def init(key, batch):
         stats = {"pyramid": backbone.init(key, widths)}

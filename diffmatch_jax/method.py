@@ -19,15 +19,16 @@ from common.io.pictures import grid
 from common.method import Evaluation, Method, Samples, Variables
 from common.networks.initial import initialise
 from configs.diffmatch_jax.base import base
-from diffmatch_jax import backbone, features, held_out, pretraining, training
-from diffmatch_jax.cutouts import WithObjects, read_coco
-from diffmatch_jax.datasets import listed
-from diffmatch_jax.datasets.record import PairSource
-from diffmatch_jax.features import Pyramid
-from diffmatch_jax.matcher import Match, Model, Weights
-from diffmatch_jax.matching import warp
-from diffmatch_jax.pairs import Pair
-from diffmatch_jax.sampling import Stage
+from diffmatch_jax.data.objects import WithObjects, read_coco
+from diffmatch_jax.data.warps import Pair
+from diffmatch_jax.evaluation import evaluate
+from diffmatch_jax.evaluation.datasets import listed
+from diffmatch_jax.evaluation.datasets.record import PairSource
+from diffmatch_jax.model import backbone, features, weights
+from diffmatch_jax.model.features import Pyramid
+from diffmatch_jax.model.flow import warp
+from diffmatch_jax.model.matcher import Match, Model, Weights
+from diffmatch_jax.model.sampling import Stage
 from diffmatch_jax.settings import (
     VGG,
     build_goal,
@@ -39,6 +40,7 @@ from diffmatch_jax.settings import (
     compat_of,
     kind_of,
 )
+from diffmatch_jax.training import pretraining, stages
 
 NAME = "diffmatch_jax"
 TASKS = ("stage1", "stage2", "backbone")
@@ -93,30 +95,30 @@ def build(config) -> Method:
         return Variables(params, {name: each for name, each in kept._asdict().items() if each is not None})
 
     def loss(variables, key, batch):
-        keys = training.batch_keys(key, batch)
+        keys = stages.batch_keys(key, batch)
         pyramid = as_pyramid(before or config, variables.stats["pyramid"])
         if second is None:
-            seen = training.stage1_batch(plan.look, pyramid, batch)
+            seen = stages.stage1_batch(plan.look, pyramid, batch)
         else:
             first = variables.stats["stage1"] if plan.first else None
-            seen = training.stage2_batch(plan.look, plan.first, second, pyramid, first, batch, keys)
-        value, metrics = training.loss(goal, trained.network, variables.params, *seen, keys)
-        return value, training.aux(variables, metrics)
+            seen = stages.stage2_batch(plan.look, plan.first, second, pyramid, first, batch, keys)
+        value, metrics = stages.loss(goal, trained.network, variables.params, *seen, keys)
+        return value, stages.aux(variables, metrics)
 
     def model(variables):
         return model_of(config, variables, before)
 
     def matched(variables, key, num):
         of_pairs, of_noise = jax.random.split(key)
-        made = held_out.pairs(plain, sources()["test"], of_pairs, num=num)
+        made = evaluate.pairs(plain, sources()["test"], of_pairs, num=num)
         settings = {"hypotheses": sampler.hypotheses, "batch_size": min(num, checks.batch_size)}
-        return made, held_out.matched(model(variables), made, of_noise, **settings)
+        return made, evaluate.matched(model(variables), made, of_noise, **settings)
 
     def measure(variables: Variables, key: jax.Array) -> Evaluation:
         of_pairs, of_noise = jax.random.split(key)
-        made = held_out.pairs(plain, sources()["test"], of_pairs, num=checks.num)
+        made = evaluate.pairs(plain, sources()["test"], of_pairs, num=checks.num)
         settings = {"hypotheses": sampler.hypotheses, "batch_size": checks.batch_size}
-        return held_out.evaluate(model(variables), made, of_noise, **settings)
+        return evaluate.evaluate(model(variables), made, of_noise, **settings)
 
     def sample(variables: Variables, key: jax.Array) -> Samples:
         made, found = matched(variables, key, sampler.num)
@@ -136,7 +138,7 @@ def build(config) -> Method:
         name=NAME,
         init=init,
         loss=loss,
-        augment=training.augmentation(making),
+        augment=stages.augmentation(making),
         sources=sources,
         sample=sample,
         evaluate=measure,
@@ -241,7 +243,7 @@ def build_frozen(config) -> Frozen:
             raise
     look, key = build_look(before), jax.random.key(0)
     stage = build_stage(before, cells=look.cells)
-    widths = features.WIDTHS if kind_of(before.features.pyramid) == VGG else backbone.WIDTHS
+    widths = features.VGG_WIDTHS if kind_of(before.features.pyramid) == VGG else backbone.WIDTHS
     shapes = Frozen(
         jax.eval_shape(lambda: backbone.init(key, widths)),
         jax.eval_shape(lambda: initial_params(stage, key, cells=look.cells, evidence=look.evidence)),
@@ -272,10 +274,10 @@ def continued(params: Any, first: Any) -> Any:
 def pyramid_params(name: str) -> Any:
     """Returns the parameters of the pyramid that a config names."""
     if name.startswith(VGG):
-        return features.load(name.removeprefix(VGG))
+        return weights.load_vgg(name.removeprefix(VGG))
     if name == "random":
         return backbone.init(jax.random.key(0))
-    (params,) = backbone.embedded().args
+    (params,) = weights.embedded().args
     return params
 
 

@@ -1,14 +1,14 @@
 """What a config says, as the values that everything else computes with: plan, stages, objective, pairs."""
 
 from common.errors import choice, input_error
-from diffmatch_jax import conditions as looking
-from diffmatch_jax import pretraining
-from diffmatch_jax.diffusion import Process, Variable
-from diffmatch_jax.matcher import Plan
-from diffmatch_jax.network import build as build_network
-from diffmatch_jax.objective import PENALTIES
-from diffmatch_jax.sampling import Stage
-from diffmatch_jax.training import Goal, Making, Second
+from diffmatch_jax.model import conditioning as looking
+from diffmatch_jax.model.diffusion import Process, Variable
+from diffmatch_jax.model.matcher import Plan
+from diffmatch_jax.model.sampling import Stage
+from diffmatch_jax.model.unet import build as build_network
+from diffmatch_jax.training import pretraining
+from diffmatch_jax.training.objective import PENALTIES
+from diffmatch_jax.training.stages import Goal, Making, Second
 
 VGG = "vgg16:"
 

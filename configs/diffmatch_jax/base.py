@@ -72,7 +72,7 @@ def base() -> ConfigDict:
     objective.pooled = False  # mean over the batch's valid pixels (released), not of each pair's mean
     objective.likelihood = 0.0  # weight of -log p(x_0), from which the learned scale learns (0.3; 0 without one)
 
-    config.pairs = pairs = ConfigDict()  # warps (see diffmatch_jax.pairs.Warps) of training and of evaluation
+    config.pairs = pairs = ConfigDict()  # warps (see diffmatch_jax.data.warps.Warps) of training and of evaluation
     pairs.size = 256  # side of the pairs, pixels; the truth has this resolution
     pairs.shares = (0.5, 0.25, 0.25)  # of homographies, affine maps, thin-plate splines
     pairs.corner = 2 / 3  # homographies: largest shift of a corner, halves of the side
@@ -92,7 +92,7 @@ def base() -> ConfigDict:
         ""  # "ANNOTATIONS:FOLDER": COCO's JSON file and images, whose objects are pasted ("" = pieces of others)
     )
 
-    config.photometric = photometric = ConfigDict()  # changes of these pictures (see diffmatch_jax.photometric)
+    config.photometric = photometric = ConfigDict()  # changes of these pictures (see diffmatch_jax.data.augment)
     photometric.brightness = 0.15  # added: at most
     photometric.contrast = 0.4  # ln of the factor: at most
     photometric.fade = 0.2  # share of them that lose most of their contrast
@@ -115,7 +115,7 @@ def base() -> ConfigDict:
     stage2.stage1_config = ""  # what that run was, as JSON: filled in once training starts, which needs it no more then
     stage2.from_stage1 = False  # start from its weights; both stages must have one model and as much evidence
     stage2.degraded = 0.5  # share of training pairs that start from a degraded truth instead
-    stage2.noise = 0.01  # degraded truth: size of its errors, normalised flow (diffmatch_jax.conditions.degraded)
+    stage2.noise = 0.01  # degraded truth: size of its errors, normalised flow (diffmatch_jax.model.conditioning.degraded)
     stage2.size = 0  # side of the crops of the grid that are trained on, cells (0 = the whole grid)
 
     config.optimizer.name = "adamw"

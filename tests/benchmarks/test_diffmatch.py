@@ -11,7 +11,7 @@ from benchmarks import flops
 from common import config as configs
 from common.networks.convolution import convolve
 from configs.diffmatch_jax import bsds, bsds_stage2, paper, paper_stage2
-from diffmatch_jax import features
+from diffmatch_jax.model import features
 
 TYPES = ['compute_dtype: "float32" -> "bfloat16"', 'features.compute_dtype: "float32" -> "bfloat16"']
 

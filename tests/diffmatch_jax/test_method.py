@@ -14,10 +14,13 @@ from common.cli.dispatch import main
 from common.errors import InputError
 from common.training.state import TrainState
 from configs.diffmatch_jax.base import base
-from diffmatch_jax import baselines, entrants, matcher, method, pretrained, shipped
+from diffmatch_jax import api, method
 from diffmatch_jax.__main__ import APP
-from diffmatch_jax.datasets import flow_files
-from diffmatch_jax.export import portable
+from diffmatch_jax.commands.export import portable
+from diffmatch_jax.evaluation import baselines
+from diffmatch_jax.evaluation.baselines import open_entrants
+from diffmatch_jax.evaluation.datasets import flow_files
+from diffmatch_jax.model import weights
 
 SMALL = {
     "features.pyramid": "random", "features.fine": 32, "features.coarse": 16, "conditions.radius": 1,
@@ -129,7 +132,7 @@ def test_refused_sources(photographs, changes, words):
 
 
 def test_stages_and_their_weights(runs):
-    one, two = matcher.load(runs / "one"), matcher.load(runs / "two")
+    one, two = api.load(runs / "one"), api.load(runs / "two")
     assert one.plan.second is None and two.plan.first == one.plan.first and two.plan.second is not None
     for got, name in ((two.weights.first, "one"), (two.weights.second, "two")):
         jax.tree.map(np.testing.assert_array_equal, got, restore_params(runs / name).params)
@@ -150,7 +153,7 @@ def test_evaluation_and_match(runs, capsys):
     np.testing.assert_allclose(told["ratio"], rows["model"] / rows["winner-take-all"])
     assert told["nfe"] == 2 * 2 * 2 and -1 <= told["rank_correlation"] <= 1
     image = np.random.default_rng(1).random((20, 30, 3))
-    found = matcher.match(image, image[:, ::-1], model=runs / "two", hypotheses=2)
+    found = api.match(image, image[:, ::-1], model=runs / "two", hypotheses=2)
     assert found.flow.shape == (20, 30, 2) and found.hypotheses.shape == (2, 16, 16, 2)
 
 
@@ -167,7 +170,7 @@ def test_the_match_command_writes_what_match_finds(runs, tmp_path):
     files = [str(tmp_path / f"{name}.png") for name in "ab"]
     words = ["--workdir", str(runs / "two"), "--hypotheses", "2", "--out", str(tmp_path / "out")]
     assert main(["match", *files, *words], APP) == 0
-    found = matcher.match(picture, picture[:, ::-1], model=runs / "two", hypotheses=2)
+    found = api.match(picture, picture[:, ::-1], model=runs / "two", hypotheses=2)
     stored = np.load(only(tmp_path / "out", "match-*.npz"))
     np.testing.assert_allclose(stored["flow"], found.flow, atol=1e-4)
     assert json.loads(only(tmp_path / "out", "match-*.json").read_text())["step"] == 2
@@ -190,7 +193,7 @@ def test_the_match_command_takes_a_gray_png_and_a_colour_jpeg(runs, tmp_path):
     assert gray.shape == (24, 36) and colour.shape == (20, 30, 3)
     words = ["--workdir", str(runs / "two"), "--hypotheses", "2", "--out", str(tmp_path / "out")]
     assert main(["match", str(tmp_path / "a.png"), str(tmp_path / "b.jpg"), *words], APP) == 0
-    found = matcher.match(gray, colour, model=runs / "two", hypotheses=2)
+    found = api.match(gray, colour, model=runs / "two", hypotheses=2)
     stored = np.load(only(tmp_path / "out", "match-*.npz"))
     np.testing.assert_allclose(stored["flow"], found.flow, atol=1e-4)
     drawn = np.asarray(Image.open(only(tmp_path / "out", "warped-*.png")))
@@ -217,14 +220,14 @@ def test_the_match_command_refuses(tmp_path, capsys, flags, words):
 def test_a_stage_2_does_without_its_stage_1(runs, tmp_path, capsys):
     """It matches, measures, is exported and resumed with what it keeps, and a new run is refused in words."""
     own = shutil.copytree(runs / "two", tmp_path / "two")
-    whole = matcher.load(runs / "two")
+    whole = api.load(runs / "two")
     stored = configs.read(own, base())
     config_of_stage1 = json.loads(stored.stage2.stage1_config)
     assert config_of_stage1["model"]["channels"] == 8 and "data" not in config_of_stage1
     first = runs / "one"
     first.rename(runs / "elsewhere")
     try:
-        model = matcher.load(own)
+        model = api.load(own)
         assert model.plan == whole.plan
         jax.tree.map(np.testing.assert_array_equal, model.weights.first, whole.weights.first)
         assert main(["evaluate", "--workdir", str(own), "--dry-run"], APP) == 0
@@ -292,7 +295,7 @@ def test_other_features_than_stage_1(runs):
 def test_entrants_of_several_hypotheses(runs):
     """One run with different numbers of hypotheses, each a row with a name, title and record of its own."""
     two = runs / "two"
-    one, three, plain = entrants.open_entrants(f"run:{two}@1,a=run:{two}@3,a=run:{two}", 2)
+    one, three, plain = open_entrants(f"run:{two}@1,a=run:{two}@3,a=run:{two}", 2)
     assert [each.name for each in (one, three, plain)] == ["two@1", "a@3", "a"]
     assert [each.title for each in (one, three, plain)] == ["two, 1 hypothesis", "a, 3 hypotheses", "a"]
     for each, hypotheses in ((one, 1), (three, 3), (plain, 2)):
@@ -300,13 +303,13 @@ def test_entrants_of_several_hypotheses(runs):
         assert each.described == told and each.identity["hypotheses"] == hypotheses
     image = np.random.default_rng(1).random((20, 30, 3))
     for each, hypotheses in ((one, 1), (plain, 2)):
-        found = matcher.match(image, image[:, ::-1], model=two, hypotheses=hypotheses)
+        found = api.match(image, image[:, ::-1], model=two, hypotheses=hypotheses)
         np.testing.assert_array_equal(each.matcher(image, image[:, ::-1])[0], found.flow)
-    (shipped,) = entrants.open_entrants("match@8")
-    assert shipped.name == "match@8" and shipped.title == "this model, 8 hypotheses"
-    assert shipped.described["nfe"] == matcher.load().plan.nfe(8) and shipped.described["step"] is None
+    (shipped,) = open_entrants("match@8")
+    assert weights.name == "match@8" and weights.title == "this model, 8 hypotheses"
+    assert weights.described["nfe"] == api.load().plan.nfe(8) and weights.described["step"] is None
     with pytest.raises(InputError, match="--methods: expected each name once"):
-        entrants.open_entrants(f"run:{two}@1,two=run:{two}@1")
+        open_entrants(f"run:{two}@1,two=run:{two}@1")
 
 
 def test_other_conditions_than_stage_1(runs):
@@ -351,7 +354,7 @@ def test_exported_stages_are_the_same_matcher(runs, tmp_path):
         task = {"one": "stage1", "two": "stage2"}[name]
         words = ["export", "--workdir", str(runs / name), "--output", str(tmp_path / f"{task}.npz")]
         assert main(words, APP) == 0
-    model, own = pretrained.read(tmp_path), matcher.load(runs / "two")
+    model, own = api.read(tmp_path), api.load(runs / "two")
     assert model.plan == own.plan
     for got, want in zip(jax.tree.leaves(model.weights[1:]), jax.tree.leaves(own.weights[1:]), strict=True):
         np.testing.assert_allclose(got, want, rtol=1e-3, atol=1e-6)
@@ -359,12 +362,12 @@ def test_exported_stages_are_the_same_matcher(runs, tmp_path):
     for damage in (lambda path: path.write_text(told[:-2]), lambda path: path.unlink()):
         damage(tmp_path / "stage2.json")
         with pytest.raises(InputError, match="stage2.json: expected the config of stage2.npz"):
-            pretrained.read(tmp_path)
+            api.read(tmp_path)
     (tmp_path / "stage2.npz").unlink()
-    assert pretrained.read(tmp_path).plan == matcher.load(runs / "one").plan
+    assert api.read(tmp_path).plan == api.load(runs / "one").plan
     (tmp_path / "stage1.npz").unlink()
     with pytest.raises(InputError, match="stage1.npz: expected weights of a matcher"):
-        pretrained.read(tmp_path)
+        api.read(tmp_path)
 
 
 def test_what_is_exported_names_no_directories():
@@ -384,8 +387,8 @@ def test_what_is_exported_names_no_directories():
 
 def test_a_package_without_its_second_stage_is_refused(tmp_path, monkeypatch):
     for name in ("stage1.npz", "stage1.json"):
-        shutil.copy(shipped.DIRECTORY / name, tmp_path)
-    assert pretrained.read(tmp_path).plan.second is None
-    monkeypatch.setattr(shipped, "DIRECTORY", tmp_path)
+        shutil.copy(weights.DIRECTORY / name, tmp_path)
+    assert api.read(tmp_path).plan.second is None
+    monkeypatch.setattr(weights, "DIRECTORY", tmp_path)
     with pytest.raises(InputError, match="stage2.npz: expected weights of a matcher, got no such file; install"):
-        pretrained.read(tmp_path)
+        api.read(tmp_path)

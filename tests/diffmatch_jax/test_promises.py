@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from diffmatch_jax.corrupted import corruption
-from diffmatch_jax.datasets.catalogue import Options, open_datasets
-from diffmatch_jax.entrants import open_entrants
-from diffmatch_jax.evaluation import measure_pair, seed_of
+from diffmatch_jax.evaluation.baselines import open_entrants
+from diffmatch_jax.evaluation.corruptions.pairs import corruption
+from diffmatch_jax.evaluation.datasets.catalogue import Options, open_datasets
+from diffmatch_jax.evaluation.evaluate import measure_pair, seed_of
 
 COUNT = 12
 

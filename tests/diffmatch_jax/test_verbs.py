@@ -11,7 +11,7 @@ from PIL import Image
 from common.checkpoint import restore_params
 from common.cli.dispatch import main
 from diffmatch_jax.__main__ import APP
-from diffmatch_jax.matching import warp
+from diffmatch_jax.model.flow import warp
 
 CONFIG = str(pathlib.Path(__file__).with_name("tiny.py"))
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from diffmatch_jax.datasets import listed, planar, record
+from diffmatch_jax.evaluation.datasets import listed, planar, record
 
 
 def first(array):

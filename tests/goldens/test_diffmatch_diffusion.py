@@ -8,9 +8,12 @@ import pytest
 
 from common.training.optimizers import make_optimizer
 from common.training.state import update_ema
-from diffmatch_jax import diffusion, matching, metrics, objective
-from diffmatch_jax.diffusion import Process
-from diffmatch_jax.resize import resize_normalised
+from diffmatch_jax.evaluation import metrics
+from diffmatch_jax.model import diffusion
+from diffmatch_jax.model.diffusion import Process
+from diffmatch_jax.model.flow import to_pixels
+from diffmatch_jax.model.resize import resize_normalised
+from diffmatch_jax.training import objective
 
 
 def nhwc(array):
@@ -157,7 +160,7 @@ def test_optimizer_and_average(golden):
 
 def measured(d, i, normalised):
     size = tuple(d["image_hw"][i].tolist())
-    flow = matching.to_pixels(resize_normalised(normalised, size, alignment="corner"))
+    flow = to_pixels(resize_normalised(normalised, size, alignment="corner"))
     truth = np.moveaxis(d[f"gt_flow_{i}"], 0, -1)
     return flow, metrics.measure(np.asarray(flow), truth, d[f"mask_{i}"])
 
