@@ -37,7 +37,7 @@ from diffmatch_jax.settings import (
     build_plan,
     build_second,
     build_stage,
-    compat_of,
+    is_released,
     kind_of,
 )
 from diffmatch_jax.training import pretraining, stages
@@ -212,7 +212,7 @@ def build_all_sources(config) -> dict[str, Source]:
         if not rows:
             fix = "name the folder of photographs and the list"
             raise input_error("config.pairs.listed", expected="PHOTOGRAPHS:CSV", got=told.listed, fix=fix)
-        pairs = listed.listed(photographs, rows, size=told.size, compat=compat_of(config))
+        pairs = listed.listed(photographs, rows, size=told.size, half_pixel=is_released(config))
         found = {**found, "train": PairSource(pairs)}
     if not told.coco:
         return found

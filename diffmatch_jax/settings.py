@@ -2,6 +2,7 @@
 
 from common.errors import choice, input_error
 from diffmatch_jax.model import conditioning as looking
+from diffmatch_jax.model import released
 from diffmatch_jax.model.diffusion import Process, Variable
 from diffmatch_jax.model.matcher import Plan
 from diffmatch_jax.model.sampling import Stage
@@ -36,7 +37,7 @@ def shared_look(config, before) -> looking.Settings:
     Raises `InputError` for what the config of stage 2 says otherwise; which features they are need not be repeated.
     """
     look, theirs = build_look(config), build_look(before)
-    if (theirs.fine, theirs.coarse, theirs.compat) != (look.fine, look.coarse, look.compat):
+    if (theirs.fine, theirs.coarse, theirs.released) != (look.fine, look.coarse, look.released):
         expected = f"those of stage 1: fine {theirs.fine}, coarse {theirs.coarse}"
         got = f"fine {look.fine}, coarse {look.coarse}"
         raise input_error("config.features", expected=expected, got=got, fix="use the same")
@@ -67,13 +68,13 @@ def build_look(config) -> looking.Settings:
         fit=told.fit,
         refine=told.refine,
         gain=told.gain,
-        compat=compat_of(config),
+        released=is_released(config),
     )
 
 
-def compat_of(config) -> str | None:
-    """Returns "released" or None."""
-    return choice("config.features.compat", config.features.compat, ("", "released")) or None
+def is_released(config) -> bool:
+    """Returns whether a config asks for the released models' geometry."""
+    return choice("config.features.compat", config.features.compat, ("", released.NAME)) == released.NAME
 
 
 def build_process(config, *, keep: str = "") -> Process:
@@ -106,7 +107,7 @@ def build_stage(config, *, cells: int) -> Stage:
         eta=config.sampler.eta,
         rule=config.sampler.rule,
         estimate=config.sampler.estimate,
-        clip=1.0 if compat_of(config) else None,
+        clip=1.0 if is_released(config) else None,
     )
 
 
@@ -126,7 +127,7 @@ def build_goal(config) -> Goal:
         pooled=goal.pooled,
         likelihood=goal.likelihood,
         dropout=config.model.dropout > 0,
-        compat=compat_of(config),
+        alignment=released.ALIGNMENT if is_released(config) else "half_pixel",
     )
 
 
@@ -154,10 +155,10 @@ def build_second(config, plan: Plan) -> Second:
     if not 0 <= goal.size <= plan.look.fine_cells:
         expected = f"0 to {plan.look.fine_cells} cells"
         raise input_error("config.stage2.size", expected=expected, got=goal.size, fix="use 0 for the whole grid")
-    if goal.size and plan.look.compat is not None:
+    if goal.size and plan.look.released:
         # Outermost centres coincide: a part of the grid lies elsewhere in the truth than the same part of that.
         fix = "use 0 for the whole grid"
-        raise input_error("config.stage2.size", expected=f"0 with compat={plan.look.compat!r}", got=goal.size, fix=fix)
+        raise input_error("config.stage2.size", expected="0 with features.compat", got=goal.size, fix=fix)
     if goal.size and config.pairs.size % plan.look.fine_cells:
         expected = f"a multiple of {plan.look.fine_cells}, to train on crops"
         raise input_error("config.pairs.size", expected=expected, got=config.pairs.size, fix="use features.fine")

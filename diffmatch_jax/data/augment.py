@@ -13,10 +13,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from common.errors import choice, input_error
+from common.errors import input_error
 from diffmatch_jax.data.warps import Pair
 from diffmatch_jax.model.flow import flow_of, mapping_of, sample, within
-from diffmatch_jax.model.resize import COMPAT, blur
+from diffmatch_jax.model.resize import blur
 
 LUMA = (0.299, 0.587, 0.114)
 
@@ -168,17 +168,11 @@ def displacement(noise: jax.Array, *, sigma, gain, reach: float | None = None) -
     return gain * blur(2 * noise - 1, sigma, reach=reach, radius=_CUT * sigma)
 
 
-def blobs(
-    centres: jax.Array, sigmas: jax.Array, size: tuple[int, int], *, used=None, compat: str | None = None
-) -> jax.Array:
+def blobs(centres: jax.Array, sigmas: jax.Array, size: tuple[int, int], *, used=None) -> jax.Array:
     """Returns the sum of blobs clip(2 exp(-r^2 / 2 sigma^2), 0, 1), at most 1, `[H, W]`.
 
-    centres `[n, 2]` (x, y) and sigmas `[n]` in pixels, `used [n]` leaves some out. compat="released" has rows and
-    columns of the centres swapped.
+    centres `[n, 2]` (x, y) and sigmas `[n]` in pixels, `used [n]` leaves some out.
     """
-    if compat is not None:
-        choice("compat", compat, COMPAT)
-        centres = centres[:, ::-1]
     height, width = size
     x, y = (
         jnp.exp(-0.5 * ((jnp.arange(length) - place[:, None]) / sigmas[:, None]) ** 2)

@@ -12,7 +12,6 @@ also where it leaves the window. Positions within the window are relative, [-1, 
 Every pair is a pure function of its key.
 """
 
-import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -106,49 +105,6 @@ def thin_plate(controls: jax.Array, positions: jax.Array) -> jax.Array:
         -1,
     )
     return jnp.einsum("...nmi,...id->...nmd", basis, weights, precision="highest")
-
-
-def object_motion(
-    size: tuple[int, int],
-    *,
-    rotation: float,
-    scale: float,
-    translation: tuple[float, float],
-    centre: tuple[float, float] | None = None,
-    compat: str | None = None,
-) -> np.ndarray:
-    """Returns the matrix `[3, 3]` (float64, pixels) that moves an object of the target into the source.
-
-    It is turned by `rotation` degrees (counter-clockwise on the screen) and scaled about `centre` (x, y), the middle of
-    the object, then shifted, so that the middle lands at centre + translation. compat="released": shifted first, then
-    turned about the middle of the image of `size`, then scaled about a quarter of it. Raises `InputError` for a scale
-    that is not positive, or without a centre.
-    """
-    if not scale > 0:
-        raise input_error("scale", expected="a positive number", got=scale, fix="use 1 to keep the size")
-    height, width = size
-    cosine, sine = math.cos(math.radians(rotation)), math.sin(math.radians(rotation))
-    turn = np.array([[cosine, sine], [-sine, cosine]])
-    if compat == "released":
-        middle = np.array([width / 2, height / 2])
-        scaling = _about(scale * np.eye(2), np.array([width, height]) * 0.25)
-        return scaling @ _about(turn, middle) @ _shift(translation)
-    if centre is None:
-        raise input_error("centre", expected="the object's middle (x, y)", got="None", fix="give that of its box")
-    return _shift(translation) @ _about(scale * turn, np.asarray(centre, np.float64))
-
-
-def _about(linear: np.ndarray, middle: np.ndarray) -> np.ndarray:
-    matrix = np.eye(3)
-    matrix[:2, :2] = linear
-    matrix[:2, 2] = middle - linear @ middle
-    return matrix
-
-
-def _shift(by) -> np.ndarray:
-    matrix = np.eye(3)
-    matrix[:2, 2] = by
-    return matrix
 
 
 KINDS = ("homography", "affine", "thin_plate")

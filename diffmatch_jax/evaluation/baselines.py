@@ -42,48 +42,37 @@ def winner_take_all(
     fine: int = 256,
     coarse: int = 128,
     median: int = 0,
-    compat: str | None = None,
 ) -> Matcher:
     """Returns a matcher by the best of all cells of the averaged cost volume, on `fine` / 8 cells a side.
 
     median: the side of a median filter over cells, in x and in y (0: none). The confidence is the winner's cosine.
-    compat="released": their alignments, 512 and 256 pixels, and normalised flow clipped to [-1, 1].
     """
     if fine % 16 or coarse % 16 or min(fine, coarse) < 16:
         got = f"{fine} and {coarse}"
         raise input_error("fine, coarse", expected="multiples of 16", got=got, fix="use 256 and 128")
     if median < 0 or (median and median % 2 == 0):
         raise input_error("median", expected="0 or an odd number of cells", got=median, fix="use 5")
-    if compat == "released":
-        fine, coarse = 512, 256
     cells = fine // 8
     pyramid = as_argument(pyramid)
 
     def matcher(source: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        ready = [
-            features.prepared(jnp.asarray(each)[None], fine=fine, coarse=coarse, compat=compat)
-            for each in (source, target)
-        ]
-        flow, sure = _winner(pyramid, *ready, cells=cells, compat=compat)
+        ready = [features.prepared(jnp.asarray(each)[None], fine=fine, coarse=coarse) for each in (source, target)]
+        flow, sure = _winner(pyramid, *ready, cells=cells)
         if median:
             flow = jnp.asarray(median_filter(np.asarray(flow), size=(median, median, 1), mode="nearest"))
         size = target.shape[:2]
-        alignment = "corner" if compat == "released" else "half_pixel"
-        whole = resize_normalised(flow / cells, size, alignment=alignment, edge="repeat")
-        if compat == "released":
-            whole = jnp.clip(whole, -1, 1)
-        confidence = resize(sure[..., None], size, alignment=alignment)[..., 0]
+        whole = resize_normalised(flow / cells, size, edge="repeat")
+        confidence = resize(sure[..., None], size)[..., 0]
         return np.asarray(to_pixels(whole, source=source.shape[:2])), np.asarray(confidence)
 
     return matcher
 
 
-@partial(jax.jit, static_argnames=("cells", "compat"))
-def _winner(pyramid, source, target, *, cells, compat):
+@partial(jax.jit, static_argnames="cells")
+def _winner(pyramid, source, target, *, cells):
     """Returns the winner's flow `[cells, cells, 2]` in cells, and its score `[cells, cells]`."""
     of_source, of_target = (
-        cost_volume.descriptor(features.stage1_maps(pyramid, each), (cells, cells), compat=compat)
-        for each in (source, target)
+        cost_volume.descriptor(features.stage1_maps(pyramid, each), (cells, cells)) for each in (source, target)
     )
     found = cost_volume.search(of_source, of_target)
     return found.flow[0], found.scores[0, ..., 0]

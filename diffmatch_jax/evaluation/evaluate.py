@@ -277,7 +277,7 @@ def evaluate(model: Model, made: Pair, key: jax.Array, *, hypotheses: int, batch
         if fits:
             numbers["rank_correlation_of_fit"] = metrics.rank_correlation(error, 1 - fits[FIT].confidence, made.mask)
     # Released hypotheses lie on corners, between cells of the truth.
-    if found.hypotheses.shape[1] > 1 and model.plan.look.compat is None:
+    if found.hypotheses.shape[1] > 1 and not model.plan.look.released:
         numbers["joint"] = of_hypotheses(found, made)._asdict()
     few = slice(0, 8)
     arrays = {

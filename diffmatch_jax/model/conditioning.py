@@ -12,10 +12,10 @@ import jax.numpy as jnp
 from jax import lax
 
 from common.errors import input_error
-from diffmatch_jax.model import cost_volume, features, robust_fit
+from diffmatch_jax.model import cost_volume, features, released, robust_fit
 from diffmatch_jax.model.features import Prepared, Pyramid
 from diffmatch_jax.model.flow import flow_of, mapping_of, to_normalised, to_pixels
-from diffmatch_jax.model.resize import alignment_of, area, resize, resize_normalised
+from diffmatch_jax.model.resize import area, resize, resize_normalised
 
 MEDIAN = 5  # cells of the filter of the winner-take-all flow, where no stage 1 refines it
 NEAR = 3.0  # cells from a global affine flow, one deviation, within which matches count
@@ -42,18 +42,17 @@ class Settings:
     refine: int = 0
     gain: float = 0.0
     contrast: float = 0.0
-    compat: str | None = None
+    released: bool = False
 
     def __post_init__(self):
-        alignment_of(self.compat)
         for name in ("fine", "coarse"):
             side = getattr(self, name)
             if side < 16 or side % 16:
                 fix = f"use {max(1, round(side / 16)) * 16}"
                 raise input_error(f"config.features.{name}", expected="a multiple of 16, 16 or more", got=side, fix=fix)
-        if not 0 <= self.contrast <= 1 or (self.contrast and self.compat):
-            got, fix = self.contrast, "use 0" if self.compat else "use 0.15, or 0 for none"
-            expected = "0 with compat" if self.compat else "a fraction of a side, 0 to 1"
+        if not 0 <= self.contrast <= 1 or (self.contrast and self.released):
+            got, fix = self.contrast, "use 0" if self.released else "use 0.15, or 0 for none"
+            expected = "0 with features.compat" if self.released else "a fraction of a side, 0 to 1"
             raise input_error("config.features.contrast", expected=expected, got=got, fix=fix)
         if self.median < 0 or (self.median and self.median % 2 == 0):
             got = self.median
@@ -68,13 +67,20 @@ class Settings:
             got = f"fit {self.fit}, median {self.median}, soft {self.soft}"
             expected, fix = "a fit of 0, or of 1 and more and the winners themselves", "use median=0 and soft=0 with it"
             raise input_error("config.conditions", expected=expected, got=got, fix=fix)
-        if self.refine < 0 or (self.refine and self.compat):
-            got = f"{self.refine} with compat={self.compat!r}"
-            fix = "use 0" if self.compat else "use 2, or 0 for none"
-            raise input_error("config.conditions.refine", expected="0, or without compat more", got=got, fix=fix)
+        if self.refine < 0 or (self.refine and self.released):
+            got = f"{self.refine}{' with features.compat' * self.released}"
+            fix = "use 0" if self.released else "use 2, or 0 for none"
+            raise input_error(
+                "config.conditions.refine", expected="0, or without features.compat more", got=got, fix=fix
+            )
         if self.wide < 0 or (self.wide and self.cells % self.wide):
             fix = "use 4, or 0 for none"
             raise input_error("config.conditions.wide", expected=f"a divisor of {self.cells}", got=self.wide, fix=fix)
+
+    @property
+    def alignment(self) -> str:
+        """How maps and flow are resized, see `model.resize`."""
+        return released.ALIGNMENT if self.released else "half_pixel"
 
     @property
     def cells(self) -> int:
@@ -103,8 +109,8 @@ class Settings:
         return self.patch * (1 + bool(self.wide)) + 2 * (moved + bool(self.fit) + self.score)
 
     @property
-    def released(self) -> bool:
-        """Whether the conditions are the released ones, correlations around the winner alone."""
+    def is_plain(self) -> bool:
+        """Whether evidence is correlations around the winner alone."""
         return not (self.wide or self.score or self.median or self.fit)
 
 
@@ -151,14 +157,16 @@ class Matches(NamedTuple):
 def prepared(images: jax.Array, settings: Settings) -> Prepared:
     """Returns images `[B, H, W, 1 or 3]` at the two sizes of the settings."""
     sides = {"fine": settings.fine, "coarse": settings.coarse}
-    return features.prepared(images, **sides, contrast=settings.contrast, compat=settings.compat)
+    if settings.released:
+        return released.prepared(images, **sides)
+    return features.prepared(images, **sides, contrast=settings.contrast)
 
 
 def maps(pyramid: Pyramid, images: Prepared, settings: Settings) -> Maps:
     """Returns what both stages take from the pyramid; what is not used costs nothing in a compiled program."""
     four, one = features.both_stages(pyramid, images)
     size = (settings.cells, settings.cells)
-    made = Maps(cost_volume.descriptor(four, size, compat=settings.compat), one)
+    made = Maps(cost_volume.descriptor(four, size, alignment=settings.alignment), one)
     if images.mask is not None:
         mask, fine_mask = (
             (area(images.mask, each.shape[1:3])[..., 0] > least).astype(each.dtype)
@@ -199,7 +207,7 @@ def stage1(source: jax.Array, target: jax.Array, settings: Settings, *, mask: ja
     found = cost_volume.search(source, target, radius=settings.radius, temperature=temperature, rows=rows)
     best = found.positions[..., 0, :] - mapping_of(jnp.zeros_like(found.flow))
     winner, score = to_normalised(best), found.scores[..., 0]
-    if settings.released:
+    if settings.is_plain:
         return First(Conditions(to_normalised(found.flow), scaled(found.local, settings)), winner, score)
     flow, weight = found.flow, None
     if settings.fit:
@@ -270,7 +278,7 @@ def start(
     """
     size = target.shape[1:3]
     if not settings.refine:
-        return Start(resize_normalised(flow, size, alignment=alignment_of(settings.compat)))
+        return Start(resize_normalised(flow, size, alignment=settings.alignment))
     places = (settings.cells, settings.cells)
     found = robust_fit.refine(
         source, target, flow, places=places, radius=settings.radius, rounds=settings.refine, masks=masks
@@ -312,7 +320,8 @@ def conditions_of(told: Start, patches: jax.Array) -> Conditions:
 
 def look_fine(source: jax.Array, target: jax.Array, positions: jax.Array, settings: Settings) -> jax.Array:
     """Returns the patches of stage 2 for target cells `[B, h, w, C]` that look at `positions [B, h, w, 2]`."""
-    found = cost_volume.local_features(source, target, positions, radius=settings.radius, compat=settings.compat)
+    look_up = released.local_features if settings.released else cost_volume.local_features
+    found = look_up(source, target, positions, radius=settings.radius)
     return scaled(found, settings)
 
 

@@ -7,7 +7,7 @@ gives winners and look-ups without the whole one (`search`). Volumes have the ta
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
@@ -16,7 +16,7 @@ from jax import lax
 
 from common.errors import input_error
 from diffmatch_jax.model.flow import flow_of, grid
-from diffmatch_jax.model.resize import alignment_of, resize
+from diffmatch_jax.model.resize import resize
 
 EPSILON = 1e-5
 
@@ -28,12 +28,11 @@ def unit(features: jax.Array) -> jax.Array:
     return features / (length + EPSILON)
 
 
-def descriptor(maps: Sequence[jax.Array], size: tuple[int, int], *, compat: str | None = None) -> jax.Array:
+def descriptor(maps: Sequence[jax.Array], size: tuple[int, int], *, alignment: str = "half_pixel") -> jax.Array:
     """Returns maps `[B, H_i, W_i, C_i]` as one `[B, h, w, sum C_i]` whose inner products are average cosines.
 
-    Each map is resized first: half-pixel, with compat="released" corner-aligned.
+    Each map is resized first, with that `alignment` (see `model.resize`).
     """
-    alignment = alignment_of(compat)
     parts = [unit(resize(each, size, alignment=alignment)) for each in maps]
     return jnp.concatenate(parts, -1) / math.sqrt(len(parts))
 
@@ -227,22 +226,38 @@ def local_features(
     *,
     radius: int = 4,
     rows: int = 4,
-    compat: str | None = None,
 ) -> jax.Array:
     """Returns cosines of target features and source features around positions, `[B, Ht, Wt, (2 radius + 1)^2]`.
 
     source `[B, Hs, Ws, C]`, target `[B, Ht, Wt, C]`, positions `[B, Ht, Wt, 2]` in cells of the source; channels are
     ordered as in `local`, outside the source is zero. Vectors are normalised before they are interpolated, so that the
-    cosine fades at the border; compat="released" interpolates first, which is ill-conditioned one cell outside.
-
-    Each cell's (2 radius + 2)^2 neighbours are read once, for about `rows` rows of the target at a time.
+    cosine fades at the border.
     """
-    alignment_of(compat)
+
+    def cosines(neighbours: jax.Array, part: jax.Array, fraction: jax.Array) -> jax.Array:
+        products = jnp.einsum("bhwijc,bhwc->bhwij", neighbours, part, precision="highest")
+        return between(products[..., None], fraction)[..., 0]
+
+    return around(unit(source), unit(target), positions, cosines, radius=radius, rows=rows)
+
+
+def around(
+    source: jax.Array,
+    target: jax.Array,
+    positions: jax.Array,
+    compare: Callable[[jax.Array, jax.Array, jax.Array], jax.Array],
+    *,
+    radius: int,
+    rows: int,
+) -> jax.Array:
+    """Returns what `compare` says of target cells and the source cells around positions, `[B, Ht, Wt, (2 r + 1)^2]`.
+
+    compare: (neighbours `[B, h, w, 2 r + 2, 2 r + 2, C]`, cells `[B, h, w, C]`, fraction `[B, h, w, 2]` of the position
+    between cells) -> `[B, h, w, 2 r + 1, 2 r + 1]`. Each cell's neighbours are read once, for about `rows` rows of the
+    target at a time.
+    """
     size, pad = 2 * radius + 2, 2 * radius + 2
     height, width = source.shape[1:3]
-    if compat is None:
-        source = unit(source)
-    target = unit(target)
     padded = jnp.pad(source, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
     last = jnp.asarray([width + pad, height + pad])
 
@@ -258,11 +273,7 @@ def local_features(
         # Compared as floating point: positions may be too far away for integers.
         starts = jnp.clip(below + (pad - radius), 0, last).astype(jnp.int32)
         neighbours = jax.vmap(windows)(padded, starts)
-        if compat is None:
-            products = jnp.einsum("bhwijc,bhwc->bhwij", neighbours, part, precision="highest")
-            values = _between(products[..., None], fraction)[..., 0]
-        else:
-            values = jnp.einsum("bhwijc,bhwc->bhwij", unit(_between(neighbours, fraction)), part, precision="highest")
+        values = compare(neighbours, part, fraction)
         return values.swapaxes(-1, -2).reshape(*place.shape[:-1], -1)
 
     return _in_rows(block, divisor(target.shape[1], rows), target, positions)
@@ -300,7 +311,7 @@ def peak(patches: jax.Array, *, radius: int) -> Peak:
     return Peak(jnp.stack([x, y], -1) - radius + part, inside)
 
 
-def _between(values: jax.Array, fraction: jax.Array) -> jax.Array:
+def between(values: jax.Array, fraction: jax.Array) -> jax.Array:
     """Interpolates `[..., n, n, C]` at the same `fraction [..., 2]` of every cell, `[..., n - 1, n - 1, C]`."""
     x, y = fraction[..., 0, None, None, None], fraction[..., 1, None, None, None]
     values = values[..., :-1, :, :] * (1 - y) + values[..., 1:, :, :] * y

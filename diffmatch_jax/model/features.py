@@ -16,7 +16,7 @@ from jax import lax
 from common.data.augment import to_unit
 from common.errors import input_error
 from common.networks.convolution import convolve
-from diffmatch_jax.model.resize import adaptive_mean, alignment_of, gaussian_matrix, resize
+from diffmatch_jax.model.resize import gaussian_matrix, resize
 
 Pyramid = Callable[[jax.Array], Sequence[jax.Array]]
 
@@ -56,27 +56,26 @@ class Prepared(NamedTuple):
     texture: jax.Array | None = None
 
 
-def prepared(
-    images: jax.Array, *, fine: int = 512, coarse: int = 256, contrast: float = 0.0, compat: str | None = None
-) -> Prepared:
+def prepared(images: jax.Array, *, fine: int = 512, coarse: int = 256, contrast: float = 0.0) -> Prepared:
     """Returns images `[B, H, W, 1 or 3]` (bytes, or floating point in [0, 1]) at both sizes; proportions are not kept.
 
     Both are sampled half-pixel, with a low-pass filter where they shrink; with a `contrast` their local contrast is
-    normalised over that fraction of a side (`local_contrast`). compat="released": the fine one without the filter, the
-    coarse one by means over whole pixels. Raises `InputError` for images of another shape.
+    normalised over that fraction of a side (`local_contrast`). Raises `InputError` for images of another shape.
     """
-    alignment_of(compat)
-    if images.ndim != 4 or images.shape[-1] not in (1, 3):
-        fix = "give gray or RGB images, NHWC"
-        raise input_error("images", expected="[B, H, W, 1 or 3]", got=list(images.shape), fix=fix)
-    x = to_unit(images)
-    x = jnp.broadcast_to(x, (*x.shape[:3], 3))
-    if compat == "released":
-        return Prepared(resize(x, (fine, fine)), adaptive_mean(x, (coarse, coarse)))
+    x = as_rgb(images)
     both = Prepared(*(resize(x, (side, side), antialias=True) for side in (fine, coarse)))
     if not contrast:
         return both
     return Prepared(*(local_contrast(each, sigma=contrast * each.shape[1]) for each in both[:2]))
+
+
+def as_rgb(images: jax.Array) -> jax.Array:
+    """Returns images `[B, H, W, 1 or 3]` (bytes, or floating point in [0, 1]) as floats `[B, H, W, 3]` in [0, 1]."""
+    if images.ndim != 4 or images.shape[-1] not in (1, 3):
+        fix = "give gray or RGB images, NHWC"
+        raise input_error("images", expected="[B, H, W, 1 or 3]", got=list(images.shape), fix=fix)
+    x = to_unit(images)
+    return jnp.broadcast_to(x, (*x.shape[:3], 3))
 
 
 def texture(images: jax.Array) -> jax.Array:

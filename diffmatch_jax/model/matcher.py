@@ -22,7 +22,7 @@ from diffmatch_jax.model.diffusion import folded
 from diffmatch_jax.model.diffusion import spread as spread_of
 from diffmatch_jax.model.features import Prepared, Pyramid, texture
 from diffmatch_jax.model.flow import mapping_of, sample, to_pixels
-from diffmatch_jax.model.resize import alignment_of, resize, resize_normalised
+from diffmatch_jax.model.resize import resize, resize_normalised
 from diffmatch_jax.model.sampling import Stage, confidence_of, deviation_of, draw, pooled, summarise
 
 
@@ -139,7 +139,7 @@ def match(
     if hypotheses < 1:
         raise input_error("hypotheses", expected="at least 1", got=hypotheses, fix="use 4")
     given = [name for name, mask in (("source_mask", source_mask), ("target_mask", target_mask)) if mask is not None]
-    if given and model.plan.look.compat is not None:
+    if given and model.plan.look.released:
         fix = "leave it out, or cut the images"
         raise input_error(given[0], expected="None for a model of the original code", got="a mask", fix=fix)
     keys = jnp.broadcast_to(as_keys(0 if key is None else key, len(sources)), (len(sources),))
@@ -154,7 +154,7 @@ def match(
     found = on_grid(model.plan, weights, *images, keys, int(hypotheses))
     if affine is not None:
         found = _unframed(found, affine)
-    sizes = {"size": targets.shape[1:3], "source": sources.shape[1:3], "compat": model.plan.look.compat}
+    sizes = {"size": targets.shape[1:3], "source": sources.shape[1:3], "alignment": model.plan.look.alignment}
     result = Match(*jax.device_get(_finish(found, **sizes)), np.asarray(found.hypotheses))
     return Match(*(each[0] for each in result)) if single else result
 
@@ -211,7 +211,7 @@ def as_batch(images: Any, name: str) -> tuple[np.ndarray, bool]:
 @functools.partial(jax.jit, static_argnames="settings")
 def _prepared(images: jax.Array, mask: jax.Array, settings: looking.Settings) -> Prepared:
     """Returns images, filled with their mean outside `mask [B, H, W, 1]`, with their mask and their texture."""
-    if settings.compat is not None:
+    if settings.released:
         return looking.prepared(images, settings)
     x = to_unit(images)
     mean = (x * mask).sum((1, 2), keepdims=True) / mask.sum((1, 2), keepdims=True)
@@ -244,7 +244,7 @@ def on_grid(plan: Plan, weights: Weights, source: Prepared, target: Prepared, ke
         drawn, covariance = flow[:, None], jnp.zeros((*flow.shape, 2))
     if plan.second is not None:
         size = of_target.second.shape[1:3]
-        before = _resized(covariance, size, alignment=alignment_of(look.compat))
+        before = _resized(covariance, size, alignment=look.alignment)
         for i in range(plan.rounds):
             deviation = deviation_of(covariance)
             given = looking.stage2(of_source.second, of_target.second, flow, look, deviation=deviation, masks=masks)
@@ -277,13 +277,11 @@ def _resized(covariance: jax.Array, size: tuple[int, int], *, alignment: str) ->
     return flat.reshape(*flat.shape[:3], 2, 2)
 
 
-@functools.partial(jax.jit, static_argnames=("size", "source", "compat"))
-def _finish(
-    found: Grid, *, size: tuple[int, int], source: tuple[int, int], compat: str | None
-) -> tuple[jax.Array, ...]:
+@functools.partial(jax.jit, static_argnames=("size", "source", "alignment"))
+def _finish(found: Grid, *, size: tuple[int, int], source: tuple[int, int], alignment: str) -> tuple[jax.Array, ...]:
     """Returns flow, confidence, spread, covariance and winner on the target's pixels."""
-    alignment = alignment_of(compat)
-    to = None if compat is not None and source == size else source
+    # Corner-aligned flow into an image of the same size is scaled by its side, as the released code does.
+    to = None if alignment == "corner" and source == size else source
 
     def pixels(flow):
         return to_pixels(resize_normalised(flow, size, alignment=alignment), source=to)

@@ -21,16 +21,7 @@ from common.errors import choice, input_error
 
 ALIGNMENTS = ("half_pixel", "corner")
 EDGES = ("repeat", "linear")
-COMPAT = ("released",)
 _KEPT = 64  # matrices of each kind, of the axes that were asked for last: a data set may have images of any size
-
-
-def alignment_of(compat: str | None) -> str:
-    """Returns the alignment of features and flow: "half_pixel", or "corner" for compat="released"."""
-    if compat is None:
-        return "half_pixel"
-    choice("compat", compat, COMPAT)
-    return "corner"
 
 
 def resize(

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from common.errors import choice, input_error
-from diffmatch_jax.model.resize import alignment_of, resize_normalised
+from diffmatch_jax.model.resize import resize_normalised
 
 PENALTIES = ("squared", "charbonnier")
 
@@ -30,18 +30,17 @@ def totals(
     penalty: str = "squared",
     scale: float = 1.0,
     epsilon: float = 0.01,
-    compat: str | None = None,
+    alignment: str = "half_pixel",
 ) -> Totals:
     """Returns the sums of penalty(|prediction - truth| / scale) over valid pixels.
 
     prediction `[B, h, w, 2]` is brought to the grid of `truth [B, H, W, 2]` and `mask [B, H, W]` (0 to 1). "squared" is
-    r^2, "charbonnier" sqrt(r^2 + epsilon^2) - epsilon. With compat="released" the truth may be coarser than the mask
-    too and both are resized corner-aligned; elsewhere it has the mask's resolution. Invalid truth may be anything.
+    r^2, "charbonnier" sqrt(r^2 + epsilon^2) - epsilon. With alignment="corner" the truth may be coarser than the
+    mask too and both are resized so; elsewhere it has the mask's resolution. Invalid truth may be anything.
     """
     choice("penalty", penalty, PENALTIES)
     size = mask.shape[1:3]
-    alignment = alignment_of(compat)
-    if compat is None and truth.shape[1:3] != size:
+    if alignment == "half_pixel" and truth.shape[1:3] != size:
         fix = "do not resize the truth; resize.average_flow gives a coarse one with its mask"
         raise input_error("truth", expected=f"the mask's size {list(size)}", got=list(truth.shape[1:3]), fix=fix)
     prediction, truth = (

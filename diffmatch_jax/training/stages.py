@@ -23,7 +23,7 @@ from diffmatch_jax.model.conditioning import Conditions
 from diffmatch_jax.model.diffusion import Process, Variable, folded
 from diffmatch_jax.model.features import Prepared, Pyramid
 from diffmatch_jax.model.flow import mapping_of, to_pixels
-from diffmatch_jax.model.resize import alignment_of, area, average_flow, resize_normalised
+from diffmatch_jax.model.resize import area, average_flow, resize_normalised
 from diffmatch_jax.model.sampling import Stage, deviation_of, draw, pooled, summarise
 from diffmatch_jax.model.unet import predict
 from diffmatch_jax.training import objective
@@ -133,7 +133,7 @@ class Goal:
     pooled: bool = False
     likelihood: float = 0.0
     dropout: bool = False
-    compat: str | None = None
+    alignment: str = "half_pixel"
 
     def __post_init__(self):
         if not 0 <= self.first_share <= 1:
@@ -179,7 +179,7 @@ def loss(
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """Returns the loss and metrics of a batch: `truth [B, H, W, 2]` normalised, `mask [B, H, W]`, `keys [B]`.
 
-    x_0 is the mean truth of each cell (of compat="released" and for cells without any, its value in the middle); the
+    x_0 is the mean truth of each cell (of corner-aligned grids and for cells without any, its value in the middle); the
     prediction is compared with the truth itself. `first` is the loss at the noisiest level, without the likelihood,
     `error` the mean end-point error in pixels of the truth, `log_likelihood` that of x_0.
     """
@@ -192,7 +192,7 @@ def loss(
     of_noise, of_dropout = folded(keys, 1), folded(keys, 2)
     flow, variable, process = conditions.flow, goal.variable, goal.process
     last = len(process) - 1
-    x0 = variable.encode(on_grid(truth, mask, flow, compat=goal.compat), flow, conditions.unit)
+    x0 = variable.encode(on_grid(truth, mask, flow, alignment=goal.alignment), flow, conditions.unit)
     if index is None:
         x, time = jnp.zeros_like(flow), jnp.zeros(flow.shape[:1], flow.dtype)
     else:
@@ -203,7 +203,7 @@ def loss(
     predicted = predict(
         network, params, x, time, conditions, variable, signal=signal, keys=of_dropout if goal.dropout else None
     )
-    settings = {"penalty": goal.penalty, "scale": goal.scale, "epsilon": goal.epsilon, "compat": goal.compat}
+    settings = {"penalty": goal.penalty, "scale": goal.scale, "epsilon": goal.epsilon, "alignment": goal.alignment}
     decoded = variable.decode(predicted.x0, flow, conditions.unit)
     sums = objective.totals(decoded, truth, mask, **settings)
     each = objective.per_sample(sums)
@@ -220,7 +220,7 @@ def loss(
     value = reduced(sums)
     side = jnp.asarray(truth.shape[1:3], jnp.float32).mean()
     length = objective.totals(
-        lax.stop_gradient(decoded), truth, mask, penalty="charbonnier", epsilon=1e-3 / side, compat=goal.compat
+        lax.stop_gradient(decoded), truth, mask, penalty="charbonnier", epsilon=1e-3 / side, alignment=goal.alignment
     )
     metrics = {"error": objective.per_sample(length).mean() * side}
     if goal.likelihood:
@@ -234,11 +234,11 @@ def loss(
     return value, metrics
 
 
-def on_grid(truth: jax.Array, mask: jax.Array, like: jax.Array, *, compat: str | None = None) -> jax.Array:
+def on_grid(truth: jax.Array, mask: jax.Array, like: jax.Array, *, alignment: str = "half_pixel") -> jax.Array:
     """Returns a true flow `[B, H, W, 2]`, normalised, on the grid of `like [B, h, w, 2]`."""
     size = like.shape[1:3]
-    middle = resize_normalised(truth, size, alignment=alignment_of(compat))
-    if compat is not None:
+    middle = resize_normalised(truth, size, alignment=alignment)
+    if alignment == "corner":
         return middle
     mean, share = average_flow(truth, mask, size)
     # What is invalid is known too, but may be far away; beyond two images nothing is learnt from it.
@@ -297,7 +297,7 @@ def stage2_batch(
         told = summarise(first, drawn)
         flow, deviation = told.flow, deviation_of(pooled(told.covariance))
     if second.degraded:
-        coarse = on_grid(truth, mask, flow, compat=settings.compat)
+        coarse = on_grid(truth, mask, flow, alignment=settings.alignment)
         worse, away = jax.vmap(lambda key, each: looking.degraded(key, each, noise=second.noise))(of_worse, coarse)
         coin = (jax.vmap(jax.random.uniform)(of_coin) < second.degraded)[:, None, None, None]
         flow = jnp.where(coin, worse, flow)

@@ -277,7 +277,7 @@ def test_a_stage_2_does_without_its_stage_1(runs, tmp_path, capsys):
                 "conditions.fit": 0.0,
                 "conditions.refine": 0,
             },
-            "config.stage2.size: expected 0 with compat='released', got 8",
+            "config.stage2.size: expected 0 with features.compat, got 8",
         ),
         ({"task": "stage2", "stage2.stage1": "nowhere"}, "nowhere"),
     ],

@@ -129,7 +129,7 @@ def test_loss(golden):
     truth, mask = nhwc(d["q_x_start"]), jnp.asarray(d["loss_mask"])
 
     def loss(prediction):
-        return objective.pooled(objective.totals(prediction, truth, mask, compat="released"))
+        return objective.pooled(objective.totals(prediction, truth, mask, alignment="corner"))
 
     value, gradient = jax.value_and_grad(loss)(nhwc(d["loss_pred"]))
     np.testing.assert_allclose(value, d["loss_value"], rtol=0, atol=1e-7)

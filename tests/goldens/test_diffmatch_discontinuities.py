@@ -21,7 +21,7 @@ def test_blobs(golden):
     size = d["blob_mask_as_run"].shape
     got = augment.blobs(blobs[:, :2], blobs[:, 2], size)
     np.testing.assert_allclose(got, d["blob_mask_centred_as_intended"], rtol=0, atol=1e-6)
-    released = augment.blobs(blobs[:, :2], blobs[:, 2], size, compat="released")
+    released = augment.blobs(blobs[:, 1::-1], blobs[:, 2], size)  # rows and columns of the centres swapped
     np.testing.assert_allclose(released, d["blob_mask_as_run"], rtol=0, atol=1e-6)
     assert np.abs(np.asarray(got) - released).max() > 0.5
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffmatch_jax.model import cost_volume, features, weights
+from diffmatch_jax.model import cost_volume, features, released, weights
 from diffmatch_jax.model.flow import (
     OUTSIDE,
     flow_of,
@@ -85,7 +85,7 @@ def test_prepared_images(golden):
     images = jnp.moveaxis(jnp.asarray(d["prep_image_uint8"]), 1, -1)
     got = features.normalise(features.to_unit(images))
     np.testing.assert_allclose(nchw(got), d["prep_full"], rtol=0, atol=1e-6)
-    both = features.prepared(images, compat="released")
+    both = released.prepared(images)
     fine, coarse = (nchw(features.normalise(each)) for each in (both.fine, both.coarse))
     np.testing.assert_allclose(fine[..., ::8, ::8], d["prep_512_sub8"], rtol=0, atol=2e-6)
     np.testing.assert_allclose(coarse[..., ::4, ::4], d["prep_area256_sub4"], rtol=0, atol=2e-6)
@@ -97,7 +97,7 @@ def test_averaged_correlation(golden):
     d = golden("diffmatch", "correlation")
     side = int(d["feature_size"])
     source, target = (
-        cost_volume.descriptor([nhwc(d[f"{part}_c1{i}"]) for i in (1, 2, 3, 4)], (side, side), compat="released")
+        cost_volume.descriptor([nhwc(d[f"{part}_c1{i}"]) for i in (1, 2, 3, 4)], (side, side), alignment="corner")
         for part in ("src", "trg")
     )
     want = target_first(d["raw_corr"])
@@ -137,7 +137,7 @@ def test_local_correlation_of_the_second_stage(golden):
     d = golden("diffmatch", "sr_local_corr")
     source, target, coords = (nhwc(d[name]) for name in ("src_feat", "trg_feat", "coords"))
     radius = int(d["radius"])
-    got = cost_volume.local_features(source, target, coords, radius=radius, compat="released")
+    got = released.local_features(source, target, coords, radius=radius)
     reliable = d["reliable"]
     np.testing.assert_allclose(np.where(reliable, got, 0), np.where(reliable, d["local_corr_sr"], 0), rtol=0, atol=1e-5)
     # The samples themselves: neighbours are interpolated as if each had been looked up alone.
@@ -211,7 +211,7 @@ def test_search_is_the_winner_and_the_look_up(golden, rows):
     d = golden("diffmatch", "correlation")
     side = int(d["feature_size"])
     source, target = (
-        cost_volume.descriptor([nhwc(d[f"{part}_c1{i}"]) for i in (1, 2, 3, 4)], (side, side), compat="released")
+        cost_volume.descriptor([nhwc(d[f"{part}_c1{i}"]) for i in (1, 2, 3, 4)], (side, side), alignment="corner")
         for part in ("src", "trg")
     )
     scores = target_first(d["raw_corr"])

@@ -9,7 +9,7 @@ import pytest
 
 from diffmatch_jax import import_weights
 from diffmatch_jax.evaluation import metrics
-from diffmatch_jax.model import conditioning, cost_volume, features, matcher, sampling
+from diffmatch_jax.model import conditioning, cost_volume, features, matcher, released, sampling
 from diffmatch_jax.model.conditioning import Conditions
 from diffmatch_jax.model.diffusion import Process, Variable
 from diffmatch_jax.model.flow import mapping_of, to_pixels
@@ -33,7 +33,7 @@ def nhwc(array):
 
 
 def prepared(d, name):
-    images = features.prepared(jnp.moveaxis(jnp.asarray(d[f"{name}_image"]), 0, -1)[None], compat="released")
+    images = released.prepared(jnp.moveaxis(jnp.asarray(d[f"{name}_image"]), 0, -1)[None])
     # One of the released evaluations gives the fine image in place of the coarse one.
     return images._replace(coarse=images.fine) if d["hp240_variant"] else images
 
@@ -59,7 +59,7 @@ def test_images(arrays):
 
 def test_first_stage(arrays, maps):
     d = arrays
-    source, target = (cost_volume.descriptor(maps[name][0], (64, 64), compat="released") for name in maps)
+    source, target = (cost_volume.descriptor(maps[name][0], (64, 64), alignment="corner") for name in maps)
     scores = cost_volume.volume(source, target)
     np.testing.assert_allclose(
         jnp.moveaxis(scores[0, ::16, ::16], (0, 1), (2, 3)), d["raw_corr_sub"], rtol=0, atol=3e-6
@@ -87,7 +87,7 @@ def test_second_stage(arrays, maps):
     flow = resize_normalised(nhwc(d["lr_sample"])[None], (256, 256), alignment="corner")
     np.testing.assert_allclose(flow[0], nhwc(d["sr_init_flow"]), rtol=0, atol=1e-5)
     positions = mapping_of(to_pixels(nhwc(d["sr_init_flow"])[None]))
-    look = jax.jit(lambda *each: cost_volume.local_features(*each, compat="released"))
+    look = jax.jit(lambda *each: released.local_features(*each))
     got = np.moveaxis(np.asarray(look(maps["source"][1], maps["target"][1], positions)[0]), -1, 0)
     for part, name in ((got[:, ::8, ::8], "sub8"), (got[:, [0, 100, 255], ::2], "rows")):
         reliable = d[f"sr_local_corr_reliable_{name}"]
@@ -120,7 +120,7 @@ def test_first_denoiser(arrays, golden):
 
 def test_second_denoiser(arrays, golden, maps):
     d = arrays
-    settings = conditioning.Settings(compat="released")
+    settings = conditioning.Settings(released=True)
     given = conditioning.stage2(maps["source"][1], maps["target"][1], nhwc(d["lr_sample"])[None], settings)
     got = hypotheses_of(*stage_of(golden, "unet_sr"), given, d["noise_sr"])
     away = np.abs(got - nhwc(d["sr_sample"]))
@@ -143,13 +143,13 @@ def test_the_whole_path(arrays, golden, monkeypatch):
         return sampling.draw(stage, params, given, hypotheses=hypotheses, noise=noise[given.flow.shape[1]])
 
     monkeypatch.setattr(matcher, "draw", draw)
-    plan = Plan(conditioning.Settings(compat="released"), first, second)
+    plan = Plan(conditioning.Settings(released=True), first, second)
     weights = Weights(features.vgg(convert_vgg(tensors)), of_first, of_second)
     # Compiled here, so that no program with this noise stays behind.
     run = jax.jit(lambda *each: matcher.on_grid.__wrapped__(plan, weights, *each, len(d["noise_lr"])))
     found = run(prepared(d, "source"), prepared(d, "target"), jax.random.split(jax.random.key(0), 1))
     size = d["mask"].shape
-    flow, confidence, *_ = matcher._finish(found, size=size, source=size, compat="released")
+    flow, confidence, *_ = matcher._finish(found, size=size, source=size, alignment="corner")
     sure = d["argmax_margin"] > 1e-5
     np.testing.assert_array_equal(found.winner[0][sure], nhwc(d["init_flow_normalised"])[0][sure])
     # The first stage's flow is the original's but for rounding, 1e-6 at most; the look-ups of the second one turn that

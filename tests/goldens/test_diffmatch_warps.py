@@ -4,6 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffmatch_jax.data import warps
+from diffmatch_jax.model import released
 from diffmatch_jax.model.flow import flow_of, grid, pixels_of_relative, relative_of_pixels, sample, within
 
 
@@ -69,7 +70,7 @@ def test_moved_object(golden):
         "scale": float(d["obj_scale"]),
         "translation": d["obj_translation_xy"].tolist(),
     }
-    matrix = warps.object_motion(size, **motion, compat="released")
+    matrix = released.object_motion(size, **motion)
     np.testing.assert_allclose(matrix, d["obj_matrix"], rtol=0, atol=1e-9)
     positions = grid(*size)
     moved, _ = warps.project(jnp.asarray(matrix, jnp.float32), positions)

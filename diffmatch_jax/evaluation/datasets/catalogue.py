@@ -63,11 +63,11 @@ KINDS: dict[str, Kind] = {
     "hpatches-240": Kind("HPatches viewpoints I-V at 240 x 240", lambda where, o: planar.hpatches(where, size=240)),
     "hpatches-exact": Kind(
         "HPatches viewpoints I-V, original size, homographies to half a pixel",
-        lambda where, o: planar.hpatches(where, compat=None, name="hpatches-exact"),
+        lambda where, o: planar.hpatches(where, half_pixel=True, name="hpatches-exact"),
     ),
     "hpatches-240-exact": Kind(
         "HPatches viewpoints I-V at 240 x 240, homographies to half a pixel",
-        lambda where, o: planar.hpatches(where, size=240, compat=None, name="hpatches-240-exact"),
+        lambda where, o: planar.hpatches(where, size=240, half_pixel=True, name="hpatches-240-exact"),
     ),
     "eth3d": Kind("ETH3D at seven intervals", lambda where, o: sparse.eth3d(where)),
     "megadepth": Kind("1600 pairs of MegaDepth", lambda where, o: sparse.megadepth(where)),

@@ -6,7 +6,7 @@
 canvas, 2 a homography of a 768 x 576 one, each at the scale size / 240. Source and target are the middle of the canvas
 and of the warped canvas. Everything is corner-aligned (-1 and 1 are outermost pixel centres), as these lists mean it.
 
-compat="released" repeats what the authors' code does with PyTorch of today: it samples affine maps and splines on
+`half_pixel=True` repeats what the authors' code does with PyTorch of today: it samples affine maps and splines on
 half-pixel grids and takes the result for corner-aligned positions, so that labels are up to half a pixel wrong.
 """
 
@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from common.data.source import digest
-from common.errors import choice, input_error
+from common.errors import input_error
 from diffmatch_jax.data import warps
 from diffmatch_jax.evaluation.datasets.record import Dataset, Example, centres, folder_of, inside, make, read_image
 from diffmatch_jax.model.flow import grid, pixels_of_relative, relative_of_pixels, sample
@@ -70,7 +70,7 @@ def _invertible(numbers: np.ndarray) -> bool:
 
 
 def listed(
-    directory: str | Path, path: str | Path, *, size: int = 520, compat: str | None = None, name: str = "listed"
+    directory: str | Path, path: str | Path, *, size: int = 520, half_pixel: bool = False, name: str = "listed"
 ) -> Dataset:
     """Returns the pairs of the csv list `path` whose photographs are in `directory`; groups are the kinds of warps.
 
@@ -81,21 +81,19 @@ def listed(
     def load(index: int) -> Example:
         row = rows[index]
         image = read_image(root / row.file)
-        return pair(image, row.kind, row.numbers, size=size, compat=compat, name=entries[index][0])
+        return pair(image, row.kind, row.numbers, size=size, half_pixel=half_pixel, name=entries[index][0])
 
     entries = [(f"{index}/{row.file}", KINDS[row.kind]) for index, row in enumerate(rows)]
-    return make(name, entries, load, content=[digest(Path(path).read_bytes()), size, compat])
+    return make(name, entries, load, content=[digest(Path(path).read_bytes()), size, half_pixel])
 
 
 def pair(
-    image: np.ndarray, kind: int, numbers: np.ndarray, *, size: int, compat: str | None = None, name: str = ""
+    image: np.ndarray, kind: int, numbers: np.ndarray, *, size: int, half_pixel: bool = False, name: str = ""
 ) -> Example:
     """Returns the pair `[size, size, 3]` of a photograph `[H, W, 3]` (bytes) under one row's warp.
 
     Raises `InputError` for an unknown kind, or a homography without an inverse.
     """
-    if compat is not None:
-        choice("compat", compat, ("released",))
     if kind not in range(3):
         raise input_error("kind", expected="0, 1 or 2", got=kind, fix="see KINDS")
     if kind == 2 and not _invertible(numbers):
@@ -106,7 +104,7 @@ def pair(
     canvas = tuple(int(each * scale) for each in _CANVAS[kind])
     picture = jnp.asarray(_cut(image, canvas), jnp.float32)
     draw = _homography if kind == 2 else _in_plane
-    source, target, flow, mask = draw(picture, canvas, kind, np.asarray(numbers, np.float64), size, compat)
+    source, target, flow, mask = draw(picture, canvas, kind, np.asarray(numbers, np.float64), size, half_pixel)
     # Truncated, not rounded, as the released pairs are.
     shown = [np.clip(np.asarray(each) + 1e-4, 0, 255).astype(np.uint8) for each in (source, target)]
     return Example(name, *shown, flow, mask)
@@ -127,9 +125,9 @@ def _cut(image: np.ndarray, canvas: tuple[int, int]) -> np.ndarray:
     return cut
 
 
-def _in_plane(picture, canvas, kind, numbers, size, compat):
+def _in_plane(picture, canvas, kind, numbers, size, half_pixel):
     """An affine map or a spline: source and target are both drawn from the middle `_CROP` of the canvas."""
-    alignment = "half_pixel" if compat == "released" else "corner"
+    alignment = "half_pixel" if half_pixel else "corner"
     regular, whole = (relative_of_pixels(grid(*each), each, alignment=alignment) for each in ((size, size), canvas))
     # The canvas, too, is drawn by an affine map.
     height, width = picture.shape[:2]
@@ -149,7 +147,7 @@ def _in_plane(picture, canvas, kind, numbers, size, compat):
     return source, target, (positions - centres((size, size))).astype(np.float32), (np.abs(moved) <= 1).all(-1)
 
 
-def _homography(picture, canvas, kind, numbers, size, compat):
+def _homography(picture, canvas, kind, numbers, size, half_pixel):
     """A homography of the canvas: source and target are the middles of the canvas and of the warped canvas."""
     picture = resize(picture, canvas)
     scale = size / _REFERENCE

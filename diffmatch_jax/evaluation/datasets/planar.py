@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from common.data.source import digest
-from common.errors import choice, input_error
+from common.errors import input_error
 from diffmatch_jax.evaluation.datasets.record import (
     Dataset,
     Example,
@@ -68,23 +68,21 @@ def scaled_homography(
     *,
     source: tuple[tuple[int, int], tuple[int, int]],
     target: tuple[tuple[int, int], tuple[int, int]],
-    compat: str | None = None,
+    half_pixel: bool = True,
 ) -> np.ndarray:
     """Returns the homography after both images were resized; `source` and `target` are (old size, new size).
 
-    Resized images are half-pixel samples, x' = (x + 1/2) w'/w - 1/2; compat="released": x' = x w'/w, as the published
+    Resized images are half-pixel samples, x' = (x + 1/2) w'/w - 1/2; with `half_pixel=False` x' = x w'/w, as the published
     tables have it.
     """
-    of_source, of_target = (_scaling(*each, compat) for each in (source, target))
+    of_source, of_target = (_scaling(*each, half_pixel) for each in (source, target))
     return of_target @ matrix @ np.linalg.inv(of_source)
 
 
-def _scaling(old: tuple[int, int], new: tuple[int, int], compat: str | None) -> np.ndarray:
-    if compat is not None:
-        choice("compat", compat, ("released",))
+def _scaling(old: tuple[int, int], new: tuple[int, int], half_pixel: bool) -> np.ndarray:
     factors = np.asarray([new[1] / old[1], new[0] / old[0]])
     matrix = np.diag([*factors, 1.0])
-    if compat is None:
+    if half_pixel:
         matrix[:2, 2] = (factors - 1) / 2
     return matrix
 
@@ -98,13 +96,13 @@ def example_of(
     source_size: tuple[int, int] | None = None,
     target_size: tuple[int, int] | None = None,
     antialias: bool = True,
-    compat: str | None = None,
+    half_pixel: bool = True,
 ) -> Example:
     """Returns the pair of two images `[H, W, 3]` and the homography between them, resized to the sizes given."""
     to_source, to_target = source_size or source.shape[:2], target_size or target.shape[:2]
     sizes = {"source": (source.shape[:2], to_source), "target": (target.shape[:2], to_target)}
     flow, mask = flow_of_homography(
-        scaled_homography(matrix, **sizes, compat=compat), source=to_source, target=to_target
+        scaled_homography(matrix, **sizes, half_pixel=half_pixel), source=to_source, target=to_target
     )
     return Example(
         name,
@@ -142,13 +140,13 @@ def scenes(directory: str | Path, *, side: int | None = None, name: str = "scene
 
 
 def hpatches(
-    directory: str | Path, *, size: int | None = None, compat: str | None = "released", name: str | None = None
+    directory: str | Path, *, size: int | None = None, half_pixel: bool = False, name: str | None = None
 ) -> Dataset:
     """Returns HPatches' viewpoint pairs in the tables' protocol: both images at the target's size, or at `size`^2.
 
     Groups are I ... V, targets 2 ... 6, whose mean is the table's average. Images are resized as OpenCV does.
-    compat="released" (the default here: published numbers were made so) scales homographies without the half-pixel
-    shift; None is exact. Raises `InputError` for missing scenes.
+    `half_pixel=False` (the default here: published numbers were made so) scales homographies without the half-pixel
+    shift; True is exact. Raises `InputError` for missing scenes.
     """
     root = folder_of(directory)
     entries, files = [], []
@@ -170,11 +168,11 @@ def hpatches(
         to = target.shape[:2] if size is None else (size, size)
         sizes = {"source_size": to, "target_size": to}
         return example_of(
-            entries[index][0], source, target, read_matrix(matrix), **sizes, antialias=False, compat=compat
+            entries[index][0], source, target, read_matrix(matrix), **sizes, antialias=False, half_pixel=half_pixel
         )
 
     title = name or ("hpatches" if size is None else f"hpatches-{size}")
-    return make(title, entries, load, content=_content(files, size, compat), scheme="groups")
+    return make(title, entries, load, content=_content(files, size, half_pixel), scheme="groups")
 
 
 def read_matrix(path: Path) -> np.ndarray:

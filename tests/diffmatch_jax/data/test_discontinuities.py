@@ -97,5 +97,3 @@ def test_mistakes():
         Wobbles(blob=(0.1, 0.05))
     with pytest.raises(InputError, match="discontinuities.width: expected"):
         Wobbles(width=(0, 0))
-    with pytest.raises(InputError, match="compat: expected one of"):
-        augment.blobs(jnp.zeros((1, 2)), jnp.ones(1), (3, 3), compat="old")

@@ -8,7 +8,7 @@ import pytest
 from scipy import ndimage
 
 from common.errors import InputError
-from diffmatch_jax.data import objects, warps
+from diffmatch_jax.data import objects
 from diffmatch_jax.data.objects import Cutout, Motion, Objects
 from diffmatch_jax.data.warps import Pair
 
@@ -83,14 +83,10 @@ def test_motions_are_those_of_the_geometry():
     scale = np.sqrt(np.linalg.det(motions.linear))
     angle = np.degrees(np.arctan2(motions.linear[:, 0, 1], motions.linear[:, 0, 0]))
     assert np.abs(np.log(scale)).max() <= 0.3 + 1e-5 and np.abs(angle).max() <= 30 + 1e-3
-    want = warps.object_motion(
-        (HEIGHT, WIDTH),
-        rotation=angle[3],
-        scale=scale[3],
-        translation=motions.to[3] - motions.middle[3],
-        centre=motions.middle[3].tolist(),
-    )
-    np.testing.assert_allclose(moved[3], pixels @ want[:2, :2].T + want[:2, 2], atol=1e-4)
+    # Turned counter-clockwise on the screen and scaled about its middle, which lands at `to`.
+    cosine, sine = np.cos(np.radians(angle[3])), np.sin(np.radians(angle[3]))
+    turn = scale[3] * np.array([[cosine, sine], [-sine, cosine]])
+    np.testing.assert_allclose(moved[3], (pixels - motions.middle[3]) @ turn.T + motions.to[3], atol=1e-4)
     np.testing.assert_allclose(back, np.broadcast_to(pixels, back.shape), atol=1e-4)
     for place in (motions.middle, motions.to):
         assert (place >= 0).all() and (place <= [WIDTH - 1, HEIGHT - 1]).all()

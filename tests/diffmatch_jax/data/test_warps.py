@@ -2,9 +2,7 @@
 
 import jax.numpy as jnp
 import numpy as np
-import pytest
 
-from common.errors import InputError
 from diffmatch_jax.data import warps
 
 
@@ -35,16 +33,3 @@ def test_spline_interpolates_and_keeps_planes():
     want = warps.affine(theta, anywhere)
     np.testing.assert_allclose(warps.thin_plate(flat, anywhere), want, atol=2e-5)
     np.testing.assert_allclose(want[0, 1, 2], theta[0, :, :2] @ anywhere[0, 1, 2] + theta[0, :, 2], atol=1e-5)
-
-
-def test_objects_turn_about_their_own_middle():
-    matrix = warps.object_motion((40, 60), rotation=90, scale=2, translation=(5, -3), centre=(20, 10))
-    at = lambda x, y: (matrix @ [x, y, 1])[:2]  # noqa: E731
-    np.testing.assert_allclose(at(20, 10), [25, 7], atol=1e-12)
-    np.testing.assert_allclose(at(21, 10), [25, 5], atol=1e-12)  # what was right is above: counter-clockwise
-    still = warps.object_motion((40, 60), rotation=0, scale=1, translation=(0, 0), centre=(3, 4))
-    np.testing.assert_array_equal(still, np.eye(3))
-    with pytest.raises(InputError, match="scale: expected a positive number"):
-        warps.object_motion((40, 60), rotation=0, scale=0, translation=(0, 0), centre=(3, 4))
-    with pytest.raises(InputError, match="centre: expected the object's middle"):
-        warps.object_motion((40, 60), rotation=0, scale=1, translation=(0, 0))

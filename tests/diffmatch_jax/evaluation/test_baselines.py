@@ -2,7 +2,6 @@
 
 import sys
 
-import jax
 import numpy as np
 import pytest
 
@@ -96,25 +95,6 @@ def test_wrong_settings(pyramid):
         baselines.winner_take_all(pyramid, median=4)
     with pytest.raises(InputError, match="config.conditions: expected a fit of 0, or of 1 and more"):
         baselines.fitted(pyramid, fit=0.5)
-
-
-def test_released_baseline_is_clipped_and_corner_aligned():
-    """A pyramid whose only match for every cell is the first one: normalised flow -i/64, corner-aligned."""
-
-    def first(images):
-        one = images.reshape(images.shape[0], -1).sum(-1) > 0  # the source is white, the target black
-        maps = []
-        for level in range(5):
-            side = images.shape[1] >> level
-            corner = np.zeros((side, side, 2), np.float32)
-            corner[0, 0] = [1, 0]
-            same = np.broadcast_to(np.float32([1, 0]), (side, side, 2))
-            maps.append(jax.numpy.where(one[:, None, None, None], corner, same))
-        return maps
-
-    match = baselines.winner_take_all(first, compat="released")
-    flow, _ = match(np.full((64, 64, 3), 255, np.uint8), np.zeros((64, 64, 3), np.uint8))
-    np.testing.assert_allclose(flow, -record.centres((64, 64)), atol=1e-4)
 
 
 def test_opencv_is_optional(monkeypatch):

@@ -186,8 +186,8 @@ def test_a_degraded_truth_is_the_truth_up_to_its_noise():
         ),
         ({"wide": 3}, "config.conditions.wide: expected a divisor of 32"),
         ({"radius": 0}, "config.conditions: expected a radius of 1"),
-        ({"refine": -1}, "config.conditions.refine: expected 0, or without compat more"),
-        ({"refine": 1, "compat": "released"}, "config.conditions.refine: expected 0, or without compat more"),
+        ({"refine": -1}, "config.conditions.refine: expected 0, or without features.compat more"),
+        ({"refine": 1, "released": True}, "config.conditions.refine: expected 0, or without features.compat more"),
     ],
 )
 def test_impossible_settings(change, words):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from common.errors import InputError
-from diffmatch_jax.model import cost_volume, flow
+from diffmatch_jax.model import cost_volume, flow, released
 
 
 def noise(*shape, seed=0):
@@ -100,9 +100,9 @@ def test_look_up_in_the_volume_is_bilinear(pair):
 @pytest.mark.parametrize("far", [0.0, 1e9])
 def test_look_up_of_features_outside_is_zero(pair, far):
     positions = jnp.full((2, 6, 8, 2), -6.0 - far)
-    for compat in (None, "released"):
-        np.testing.assert_array_equal(cost_volume.local_features(*pair, positions, radius=2, compat=compat), 0)
-        np.testing.assert_array_equal(cost_volume.local_features(*pair, 20 - positions, radius=2, compat=compat), 0)
+    for look_up in (cost_volume.local_features, released.local_features):
+        np.testing.assert_array_equal(look_up(*pair, positions, radius=2), 0)
+        np.testing.assert_array_equal(look_up(*pair, 20 - positions, radius=2), 0)
 
 
 def test_both_look_ups_agree(pair):
@@ -120,9 +120,9 @@ def test_released_look_up_is_ill_conditioned_at_the_border(pair):
     sliver = 1e-3
     positions = jnp.broadcast_to(jnp.asarray([-1 + sliver, 0.0]), (2, 6, 8, 2))
     ours = cost_volume.local_features(source, target, positions, radius=0)
-    released = cost_volume.local_features(source, target, positions, radius=0, compat="released")
+    interpolated = released.local_features(source, target, positions, radius=0)
     assert jnp.abs(ours).max() <= sliver * 1.001
-    assert jnp.abs(released).max() > 0.9
+    assert jnp.abs(interpolated).max() > 0.9
 
 
 def test_blocks():

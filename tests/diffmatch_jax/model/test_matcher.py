@@ -313,6 +313,6 @@ def test_other_refusals(model):
 @pytest.mark.parametrize("name", ["source_mask", "target_mask"])
 def test_a_model_of_the_original_code_refuses_a_mask_that_it_would_not_see(model, name):
     image = picture(64, 64)
-    released = model._replace(plan=dataclasses.replace(model.plan, look=dataclasses.replace(LOOK, compat="released")))
+    released = model._replace(plan=dataclasses.replace(model.plan, look=dataclasses.replace(LOOK, released=True)))
     with pytest.raises(InputError, match=f"{name}: expected None for a model of the original code, got a mask; leave"):
         match(image, image, model=released, **{name: np.ones((64, 64), bool)})

@@ -11,7 +11,6 @@ from diffmatch_jax.model import resize as resizing
 from diffmatch_jax.model.flow import grid, relative_of_pixels, to_pixels, warp
 from diffmatch_jax.model.resize import (
     adaptive_mean,
-    alignment_of,
     area,
     average_flow,
     resize,
@@ -131,9 +130,6 @@ def test_average_flow_leaves_invalid_flow_out():
 
 def test_mistakes():
     x = noise(4, 4, 1)
-    assert alignment_of(None) == "half_pixel" and alignment_of("released") == "corner"
-    with pytest.raises(InputError, match='compat: expected one of "released"'):
-        alignment_of("original")
     with pytest.raises(InputError, match="size: expected a positive height"):
         resize(x, (0, 3))
     with pytest.raises(InputError, match="antialias: expected False"):

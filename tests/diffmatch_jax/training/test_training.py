@@ -4,7 +4,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tests.diffmatch_jax.model.test_sampling import LEARNED, Learned, Scaled, params
 
 from common.errors import InputError
 from diffmatch_jax.data.augment import Photometric
@@ -17,6 +16,7 @@ from diffmatch_jax.model.flow import warp
 from diffmatch_jax.model.sampling import Stage
 from diffmatch_jax.training import stages
 from diffmatch_jax.training.stages import Goal, Making
+from tests.diffmatch_jax.model.test_sampling import LEARNED, Learned, Scaled, params
 
 GOAL = Goal(Process.cosine(5), Variable(0.1, residual=True), first_share=0.5)
 KEYS = jax.random.split(jax.random.key(0), 6)

@@ -50,7 +50,7 @@ def test_scaled_homography_follows_the_pixels():
     want = (there[:2] / there[2] + 0.5) * [12 / 36, 2] - 0.5
     got = matrix @ [*point, 1]
     np.testing.assert_allclose(got[:2] / got[2], want)
-    released = planar.scaled_homography(MATRIX, **sizes, compat="released")
+    released = planar.scaled_homography(MATRIX, **sizes, half_pixel=False)
     there = MATRIX @ [*(point * [4, 2]), 1]
     got = released @ [*point, 1]
     np.testing.assert_allclose(got[:2] / got[2], there[:2] / there[2] * [12 / 36, 2])
@@ -90,13 +90,13 @@ def test_hpatches_from_files(tmp_path):
     np.testing.assert_array_equal(found.target, photograph(22, 26, 4))
     fixed = planar.hpatches(tmp_path, size=16)
     assert fixed.name == "hpatches-16" and fixed.load(0).flow.shape == (16, 16, 2)
-    exact = planar.hpatches(tmp_path, size=16, compat=None).load(0)
+    exact = planar.hpatches(tmp_path, size=16, half_pixel=True).load(0)
     both = exact.mask & fixed.load(0).mask
     away = np.linalg.norm(exact.flow - fixed.load(0).flow, axis=-1)[both]
     assert 0.001 < away.max() < 0.5  # half-pixel shifts of both images nearly cancel
     named = catalogue.open_datasets(f"hpatches-exact:{tmp_path},hpatches-240-exact:{tmp_path},hpatches-240:{tmp_path}")
-    for each, settings in zip(named, ((None, None), (240, None), (240, "released")), strict=True):
-        want = planar.hpatches(tmp_path, size=settings[0], compat=settings[1]).load(1)
+    for each, settings in zip(named, ((None, True), (240, True), (240, False)), strict=True):
+        want = planar.hpatches(tmp_path, size=settings[0], half_pixel=settings[1]).load(1)
         np.testing.assert_array_equal(each.load(1).flow, want.flow)
     assert [each.name for each in named] == ["hpatches-exact", "hpatches-240-exact", "hpatches-240"]
     (tmp_path / "v_one" / "H_1_4").write_text("1 2 3\n4 5 6\n")
