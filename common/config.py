@@ -142,6 +142,21 @@ def read(
     return from_dict(values if base is None else _known(values, base, workdir, training), base, overrides)
 
 
+def from_stored(values: Mapping[str, Any], base: ConfigDict, place: str | os.PathLike) -> ConfigDict:
+    """Returns the locked configuration of values that this or an older version stored at `place`, with base's defaults.
+
+    Keys that `base` has no more are ignored where today's programs always use their value. Raises `InputError` for
+    others.
+    """
+    stored = dict(flat(experiment(migrations.upgraded(values, place))))
+    return from_dict(_without_implied(stored, dict(flat(to_dict(base)))), base)
+
+
+def _without_implied(stored: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns dotted values without those of removed keys that are what today's programs always use."""
+    return {key: value for key, value in stored.items() if key in known or not migrations.is_implied(key, stored)}
+
+
 def filled(values: Mapping[str, Any], base: ConfigDict) -> dict[str, Any]:
     """Returns stored values under today's names, with `base`'s default where they lack a key."""
     stored = dict(flat(migrations.upgraded(values, FILE_NAME)))
@@ -185,7 +200,8 @@ def _incomplete(path: Path, got: str) -> InputError:
 def _known(values: Mapping[str, Any], base: ConfigDict, workdir: str | os.PathLike, training: bool) -> dict[str, Any]:
     """Returns the stored values of keys that `base` has, as dotted keys, and says what differs between both."""
     path = Path(workdir) / FILE_NAME
-    stored, known = dict(flat(values)), dict(flat(to_dict(base)))
+    known = dict(flat(to_dict(base)))
+    stored = _without_implied(dict(flat(values)), known)
     sections = {key[:end] for key in known for end, letter in enumerate(key) if letter == "."}
     removed = {
         key: value

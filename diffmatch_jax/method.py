@@ -27,16 +27,17 @@ from diffmatch_jax.evaluation.datasets.record import PairSource
 from diffmatch_jax.model import backbone, features, weights
 from diffmatch_jax.model.features import Pyramid
 from diffmatch_jax.model.flow import warp
-from diffmatch_jax.model.matcher import Match, Model, Weights
+from diffmatch_jax.model.matcher import Model, Weights
+from diffmatch_jax.model.pair_match import Match
 from diffmatch_jax.model.sampling import Stage
 from diffmatch_jax.settings import (
     VGG,
-    build_goal,
-    build_look,
-    build_making,
-    build_plan,
-    build_second,
+    build_conditioning,
+    build_loss_config,
+    build_matcher_config,
+    build_pair_config,
     build_stage,
+    build_stage2_training,
     is_released,
     kind_of,
 )
@@ -45,7 +46,7 @@ from diffmatch_jax.training import pretraining, stages
 NAME = "diffmatch_jax"
 TASKS = ("stage1", "stage2", "backbone")
 # The sections of a config that say what a trained stage 1 is.
-MATTERS = ("features", "conditions", "model", "process", "variable", "objective", "sampler")
+MATTERS = ("features", "conditioning", "model", "process", "objective", "sampler")
 
 
 class Frozen(NamedTuple):
@@ -61,23 +62,26 @@ def build(config) -> Method:
     if config.task == "backbone":
         return pretraining.build(config)
     before = first_config(config)
-    plan, making, goal = build_plan(config, before), build_making(config), build_goal(config)
-    plain = build_making(config, plain=True)
-    second = build_second(config, plan) if config.task == "stage2" else None
-    trained = plan.first if second is None else plan.second
+    matcher_config, pair_config, loss_config = (
+        build_matcher_config(config, before),
+        build_pair_config(config),
+        build_loss_config(config),
+    )
+    plain = build_pair_config(config, plain=True)
+    second = build_stage2_training(config, matcher_config) if config.task == "stage2" else None
+    trained = matcher_config.first if second is None else matcher_config.second
     sampler, checks, size = config.sampler, config.evaluate, config.pairs.size
     sources = functools.cache(lambda: build_all_sources(config))
     frozen = functools.cache(lambda: build_frozen(config))
-    if config.objective.pooled and config.train.accumulate > 1:
+    if is_released(config) and config.train.accumulate > 1:
         # The mean of means over parts of the batch, which have different numbers of valid pixels, is another loss.
-        fix = "use train.accumulate=1, or objective.pooled=false"
+        fix = "use train.accumulate=1, or leave out features.compat"
         raise input_error(
-            "config.train.accumulate", expected="1 with objective.pooled", got=config.train.accumulate, fix=fix
+            "config.train.accumulate", expected="1 with features.compat", got=config.train.accumulate, fix=fix
         )
     at_least_one(
         {
             "config.sampler.hypotheses": sampler.hypotheses,
-            "config.sampler.rounds": sampler.rounds,
             "config.sampler.num": sampler.num,
             "config.evaluate.num": checks.num,
             "config.evaluate.batch_size": checks.batch_size,
@@ -86,9 +90,12 @@ def build(config) -> Method:
 
     def init(key, batch):
         del batch
-        cells, evidence = plan.look.cells, plan.look.evidence
+        cells, evidence = matcher_config.conditioning.cells, matcher_config.conditioning.evidence
         if second is not None:
-            cells, evidence = second.size or plan.look.fine_cells, plan.look.fine_evidence
+            cells, evidence = (
+                second.size or matcher_config.conditioning.fine_cells,
+                matcher_config.conditioning.fine_evidence,
+            )
         params, kept = initial_params(trained, key, cells=cells, evidence=evidence), frozen()
         if second is not None and config.stage2.from_stage1:
             params = continued(params, kept.stage1)
@@ -98,11 +105,13 @@ def build(config) -> Method:
         keys = stages.batch_keys(key, batch)
         pyramid = as_pyramid(before or config, variables.stats["pyramid"])
         if second is None:
-            seen = stages.stage1_batch(plan.look, pyramid, batch)
+            seen = stages.stage1_batch(matcher_config.conditioning, pyramid, batch)
         else:
-            first = variables.stats["stage1"] if plan.first else None
-            seen = stages.stage2_batch(plan.look, plan.first, second, pyramid, first, batch, keys)
-        value, metrics = stages.loss(goal, trained.network, variables.params, *seen, keys)
+            first = variables.stats["stage1"] if matcher_config.first else None
+            seen = stages.stage2_batch(
+                matcher_config.conditioning, matcher_config.first, second, pyramid, first, batch, keys
+            )
+        value, metrics = stages.loss(loss_config, trained.network, variables.params, *seen, keys)
         return value, stages.aux(variables, metrics)
 
     def model(variables):
@@ -123,11 +132,9 @@ def build(config) -> Method:
     def sample(variables: Variables, key: jax.Array) -> Samples:
         made, found = matched(variables, key, sampler.num)
         arrays = {name: getattr(made, name) for name in ("source", "target", "flow", "mask")}
-        arrays |= {"predicted": found.flow} | {
-            name: getattr(found, name) for name in ("confidence", "spread", "winner")
-        }
+        arrays |= {"predicted": found.flow} | {name: getattr(found, name) for name in ("confidence", "std", "wta_flow")}
         told = {"hypotheses": sampler.hypotheses, "estimate": sampler.estimate, "num_samples": sampler.num}
-        return Samples(arrays, shown(made, found), {"nfe": plan.nfe(sampler.hypotheses), **told})
+        return Samples(arrays, shown(made, found), {"nfe": matcher_config.nfe(sampler.hypotheses), **told})
 
     def preview(variables: Variables, key: jax.Array) -> dict[str, np.ndarray]:
         return {"source, target, warped, confidence": grid(shown(*matched(variables, key, 4)), columns=4)}
@@ -138,7 +145,7 @@ def build(config) -> Method:
         name=NAME,
         init=init,
         loss=loss,
-        augment=stages.augmentation(making),
+        augment=stages.augmentation(pair_config),
         sources=sources,
         sample=sample,
         evaluate=measure,
@@ -163,7 +170,7 @@ def first_config(config):
     if config.task != "stage2" or not config.stage2.stage1:
         return None
     if config.stage2.stage1_config:
-        return configs.from_dict(json.loads(config.stage2.stage1_config), base())
+        return configs.from_stored(json.loads(config.stage2.stage1_config), base(), "config.stage2.stage1_config")
     return read_first(config.stage2.stage1)
 
 
@@ -241,12 +248,12 @@ def build_frozen(config) -> Frozen:
     except InputError:
         if not config.stage2.stage1_config:
             raise
-    look, key = build_look(before), jax.random.key(0)
-    stage = build_stage(before, cells=look.cells)
+    settings, key = build_conditioning(before), jax.random.key(0)
+    stage = build_stage(before, cells=settings.cells)
     widths = features.VGG_WIDTHS if kind_of(before.features.pyramid) == VGG else backbone.WIDTHS
     shapes = Frozen(
         jax.eval_shape(lambda: backbone.init(key, widths)),
-        jax.eval_shape(lambda: initial_params(stage, key, cells=look.cells, evidence=look.evidence)),
+        jax.eval_shape(lambda: initial_params(stage, key, cells=settings.cells, evidence=settings.evidence)),
     )
     return jax.tree.map(lambda x: np.full(x.shape, np.nan, x.dtype), shapes)
 
@@ -289,11 +296,11 @@ def as_pyramid(config, params: Any) -> Pyramid:
 
 def model_of(config, variables: Variables, before=None) -> Model:
     """Returns the matcher that variables of a config's run make; `before` is as in `build_plan`."""
-    plan, stats = build_plan(config, before), variables.stats
+    matcher_config, stats = build_matcher_config(config, before), variables.stats
     pyramid = as_pyramid(before or config, stats["pyramid"])
     if config.task == "stage1":
-        return Model(plan, Weights(pyramid, variables.params))
-    return Model(plan, Weights(pyramid, stats["stage1"] if plan.first else None, variables.params))
+        return Model(matcher_config, Weights(pyramid, variables.params))
+    return Model(matcher_config, Weights(pyramid, stats["stage1"] if matcher_config.first else None, variables.params))
 
 
 def load(workdir: str | os.PathLike, *, ema: bool = True, step: int | None = None) -> Model:

@@ -19,7 +19,7 @@ DOORS = {
     "tensorflow_datasets": ["common/data"],
     "grain": ["common/data"],
     "tensorboardX": ["common/io/metrics_log.py"],
-    "cv2": ["diffmatch_jax/evaluation/classical.py"],
+    "cv2": ["diffmatch_jax/model/geometry.py"],
 }
 NOWHERE = ("torch", "tensorflow", "torchvision")  # the product needs neither framework
 

@@ -53,7 +53,7 @@ def run(app: App, request: Request) -> None:
     """Measures whatever is missing in `--workdir`, and writes table and figures."""
     from common.training import parallel
     from common.training.preemption import StopSignal
-    from diffmatch_jax.evaluation.baselines import open_entrants
+    from diffmatch_jax.evaluation.baselines import open_baselines
     from diffmatch_jax.evaluation.datasets.catalogue import Options, open_datasets
 
     flags = request.flags
@@ -68,11 +68,11 @@ def run(app: App, request: Request) -> None:
     workdirs.check_writable(workdir)
     corruptions = _corruptions(flags.corruptions, flags.severity, flags.seed)
     options = Options(side=flags.side, count=flags.count, size=flags.size, seed=flags.seed)
-    datasets, entrants = open_datasets(flags.data, options), open_entrants(flags.methods, flags.hypotheses)
+    datasets, baselines = open_datasets(flags.data, options), open_baselines(flags.methods, flags.hypotheses)
     if flags.dry_run:
         print_lines(
             *(f"{data.name}: {len(data)} pairs, {', '.join(corruptions)}" for data in datasets),
-            f"matchers: {', '.join(each.title for each in entrants)}",
+            f"matchers: {', '.join(each.title for each in baselines)}",
             "nothing was compiled or written",
         )
         return
@@ -81,12 +81,12 @@ def run(app: App, request: Request) -> None:
     start = time.perf_counter()
     with StopSignal() as signal:
         stop = functools.partial(signal.should_stop, 0)
-        found = _measure(workdir, datasets, entrants, corruptions, should_stop=stop)
+        found = _measure(workdir, datasets, baselines, corruptions, should_stop=stop)
     if found is None:
         print_lines("interrupted; the same command goes on from there")
         return
-    shown = {data.name: _shown(workdir, data, entrants) for data in datasets}
-    settings = settings_of(datasets, entrants, corruptions)
+    shown = {data.name: _shown(workdir, data, baselines) for data in datasets}
+    settings = settings_of(datasets, baselines, corruptions)
     origin = results.provenance(
         config_hash=digest(settings),
         seed=flags.seed,
@@ -101,8 +101,8 @@ def run(app: App, request: Request) -> None:
         "data": [data.name for data in datasets],
         "corruptions": list(corruptions),
         "severity": flags.severity,
-        "methods": {each.name: each.title for each in entrants},
-        "matchers": {each.name: {"nfe": 0, **each.described} for each in entrants},
+        "methods": {each.name: each.title for each in baselines},
+        "matchers": {each.name: {"nfe": 0, **each.described} for each in baselines},
         "pairs": {data.name: len(data) for data in datasets},
         "shown": {name: each.stem for name, each in shown.items()},
         "rows": rows,
@@ -130,85 +130,85 @@ def _corruptions(text: str, severity: int, seed: int) -> dict[str, Any]:
     return {name: None if name == CLEAN else corruption(name, severity, seed) for name in names}
 
 
-def _measure(workdir: Path, datasets, entrants, corruptions, *, should_stop):
+def _measure(workdir: Path, datasets, baselines, corruptions, *, should_stop):
     """Returns the rows of the table and the curves by name; None if it was stopped."""
     from common.io.progress import Progress
     from diffmatch_jax.evaluation import evaluate
 
     rows, arrays = [], {}
-    compiled: dict[str, set[tuple[int, ...]]] = {entrant.name: set() for entrant in entrants}
+    compiled: dict[str, set[tuple[int, ...]]] = {baseline.name: set() for baseline in baselines}
     for data in datasets:
         for corruption, corrupt in corruptions.items():
-            for entrant in entrants:
-                identity = identity_of(data, entrant, corrupt)
+            for baseline in baselines:
+                identity = identity_of(data, baseline, corrupt)
                 place = workdir / "results" / "benchmark" / data.name / corruption
-                place /= results.name_of(entrant.name, identity)
+                place /= results.name_of(baseline.name, identity)
                 missing = evaluate.num_missing(place, data)
                 if missing:
-                    print_lines(f"{entrant.title} on {data.name}, {corruption}: {missing} of {len(data)} pairs")
-                what = f"{entrant.name} on {data.name}, {corruption}"
+                    print_lines(f"{baseline.title} on {data.name}, {corruption}: {missing} of {len(data)} pairs")
+                what = f"{baseline.name} on {data.name}, {corruption}"
                 with Progress(len(data), done=len(data) - missing, unit="pairs", what=what) as bar:
                     measured = evaluate.evaluate_flow(
-                        entrant.matcher,
+                        baseline.matcher,
                         data,
                         directory=place,
                         identity=identity,
                         corrupt=corrupt,
                         should_stop=should_stop,
                         add=bar.add,
-                        compiled=compiled[entrant.name],
+                        compiled=compiled[baseline.name],
                     )
                 if measured is None:
                     return None
-                key = {"data": data.name, "corruption": corruption, "method": entrant.name}
+                key = {"data": data.name, "corruption": corruption, "method": baseline.name}
                 for group, numbers in evaluate.summary(measured, data).items():
                     rows.append({**key, "group": group, **numbers})
                 curves = evaluate.mean_curves(measured)
                 if curves is not None:
-                    name = f"{data.name}.{corruption}.{entrant.name}"
+                    name = f"{data.name}.{corruption}.{baseline.name}"
                     arrays |= {f"{name}.curve": curves[0], f"{name}.oracle": curves[1]}
     return rows, arrays
 
 
-def _shown(workdir: Path, data, entrants) -> Path:
+def _shown(workdir: Path, data, baselines) -> Path:
     """Writes one pair of a data set with every matcher's flow, for pictures; returns the path."""
-    from diffmatch_jax.evaluation.baselines import warped
     from diffmatch_jax.evaluation.datasets.record import resized
+    from diffmatch_jax.model.pair_match import warped
 
     example = resized(data.load(len(data) // 2), SHOWN)
     arrays = {name: getattr(example, name) for name in ("source", "target", "flow", "mask")}
-    for entrant in entrants:
-        flow, confidence = entrant.matcher(example.source, example.target)
-        arrays[f"{entrant.name}.flow"] = np.asarray(flow, np.float32)
-        arrays[f"{entrant.name}.warped"] = warped(example.source, flow)
+    for baseline in baselines:
+        flow, confidence = baseline.matcher(example.source, example.target)
+        arrays[f"{baseline.name}.flow"] = np.asarray(flow, np.float32)
+        arrays[f"{baseline.name}.warped"] = warped(example.source, flow)
         if confidence is not None:
-            arrays[f"{entrant.name}.confidence"] = np.asarray(confidence, np.float32)
-    numbers = {"name": example.name, "methods": {each.name: each.title for each in entrants}}
-    settings = {"longer_side": SHOWN, "rows": [identity_of(data, each, None) for each in entrants]}
+            arrays[f"{baseline.name}.confidence"] = np.asarray(confidence, np.float32)
+    numbers = {"name": example.name, "methods": {each.name: each.title for each in baselines}}
+    settings = {"longer_side": SHOWN, "rows": [identity_of(data, each, None) for each in baselines]}
     return results.write(workdir / "results", f"shown-{data.name}", numbers=numbers, arrays=arrays, settings=settings)[
         -1
     ]
 
 
-def identity_of(data, entrant, corrupt) -> dict[str, Any]:
+def identity_of(data, baseline, corrupt) -> dict[str, Any]:
     """Returns what decides the rows of a matcher on a data set: pairs, corruption, matcher, version of the package."""
     return {
         "data": data.name,
         "fingerprint": data.fingerprint,
         "corruption": getattr(corrupt, "told", CLEAN),
-        "matcher": {"name": entrant.name, **entrant.identity},
+        "matcher": {"name": baseline.name, **baseline.identity},
         "version": results.version("scorebridge"),
     }
 
 
-def settings_of(datasets, entrants, corruptions: Mapping[str, Any]) -> dict[str, Any]:
+def settings_of(datasets, baselines, corruptions: Mapping[str, Any]) -> dict[str, Any]:
     """Returns what decides a whole benchmark: what decides its rows."""
     return {
         "rows": [
-            identity_of(data, entrant, corrupt)
+            identity_of(data, baseline, corrupt)
             for data in datasets
             for corrupt in corruptions.values()
-            for entrant in entrants
+            for baseline in baselines
         ]
     }
 

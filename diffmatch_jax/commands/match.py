@@ -45,9 +45,9 @@ def run(app: App, request: Request) -> None:
     from common.sampling import weights_digest
     from common.training import parallel
     from diffmatch_jax.api import load, match
-    from diffmatch_jax.evaluation.baselines import warped as warp
     from diffmatch_jax.evaluation.datasets.flow_files import write_flo
     from diffmatch_jax.figures import sheets
+    from diffmatch_jax.model.pair_match import warped as warp
     from diffmatch_jax.model.resize import resize_normalised
 
     parallel.enable_compilation_cache()
@@ -58,7 +58,7 @@ def run(app: App, request: Request) -> None:
         "source": digest(source),
         "target": digest(target),
         "weights": weights_digest(model.weights),
-        "plan": repr(model.plan),
+        "plan": repr(model.config),
         "step": step,
         "hypotheses": flags.hypotheses,
         "seed": flags.seed,
@@ -77,7 +77,7 @@ def run(app: App, request: Request) -> None:
             step=step,
             device=parallel.device_name(),
             wall_s=seconds,
-            nfe=model.plan.nfe(flags.hypotheses),
+            nfe=model.config.nfe(flags.hypotheses),
         ),
         "source": str(flags.source),
         "target": str(flags.target),
@@ -99,7 +99,7 @@ def run(app: App, request: Request) -> None:
             flow=found.flow,
             warped=warped,
             confidence=found.confidence,
-            spread=found.spread if np.any(found.spread) else None,
+            std=found.std if np.any(found.std) else None,
             title=f"{Path(flags.source).name} to {Path(flags.target).name}",
         )
     )
@@ -107,7 +107,7 @@ def run(app: App, request: Request) -> None:
         wide = np.asarray([source.shape[1], source.shape[0]], np.float32)
         flows = np.asarray(resize_normalised(found.hypotheses, target.shape[:2])) * wide
         picture = several.with_suffix(".png")
-        paths.append(sheets.hypotheses(picture, target=target, flows=flows, spread=found.spread))
+        paths.append(sheets.hypotheses(picture, target=target, flows=flows, std=found.std))
     print_lines(
         f"{target.shape[1]} x {target.shape[0]} pixels matched in {seconds:.1f} s, compilation included; "
         f"mean confidence {found.confidence.mean():.2f}",

@@ -22,10 +22,10 @@ from common.sampling import weights_digest
 from diffmatch_jax.api import load
 from diffmatch_jax.evaluation.datasets.record import centres
 from diffmatch_jax.evaluation.evaluate import Matcher
-from diffmatch_jax.model import backbone, cost_volume, features, weights
-from diffmatch_jax.model.conditioning import Settings
-from diffmatch_jax.model.flow import to_pixels, warp
-from diffmatch_jax.model.matcher import Model, Plan, Weights, as_argument, match
+from diffmatch_jax.model import backbone, cost_volume, features, geometry, weights
+from diffmatch_jax.model.conditioning import ConditioningConfig
+from diffmatch_jax.model.flow import to_pixels
+from diffmatch_jax.model.matcher import MatcherConfig, Model, Weights, as_argument, match
 from diffmatch_jax.model.resize import resize, resize_normalised
 
 
@@ -82,7 +82,6 @@ def fitted(
     pyramid: features.Pyramid,
     *,
     fine: int = 256,
-    coarse: int = 128,
     fit: float = 4.0,
     refine: int = 0,
     contrast: float = 0.15,
@@ -93,8 +92,8 @@ def fitted(
     are fitted again; contrast: fraction of a side over which local contrast is normalised, that of the package's
     matcher. It is what the denoisers start from; the confidence is that of `matcher.Match`.
     """
-    look = Settings(fine=fine, coarse=coarse, fit=fit, refine=refine, contrast=contrast)
-    model = Model(Plan(look), Weights(pyramid))
+    settings = ConditioningConfig(fine=fine, fit=fit, refine=refine, contrast=contrast)
+    model = Model(MatcherConfig(settings), Weights(pyramid))
 
     def matcher(source: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         found = match(source, target, model=model)
@@ -103,13 +102,7 @@ def fitted(
     return matcher
 
 
-def warped(source: np.ndarray, flow: np.ndarray) -> np.ndarray:
-    """Returns the source `[H, W, C]` (bytes or in [0, 1]) drawn on the target by `flow [h, w, 2]`, of the same type."""
-    drawn = np.asarray(warp(jnp.asarray(source, jnp.float32), jnp.asarray(flow)))
-    return np.clip(np.round(drawn), 0, 255).astype(np.uint8) if source.dtype == np.uint8 else drawn
-
-
-class Entrant(NamedTuple):
+class Baseline(NamedTuple):
     """A matcher in a table: its name, title, the function, and what decides its results (plain values).
 
     described: what else a record of the results has of it: network evaluations for a pair (`nfe`), `hypotheses`,
@@ -123,25 +116,25 @@ class Entrant(NamedTuple):
     described: Mapping[str, Any] = MappingProxyType({})
 
 
-def _still(_: str) -> Entrant:
-    return Entrant("still", "no motion", still, {})
+def _still(_: str) -> Baseline:
+    return Baseline("still", "no motion", still, {})
 
 
 def _winner_take_all(
     title: str, pyramid: Callable[[], features.Pyramid], **smoothing: float
-) -> Callable[[str], Entrant]:
-    def make(name: str) -> Entrant:
+) -> Callable[[str], Baseline]:
+    def make(name: str) -> Baseline:
         found = pyramid()
         matcher = winner_take_all(found, **smoothing)
-        return Entrant(name, title, matcher, {"weights": weights_digest(found), **smoothing})
+        return Baseline(name, title, matcher, {"weights": weights_digest(found), **smoothing})
 
     return make
 
 
-def _fitted(title: str, **how: float) -> Callable[[str], Entrant]:
-    def make(name: str) -> Entrant:
+def _fitted(title: str, **how: float) -> Callable[[str], Baseline]:
+    def make(name: str) -> Baseline:
         found = weights.embedded()
-        return Entrant(name, title, fitted(found, **how), {"weights": weights_digest(found), **how})
+        return Baseline(name, title, fitted(found, **how), {"weights": weights_digest(found), **how})
 
     return make
 
@@ -150,20 +143,20 @@ def _random() -> features.Pyramid:
     return backbone.random(jax.random.key(0))
 
 
-def _dis(name: str) -> Entrant:
+def _dis(name: str) -> Baseline:
     from diffmatch_jax.evaluation import classical
 
-    return Entrant(name, "DIS optical flow", classical.dis(), {"opencv": classical.opencv().__version__})
+    return Baseline(name, "DIS optical flow", classical.dis(), {"opencv": geometry.opencv().__version__})
 
 
-def _sift(name: str) -> Entrant:
+def _sift(name: str) -> Baseline:
     from diffmatch_jax.evaluation import classical
 
-    version = classical.opencv().__version__
-    return Entrant(name, "SIFT + MAGSAC++ homography", classical.sift_magsac(), {"opencv": version})
+    version = geometry.opencv().__version__
+    return Baseline(name, "SIFT + MAGSAC++ homography", classical.sift_magsac(), {"opencv": version})
 
 
-def _of_model(name: str, title: str, where: str | None, hypotheses: int) -> Entrant:
+def _of_model(name: str, title: str, where: str | None, hypotheses: int) -> Baseline:
     # Of a run that goes on, the step that is recorded and the one that is loaded must be the same.
     step = restore_variables(where)[1] if where else None
     model = load(where, step=step)
@@ -173,12 +166,12 @@ def _of_model(name: str, title: str, where: str | None, hypotheses: int) -> Entr
         found = match(source, target, model=model, key=key, hypotheses=hypotheses)
         return found.flow, found.confidence
 
-    identity = {"plan": repr(model.plan), "weights": weights_digest(model.weights), "hypotheses": hypotheses}
-    described = {"nfe": model.plan.nfe(hypotheses), "hypotheses": hypotheses, "weights": where or "of the package"}
-    return Entrant(name, title, matcher, identity, {**described, "step": step})
+    identity = {"plan": repr(model.config), "weights": weights_digest(model.weights), "hypotheses": hypotheses}
+    described = {"nfe": model.config.nfe(hypotheses), "hypotheses": hypotheses, "weights": where or "of the package"}
+    return Baseline(name, title, matcher, identity, {**described, "step": step})
 
 
-ENTRANTS: dict[str, Callable[[str], Entrant]] = {
+BASELINES: dict[str, Callable[[str], Baseline]] = {
     "still": _still,
     "wta-random": _winner_take_all("winner-take-all, random features", _random),
     "wta": _winner_take_all("winner-take-all", weights.embedded),
@@ -193,26 +186,26 @@ ENTRANTS: dict[str, Callable[[str], Entrant]] = {
 MATCH = "match"
 
 
-def open_entrants(text: str, hypotheses: int = 4) -> list[Entrant]:
-    """Returns the matchers of a list of names of `ENTRANTS`, `match` (the weights in the package) and `run:DIR`.
+def open_baselines(text: str, hypotheses: int = 4) -> list[Baseline]:
+    """Returns the matchers of a list of names of `BASELINES`, `match` (the weights in the package) and `run:DIR`.
 
     `LABEL=run:DIR` gives a trained run another name than its directory's. `match@N` and `run:DIR@N` draw N hypotheses
     instead of `hypotheses`. Raises `InputError` for unknown names, names that occur twice, runs that are none, or what
     is not installed.
     """
-    found: list[Entrant] = []
+    found: list[Baseline] = []
     for each in filter(None, (part.strip() for part in text.split(","))):
         made = _opened(each, hypotheses)
         if made.name in [other.name for other in found]:
             raise input_error("--methods", expected="each name once", got=text, fix="write LABEL=run:DIR")
         found.append(made)
     if not found:
-        expected = f"some of {', '.join((*ENTRANTS, MATCH))}"
+        expected = f"some of {', '.join((*BASELINES, MATCH))}"
         raise input_error("--methods", expected=expected, got=repr(text), fix="for example wta,median")
     return found
 
 
-def _opened(text: str, hypotheses: int) -> Entrant:
+def _opened(text: str, hypotheses: int) -> Baseline:
     what, suffix, count = re.fullmatch(r"(?s)(.*?)(?:(@)(\d+))?", text).groups()
     label, run, where = what.partition("run:")
     if run and (not label or label.endswith("=")):
@@ -226,7 +219,7 @@ def _opened(text: str, hypotheses: int) -> Entrant:
         name, title, where = MATCH, "this model", None
     else:
         # A suffix that means nothing there stays on, and is refused as a part of the name.
-        return ENTRANTS[choice("--methods", text, (*ENTRANTS, MATCH))](text)
+        return BASELINES[choice("--methods", text, (*BASELINES, MATCH))](text)
     if not suffix:
         return _of_model(name, title, where, hypotheses)
     if int(count) < 1:

@@ -1,29 +1,18 @@
 """Classical matchers from OpenCV, an optional part of the installation: DIS optical flow, and SIFT with MAGSAC++.
 
-Nothing else imports OpenCV. A matcher is a function of source and target images `[H, W, 3]` (bytes) that returns flow
+A matcher is a function of source and target images `[H, W, 3]` (bytes) that returns flow
 `[Ht, Wt, 2]` on the target's pixels into the source, and a confidence `[Ht, Wt]` (larger is surer) or None.
 """
 
-from typing import Any
-
 import numpy as np
 
-from common.errors import choice, input_error
+from common.errors import choice
 from diffmatch_jax.evaluation.datasets.planar import flow_of_homography
 from diffmatch_jax.evaluation.datasets.record import centres
+from diffmatch_jax.model.geometry import homography, opencv
 
 PRESETS = ("ultrafast", "fast", "medium")
 _FEWEST = 4  # matches that decide a homography
-
-
-def opencv() -> Any:
-    """Returns the module `cv2`; raises `InputError` with the command that installs it."""
-    try:
-        import cv2
-    except ImportError:
-        fix = "pip install 'opencv-python-headless>=4.10'"
-        raise input_error("classical matchers", expected="OpenCV", got="no module cv2", fix=fix) from None
-    return cv2
 
 
 def dis(preset: str = "medium"):
@@ -92,9 +81,8 @@ def sift_magsac(*, features: int = 8000, ratio: float = 0.8, threshold: float = 
             return still, None
         ends = np.float32([there[each.trainIdx].pt for each in good])
         starts = np.float32([here[each.queryIdx].pt for each in good])
-        cv2.setRNGSeed(0)
-        matrix, _ = cv2.findHomography(ends, starts, cv2.USAC_MAGSAC, threshold, maxIters=10000, confidence=0.9999)
-        if matrix is None or not np.isfinite(matrix).all() or abs(np.linalg.det(matrix)) < 1e-12:
+        matrix = homography(ends, starts, threshold=threshold).matrix
+        if matrix is None:
             return still, None
         return _bounded(flow_of_homography(matrix, source=of_source, target=size)[0], of_source), None
 

@@ -25,10 +25,11 @@ from diffmatch_jax.data.warps import Pair
 from diffmatch_jax.evaluation import metrics
 from diffmatch_jax.evaluation.datasets.record import Dataset, Example
 from diffmatch_jax.evaluation.metrics import Joint, measure_joint
-from diffmatch_jax.model import conditioning as looking
-from diffmatch_jax.model.matcher import Match, Model, Plan, Weights, match
+from diffmatch_jax.model import conditioning
+from diffmatch_jax.model.matcher import MatcherConfig, Model, Weights, match
+from diffmatch_jax.model.pair_match import Match
 from diffmatch_jax.model.resize import average_flow, resize_normalised
-from diffmatch_jax.training.stages import Making, pair_of
+from diffmatch_jax.training.stages import PairConfig, pair_of
 
 Matcher = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray | None]]
 Corrupt = Callable[[Example, int], Example]  # (pair, a seed of its own) -> pair
@@ -215,9 +216,9 @@ def mean_curves(rows: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]
 FIT, REFINED = "its fit", "its fit, refined"
 
 
-def pairs(making: Making, source: Source, key: jax.Array, *, num: int) -> Pair:
+def pairs(pair_config: PairConfig, source: Source, key: jax.Array, *, num: int) -> Pair:
     """Returns `num` pairs of the photographs of `source`, in turn, as NumPy arrays; pair i depends on key and i."""
-    run = _make(making)
+    run = _make(pair_config)
     parts = []
     for start in range(0, num, 8):
         index = np.arange(start, start + 8)  # always as many, so that one program serves all
@@ -228,8 +229,8 @@ def pairs(making: Making, source: Source, key: jax.Array, *, num: int) -> Pair:
 
 
 @functools.cache
-def _make(making: Making) -> Callable[..., Pair]:
-    return jax.jit(jax.vmap(functools.partial(pair_of, making)))
+def _make(pair_config: PairConfig) -> Callable[..., Pair]:
+    return jax.jit(jax.vmap(functools.partial(pair_of, pair_config)))
 
 
 def matched(model: Model, made: Pair, key: jax.Array, *, hypotheses: int, batch_size: int) -> Match:
@@ -253,7 +254,7 @@ def evaluate(model: Model, made: Pair, key: jax.Array, *, hypotheses: int, batch
     what `diffmatch_jax.evaluation.metrics` says of the hypotheses, if there are several.
     """
     found = matched(model, made, key, hypotheses=hypotheses, batch_size=batch_size)
-    rivals = {"winner-take-all": found.winner, "its median": filtered(model, found.winner)}
+    rivals = {"winner-take-all": found.wta_flow, "its median": filtered(model, found.wta_flow)}
     fits = {
         name: matched(each, made, key, hypotheses=1, batch_size=batch_size) for name, each in fits_of(model).items()
     }
@@ -263,7 +264,7 @@ def evaluate(model: Model, made: Pair, key: jax.Array, *, hypotheses: int, batch
         "table": rows,
         "num_images": len(made.source),
         "hypotheses": hypotheses,
-        "nfe": model.plan.nfe(hypotheses),
+        "nfe": model.config.nfe(hypotheses),
         "ratio": rows[-1]["aepe"] / rows[0]["aepe"],
     }
     error = metrics.endpoint_error(found.flow, np.where(made.mask[..., None], made.flow, 0))
@@ -273,11 +274,11 @@ def evaluate(model: Model, made: Pair, key: jax.Array, *, hypotheses: int, batch
         curve = metrics.sparsification(error, unsure, made.mask)
         numbers["sparsification"] = curve.skill
         numbers["sparsification_area"] = curve.area
-        numbers["calibration"] = metrics.calibration(error, found.spread, made.mask)._asdict()
+        numbers["calibration"] = metrics.calibration(error, found.std, made.mask)._asdict()
         if fits:
             numbers["rank_correlation_of_fit"] = metrics.rank_correlation(error, 1 - fits[FIT].confidence, made.mask)
     # Released hypotheses lie on corners, between cells of the truth.
-    if found.hypotheses.shape[1] > 1 and not model.plan.look.released:
+    if found.hypotheses.shape[1] > 1 and not model.config.conditioning.released:
         numbers["joint"] = of_hypotheses(found, made)._asdict()
     few = slice(0, 8)
     arrays = {
@@ -286,9 +287,9 @@ def evaluate(model: Model, made: Pair, key: jax.Array, *, hypotheses: int, batch
         "flow": made.flow[few],
         "mask": made.mask[few],
         "predicted": found.flow[few],
-        "winner": found.winner[few],
+        "wta_flow": found.wta_flow[few],
         "confidence": found.confidence[few],
-        "spread": found.spread[few],
+        "std": found.std[few],
     }
     return Evaluation(numbers, arrays)
 
@@ -303,18 +304,18 @@ def of_hypotheses(found: Match, made: Pair) -> Joint:
 
 def filtered(model: Model, flow: np.ndarray) -> np.ndarray:
     """Returns winner-take-all flow `[B, H, W, 2]` under a median of 5x5 cells."""
-    size, cells = flow.shape[1:3], (model.plan.look.cells,) * 2
+    size, cells = flow.shape[1:3], (model.config.conditioning.cells,) * 2
     coarse = resize_normalised(jnp.asarray(flow), cells)
-    return np.asarray(resize_normalised(looking.median(coarse, looking.MEDIAN), size))
+    return np.asarray(resize_normalised(conditioning.median(coarse, conditioning.MEDIAN), size))
 
 
 def fits_of(model: Model) -> dict[str, Model]:
     """Returns what the model starts from as matchers without networks: its fit, and that refined; none without."""
-    look, weights = model.plan.look, Weights(model.weights.pyramid)
-    if not look.fit:
+    settings, weights = model.config.conditioning, Weights(model.weights.pyramid)
+    if not settings.fit:
         return {}
-    rounds = {FIT: 0} | ({REFINED: look.refine} if look.refine else {})
-    return {name: Model(Plan(replace(look, refine=n)), weights) for name, n in rounds.items()}
+    rounds = {FIT: 0} | ({REFINED: settings.refine} if settings.refine else {})
+    return {name: Model(MatcherConfig(replace(settings, refine=n)), weights) for name, n in rounds.items()}
 
 
 def measured(flows: Sequence[np.ndarray], made: Pair) -> dict[str, float]:

@@ -177,20 +177,18 @@ class Calibration(NamedTuple):
     They are the same for a spread that is the deviation of the flow in the plane.
     """
 
-    spread: np.ndarray
+    std: np.ndarray
     error: np.ndarray
 
 
-def calibration(
-    error: np.ndarray, spread: np.ndarray, mask: np.ndarray | None = None, *, parts: int = 6
-) -> Calibration:
+def calibration(error: np.ndarray, std: np.ndarray, mask: np.ndarray | None = None, *, parts: int = 6) -> Calibration:
     """Returns how large spread and error are in `parts` of the pixels, as equal as can be; NaN in parts without any.
 
     Raises `InputError` as `sparsification` does.
     """
-    error, spread = _pixels(error, spread, mask)
-    order = np.argsort(spread, kind="stable")
-    found = [[_root_mean_square(x[part]) for part in np.array_split(order, parts)] for x in (spread, error)]
+    error, std = _pixels(error, std, mask)
+    order = np.argsort(std, kind="stable")
+    found = [[_root_mean_square(x[part]) for part in np.array_split(order, parts)] for x in (std, error)]
     return Calibration(*map(np.asarray, found))
 
 
@@ -227,16 +225,16 @@ class Joint(NamedTuple):
     """How good hypotheses are, in the unit of the flows; smaller energy scores are better.
 
     cells, steps, squares: mean energy score of the flow of a cell, of the difference of the flows of two cells that are
-    1/8 of the side apart, and of the mean over squares of 1/4 of the side. coherence: correlation of two cells that are
-    1/32 of the side apart in how hypotheses differ from their mean; coherence_of_errors: in how the middle of all there
-    could be differs from the truth. Lengths are at least a cell. NaN where there is nothing to measure.
+    1/8 of the side apart, and of the mean over squares of 1/4 of the side. correlation: of two cells that are 1/32 of
+    the side apart in how hypotheses differ from their mean; correlation_of_errors: in how the middle of all there could
+    be differs from the truth. Lengths are at least a cell. NaN where there is nothing to measure.
     """
 
     cells: float
     steps: float
     squares: float
-    coherence: float
-    coherence_of_errors: float
+    correlation: float
+    correlation_of_errors: float
 
 
 def energy_score(hypotheses: np.ndarray, truth: np.ndarray) -> np.ndarray:
@@ -273,8 +271,12 @@ def measure_joint(hypotheses: np.ndarray, truth: np.ndarray, valid: np.ndarray) 
         cells=_mean(energy_score(hypotheses, truth), valid),
         steps=_mean(energy_score(step(hypotheses), step(truth)), valid[..., far:] & valid[..., :-far]),
         squares=_mean(energy_score(squares, _squares(truth, square)), whole[..., 0] == 1),
-        coherence=_correlation(*(np.einsum("nk,nk->", *pair) for pair in _neighbours(hypotheses - mean, valid, near))),
-        coherence_of_errors=_correlation(*(_of_others(*pair) for pair in _neighbours(truth - hypotheses, valid, near))),
+        correlation=_correlation(
+            *(np.einsum("nk,nk->", *pair) for pair in _neighbours(hypotheses - mean, valid, near))
+        ),
+        correlation_of_errors=_correlation(
+            *(_of_others(*pair) for pair in _neighbours(truth - hypotheses, valid, near))
+        ),
     )
 
 

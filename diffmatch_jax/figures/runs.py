@@ -11,8 +11,8 @@ from common.io.metrics_log import read_metrics
 from common.io.results import NoResultError
 from common.plots import plotting, report
 from common.plots.report import Block, Paragraph, Picture, Row, Table, write_report
-from diffmatch_jax.evaluation.baselines import warped
 from diffmatch_jax.figures import benchmark, sheets
+from diffmatch_jax.model.pair_match import warped
 
 _PAIRS = 4  # of an evaluation that are drawn, at most
 
@@ -47,7 +47,7 @@ def matches(workdir: Path) -> list[Path]:
             flow=arrays["predicted"][i],
             warped=warped(arrays["source"][i], arrays["predicted"][i]),
             confidence=arrays["confidence"][i],
-            spread=arrays["spread"][i] if np.any(arrays["spread"]) else None,
+            std=arrays["std"][i] if np.any(arrays["std"]) else None,
             truth=arrays["flow"][i],
             mask=arrays["mask"][i],
         )

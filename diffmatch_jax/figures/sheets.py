@@ -28,7 +28,7 @@ def sheet(
     flow: np.ndarray,
     warped: np.ndarray,
     confidence: np.ndarray | None = None,
-    spread: np.ndarray | None = None,
+    std: np.ndarray | None = None,
     truth: np.ndarray | None = None,
     mask: np.ndarray | None = None,
     title: str = "",
@@ -58,8 +58,8 @@ def sheet(
         cells.append(picture(blend(target, warped), "target red, warped source cyan"))
     if confidence is not None:
         cells.append(map_picture(confidence, "confidence", limits=_limits(confidence)))
-    if spread is not None:
-        cells.append(map_picture(spread, "spread (px)", limits=ERRORS, log=True))
+    if std is not None:
+        cells.append(map_picture(std, "spread (px)", limits=ERRORS, log=True))
     return cells_figure(path, cells, columns=4, title=title)
 
 
@@ -68,7 +68,7 @@ def hypotheses(
     *,
     target: np.ndarray,
     flows: np.ndarray,
-    spread: np.ndarray,
+    std: np.ndarray,
     error: np.ndarray | None = None,
     known: np.ndarray | None = None,
     title: str = "",
@@ -82,7 +82,7 @@ def hypotheses(
     shown = range(min(len(flows), 4))
     cells: list[Cell] = [picture(unit(target), "target")]
     cells += [flow_picture(flows[i], f"hypothesis {i + 1} (rim: {longest:.3g} px)", longest=longest) for i in shown]
-    cells.append(map_picture(spread, "spread (px)", limits=ERRORS, log=True))
+    cells.append(map_picture(std, "spread (px)", limits=ERRORS, log=True))
     cells += [flow_picture(away[i], f"from the mean (rim: {farthest:.3g} px)", longest=farthest) for i in shown]
     if error is not None:
         cells.append(map_picture(error, "error of the mean (px)", limits=ERRORS, log=True, known=known))

@@ -25,19 +25,16 @@ WHOLE = 2**26  # numbers of a cost volume that may be in memory at once
 
 
 @dataclass(frozen=True)
-class Settings:
+class ConditioningConfig:
     """What is looked up, and on which grids; hashable. configs/diffmatch_jax/base.py says what each field means.
 
     Raises `InputError` for sides that give no grid.
     """
 
     fine: int = 512
-    coarse: int = 256
     radius: int = 4
     wide: int = 0
     score: bool = False
-    soft: float = 0.0
-    median: int = 0
     fit: float = 0.0
     refine: int = 0
     gain: float = 0.0
@@ -45,42 +42,34 @@ class Settings:
     released: bool = False
 
     def __post_init__(self):
-        for name in ("fine", "coarse"):
-            side = getattr(self, name)
-            if side < 16 or side % 16:
-                fix = f"use {max(1, round(side / 16)) * 16}"
-                raise input_error(f"config.features.{name}", expected="a multiple of 16, 16 or more", got=side, fix=fix)
+        if self.fine < 32 or self.fine % 32:
+            fix = f"use {max(1, round(self.fine / 32)) * 32}"
+            raise input_error("config.features.fine", expected="a multiple of 32", got=self.fine, fix=fix)
         if not 0 <= self.contrast <= 1 or (self.contrast and self.released):
             got, fix = self.contrast, "use 0" if self.released else "use 0.15, or 0 for none"
             expected = "0 with features.compat" if self.released else "a fraction of a side, 0 to 1"
             raise input_error("config.features.contrast", expected=expected, got=got, fix=fix)
-        if self.median < 0 or (self.median and self.median % 2 == 0):
-            got = self.median
-            raise input_error("config.conditions.median", expected="an odd number, or 0 for none", got=got, fix="use 5")
-        if self.radius < 1 or self.soft < 0:
-            got = f"radius {self.radius} and soft {self.soft}"
-            fix = "use 4 and 0"
-            raise input_error(
-                "config.conditions", expected="a radius of 1 or more and soft of 0 or more", got=got, fix=fix
-            )
-        if not (self.fit == 0 or self.fit >= 1) or (self.fit and (self.median or self.soft)):
-            got = f"fit {self.fit}, median {self.median}, soft {self.soft}"
-            expected, fix = "a fit of 0, or of 1 and more and the winners themselves", "use median=0 and soft=0 with it"
-            raise input_error("config.conditions", expected=expected, got=got, fix=fix)
+        if not (self.fit == 0 or self.fit >= 1):
+            raise input_error("config.conditioning.fit", expected="0, or 1 cell or more", got=self.fit, fix="use 4")
         if self.refine < 0 or (self.refine and self.released):
             got = f"{self.refine}{' with features.compat' * self.released}"
             fix = "use 0" if self.released else "use 2, or 0 for none"
             raise input_error(
-                "config.conditions.refine", expected="0, or without features.compat more", got=got, fix=fix
+                "config.conditioning.refine", expected="0, or without features.compat more", got=got, fix=fix
             )
         if self.wide < 0 or (self.wide and self.cells % self.wide):
             fix = "use 4, or 0 for none"
-            raise input_error("config.conditions.wide", expected=f"a divisor of {self.cells}", got=self.wide, fix=fix)
+            raise input_error("config.conditioning.wide", expected=f"a divisor of {self.cells}", got=self.wide, fix=fix)
 
     @property
     def alignment(self) -> str:
         """How maps and flow are resized, see `model.resize`."""
         return released.ALIGNMENT if self.released else "half_pixel"
+
+    @property
+    def coarse(self) -> int:
+        """Side of the coarser image."""
+        return self.fine // 2
 
     @property
     def cells(self) -> int:
@@ -105,13 +94,12 @@ class Settings:
     @property
     def evidence(self) -> int:
         """Channels of the evidence of stage 1."""
-        moved = bool(self.median or self.fit)
-        return self.patch * (1 + bool(self.wide)) + 2 * (moved + bool(self.fit) + self.score)
+        return self.patch * (1 + bool(self.wide)) + 2 * (2 * bool(self.fit) + self.score)
 
     @property
     def is_plain(self) -> bool:
         """Whether evidence is correlations around the winner alone."""
-        return not (self.wide or self.score or self.median or self.fit)
+        return not (self.wide or self.score or self.fit)
 
 
 class Conditions(NamedTuple):
@@ -126,11 +114,11 @@ class Conditions(NamedTuple):
     unit: jax.Array | None = None
 
 
-class First(NamedTuple):
+class Stage1Inputs(NamedTuple):
     """What stage 1 is told, and the winner-take-all flow, normalised `[B, h, w, 2]`, with its score `[B, h, w]`."""
 
     conditions: Conditions
-    winner: jax.Array
+    wta_flow: jax.Array
     score: jax.Array
 
 
@@ -154,7 +142,7 @@ class Matches(NamedTuple):
     weight: jax.Array
 
 
-def prepared(images: jax.Array, settings: Settings) -> Prepared:
+def prepared(images: jax.Array, settings: ConditioningConfig) -> Prepared:
     """Returns images `[B, H, W, 1 or 3]` at the two sizes of the settings."""
     sides = {"fine": settings.fine, "coarse": settings.coarse}
     if settings.released:
@@ -162,7 +150,7 @@ def prepared(images: jax.Array, settings: Settings) -> Prepared:
     return features.prepared(images, **sides, contrast=settings.contrast)
 
 
-def maps(pyramid: Pyramid, images: Prepared, settings: Settings) -> Maps:
+def maps(pyramid: Pyramid, images: Prepared, settings: ConditioningConfig) -> Maps:
     """Returns what both stages take from the pyramid; what is not used costs nothing in a compiled program."""
     four, one = features.both_stages(pyramid, images)
     size = (settings.cells, settings.cells)
@@ -176,7 +164,9 @@ def maps(pyramid: Pyramid, images: Prepared, settings: Settings) -> Maps:
     return lax.stop_gradient(made)
 
 
-def matches(source: jax.Array, target: jax.Array, settings: Settings, *, mask: jax.Array | None = None) -> Matches:
+def matches(
+    source: jax.Array, target: jax.Array, settings: ConditioningConfig, *, mask: jax.Array | None = None
+) -> Matches:
     """Returns the winners of descriptors `[B, h, w, C]` and how mutual they are; 0 outside the target's `mask`."""
     rows = _rows(source, target)
     there, back = (
@@ -195,7 +185,9 @@ def _rows(source: jax.Array, target: jax.Array) -> int:
     return target.shape[1] if cells <= WHOLE else 8
 
 
-def stage1(source: jax.Array, target: jax.Array, settings: Settings, *, mask: jax.Array | None = None) -> First:
+def stage1(
+    source: jax.Array, target: jax.Array, settings: ConditioningConfig, *, mask: jax.Array | None = None
+) -> Stage1Inputs:
     """Returns the conditions of stage 1 from descriptors `[B, h, w, C]`; matches count inside the target's `mask`.
 
     Evidence is the patch around the initial flow `[(2 radius + 1)^2]`; then, where asked for, the wide patch, the
@@ -203,31 +195,28 @@ def stage1(source: jax.Array, target: jax.Array, settings: Settings, *, mask: ja
     the unit, the winner's score, and the share of the patch in the softmax.
     """
     rows = _rows(source, target)
-    temperature = settings.soft or None
-    found = cost_volume.search(source, target, radius=settings.radius, temperature=temperature, rows=rows)
+    found = cost_volume.search(source, target, radius=settings.radius, rows=rows)
     best = found.positions[..., 0, :] - mapping_of(jnp.zeros_like(found.flow))
-    winner, score = to_normalised(best), found.scores[..., 0]
+    wta_flow, score = to_normalised(best), found.scores[..., 0]
     if settings.is_plain:
-        return First(Conditions(to_normalised(found.flow), scaled(found.local, settings)), winner, score)
+        return Stage1Inputs(Conditions(to_normalised(found.flow), scaled(found.local, settings)), wta_flow, score)
     flow, weight = found.flow, None
     if settings.fit:
         weight = matches(source, target, settings, mask=mask).weight
         flow = robust(best, weight, sigma=settings.fit)
-    elif settings.median:
-        flow = median(found.flow, settings.median)
-    looked = cost_volume.look(source, target, mapping_of(flow), radius=settings.radius, wide=settings.wide, rows=rows)
+    looked = cost_volume.look_up(
+        source, target, mapping_of(flow), radius=settings.radius, wide=settings.wide, rows=rows
+    )
     parts = [scaled(looked.local, settings)]
     if settings.wide:
         parts.append(scaled(looked.wide, settings))
-    if settings.median or settings.fit:
-        parts.append(jnp.clip((best - flow) / settings.radius, -2, 2))
     unit = None
     if weight is not None:
         unit = robust_fit.uncertainty(best - flow)
-        parts += [weight[..., None], jnp.log(unit)]
+        parts += [jnp.clip((best - flow) / settings.radius, -2, 2), weight[..., None], jnp.log(unit)]
     if settings.score:
         parts += [looked.score[..., None], looked.share[..., None]]
-    return First(Conditions(to_normalised(flow), jnp.concatenate(parts, -1), unit), winner, score)
+    return Stage1Inputs(Conditions(to_normalised(flow), jnp.concatenate(parts, -1), unit), wta_flow, score)
 
 
 def robust(flow: jax.Array, weight: jax.Array, *, sigma: float) -> jax.Array:
@@ -248,12 +237,12 @@ def robust(flow: jax.Array, weight: jax.Array, *, sigma: float) -> jax.Array:
     return jnp.where(better[:, None, None, None], other, plain)
 
 
-def without_stage(found: First, settings: Settings) -> jax.Array:
+def without_stage(found: Stage1Inputs, settings: ConditioningConfig) -> jax.Array:
     """Returns the flow `[B, h, w, 2]` that takes the place of stage 1: the fit, or the winners under a 5x5 median."""
-    return found.conditions.flow if settings.fit else median(found.winner, MEDIAN)
+    return found.conditions.flow if settings.fit else median(found.wta_flow, MEDIAN)
 
 
-class Start(NamedTuple):
+class Stage2Start(NamedTuple):
     """What stage 2 starts from, on its grid: the flow, the evidence that is no patch (None without), and the unit."""
 
     flow: jax.Array
@@ -265,11 +254,11 @@ def start(
     source: jax.Array,
     target: jax.Array,
     flow: jax.Array,
-    settings: Settings,
+    settings: ConditioningConfig,
     *,
     deviation: jax.Array | None = None,
     masks: tuple[jax.Array, jax.Array] | None = None,
-) -> Start:
+) -> Stage2Start:
     """Returns what stage 2 starts from: the first stage's flow, refined `settings.refine` times.
 
     Evidence of a refined one: from it to its last matches in radii (within -2..2), whether these are inside of what was
@@ -278,7 +267,7 @@ def start(
     """
     size = target.shape[1:3]
     if not settings.refine:
-        return Start(resize_normalised(flow, size, alignment=settings.alignment))
+        return Stage2Start(resize_normalised(flow, size, alignment=settings.alignment))
     places = (settings.cells, settings.cells)
     found = robust_fit.refine(
         source, target, flow, places=places, radius=settings.radius, rounds=settings.refine, masks=masks
@@ -291,14 +280,14 @@ def start(
         jnp.log(unit),
         jnp.log(deviation + robust_fit.SMALLEST),
     ]
-    return Start(found.flow, resize(jnp.concatenate(parts, -1), size), resize(unit, size))
+    return Stage2Start(found.flow, resize(jnp.concatenate(parts, -1), size), resize(unit, size))
 
 
 def stage2(
     source: jax.Array,
     target: jax.Array,
     flow: jax.Array,
-    settings: Settings,
+    settings: ConditioningConfig,
     *,
     deviation: jax.Array | None = None,
     masks: tuple[jax.Array, jax.Array] | None = None,
@@ -308,24 +297,24 @@ def stage2(
     Evidence is the patch around the flow that it starts from, then what `start` says of it.
     """
     told = start(source, target, flow, settings, deviation=deviation, masks=masks)
-    patches = look_fine(source, target, mapping_of(to_pixels(told.flow)), settings)
+    patches = look_up_fine(source, target, mapping_of(to_pixels(told.flow)), settings)
     return conditions_of(told, patches)
 
 
-def conditions_of(told: Start, patches: jax.Array) -> Conditions:
+def conditions_of(told: Stage2Start, patches: jax.Array) -> Conditions:
     """Returns the conditions of a start and the patches around it."""
     evidence = patches if told.evidence is None else jnp.concatenate([patches, told.evidence], -1)
     return Conditions(told.flow, evidence, told.unit)
 
 
-def look_fine(source: jax.Array, target: jax.Array, positions: jax.Array, settings: Settings) -> jax.Array:
+def look_up_fine(source: jax.Array, target: jax.Array, positions: jax.Array, settings: ConditioningConfig) -> jax.Array:
     """Returns the patches of stage 2 for target cells `[B, h, w, C]` that look at `positions [B, h, w, 2]`."""
     look_up = released.local_features if settings.released else cost_volume.local_features
     found = look_up(source, target, positions, radius=settings.radius)
     return scaled(found, settings)
 
 
-def scaled(patches: jax.Array, settings: Settings) -> jax.Array:
+def scaled(patches: jax.Array, settings: ConditioningConfig) -> jax.Array:
     """Returns patches `[..., n]` as the networks see them: with a `gain`, that many times their distance from the mean.
 
     Cosines of neighbours differ by a tenth or so, beside channels of unit variance.

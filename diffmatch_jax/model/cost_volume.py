@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from common.errors import input_error
-from diffmatch_jax.model.flow import flow_of, grid
+from diffmatch_jax.model.flow import flow_of
 from diffmatch_jax.model.resize import resize
 
 EPSILON = 1e-5
@@ -42,7 +42,7 @@ def volume(source: jax.Array, target: jax.Array) -> jax.Array:
     return jnp.einsum("bijc,byxc->byxij", source, target, precision="highest")
 
 
-def winner(scores: jax.Array) -> tuple[jax.Array, jax.Array]:
+def winner_take_all(scores: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Returns the best source position `[..., 2]` of each target cell of a volume, and its score `[...]`.
 
     Of equal scores the first in row-major order wins.
@@ -58,23 +58,6 @@ def top_k(scores: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
         raise input_error("k", expected=f"1 to {count}, the cells of the source", got=k, fix="ask for fewer")
     best, index = lax.top_k(scores.reshape(*scores.shape[:-2], -1), k)
     return _position(index, scores), best
-
-
-def soft_argmax(scores: jax.Array, *, temperature: float = 0.02, radius: float | None = None) -> jax.Array:
-    """Returns the mean source position `[..., 2]` under softmax(scores / temperature).
-
-    `radius` cells around the winner alone count, in x and in y; None takes all, which draws repeated structure to its
-    middle.
-    """
-    height, width = scores.shape[-2:]
-    positions = grid(height, width, scores.dtype)
-    logits = scores / temperature
-    if radius is not None:
-        best, _ = winner(lax.stop_gradient(scores))
-        near = (jnp.abs(positions - best[..., None, None, :]) <= radius).all(-1)
-        logits = jnp.where(near, logits, -jnp.inf)
-    weights = jax.nn.softmax(logits, axis=(-2, -1))
-    return jnp.einsum("...yx,yxd->...d", weights, positions, precision="highest")
 
 
 def _position(index: jax.Array, scores: jax.Array) -> jax.Array:
@@ -120,14 +103,12 @@ def search(
     *,
     k: int = 1,
     radius: int = 4,
-    temperature: float | None = None,
-    window: float | None = 2,
     rows: int = 8,
 ) -> Found:
     """Finds matches between descriptors `[B, Hs, Ws, C]` and `[B, Ht, Wt, C]` without storing their cost volume.
 
-    `flow` goes to the winner, or with a `temperature` to the soft argmax over `window` cells around it. At most about
-    `rows` target rows are worked on at once (the largest divisor of their number), for all pairs of the batch.
+    `flow` goes to the winner. At most about `rows` target rows are worked on at once (the largest divisor of their
+    number), for all pairs of the batch.
     """
     height, width = target.shape[1:3]
     if source.shape[0] != target.shape[0] or source.shape[-1] != target.shape[-1]:
@@ -139,20 +120,18 @@ def search(
     def block(part: jax.Array) -> tuple:
         scores = volume(source, part)
         if k == 1:
-            best, score = winner(scores)
+            best, score = winner_take_all(scores)
             positions, best_scores = best[..., None, :], score[..., None]
         else:
             positions, best_scores = top_k(scores, k)
             best = positions[..., 0, :]
-        if temperature is not None:
-            best = soft_argmax(scores, temperature=temperature, radius=window)
         return positions, best, local(scores, best, radius=radius), best_scores
 
     positions, best, around, scores = _in_rows(block, divisor(height, rows), target)
     return Found(positions, flow_of(best), around, scores)
 
 
-class Looked(NamedTuple):
+class LookedUp(NamedTuple):
     """What a cost volume says around given positions; `[B, Ht, Wt, ...]`.
 
     local: scores around them `[..., (2 radius + 1)^2]`; wide: the same of the largest scores in squares of cells, None
@@ -165,7 +144,7 @@ class Looked(NamedTuple):
     share: jax.Array
 
 
-def look(
+def look_up(
     source: jax.Array,
     target: jax.Array,
     positions: jax.Array,
@@ -174,7 +153,7 @@ def look(
     wide: int = 0,
     temperature: float = 0.02,
     rows: int = 8,
-) -> Looked:
+) -> LookedUp:
     """Looks up scores of descriptors `[B, Hs, Ws, C]` and `[B, Ht, Wt, C]` around positions `[B, Ht, Wt, 2]`.
 
     `wide` cells a side, a divisor of the source's sides, make the squares of the wide patch, which so reaches
@@ -184,7 +163,7 @@ def look(
         got = f"{wide} for {source.shape[1]} x {source.shape[2]} cells"
         raise input_error("wide", expected="a divisor of the source's sides", got=got, fix="use 4, or 0 for none")
 
-    def block(part: jax.Array, place: jax.Array) -> Looked:
+    def block(part: jax.Array, place: jax.Array) -> LookedUp:
         scores = volume(source, part)
         around = None
         if wide:
@@ -193,7 +172,7 @@ def look(
         weights = jax.nn.softmax(scores.reshape(*scores.shape[:3], -1) / temperature, axis=-1).reshape(scores.shape)
         near = [_hats(place[..., i], scores.shape[4 - i], radius).sum(-2) for i in (0, 1)]
         share = jnp.einsum("...ij,...i,...j->...", weights, near[1], near[0], precision="highest")
-        return Looked(local(scores, place, radius=radius), around, scores.max((-2, -1)), share)
+        return LookedUp(local(scores, place, radius=radius), around, scores.max((-2, -1)), share)
 
     return _in_rows(block, divisor(target.shape[1], rows), target, positions)
 

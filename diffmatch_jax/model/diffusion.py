@@ -9,7 +9,7 @@ batched.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -23,7 +23,7 @@ from diffmatch_jax.model.resize import gaussian_matrix
 Denoiser = Callable[[jax.Array, jax.Array], jax.Array]  # (x [B, n, h, w, 2], time [B, n]) -> x_0
 
 TIME_SCALE = 1000.0
-WIDEST = 128.0  # coherence of noise, cells
+WIDEST = 128.0  # correlation of noise, cells
 
 
 @dataclass(frozen=True)
@@ -50,28 +50,19 @@ class Process:
             )
 
     @classmethod
-    def cosine(cls, steps: int = 5, *, keep: str | Sequence[int] | None = None) -> "Process":
+    def cosine(cls, steps: int = 5) -> "Process":
         """Returns beta_i = min(1 - a((i + 1)/T) / a(i/T), 0.999), a(s) = cos^2((s + .008)/1.008 pi/2).
 
-        Nichol & Dhariwal, ICML 2021, equation 17. `keep` names the levels to keep, as in `respaced`.
+        Nichol & Dhariwal, ICML 2021, equation 17.
         """
         _check_steps(steps)
         curve = np.cos((np.arange(steps + 1) / steps + 0.008) / 1.008 * math.pi / 2) ** 2
-        return cls._of(np.minimum(1 - curve[1:] / curve[:-1], 0.999), keep)
+        return cls.of_betas(np.minimum(1 - curve[1:] / curve[:-1], 0.999))
 
     @classmethod
-    def linear(cls, steps: int = 1000, *, keep: str | Sequence[int] | None = None) -> "Process":
-        """Returns betas from 0.1 / T to 20 / T in equal steps (Ho et al., NeurIPS 2020); T > 20."""
-        if steps <= 20:
-            raise input_error(
-                "steps", expected="more than 20 with a linear schedule", got=steps, fix="use a cosine schedule"
-            )
-        return cls._of(np.linspace(0.1 / steps, 20 / steps, steps, dtype=np.float64), keep)
-
-    @classmethod
-    def _of(cls, betas: np.ndarray, keep) -> "Process":
-        whole = cls(tuple(betas), tuple(np.arange(len(betas)) * (TIME_SCALE / len(betas))))
-        return whole if keep is None else whole.respaced(keep)
+    def of_betas(cls, betas: np.ndarray) -> "Process":
+        """Returns the process of betas at equally spaced times."""
+        return cls(tuple(betas), tuple(np.arange(len(betas)) * (TIME_SCALE / len(betas))))
 
     def __len__(self) -> int:
         return len(self.betas)
@@ -91,16 +82,6 @@ class Process:
         """The process of the noisiest level alone, as it is."""
         return Process((1 - self.alphas_bar[-1],), self.times[-1:])
 
-    def respaced(self, keep: str | Sequence[int]) -> "Process":
-        """Returns the process of some levels alone, with the same marginals there: beta = 1 - ab_k / ab_before.
-
-        `keep` is as in `kept_levels`. Fewer levels of a long process do not end in pure noise as a short one does.
-        """
-        kept = kept_levels(len(self), keep)
-        bars = self.alphas_bar[kept]
-        betas = 1 - bars / np.append(1.0, bars[:-1])
-        return Process(tuple(betas), tuple(np.asarray(self.times)[kept]))
-
 
 @dataclass(frozen=True)
 class Variable:
@@ -108,22 +89,22 @@ class Variable:
 
     `shrunk`: the network is shown sqrt(ab) x_t instead of x_t; `skip`, for those alone: and predicts what is to be
     added to it, in units of sqrt(1 - ab). Where conditions bring a `unit`, it multiplies the scale from place to place;
-    `learned_scale`, with a skip: and the network says from place to place how wide x_0 is around what it predicts (a
-    regression, which has no x_t, needs the skip in name only). `coherence`, in cells: the noise is a smooth field (see
-    `coherent_noise`), for an x_0 that is about as smooth, as errors of flow are; of 0 it is white.
+    `predict_variance`, with a skip: the network also predicts the deviation of x_0 around its prediction (a regression,
+    which has no x_t, needs the skip in name only). `noise_correlation`, in cells: the noise is a smooth field (see
+    `correlated_noise`), for an x_0 that is about as smooth, as errors of flow are; of 0 it is white.
 
     Normalised flow has a standard deviation of 0.1 to 0.2 only; a scale of that size gives the unit variance which the
     schedule expects. The released models diffuse the normalised flow itself, `Variable(1.0, residual=False)`. Raises
-    `InputError` for a scale that is not positive, for a skip without the others, a learned scale without a skip, and
-    more than 128 cells of coherence.
+    `InputError` for a scale that is not positive, for a skip without the others, a variance without a skip, and
+    more than 128 cells of correlation.
     """
 
     scale: float = 1.0
     residual: bool = False
     shrunk: bool = False
     skip: bool = False
-    learned_scale: bool = False
-    coherence: float = 0.0
+    predict_variance: bool = False
+    noise_correlation: float = 0.0
 
     def __post_init__(self):
         if not (math.isfinite(self.scale) and self.scale > 0):
@@ -134,13 +115,18 @@ class Variable:
         if self.skip and not (self.shrunk and self.residual):
             fix = "set variable.shrunk and variable.residual"
             raise input_error("variable.skip", expected="False unless shrunk and residual", got="True", fix=fix)
-        if self.learned_scale and not self.skip:
+        if self.predict_variance and not self.skip:
             raise input_error(
-                "variable.learned_scale", expected="False without a skip", got="True", fix="set variable.skip"
+                "config.process.predict_variance", expected="False without a skip", got="True", fix="set variable.skip"
             )
-        if not 0 <= self.coherence <= WIDEST:
+        if not 0 <= self.noise_correlation <= WIDEST:
             fix = "use 0 for white noise, 3 for stage 1"
-            raise input_error("variable.coherence", expected=f"0 to {WIDEST:g} cells", got=self.coherence, fix=fix)
+            raise input_error(
+                "config.process.noise_correlation",
+                expected=f"0 to {WIDEST:g} cells",
+                got=self.noise_correlation,
+                fix=fix,
+            )
 
     def encode(self, flow: jax.Array, initial: jax.Array, unit: jax.Array | None = None) -> jax.Array:
         """Returns x_0 of a normalised flow; `initial` and `unit`, which multiplies the scale, broadcast against it."""
@@ -157,45 +143,6 @@ class Variable:
 
     def _scale(self, unit):
         return self.scale if unit is None else self.scale * unit
-
-
-def kept_levels(steps: int, keep: str | Sequence[int]) -> np.ndarray:
-    """Returns the sorted levels of 0..steps-1 to keep.
-
-    "ddimN": every s-th from 0, s the smallest stride that gives N. Numbers (a sequence, or text with commas): as many
-    equal sections, each with that many levels evenly from its first to its last. Raises `InputError` if none fit.
-    """
-    if isinstance(keep, str) and keep.startswith("ddim"):
-        (count,) = _counts(keep.removeprefix("ddim"), keep)
-        for stride in range(1, steps + 1):
-            if len(range(0, steps, stride)) == count:
-                return np.arange(0, steps, stride)
-        fix = f'use "{count}", which needs no stride'
-        raise input_error("keep", expected=f"a count that a stride through {steps} levels gives", got=keep, fix=fix)
-    counts = _counts(keep, keep) if isinstance(keep, str) else [int(each) for each in keep]
-    levels, start = [], 0
-    for section, count in enumerate(counts):
-        length = steps // len(counts) + (section < steps % len(counts))
-        if not 1 <= count <= length:
-            raise input_error(
-                "keep", expected=f"1 to {length} levels of a section of {length}", got=count, fix="ask for fewer"
-            )
-        stride, place = (length - 1) / (count - 1) if count > 1 else 1.0, 0.0
-        for _ in range(count):
-            levels.append(start + round(place))
-            place += stride  # added up, not multiplied: ties are rounded as the released samplers do
-        start += length
-    return np.asarray(sorted(set(levels)))
-
-
-def _counts(text: str, keep: object) -> list[int]:
-    try:
-        return [int(each) for each in text.strip("[] ").split(",")]
-    except ValueError:
-        fix = 'write "ddim5", "5" or "10,15,20"'
-        raise input_error(
-            "keep", expected="a count of levels, or counts of sections", got=f'"{keep}"', fix=fix
-        ) from None
 
 
 def _check_steps(steps: int) -> None:
@@ -286,26 +233,28 @@ class Sampled(NamedTuple):
     aux: Any = None
 
 
-def coherent_noise(key: jax.Array, shape: tuple[int, ...], coherence: float) -> jax.Array:
-    """Returns Gaussian noise `[h, w, C]` of variance 1 everywhere, correlated over cells unless `coherence` is 0.
+def correlated_noise(key: jax.Array, shape: tuple[int, ...], noise_correlation: float) -> jax.Array:
+    """Returns Gaussian noise `[h, w, C]` of variance 1 everywhere, correlated over cells.
 
-    Cells at a distance d have, away from the border, a correlation of exp(-d^2 / (4 coherence^2)): white noise blurred
-    by a Gaussian of that deviation, which mirrors it at the border.
+    Cells at a distance d have, away from the border, a correlation of exp(-d^2 / (4 c^2)), c = `noise_correlation`
+    (0: white noise): white noise blurred by a Gaussian of that deviation, which mirrors it at the border.
     """
     white = jax.random.normal(key, shape)
-    if not coherence:
+    if not noise_correlation:
         return white
-    rows, columns = (gaussian_matrix(length, coherence, reach=4 * coherence) for length in shape[:2])
+    rows, columns = (gaussian_matrix(length, noise_correlation, reach=4 * noise_correlation) for length in shape[:2])
     rows, columns = (each / np.linalg.norm(each, axis=1, keepdims=True) for each in (rows, columns))
     return jnp.einsum("yh,xw,hwc->yxc", rows, columns, white, precision="highest")
 
 
-def initial_noise(keys: jax.Array, hypotheses: int, shape: tuple[int, ...], *, coherence: float = 0.0) -> jax.Array:
+def initial_noise(
+    keys: jax.Array, hypotheses: int, shape: tuple[int, ...], *, noise_correlation: float = 0.0
+) -> jax.Array:
     """Returns Gaussian noise `[B, n, *shape]` of variance 1; hypothesis j of a pair is the same whatever B and n.
 
-    `coherence` is that of `coherent_noise`.
+    `noise_correlation` is that of `correlated_noise`.
     """
-    return _noise(keys, hypotheses, shape, 0, coherence)
+    return _noise(keys, hypotheses, shape, 0, noise_correlation)
 
 
 def folded(keys: jax.Array, number: int) -> jax.Array:
@@ -313,9 +262,9 @@ def folded(keys: jax.Array, number: int) -> jax.Array:
     return jax.vmap(lambda key: jax.random.fold_in(key, number))(keys)
 
 
-def _noise(keys, hypotheses, shape, draw, coherence):
+def _noise(keys, hypotheses, shape, draw, noise_correlation):
     def one(key, j):
-        return coherent_noise(jax.random.fold_in(jax.random.fold_in(key, draw), j), shape, coherence)
+        return correlated_noise(jax.random.fold_in(jax.random.fold_in(key, draw), j), shape, noise_correlation)
 
     return jax.vmap(lambda key: jax.vmap(lambda j: one(key, j))(jnp.arange(hypotheses)))(keys)
 
@@ -326,7 +275,7 @@ def sample(
     *,
     process: Process,
     eta: float = 0.0,
-    coherence: float = 0.0,
+    noise_correlation: float = 0.0,
     keys: jax.Array | None = None,
     clip: float | None = None,
     trace: bool = False,
@@ -334,7 +283,7 @@ def sample(
 ) -> Sampled:
     """Runs DDIM from `noise [B, n, h, w, 2]` through all levels; the hypotheses are the last predictions of x_0.
 
-    `keys [B]`, needed where eta > 0, give the noise of the steps, as coherent as `initial_noise`; `clip` limits |x_0|
+    `keys [B]`, needed where eta > 0, give the noise of the steps, as correlated as `initial_noise`; `clip` limits |x_0|
     in every step (the released setting has none). With the last step's sigma = 0, the prediction is the sample.
     `has_aux`: the denoiser returns x_0 and something else. Raises `InputError` for eta outside 0..1 or without keys.
     """
@@ -352,7 +301,7 @@ def sample(
         x0, aux = denoise(x, time) if has_aux else (denoise(x, time), None)
         if clip is not None:
             x0 = jnp.clip(x0, -clip, clip)
-        extra = _noise(keys, x.shape[1], x.shape[2:], i + 1, coherence).astype(x.dtype) if eta > 0 else None
+        extra = _noise(keys, x.shape[1], x.shape[2:], i + 1, noise_correlation).astype(x.dtype) if eta > 0 else None
         cleaner = ddim_step(process, x, x0, i, eta=eta, noise=extra)
         return (cleaner, x0), ({"x": x, "x0": x0, "next": cleaner, "time": time} if trace else None, aux)
 
@@ -377,23 +326,40 @@ def per_hypothesis(network: Callable[[jax.Array, jax.Array, Any], Any], conditio
 
 
 class Summary(NamedTuple):
-    """What several hypotheses say: `mean` and `median` (by coordinate) `[B, h, w, 2]`, `covariance [B, h, w, 2, 2]`."""
+    """`mean [B, h, w, 2]` and `covariance [B, h, w, 2, 2]` of several hypotheses."""
 
     mean: jax.Array
-    median: jax.Array
     covariance: jax.Array
 
 
-def summary(hypotheses: jax.Array) -> Summary:
-    """Returns the summary of hypotheses `[B, n, h, w, 2]`; the covariance is the unbiased one, 0 for n = 1."""
-    n = hypotheses.shape[1]
-    mean = hypotheses.mean(1)
-    away = hypotheses - mean[:, None]
-    covariance = jnp.einsum("bnhwi,bnhwj->bhwij", away, away, precision="highest") / max(n - 1, 1)
-    return Summary(mean, jnp.median(hypotheses, axis=1), covariance)
+def summary(hypotheses: jax.Array, count: jax.Array | None = None) -> Summary:
+    """Returns the summary of the first `count` (None: all) of hypotheses `[B, n, h, w, 2]`.
+
+    The covariance is the unbiased one, 0 for a count of 1.
+    """
+    mean = mean_of(hypotheses, count)
+    n = hypotheses.shape[1] if count is None else jnp.minimum(count, hypotheses.shape[1])
+    away = _first(hypotheses - mean[:, None], count)
+    covariance = jnp.einsum("bnhwi,bnhwj->bhwij", away, away, precision="highest") / jnp.maximum(n - 1, 1)
+    return Summary(mean, covariance)
 
 
-def spread(covariance: jax.Array) -> jax.Array:
+def mean_of(samples: jax.Array, count: jax.Array | None = None) -> jax.Array:
+    """Returns the mean of the first `count` (None: all) of `samples [B, n, ...]`; of a single one, of that."""
+    if count is None or samples.shape[1] == 1:
+        return samples.mean(1)
+    return _first(samples, count).sum(1) / count
+
+
+def _first(samples: jax.Array, count: jax.Array | None) -> jax.Array:
+    """Returns samples with 0 in the place of those after the first `count`."""
+    if count is None or samples.shape[1] == 1:
+        return samples
+    within = jnp.arange(samples.shape[1]) < count
+    return jnp.where(within.reshape(1, -1, *(1,) * (samples.ndim - 2)), samples, 0)
+
+
+def std(covariance: jax.Array) -> jax.Array:
     """Returns the standard deviation of a flow in all directions, sqrt(trace), `[..., 2, 2] -> [...]`."""
     variance = jnp.trace(covariance, axis1=-2, axis2=-1)
     return jnp.where(variance > 0, jnp.sqrt(jnp.where(variance > 0, variance, 1)), 0)

@@ -58,7 +58,7 @@ def find(
     pyramid: Pyramid,
     source: Prepared,
     target: Prepared,
-    settings: conditioning.Settings,
+    settings: conditioning.ConditioningConfig,
     *,
     sizes: tuple[tuple[int, int], tuple[int, int]],
     enough: float = ENOUGH,
@@ -198,7 +198,7 @@ def _resampled(images: Prepared, affine: jax.Array) -> Prepared:
 
 
 @functools.partial(jax.jit, static_argnames="settings")
-def _descriptor(pyramid: Pyramid, images: Prepared, settings: conditioning.Settings):
+def _descriptor(pyramid: Pyramid, images: Prepared, settings: conditioning.ConditioningConfig):
     made = conditioning.maps(pyramid, images, settings)
     return made.first, made.mask
 

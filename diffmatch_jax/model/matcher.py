@@ -1,7 +1,7 @@
-"""`match`: two images of any size in, dense flow and confidence out.
+"""From two images to flow, in the order of the data: prepared images, features, conditioning, stage 1, stage 2, pixels.
 
-Images are brought to fixed sizes first, so all images share one compiled program a number of pairs and hypotheses;
-only resizing is compiled for each size of image.
+Images are brought to fixed sizes first, and pairs and hypotheses are padded to powers of two, so that few programs are
+compiled whatever is matched; only resizing is compiled for each size of image.
 """
 
 import functools
@@ -16,53 +16,49 @@ from common.arrays import as_images, as_numbers
 from common.data.augment import to_unit
 from common.errors import input_error
 from common.prng import as_keys
-from diffmatch_jax.model import conditioning as looking
-from diffmatch_jax.model import frames, masks
+from diffmatch_jax.model import conditioning, frames, masks
 from diffmatch_jax.model.diffusion import folded
-from diffmatch_jax.model.diffusion import spread as spread_of
+from diffmatch_jax.model.diffusion import std as std_of
 from diffmatch_jax.model.features import Prepared, Pyramid, texture
 from diffmatch_jax.model.flow import mapping_of, sample, to_pixels
+from diffmatch_jax.model.pair_match import Match
 from diffmatch_jax.model.resize import resize, resize_normalised
 from diffmatch_jax.model.sampling import Stage, confidence_of, deviation_of, draw, pooled, summarise
 
 
 @dataclass(frozen=True)
-class Plan:
+class MatcherConfig:
     """How a matcher goes from two images to flow, beside its weights; hashable.
 
     Without a first stage the affine fit takes its place, or where there is none the winner-take-all flow under a 5x5
     median; without a second one the flow is that of the first. With neither, the fit is refined as for a second one.
-    `confidence` is the spread at which confidence is 1/2, pixels of the fine image; `rounds` says how often the second
-    stage refines.
+    `confidence` is the standard deviation at which confidence is 1/2, pixels of the fine image.
     """
 
-    look: looking.Settings
+    conditioning: conditioning.ConditioningConfig
     first: Stage | None = None
     second: Stage | None = None
     confidence: float = 3.0
-    rounds: int = 1
 
-    def first_drawn(self, hypotheses: int) -> tuple[Stage, int]:
-        """Returns stage 1 as it is drawn and how often: once where its hypotheses are of no use, for stage 2 draws."""
-        told = self.first.at_once and self.first.variable.learned_scale
-        if told and self.second is not None and self.second.draws:
+    def sampled_first(self, hypotheses: int) -> tuple[Stage, int]:
+        """Returns stage 1 as it is sampled, and how often: once where stage 2 samples and stage 1 predicts std."""
+        predicts = self.first.at_once and self.first.variable.predict_variance
+        if predicts and self.second is not None and self.second.draws:
             return self.first.once, 1
         return self.first, hypotheses
 
     def nfe(self, hypotheses: int) -> int:
         """Network evaluations for a pair."""
-        first = [(1, *self.first_drawn(hypotheses))] if self.first else []
-        second = [(self.rounds, self.second, hypotheses)] if self.second else []
-        return sum(
-            rounds * stage.nfe * (1 if stage.kind == "regression" else n) for rounds, stage, n in [*first, *second]
-        )
+        stages = [self.sampled_first(hypotheses)] if self.first else []
+        stages += [(self.second, hypotheses)] if self.second else []
+        return sum(stage.nfe * (1 if stage.kind == "regression" else n) for stage, n in stages)
 
 
 class Weights(NamedTuple):
     """The arrays of a matcher: a pyramid and the parameters of both stages.
 
-    The pyramid is a `jax.tree_util.Partial` with its weights, or any function as in `diffmatch_jax.model.features`; one and
-    the same function shares its compiled programs.
+    The pyramid is a `jax.tree_util.Partial` with its weights, or any function as in `model.features`; one and the
+    same function shares its compiled programs.
     """
 
     pyramid: Pyramid
@@ -73,46 +69,25 @@ class Weights(NamedTuple):
 class Model(NamedTuple):
     """A matcher: its plan and its weights."""
 
-    plan: Plan
+    config: MatcherConfig
     weights: Weights
 
 
 class Grid(NamedTuple):
-    """What is found on the matcher's own grid; `[B, h, w, ...]`, normalised flow.
+    """Flow on the matcher's own grid; `[B, h, w, ...]`, normalised flow.
 
     flow and its covariance `[B, h, w, 2, 2]`, pooled over the cells around; confidence `[B, h, w]`; hypotheses of the
-    last stage that draws any `[B, n, h, w, 2]`; winner: the winner-take-all flow, on the grid of stage 1.
+    last stage that samples any `[B, n, h, w, 2]`; wta_flow: the winner-take-all flow, on the grid of stage 1.
     """
 
     flow: jax.Array
     covariance: jax.Array
     confidence: jax.Array
     hypotheses: jax.Array
-    winner: jax.Array
+    wta_flow: jax.Array
 
 
-class Match(NamedTuple):
-    """Dense correspondence of a pair, or of a batch of them with a first axis more; NumPy arrays.
-
-    flow `[H, W, 2]`: for every pixel of the target, x and y to its place in the source, in the source's pixels: if both
-    have one size, source position = target pixel + flow, else likewise by the pixels' own coordinates.
-    confidence `[H, W]` in [0, 1]: e / (1 + (s / c)^2), s the spread in pixels of a 256x256 image (or the model's own
-    size), c the model's (4 of the weights in the package), and e the texture of both images: 0 where either is flat or
-    masked. For a model without spread s is the distance of the matches from their fit, or the best correlation counts.
-    spread `[H, W]`: standard deviation of the flow, sqrt(trace) of covariance `[H, W, 2, 2]`, over a cell and those
-    around it, in pixels of the source: predicted by the variance head if there is one, otherwise that of the
-    hypotheses, otherwise 0.
-    winner `[H, W, 2]`: flow to the cells of the largest correlation.
-    hypotheses `[n, h, w, 2]`: normalised flows, equally likely, of the last stage that samples any (of the weights in
-    the package the second), on its grid.
-    """
-
-    flow: np.ndarray
-    confidence: np.ndarray
-    spread: np.ndarray
-    covariance: np.ndarray
-    winner: np.ndarray
-    hypotheses: np.ndarray
+BATCH = 8  # pairs that are matched at once, at most
 
 
 def match(
@@ -139,46 +114,69 @@ def match(
     if hypotheses < 1:
         raise input_error("hypotheses", expected="at least 1", got=hypotheses, fix="use 4")
     given = [name for name, mask in (("source_mask", source_mask), ("target_mask", target_mask)) if mask is not None]
-    if given and model.plan.look.released:
+    if given and model.config.conditioning.released:
         fix = "leave it out, or cut the images"
         raise input_error(given[0], expected="None for a model of the original code", got="a mask", fix=fix)
     keys = jnp.broadcast_to(as_keys(0 if key is None else key, len(sources)), (len(sources),))
-    images = [
-        _prepared(jnp.asarray(each), jnp.asarray(masks.of(each, mask, name)), model.plan.look)
+    of_source, of_target = (
+        masks.of(each, mask, name)
         for each, mask, name in ((sources, source_mask, "source_mask"), (targets, target_mask, "target_mask"))
+    )
+    parts = []
+    for start in range(0, len(sources), BATCH):
+        count = min(BATCH, len(sources) - start)
+        index = start + np.minimum(np.arange(padded(count)), count - 1)
+        one = _matched(model, *(each[index] for each in (sources, targets, of_source, of_target, keys)),
+                       hypotheses=int(hypotheses), search=search)  # fmt: skip
+        parts.append(Match(*(each[:count] for each in one)))
+    whole = parts[0] if len(parts) == 1 else Match(*map(np.concatenate, zip(*parts, strict=True)))
+    return whole.pair(0) if single else whole
+
+
+def padded(count: int) -> int:
+    """Returns the power of two from `count` on, so that few programs serve all counts."""
+    return 1 << (count - 1).bit_length()
+
+
+def _matched(model: Model, sources, targets, of_source, of_target, keys, *, hypotheses: int, search: bool) -> Match:
+    settings = model.config.conditioning
+    images = [
+        _prepared(jnp.asarray(each), jnp.asarray(mask), settings)
+        for each, mask in ((sources, of_source), (targets, of_target))
     ]
     weights = model.weights._replace(pyramid=as_argument(model.weights.pyramid))
     affine = None
-    if search and model.plan.look.fit:
-        images, affine = _framed(weights.pyramid, images, model.plan.look, (sources.shape[1:3], targets.shape[1:3]))
-    found = on_grid(model.plan, weights, *images, keys, int(hypotheses))
+    if search and settings.fit:
+        images, affine = _framed(weights.pyramid, images, settings, (sources.shape[1:3], targets.shape[1:3]))
+    grid = on_grid(model.config, weights, *images, keys, padded(hypotheses), jnp.asarray(hypotheses))
     if affine is not None:
-        found = _unframed(found, affine)
-    sizes = {"size": targets.shape[1:3], "source": sources.shape[1:3], "alignment": model.plan.look.alignment}
-    result = Match(*jax.device_get(_finish(found, **sizes)), np.asarray(found.hypotheses))
-    return Match(*(each[0] for each in result)) if single else result
+        grid = _unframed(grid, affine)
+    sizes = {"size": targets.shape[1:3], "source": sources.shape[1:3], "alignment": settings.alignment}
+    flow, *rest = jax.device_get(_finish(grid, **sizes))
+    source_size = np.broadcast_to(np.asarray(sources.shape[1:3]), (len(flow), 2))
+    return Match(flow, *rest, np.asarray(grid.hypotheses)[:, :hypotheses], source_size)
 
 
-def _framed(pyramid, images, look, sizes):
+def _framed(pyramid, images, settings, sizes):
     """Returns the images of pairs, each source in the frame that suits its target, and the affine maps `[B, 2, 3]`."""
     source, target = images
     framed = []
     for i in range(len(source.fine)):
         pair = (jax.tree.map(lambda x, i=i: x[i : i + 1], each) for each in (source, target))
-        framed.append(frames.find(pyramid, *pair, look, sizes=sizes))
+        framed.append(frames.find(pyramid, *pair, settings, sizes=sizes))
     joined = jax.tree.map(lambda *x: jnp.concatenate(x), *(each.source for each in framed))
     return (joined, target), jnp.asarray(np.stack([each.affine for each in framed]), jnp.float32)
 
 
 @jax.jit
-def _unframed(found: Grid, affine: jax.Array) -> Grid:
+def _unframed(grid: Grid, affine: jax.Array) -> Grid:
     """Returns what was found for resampled sources as flow into the sources as they were."""
     linear = affine[:, None, None, :, :2]
-    return found._replace(
-        flow=frames.restore(found.flow, affine),
-        covariance=linear @ found.covariance @ jnp.swapaxes(linear, -1, -2),
-        hypotheses=jax.vmap(frames.restore, (1, None), 1)(found.hypotheses, affine),
-        winner=frames.restore(found.winner, affine),
+    return grid._replace(
+        flow=frames.restore(grid.flow, affine),
+        covariance=linear @ grid.covariance @ jnp.swapaxes(linear, -1, -2),
+        hypotheses=jax.vmap(frames.restore, (1, None), 1)(grid.hypotheses, affine),
+        wta_flow=frames.restore(grid.wta_flow, affine),
     )
 
 
@@ -189,8 +187,19 @@ def as_argument(pyramid: Pyramid) -> jax.tree_util.Partial:
 
 def as_batch(images: Any, name: str) -> tuple[np.ndarray, bool]:
     """Returns images as a batch `[B, H, W, 1 or 3]`, bytes or float32, and whether they were a single one."""
-    x = np.asarray(images if getattr(images, "dtype", None) == np.uint8 else as_numbers(images, name))
+    mode = getattr(images, "mode", None)  # of an image of Pillow
+    if isinstance(mode, str) and mode not in ("L", "RGB"):
+        fix = f'give {name}.convert("RGB")'
+        raise input_error(name, expected="a gray or RGB image", got=f"an image of mode {mode}", fix=fix)
+    x = np.asarray(images)
+    x = x if x.dtype == np.uint8 else np.asarray(as_numbers(x if isinstance(mode, str) else images, name))
     expected, got = "[H, W], [H, W, 1 or 3] or a batch of those", list(x.shape)
+    if x.shape[-3:-2] == (3,) and x.shape[-1] not in (1, 3) and x.ndim in (3, 4):
+        # Three gray images, or the channels of one.
+        order = (1, 2, 0) if x.ndim == 3 else (0, 2, 3, 1)
+        fix = f"put channels last ({name}.transpose{order})"
+        fix += ", or give three gray images an axis of channels (x[..., None])" if x.ndim == 3 else ""
+        raise input_error(name, expected=expected, got=f"{got}, channels first", fix=fix)
     if x.ndim in (3, 4) and x.shape[-1] in (2, 4):
         # With an alpha channel or gray images of this width: nothing tells which.
         fix = "drop the alpha channel (x[..., :-1]), or give gray images an axis of channels (x[..., None])"
@@ -209,66 +218,77 @@ def as_batch(images: Any, name: str) -> tuple[np.ndarray, bool]:
 
 
 @functools.partial(jax.jit, static_argnames="settings")
-def _prepared(images: jax.Array, mask: jax.Array, settings: looking.Settings) -> Prepared:
+def _prepared(images: jax.Array, mask: jax.Array, settings: conditioning.ConditioningConfig) -> Prepared:
     """Returns images, filled with their mean outside `mask [B, H, W, 1]`, with their mask and their texture."""
     if settings.released:
-        return looking.prepared(images, settings)
+        return conditioning.prepared(images, settings)
     x = to_unit(images)
     mean = (x * mask).sum((1, 2), keepdims=True) / mask.sum((1, 2), keepdims=True)
     x = jnp.where(mask > 0, x, mean)
-    fine = looking.prepared(x, replace(settings, contrast=0.0)).fine
+    fine = conditioning.prepared(x, replace(settings, contrast=0.0)).fine
     inside = resize(mask, fine.shape[1:3], antialias=True)
-    return looking.prepared(x, settings)._replace(mask=inside, texture=inside * texture(fine))
+    return conditioning.prepared(x, settings)._replace(mask=inside, texture=inside * texture(fine))
 
 
-@functools.partial(jax.jit, static_argnames=("plan", "hypotheses"))
-def on_grid(plan: Plan, weights: Weights, source: Prepared, target: Prepared, keys: jax.Array, hypotheses: int) -> Grid:
-    """Returns what both stages find for prepared images and one key a pair `[B]`."""
-    look = plan.look
-    of_source, of_target = (looking.maps(weights.pyramid, images, look) for images in (source, target))
-    masks = None if of_source.mask is None else (of_source.fine_mask, of_target.fine_mask)
-    found = looking.stage1(of_source.first, of_target.first, look, mask=of_target.mask)
-    covariance = jnp.zeros((*found.winner.shape, 2))
-    if plan.first is None:
-        flow = looking.without_stage(found, look)
-        drawn = flow[:, None]
+@functools.partial(jax.jit, static_argnames=("config", "hypotheses"))
+def on_grid(
+    config: MatcherConfig,
+    weights: Weights,
+    source: Prepared,
+    target: Prepared,
+    keys: jax.Array,
+    hypotheses: int,
+    count: jax.Array | None = None,
+) -> Grid:
+    """Returns what both stages find for prepared images and one key a pair `[B]`.
+
+    Of the `hypotheses` that are sampled the first `count` (None: all) decide flow and covariance.
+    """
+    settings = config.conditioning
+    of_source, of_target = (conditioning.maps(weights.pyramid, images, settings) for images in (source, target))
+    both_masks = None if of_source.mask is None else (of_source.fine_mask, of_target.fine_mask)
+    inputs = conditioning.stage1(of_source.first, of_target.first, settings, mask=of_target.mask)
+    covariance = jnp.zeros((*inputs.wta_flow.shape, 2))
+    if config.first is None:
+        flow = conditioning.without_stage(inputs, settings)
+        sampled = flow[:, None]
     else:
-        first, many = plan.first_drawn(hypotheses)
-        drawn = draw(first, weights.first, found.conditions, hypotheses=many, keys=keys)
-        told = summarise(first, drawn)
-        flow, covariance, drawn = told.flow, pooled(told.covariance), drawn.hypotheses
-    unit = None if found.conditions.unit is None else found.conditions.unit * (look.fine / look.cells)
-    if plan.first is None and plan.second is None and look.refine:
-        begun = looking.start(of_source.second, of_target.second, flow, look, masks=masks)
-        flow, unit = begun.flow, begun.unit * (look.fine / look.fine_cells)
-        drawn, covariance = flow[:, None], jnp.zeros((*flow.shape, 2))
-    if plan.second is not None:
+        first, number = config.sampled_first(hypotheses)
+        samples = draw(first, weights.first, inputs.conditions, hypotheses=number, keys=keys)
+        estimate = summarise(first, samples, count=count if number == hypotheses else None)
+        flow, covariance, sampled = estimate.flow, pooled(estimate.covariance), samples.hypotheses
+    unit = None if inputs.conditions.unit is None else inputs.conditions.unit * (settings.fine / settings.cells)
+    if config.first is None and config.second is None and settings.refine:
+        refined = conditioning.start(of_source.second, of_target.second, flow, settings, masks=both_masks)
+        flow, unit = refined.flow, refined.unit * (settings.fine / settings.fine_cells)
+        sampled, covariance = flow[:, None], jnp.zeros((*flow.shape, 2))
+    if config.second is not None:
         size = of_target.second.shape[1:3]
-        before = _resized(covariance, size, alignment=look.alignment)
-        for i in range(plan.rounds):
-            deviation = deviation_of(covariance)
-            given = looking.stage2(of_source.second, of_target.second, flow, look, deviation=deviation, masks=masks)
-            refined = draw(plan.second, weights.second, given, hypotheses=hypotheses, keys=folded(keys, 1 + i))
-            told = summarise(plan.second, refined)
-            flow, covariance = told.flow, pooled(told.covariance)
-            if plan.second.draws or plan.first is None:
-                drawn = refined.hypotheses
+        before = _resized(covariance, size, alignment=settings.alignment)
+        conditions = conditioning.stage2(
+            of_source.second, of_target.second, flow, settings, deviation=deviation_of(covariance), masks=both_masks
+        )
+        samples = draw(config.second, weights.second, conditions, hypotheses=hypotheses, keys=folded(keys, 1))
+        estimate = summarise(config.second, samples, count=count)
+        flow, covariance = estimate.flow, pooled(estimate.covariance)
+        if config.second.draws or config.first is None:
+            sampled = samples.hypotheses
         # The second stage sees the first one's flow alone: what that was unsure of is still unsure. One that learned
         # how wrong its own flow is counts that already.
-        if not plan.second.variable.learned_scale:
+        if not config.second.variable.predict_variance:
             covariance = covariance + before
-    if any(stage.tells_spread(hypotheses) for stage in (plan.first, plan.second) if stage):
-        confidence = confidence_of(spread_of(covariance) * look.fine, plan.confidence)
+    if any(stage.predicts_std(hypotheses) for stage in (config.first, config.second) if stage):
+        confidence = confidence_of(std_of(covariance) * settings.fine, config.confidence)
     elif unit is not None:
-        confidence = confidence_of(resize(unit, flow.shape[1:3])[..., 0], plan.confidence)
+        confidence = confidence_of(resize(unit, flow.shape[1:3])[..., 0], config.confidence)
     else:
-        confidence = jnp.clip(resize(found.score[..., None], flow.shape[1:3])[..., 0], 0, 1)
+        confidence = jnp.clip(resize(inputs.score[..., None], flow.shape[1:3])[..., 0], 0, 1)
     if target.texture is not None:
         # A flat region agrees with any other: what has no texture, on either side, is no evidence.
         of_source, of_target = (resize(each.texture, flow.shape[1:3], antialias=True) for each in (source, target))
         seen = sample(of_source, mapping_of(to_pixels(flow)), outside="border")
         confidence = confidence * (seen * of_target)[..., 0]
-    return Grid(flow, covariance, confidence, drawn, found.winner)
+    return Grid(flow, covariance, confidence, sampled, inputs.wta_flow)
 
 
 def _resized(covariance: jax.Array, size: tuple[int, int], *, alignment: str) -> jax.Array:
@@ -278,8 +298,8 @@ def _resized(covariance: jax.Array, size: tuple[int, int], *, alignment: str) ->
 
 
 @functools.partial(jax.jit, static_argnames=("size", "source", "alignment"))
-def _finish(found: Grid, *, size: tuple[int, int], source: tuple[int, int], alignment: str) -> tuple[jax.Array, ...]:
-    """Returns flow, confidence, spread, covariance and winner on the target's pixels."""
+def _finish(grid: Grid, *, size: tuple[int, int], source: tuple[int, int], alignment: str) -> tuple[jax.Array, ...]:
+    """Returns flow, confidence, std, covariance and winner-take-all flow on the target's pixels."""
     # Corner-aligned flow into an image of the same size is scaled by its side, as the released code does.
     to = None if alignment == "corner" and source == size else source
 
@@ -287,6 +307,6 @@ def _finish(found: Grid, *, size: tuple[int, int], source: tuple[int, int], alig
         return to_pixels(resize_normalised(flow, size, alignment=alignment), source=to)
 
     wide = jnp.asarray([source[1], source[0]], jnp.float32)
-    covariance = _resized(found.covariance, size, alignment=alignment) * wide[:, None] * wide
-    confidence = resize(found.confidence[..., None], size, alignment=alignment)[..., 0]
-    return pixels(found.flow), confidence, spread_of(covariance), covariance, pixels(found.winner)
+    covariance = _resized(grid.covariance, size, alignment=alignment) * wide[:, None] * wide
+    confidence = resize(grid.confidence[..., None], size, alignment=alignment)[..., 0]
+    return pixels(grid.flow), confidence, std_of(covariance), covariance, pixels(grid.wta_flow)

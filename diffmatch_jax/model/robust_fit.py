@@ -13,7 +13,7 @@ all matches that it explains.
 A flow made finer without weights: matches near where it leads, on the maps of the second stage.
 
 A cell of those maps has few features, so that many places look alike. With the flow that is known the neighbours' looks
-can be added up, and the best place of their sum is found between cells; `diffmatch_jax.model.robust_fit` goes through those.
+can be added up, and the best place of their sum is found between cells; the fit goes through those.
 """
 
 from typing import NamedTuple

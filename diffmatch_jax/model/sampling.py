@@ -13,8 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from common.errors import choice, input_error
-from common.solvers.runge_kutta import TABLEAUS
-from diffmatch_jax.model import diffusion, fields
+from diffmatch_jax.model import diffusion
 from diffmatch_jax.model.conditioning import Conditions
 from diffmatch_jax.model.diffusion import Denoiser, Process, Variable, folded
 from diffmatch_jax.model.resize import gaussian_matrix
@@ -22,9 +21,7 @@ from diffmatch_jax.model.unet import predict
 
 POOLED = 1.0  # cells around, one deviation, over which covariances are averaged
 KINDS = ("diffusion", "regression")
-ESTIMATES = ("mean", "median", "first")
-DDIM = "ddim"
-RULES = (DDIM, *TABLEAUS)
+ESTIMATES = ("mean", "first")
 LAST = 1 << 16  # of a pair's key, for the noise around last predictions
 
 
@@ -36,29 +33,17 @@ class Stage:
     variable: Variable
     process: Process
     kind: str = "diffusion"
-    eta: float = 0.0
     estimate: str = "mean"
     clip: float | None = None  # of the estimate, normalised flow (released: 1)
-    rule: str = DDIM  # or a rule of common.solvers for the probability flow, over the same levels
 
     def __post_init__(self):
         choice("config.objective.kind", self.kind, KINDS)
         choice("config.sampler.estimate", self.estimate, ESTIMATES)
-        if not 0 <= self.eta <= 1:
-            raise input_error("config.sampler.eta", expected="0 (deterministic) to 1", got=self.eta, fix="use 0")
-        choice("config.sampler.rule", self.rule, RULES)
-        if self.rule != DDIM and (self.eta or len(self.process) < 2):
-            expected = f'"{DDIM}" with noise or with a single level'
-            raise input_error("config.sampler.rule", expected=expected, got=f'"{self.rule}"', fix=f'use "{DDIM}"')
 
     @property
     def nfe(self) -> int:
         """Network evaluations of a hypothesis."""
-        if self.kind == "regression":
-            return 1
-        if self.rule == DDIM:
-            return len(self.process)
-        return 2 + (len(self.process) - 1) * len(TABLEAUS[self.rule].b)
+        return 1 if self.kind == "regression" else len(self.process)
 
     @property
     def at_once(self) -> bool:
@@ -70,19 +55,19 @@ class Stage:
         """The stage without the levels that its flow does not use, for one hypothesis."""
         if self.kind == "regression" or not self.at_once:
             return self
-        return replace(self, process=self.process.noisiest, rule=DDIM)
+        return replace(self, process=self.process.noisiest)
 
     @property
     def draws(self) -> bool:
         """Whether its hypotheses differ: a regression draws some only if it learned how wrong it may be."""
-        return self.kind == "diffusion" or self.variable.learned_scale
+        return self.kind == "diffusion" or self.variable.predict_variance
 
-    def tells_spread(self, hypotheses: int) -> bool:
+    def predicts_std(self, hypotheses: int) -> bool:
         """Whether the covariance tells how sure the stage is, with so many hypotheses."""
-        return self.variable.learned_scale or (self.kind == "diffusion" and hypotheses > 1)
+        return self.variable.predict_variance or (self.kind == "diffusion" and hypotheses > 1)
 
 
-class Drawn(NamedTuple):
+class StageSamples(NamedTuple):
     """Normalised flows `[B, n, h, w, 2]`: hypotheses, and the predictions of x_0 that the stage's flow is made of.
 
     predicted: at the noisiest level, of a stage whose flow is a first prediction; else at the last level. `deviation
@@ -110,7 +95,7 @@ def draw(
     hypotheses: int,
     keys: jax.Array | None = None,
     noise: jax.Array | None = None,
-) -> Drawn:
+) -> StageSamples:
     """Returns hypotheses for each pair from the noise of `keys [B]`, or from `noise [B, n, h, w, 2]`.
 
     Where it is learned what a prediction leaves open, the hypothesis is drawn from that, with noise of `keys`: around
@@ -122,7 +107,7 @@ def draw(
     flow, variable = conditions.flow, stage.variable
 
     def noise_of(keys):
-        return diffusion.initial_noise(keys, hypotheses, flow.shape[1:], coherence=variable.coherence)
+        return diffusion.initial_noise(keys, hypotheses, flow.shape[1:], noise_correlation=variable.noise_correlation)
 
     def drawn_around(predicted, deviation):
         return predicted if keys is None else predicted + deviation * noise_of(folded(keys, LAST))
@@ -132,9 +117,9 @@ def draw(
         found = predict(stage.network, params, jnp.zeros_like(flow), time, conditions, variable)
         one = variable.decode(found.x0, flow, conditions.unit)[:, None]
         if found.deviation is None:
-            return Drawn(one, one)
+            return StageSamples(one, one)
         deviation = variable.lengthened(found.deviation, conditions.unit)[:, None]
-        return Drawn(drawn_around(one, deviation), one, deviation)
+        return StageSamples(drawn_around(one, deviation), one, deviation)
     if noise is None:
         noise = noise_of(keys)
 
@@ -143,46 +128,42 @@ def draw(
         return predict(stage.network, params, x, time, given, variable, signal=signal)
 
     denoise = diffusion.per_hypothesis(network, conditions)
-    x0, first, aux = _sampled(stage, denoise, noise, keys)
+    x0, first, aux = _sampled(stage, denoise, noise)
     unit = None if conditions.unit is None else conditions.unit[:, None]
     last, first = (variable.decode(each, flow[:, None], unit) for each in (x0, first))
     predicted = first if stage.at_once else last
     if aux is None:
-        return Drawn(last, predicted)
+        return StageSamples(last, predicted)
     open_first, open_last = (variable.lengthened(aux[i], unit) for i in (0, -1))
     deviation = open_first if stage.at_once or hypotheses == 1 else open_last
-    return Drawn(drawn_around(last, open_last), predicted, deviation)
+    return StageSamples(drawn_around(last, open_last), predicted, deviation)
 
 
-def _sampled(stage: Stage, denoise: Denoiser, noise: jax.Array, keys: jax.Array | None) -> tuple[jax.Array, ...]:
+def _sampled(stage: Stage, denoise: Denoiser, noise: jax.Array) -> tuple[jax.Array, ...]:
     """Returns x_0, what was predicted of it first if the estimate asks, and what else the denoiser returned.
 
     That is `[m, ...]`, first that of the first prediction and last that of the last.
     """
-    if stage.rule == DDIM:
-        wants_first = stage.estimate == "first"
-        settings = {"process": stage.process, "eta": stage.eta, "coherence": stage.variable.coherence, "keys": keys}
-        sampled = diffusion.sample(denoise, noise, **settings, trace=wants_first, has_aux=True)
-        return sampled.x0, sampled.trace["x0"][0] if wants_first else sampled.x0, sampled.aux
-    time = jnp.full(noise.shape[:2], stage.process.times[-1], noise.dtype)
-    first, aux = denoise(noise, time)
-    sampled = fields.sample(denoise, noise, process=stage.process, rule=TABLEAUS[stage.rule], has_aux=True)
-    return sampled.x0, first, None if aux is None else jnp.concatenate([aux[None], sampled.aux])
+    wants_first = stage.estimate == "first"
+    settings = {"process": stage.process, "trace": wants_first, "has_aux": True}
+    sampled = diffusion.sample(denoise, noise, **settings)
+    return sampled.x0, sampled.trace["x0"][0] if wants_first else sampled.x0, sampled.aux
 
 
-def summarise(stage: Stage, drawn: Drawn) -> Estimate:
+def summarise(stage: Stage, samples: StageSamples, *, count: jax.Array | None = None) -> Estimate:
     """Returns the flow that the stage's rule makes of its predictions, and the covariance.
 
     Of a first prediction that learned how wrong it is, the latter is what that says. Else it is that of the predictions
     and, where it is learned, the mean of what each leaves open (law of total variance).
+    The first `count` samples decide, None: all.
     """
-    told = diffusion.summary(drawn.predicted)
-    flow = told.median if stage.estimate == "median" else told.mean
-    if drawn.deviation is None:
-        covariance = diffusion.summary(drawn.hypotheses).covariance
+    summary = diffusion.summary(samples.predicted, count)
+    flow = summary.mean
+    if samples.deviation is None:
+        covariance = diffusion.summary(samples.hypotheses, count).covariance
     else:
-        left = (drawn.deviation**2).mean(1)[..., None] * jnp.eye(2)
-        covariance = left if stage.at_once else told.covariance + left
+        left = diffusion.mean_of(samples.deviation**2, count)[..., None] * jnp.eye(2)
+        covariance = left if stage.at_once else summary.covariance + left
     if stage.clip is not None:
         flow = jnp.clip(flow, -stage.clip, stage.clip)
     return Estimate(flow, covariance)
@@ -196,9 +177,9 @@ def pooled(covariance: jax.Array) -> jax.Array:
 
 def deviation_of(covariance: jax.Array) -> jax.Array:
     """Returns the deviation of a coordinate `[..., 1]` from covariances `[..., 2, 2]`: sqrt(trace / 2)."""
-    return diffusion.spread(covariance)[..., None] / jnp.sqrt(2.0)
+    return diffusion.std(covariance)[..., None] / jnp.sqrt(2.0)
 
 
-def confidence_of(spread: jax.Array, scale: float) -> jax.Array:
+def confidence_of(std: jax.Array, scale: float) -> jax.Array:
     """Returns 1 / (1 + (spread / scale)^2): 1 where all hypotheses agree, 1/2 where they are `scale` apart."""
-    return 1 / (1 + (spread / scale) ** 2)
+    return 1 / (1 + (std / scale) ** 2)

@@ -19,18 +19,27 @@ from diffmatch_jax.model.diffusion import Variable
 LARGEST_LOG = 3.0  # of the learned s, both ways: errors are between 1/20 of their unit and 20 times it
 
 
-def build(config, *, cells: int) -> ADMUNet:
-    """Returns the network of `config.model` for a grid of `cells` a side; raises `InputError` for what cannot work.
+def build(
+    *,
+    cells: int,
+    channels: int,
+    multipliers: tuple[int, ...],
+    num_blocks: int,
+    attention: tuple[int, ...],
+    heads: int,
+    min_group: int = 8,
+    predict_variance: bool = False,
+    fused_attention: bool = True,
+    compute_dtype: str = "float32",
+    remat: bool = False,
+) -> ADMUNet:
+    """Returns the network for a grid of `cells` a side; raises `InputError` for what cannot work.
 
     With the paper's numbers and 85 input channels it has 121,153,794 parameters.
     """
-    model = config.model
-    for name, value in (("channels", model.channels), ("num_blocks", model.num_blocks), ("heads", model.heads)):
+    for name, value in (("channels", channels), ("num_blocks", num_blocks), ("heads", heads)):
         if value < 1:
             raise input_error(f"config.model.{name}", expected="at least 1", got=value, fix="use 1 or more")
-    if not 0 <= model.dropout < 1:
-        raise input_error("config.model.dropout", expected="a probability below 1", got=model.dropout, fix="use 0")
-    multipliers = tuple(model.multipliers)
     if not multipliers or min(multipliers) < 1:
         raise input_error(
             "config.model.multipliers", expected="numbers from 1 on", got=multipliers, fix="use (1, 2, 3)"
@@ -39,34 +48,33 @@ def build(config, *, cells: int) -> ADMUNet:
     if cells % 2**last:
         got, fix = f"{cells} cells a side", "use fewer multipliers or other features.fine"
         raise input_error("config.model.multipliers", expected=f"a grid divisible by {2**last}", got=got, fix=fix)
-    if not set(model.attention) <= set(range(last + 1)):
-        got = tuple(model.attention)
-        raise input_error("config.model.attention", expected=f"levels from 0 to {last}", got=got, fix="use () for none")
+    if not set(attention) <= set(range(last + 1)):
+        got = attention
+        raise input_error("config.attention", expected=f"levels from 0 to {last}", got=got, fix="use () for none")
     for level in range(last + 1):
-        width = model.channels * multipliers[level]
+        width = channels * multipliers[level]
         # The middle attends anyway, at the width of the last level.
-        if (level in model.attention or level == last) and width % model.heads:
+        if (level in attention or level == last) and width % heads:
             fix = "change it or channels"
-            raise input_error("config.model.heads", expected=f"a divisor of {width} channels", got=model.heads, fix=fix)
-    widths = [model.channels * each for each in multipliers]
+            raise input_error("config.model.heads", expected=f"a divisor of {width} channels", got=heads, fix=fix)
+    widths = [channels * each for each in multipliers]
     joined = {a + b for a, b in zip([0, *widths, *widths], [widths[0], *widths, *widths[1:]], strict=False)}
     for width in sorted({*widths, *joined}):
-        if width % min(32, max(width // model.min_group, 1)):
-            got, fix = f"a norm of {width}", "use multiples of 32, or of model.min_group and at most 16 times as many"
+        if width % min(32, max(width // min_group, 1)):
+            got, fix = f"a norm of {width}", "use multiples of 32"
             raise input_error("config.model.channels", expected="norms of equal groups", got=got, fix=fix)
     return ADMUNet(
-        3 if config.variable.learned_scale else 2,
-        channels=model.channels,
+        3 if predict_variance else 2,
+        channels=channels,
         multipliers=multipliers,
-        num_blocks=model.num_blocks,
-        attention=tuple(sorted(model.attention)),
-        heads=model.heads,
+        num_blocks=num_blocks,
+        attention=attention,
+        heads=heads,
         resampling="convolution",
-        min_group=model.min_group,
-        dropout=model.dropout,
-        dtype=jnp.bfloat16 if config.compute_dtype == "bfloat16" else None,
-        fused_attention=model.fused_attention,
-        remat=config.train.remat,
+        min_group=min_group,
+        dtype=jnp.bfloat16 if compute_dtype == "bfloat16" else None,
+        fused_attention=fused_attention,
+        remat=remat,
     )
 
 
@@ -105,14 +113,14 @@ def predict(
     U-Net's alone and all of s is left.
     """
     out = network.apply({"params": params}, inputs(x, conditions, variable, signal), time, keys=keys)
-    deviation = jnp.exp(_limited(out[..., 2:])) if variable.learned_scale else 1.0
+    deviation = jnp.exp(_limited(out[..., 2:])) if variable.predict_variance else 1.0
     out = out[..., :2]
     if variable.skip and signal is not None:
         signal = signal[:, None, None, None]
         kept, deviation = gaussian_posterior(signal, deviation)
         out = kept * x + jnp.sqrt(1 - signal**2) * out
     x0 = variable.encode(conditions.flow, conditions.flow, conditions.unit) + out
-    return Prediction(x0, deviation if variable.learned_scale else None)
+    return Prediction(x0, deviation if variable.predict_variance else None)
 
 
 def gaussian_posterior(signal: jax.Array, scale: jax.Array | float) -> tuple[jax.Array, jax.Array]:

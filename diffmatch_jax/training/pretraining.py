@@ -32,28 +32,31 @@ from diffmatch_jax.data.augment import Photometric, change
 from diffmatch_jax.data.warps import Pair, Warps, make_pair
 from diffmatch_jax.evaluation.metrics import aggregate, measure
 from diffmatch_jax.model import backbone
-from diffmatch_jax.model.cost_volume import descriptor, search, unit, volume, winner
+from diffmatch_jax.model.cost_volume import descriptor, search, unit, volume, winner_take_all
 from diffmatch_jax.model.features import Pyramid, prepared, stage1_maps
 from diffmatch_jax.model.flow import mapping_of, sample, warp, within
 from diffmatch_jax.model.resize import resize_flow
 
 NAME = "diffmatch_jax"
+WINDOW = (0.35, 0.8)  # fraction of the image's shorter side that training pairs show
+SUPERSAMPLE = 2  # positions along each side that a pixel of them averages
+TEMPERATURE = 0.07  # of cosines, at first; learned for each stride
 LEVELS = (2, 3, 4)  # of the pyramid, strides 4, 8 and 16: those that stage 1 reads
 
 
 def build(config) -> Method:
     """Returns the training of the pyramid that `config` describes; raises `InputError` for what cannot work."""
-    goal, checks, data = config.pretraining, config.evaluate, config.data
+    section, checks, data = config.pretraining, config.evaluate, config.data
     _check(config)
-    warps, evaluated = build_warps(config, window=goal.window), build_warps(config)
+    warps, evaluated = build_warps(config, window=WINDOW), build_warps(config)
     changes = build_photometric(config)
     sources = functools.cache(lambda: build_sources(data))
-    size, coarse = config.features.fine, config.features.coarse
+    size, coarse = config.features.fine, config.features.fine // 2
 
     def augment(key, example):
         flips, warp_key, of_source, of_target = jax.random.split(key, 4)
         image, extent = turned(flips, example["image"], example["size"], flip=data.flip)
-        pair = make_pair(warp_key, _rgb(image), extent, size=goal.size, settings=warps, supersample=goal.supersample)
+        pair = make_pair(warp_key, _rgb(image), extent, size=section.size, settings=warps, supersample=SUPERSAMPLE)
         return {
             "source": change(of_source, pair.source, changes),
             "target": change(of_target, pair.target, changes),
@@ -62,8 +65,8 @@ def build(config) -> Method:
 
     def init(key, batch):
         del batch
-        temperatures = jnp.full(len(LEVELS), jnp.log(goal.temperature))
-        return Variables({"pyramid": backbone.init(key, goal.widths), "log_temperature": temperatures}, {})
+        temperatures = jnp.full(len(LEVELS), jnp.log(TEMPERATURE))
+        return Variables({"pyramid": backbone.init(key, section.widths), "log_temperature": temperatures}, {})
 
     def loss(variables, key, batch):
         del key
@@ -84,7 +87,7 @@ def build(config) -> Method:
     def compared(variables, key) -> dict[str, Pyramid]:
         return {
             "trained": backbone.frozen(variables.params["pyramid"], compute_dtype=config.features.compute_dtype),
-            "random": backbone.random(key, widths=goal.widths, compute_dtype=config.features.compute_dtype),
+            "random": backbone.random(key, widths=section.widths, compute_dtype=config.features.compute_dtype),
             "patches": jax.tree_util.Partial(backbone.patches),
         }
 
@@ -109,7 +112,7 @@ def build(config) -> Method:
         rows = [pair.source, pair.target, warp(pair.source, dense)]
         return {"source-target-found": strip([np.asarray(row) for row in rows])}
 
-    shape = (goal.size, goal.size, 3)
+    shape = (section.size, section.size, 3)
     return Method(
         name=NAME,
         init=init,
@@ -136,52 +139,34 @@ def build_warps(config, *, window: tuple[float, float] | None = None) -> Warps:
         rotation=of.rotation,
         stretch=tuple(of.stretch),
         shift=of.shift,
-        control=of.control,
-        window=tuple(window or of.window),
+        **({"window": window} if window else {}),
     )
 
 
 def build_photometric(config) -> Photometric:
     """Returns the photometric changes of a config's training pairs."""
-    of = config.photometric
-    return Photometric(
-        share=config.pairs.photometric,
-        brightness=of.brightness,
-        contrast=of.contrast,
-        fade=of.fade,
-        gamma=of.gamma,
-        saturation=of.saturation,
-        hue=of.hue,
-        blur=of.blur,
-        noise=of.noise,
-        noisy=of.noisy,
-    )
+    return Photometric(share=config.pairs.photometric)
 
 
 def _check(config) -> None:
-    goal = config.pretraining
+    section = config.pretraining
     if config.data.fit != "pad":
         got = f'"{config.data.fit}"'
         raise input_error("config.data.fit", expected='"pad", whole photographs', got=got, fix='use "pad"')
-    if len(goal.widths) != 4 or min(goal.widths) < 1:
-        got = list(goal.widths)
+    if len(section.widths) != 4 or min(section.widths) < 1:
+        got = list(section.widths)
         raise input_error(
             "config.pretraining.widths", expected="four positive numbers", got=got, fix="use (16, 32, 64, 128)"
         )
     for field, size in (
-        ("pretraining.size", goal.size),
+        ("pretraining.size", section.size),
         ("features.fine", config.features.fine),
-        ("features.coarse", config.features.coarse),
     ):
         if size % 16 or size < 16:
             fix = f"use {max(16, round(size / 16) * 16)}"
             raise input_error(f"config.{field}", expected="a multiple of 16", got=size, fix=fix)
-    if not goal.temperature > 0:
-        got = goal.temperature
-        raise input_error("config.pretraining.temperature", expected="a positive number", got=got, fix="use 0.07")
     at_least_one(
         {
-            "config.pretraining.supersample": goal.supersample,
             "config.evaluate.num": config.evaluate.num,
             "config.sampler.num": config.sampler.num,
         }
@@ -221,7 +206,7 @@ def matched(
     # Sum of the truth's weights times cosines: one inner product with the interpolated source.
     true = (target * sample(source, positions, outside="border")).sum(-1)
     entropy = jax.nn.logsumexp(flat / temperature, axis=-1) - true / temperature
-    best, _ = winner(jax.lax.stop_gradient(cosines))
+    best, _ = winner_take_all(jax.lax.stop_gradient(cosines))
     near = (jnp.abs(best - positions) <= 1).all(-1)
     return Matched(_mean(entropy, mask), _mean(near, mask))
 

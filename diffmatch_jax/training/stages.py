@@ -17,8 +17,7 @@ from diffmatch_jax.data import augment as photometric
 from diffmatch_jax.data import objects
 from diffmatch_jax.data.augment import Photometric, perturb
 from diffmatch_jax.data.warps import Pair, Warps, make_pair
-from diffmatch_jax.model import conditioning as looking
-from diffmatch_jax.model import diffusion
+from diffmatch_jax.model import conditioning, diffusion
 from diffmatch_jax.model.conditioning import Conditions
 from diffmatch_jax.model.diffusion import Process, Variable, folded
 from diffmatch_jax.model.features import Prepared, Pyramid
@@ -28,14 +27,15 @@ from diffmatch_jax.model.sampling import Stage, deviation_of, draw, pooled, summ
 from diffmatch_jax.model.unet import predict
 from diffmatch_jax.training import objective
 
+DEGRADED_NOISE = 0.01  # errors of the degraded truth, normalised flow
+
 
 @dataclass(frozen=True)
-class Making:
+class PairConfig:
     """How pairs are made of photographs; hashable. `elastic` and `objects` are shares of the pairs, 0 to 1."""
 
     size: int = 256
     warps: Warps = Warps()
-    supersample: int = 1
     flip: bool = True
     photometric: Photometric | None = None
     elastic: float = 0.0
@@ -50,7 +50,7 @@ class Making:
                 raise input_error(f"config.pairs.{name}", expected="a share from 0 to 1", got=got, fix="use 0")
 
 
-def pair_of(making: Making, key: jax.Array, example: Mapping[str, jax.Array]) -> Pair:
+def pair_of(pair_config: PairConfig, key: jax.Array, example: Mapping[str, jax.Array]) -> Pair:
     """Returns the pair that a key makes of `example`: `image [H, W, 1 or 3]`, the first `size [2]` of it if given.
 
     An example that is a pair already (`source`, `target`, `flow`, `mask`) is not warped; all else happens to it too.
@@ -61,29 +61,29 @@ def pair_of(making: Making, key: jax.Array, example: Mapping[str, jax.Array]) ->
     image = jnp.broadcast_to(image, (*image.shape[:2], 3))
     extent = example["size"] if "size" in example else jnp.asarray(image.shape[:2], jnp.int32)
     keys = dict(zip(("warp", "flip", "elastic", "objects", "source", "target"), jax.random.split(key, 6), strict=True))
-    settings = {"size": making.size, "settings": making.warps, "supersample": making.supersample}
+    settings = {"size": pair_config.size, "settings": pair_config.warps}
     if made:
         none = jnp.zeros((), jnp.int32)
         pair = Pair(to_unit(image), to_unit(example["target"]), example["flow"], example["mask"], none, none)
     else:
         pair = make_pair(keys["warp"], image, extent, **settings)
-    if making.elastic:
-        pair = _sometimes(keys["elastic"], making.elastic, perturb, pair)
-    if making.objects:
+    if pair_config.elastic:
+        pair = _sometimes(keys["elastic"], pair_config.elastic, perturb, pair)
+    if pair_config.objects:
 
         def paste(k, p):
             if "object_image" in example:
                 return objects.paste_cutout(k, p, objects.Cutout(example["object_image"], example["object_mask"]))
             return objects.paste(k, p, image, extent)
 
-        pair = _sometimes(keys["objects"], making.objects, paste, pair)
-    if making.flip:
+        pair = _sometimes(keys["objects"], pair_config.objects, paste, pair)
+    if pair_config.flip:
         coin = jax.random.bits(keys["flip"], (), jnp.uint8) >= 128
         pair = jax.tree.map(lambda a, b: jnp.where(coin, a, b), mirrored(pair), pair)
-    if making.photometric is not None:
+    if pair_config.photometric is not None:
         pair = pair._replace(
-            source=photometric.change(keys["source"], pair.source, making.photometric),
-            target=photometric.change(keys["target"], pair.target, making.photometric),
+            source=photometric.change(keys["source"], pair.source, pair_config.photometric),
+            target=photometric.change(keys["target"], pair.target, pair_config.photometric),
         )
     return pair
 
@@ -100,18 +100,18 @@ def mirrored(pair: Pair) -> Pair:
     return pair._replace(source=pair.source[:, ::-1], target=pair.target[:, ::-1], flow=flow, mask=pair.mask[:, ::-1])
 
 
-def augmentation(making: Making) -> Callable[[jax.Array, Mapping[str, jax.Array]], dict[str, jax.Array]]:
+def augmentation(pair_config: PairConfig) -> Callable[[jax.Array, Mapping[str, jax.Array]], dict[str, jax.Array]]:
     """Returns what makes `source, target [S, S, 3], flow [S, S, 2], mask [S, S]` of a raw example and its key."""
 
     def augment(key: jax.Array, example: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
-        pair = pair_of(making, key, example)
+        pair = pair_of(pair_config, key, example)
         return {"source": pair.source, "target": pair.target, "flow": pair.flow, "mask": pair.mask}
 
     return augment
 
 
 @dataclass(frozen=True)
-class Goal:
+class LossConfig:
     """A stage's objective; hashable. `process` has the levels of training.
 
     A penalty of |prediction - truth| / scale (normalised flow) on the valid pixels of the truth; `first_share` of the
@@ -132,7 +132,6 @@ class Goal:
     draws: int = 1
     pooled: bool = False
     likelihood: float = 0.0
-    dropout: bool = False
     alignment: str = "half_pixel"
 
     def __post_init__(self):
@@ -141,9 +140,9 @@ class Goal:
             raise input_error("config.objective.first_share", expected="a share from 0 to 1", got=got, fix="use 0.5")
         if self.draws < 1:
             raise input_error("config.objective.draws", expected="at least 1", got=self.draws, fix="use 1")
-        if self.likelihood < 0 or bool(self.likelihood) != self.variable.learned_scale:
-            expected = "more than 0 with variable.learned_scale, 0 without"
-            fix = "use 0.3 and set variable.learned_scale, or neither"
+        if self.likelihood < 0 or bool(self.likelihood) != self.variable.predict_variance:
+            expected = "more than 0 with process.predict_variance, 0 without"
+            fix = "use 0.3 and set process.predict_variance, or neither"
             raise input_error("config.objective.likelihood", expected=expected, got=self.likelihood, fix=fix)
         for name in ("scale", "epsilon", "first_weight"):
             if not getattr(self, name) > 0:
@@ -151,25 +150,25 @@ class Goal:
                 raise input_error(f"config.objective.{name}", expected="a positive number", got=got, fix="see configs")
 
 
-def levels(goal: Goal, keys: jax.Array) -> jax.Array:
+def levels(loss_config: LossConfig, keys: jax.Array) -> jax.Array:
     """Returns the noise levels of the draws of each of `keys [B]`, int32 `[B, draws]`.
 
     Each is the noisiest with probability `first_share`, else uniform over all; those of one key are stratified.
     """
-    last = len(goal.process) - 1
-    places = np.arange(goal.draws, dtype=np.float32) / goal.draws
+    last = len(loss_config.process) - 1
+    places = np.arange(loss_config.draws, dtype=np.float32) / loss_config.draws
 
     def one(key):
         of_coin, of_level = jax.random.split(key)
         coins, ranks = ((jax.random.uniform(each) + places) % 1 for each in (of_coin, of_level))
         index = jnp.minimum(ranks * (last + 1), last).astype(jnp.int32)
-        return jnp.where(coins < goal.first_share, last, index)
+        return jnp.where(coins < loss_config.first_share, last, index)
 
     return jax.vmap(one)(keys)
 
 
 def loss(
-    goal: Goal,
+    loss_config: LossConfig,
     network,
     params: Any,
     conditions: Conditions,
@@ -183,51 +182,61 @@ def loss(
     prediction is compared with the truth itself. `first` is the loss at the noisiest level, without the likelihood,
     `error` the mean end-point error in pixels of the truth, `log_likelihood` that of x_0.
     """
-    index = levels(goal, folded(keys, 0)).reshape(-1) if goal.kind != "regression" else None
-    if goal.draws > 1 and index is not None:
+    index = levels(loss_config, folded(keys, 0)).reshape(-1) if loss_config.kind != "regression" else None
+    if loss_config.draws > 1 and index is not None:
         repeated = (conditions, truth, mask)
-        conditions, truth, mask = jax.tree.map(lambda each: jnp.repeat(each, goal.draws, axis=0), repeated)
-        numbers = jnp.tile(jnp.arange(goal.draws), len(keys)) + 100
-        keys = jax.vmap(jax.random.fold_in)(jnp.repeat(keys, goal.draws, axis=0), numbers)
-    of_noise, of_dropout = folded(keys, 1), folded(keys, 2)
-    flow, variable, process = conditions.flow, goal.variable, goal.process
+        conditions, truth, mask = jax.tree.map(lambda each: jnp.repeat(each, loss_config.draws, axis=0), repeated)
+        numbers = jnp.tile(jnp.arange(loss_config.draws), len(keys)) + 100
+        keys = jax.vmap(jax.random.fold_in)(jnp.repeat(keys, loss_config.draws, axis=0), numbers)
+    of_noise = folded(keys, 1)
+    flow, variable, process = conditions.flow, loss_config.variable, loss_config.process
     last = len(process) - 1
-    x0 = variable.encode(on_grid(truth, mask, flow, alignment=goal.alignment), flow, conditions.unit)
+    x0 = variable.encode(on_grid(truth, mask, flow, alignment=loss_config.alignment), flow, conditions.unit)
     if index is None:
         x, time = jnp.zeros_like(flow), jnp.zeros(flow.shape[:1], flow.dtype)
     else:
-        noise = jax.vmap(lambda key: diffusion.coherent_noise(key, flow.shape[1:], variable.coherence))(of_noise)
+        noise = jax.vmap(lambda key: diffusion.correlated_noise(key, flow.shape[1:], variable.noise_correlation))(
+            of_noise
+        )
         x = diffusion.forward(process, x0, noise, index)
         time = jnp.asarray(process.times, jnp.float32)[index]
     signal = diffusion.signal(process, time) if variable.shrunk and index is not None else None
-    predicted = predict(
-        network, params, x, time, conditions, variable, signal=signal, keys=of_dropout if goal.dropout else None
-    )
-    settings = {"penalty": goal.penalty, "scale": goal.scale, "epsilon": goal.epsilon, "alignment": goal.alignment}
+    predicted = predict(network, params, x, time, conditions, variable, signal=signal)
+    settings = {
+        "penalty": loss_config.penalty,
+        "scale": loss_config.scale,
+        "epsilon": loss_config.epsilon,
+        "alignment": loss_config.alignment,
+    }
     decoded = variable.decode(predicted.x0, flow, conditions.unit)
     sums = objective.totals(decoded, truth, mask, **settings)
     each = objective.per_sample(sums)
     # By the share that is expected, so that parts of a batch have the loss of the whole as their mean.
-    share = goal.first_share + (1 - goal.first_share) / len(process)
+    share = loss_config.first_share + (1 - loss_config.first_share) / len(process)
     weights = 1.0
     if index is not None:
-        weights = jnp.where(index == last, goal.first_weight, 1) / (1 + share * (goal.first_weight - 1))
+        weights = jnp.where(index == last, loss_config.first_weight, 1) / (1 + share * (loss_config.first_weight - 1))
 
     def reduced(sums: objective.Totals) -> jax.Array:
         weighted = sums._replace(total=weights * sums.total)
-        return objective.pooled(weighted) if goal.pooled else objective.per_sample(weighted).mean()
+        return objective.pooled(weighted) if loss_config.pooled else objective.per_sample(weighted).mean()
 
     value = reduced(sums)
     side = jnp.asarray(truth.shape[1:3], jnp.float32).mean()
     length = objective.totals(
-        lax.stop_gradient(decoded), truth, mask, penalty="charbonnier", epsilon=1e-3 / side, alignment=goal.alignment
+        lax.stop_gradient(decoded),
+        truth,
+        mask,
+        penalty="charbonnier",
+        epsilon=1e-3 / side,
+        alignment=loss_config.alignment,
     )
     metrics = {"error": objective.per_sample(length).mean() * side}
-    if goal.likelihood:
+    if loss_config.likelihood:
         weight = area(mask[..., None].astype(flow.dtype), flow.shape[1:3])[..., 0]
         error = x0 - lax.stop_gradient(predicted.x0)
         surprise = reduced(objective.surprise(error, predicted.deviation, weight))
-        value += goal.likelihood * surprise
+        value += loss_config.likelihood * surprise
         metrics["log_likelihood"] = -surprise
     if index is not None:
         metrics["first"] = jnp.where(index == last, each, 0).mean() / share
@@ -245,11 +254,10 @@ def on_grid(truth: jax.Array, mask: jax.Array, like: jax.Array, *, alignment: st
     return jnp.where(share[..., None] > 0, mean, jnp.clip(jnp.where(jnp.isfinite(middle), middle, 0), -2, 2))
 
 
-class Second(NamedTuple):
+class Stage2Training(NamedTuple):
     """How stage 2 is trained: shares and errors of degraded truth, and the side of the trained crops (0 = all)."""
 
     degraded: float
-    noise: float
     size: int
 
 
@@ -259,22 +267,24 @@ def truth_of(batch: Mapping[str, jax.Array]) -> jax.Array:
 
 
 def stage1_batch(
-    settings: looking.Settings, pyramid: Pyramid, batch: Mapping[str, jax.Array]
+    settings: conditioning.ConditioningConfig, pyramid: Pyramid, batch: Mapping[str, jax.Array]
 ) -> tuple[Conditions, jax.Array, jax.Array]:
     """Returns conditions, normalised truth and mask of stage 1 for a batch of pairs."""
-    source, target = (looking.maps(pyramid, images, settings).first for images in prepared_pair(settings, batch))
-    return looking.stage1(source, target, settings).conditions, truth_of(batch), batch["mask"]
+    source, target = (conditioning.maps(pyramid, images, settings).first for images in prepared_pair(settings, batch))
+    return conditioning.stage1(source, target, settings).conditions, truth_of(batch), batch["mask"]
 
 
-def prepared_pair(settings: looking.Settings, batch: Mapping[str, jax.Array]) -> tuple[Prepared, Prepared]:
+def prepared_pair(
+    settings: conditioning.ConditioningConfig, batch: Mapping[str, jax.Array]
+) -> tuple[Prepared, Prepared]:
     """Returns both images of each pair at the sizes of the features."""
-    return looking.prepared(batch["source"], settings), looking.prepared(batch["target"], settings)
+    return conditioning.prepared(batch["source"], settings), conditioning.prepared(batch["target"], settings)
 
 
 def stage2_batch(
-    settings: looking.Settings,
+    settings: conditioning.ConditioningConfig,
     first: Stage | None,
-    second: Second,
+    second: Stage2Training,
     pyramid: Pyramid,
     params: Any,
     batch: Mapping[str, jax.Array],
@@ -285,35 +295,37 @@ def stage2_batch(
     The initial flow is that of the frozen stage 1 of `params`, asked once (without one, that of `without_stage`), or
     for a share of the pairs a degraded truth. With a crop, of that part of the target's grid alone.
     """
-    source, target = (looking.maps(pyramid, images, settings) for images in prepared_pair(settings, batch))
+    source, target = (conditioning.maps(pyramid, images, settings) for images in prepared_pair(settings, batch))
     truth, mask = truth_of(batch), batch["mask"]
-    found = looking.stage1(source.first, target.first, settings)
+    found = conditioning.stage1(source.first, target.first, settings)
     of_first, of_worse, of_coin, of_crop = (folded(keys, 10 + i) for i in range(4))
     deviation = jnp.zeros_like(found.conditions.flow[..., :1])
     if first is None:
-        flow = looking.without_stage(found, settings)
+        flow = conditioning.without_stage(found, settings)
     else:
         drawn = draw(first.once, params, found.conditions, hypotheses=1, keys=of_first)
         told = summarise(first, drawn)
         flow, deviation = told.flow, deviation_of(pooled(told.covariance))
     if second.degraded:
         coarse = on_grid(truth, mask, flow, alignment=settings.alignment)
-        worse, away = jax.vmap(lambda key, each: looking.degraded(key, each, noise=second.noise))(of_worse, coarse)
+        worse, away = jax.vmap(lambda key, each: conditioning.degraded(key, each, noise=DEGRADED_NOISE))(
+            of_worse, coarse
+        )
         coin = (jax.vmap(jax.random.uniform)(of_coin) < second.degraded)[:, None, None, None]
         flow = jnp.where(coin, worse, flow)
         deviation = jnp.where(coin, away[:, None, None], deviation)
     flow, deviation = lax.stop_gradient((flow, deviation))
     if not second.size:
-        return looking.stage2(source.second, target.second, flow, settings, deviation=deviation), truth, mask
-    told = looking.start(source.second, target.second, flow, settings, deviation=deviation)
+        return conditioning.stage2(source.second, target.second, flow, settings, deviation=deviation), truth, mask
+    told = conditioning.start(source.second, target.second, flow, settings, deviation=deviation)
     return cropped(settings, source.second, target.second, told, truth, mask, of_crop, size=second.size)
 
 
 def cropped(
-    settings: looking.Settings,
+    settings: conditioning.ConditioningConfig,
     source: jax.Array,
     target: jax.Array,
-    told: looking.Start,
+    told: conditioning.Stage2Start,
     truth: jax.Array,
     mask: jax.Array,
     keys: jax.Array,
@@ -335,8 +347,8 @@ def cropped(
 
         return jax.vmap(one)(x, corners)
 
-    patches = looking.look_fine(source, cut(target), cut(positions), settings)
-    given = looking.conditions_of(jax.tree.map(cut, told), patches)
+    patches = conditioning.look_up_fine(source, cut(target), cut(positions), settings)
+    given = conditioning.conditions_of(jax.tree.map(cut, told), patches)
     return given, cut(truth, ratio), cut(mask, ratio)
 
 

@@ -83,12 +83,12 @@ def test_both_stages_from_the_command_line(params, tensors, tmp_path, capsys):
     assert command(tmp_path / "sr.safetensors", tmp_path / "second", *words) == 0
     equal(restore_params(first).params, params)
     config = configs.read(tmp_path / "second", base())
-    assert (config.features.compat, config.features.fine, config.variable.scale) == ("released", 512, 1.0)
+    assert (config.features.compat, config.features.fine) == ("released", 512)
     model = api.load(tmp_path / "second")
     equal(jax.tree.map(np.asarray, model.weights.first), params)
     equal(jax.tree.map(np.asarray, model.weights.second), jax.tree.map(lambda x: x + 1, params))
-    assert model.plan.first.network == model.plan.second.network == NETWORK
-    assert model.plan.first.clip == 1 and len(model.plan.first.process) == 5
+    assert model.config.first.network == model.config.second.network == NETWORK
+    assert model.config.first.clip == 1 and len(model.config.first.process) == 5
     # Stage 2 sees the features of stage 1, also where its own config does not name them.
     assert config.features.pyramid == "embedded"
     image = np.random.default_rng(1).random((1, 16, 16, 3), np.float32)

@@ -116,7 +116,7 @@ def test_correlation_of_different_sizes(golden):
 
 def test_winner_takes_all(golden):
     d = golden("diffmatch", "argmax_flow")
-    positions, _ = cost_volume.winner(target_first(d["raw_corr"]))
+    positions, _ = cost_volume.winner_take_all(target_first(d["raw_corr"]))
     np.testing.assert_array_equal(nchw(positions), d["mapping"])
     flow = flow_of(positions)
     np.testing.assert_array_equal(nchw(flow), d["flow"])
@@ -216,7 +216,7 @@ def test_search_is_the_winner_and_the_look_up(golden, rows):
     )
     scores = target_first(d["raw_corr"])
     found = cost_volume.search(source, target, rows=rows)
-    positions, best = cost_volume.winner(scores)
+    positions, best = cost_volume.winner_take_all(scores)
     np.testing.assert_array_equal(found.flow, flow_of(positions))
     np.testing.assert_allclose(found.scores[..., 0], best, rtol=0, atol=2e-6)
     np.testing.assert_allclose(found.local, cost_volume.local(scores, positions), rtol=0, atol=2e-6)

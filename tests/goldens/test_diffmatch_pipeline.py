@@ -13,7 +13,7 @@ from diffmatch_jax.model import conditioning, cost_volume, features, matcher, re
 from diffmatch_jax.model.conditioning import Conditions
 from diffmatch_jax.model.diffusion import Process, Variable
 from diffmatch_jax.model.flow import mapping_of, to_pixels
-from diffmatch_jax.model.matcher import Plan, Weights
+from diffmatch_jax.model.matcher import MatcherConfig, Weights
 from diffmatch_jax.model.resize import resize_normalised
 from diffmatch_jax.model.sampling import Stage
 from diffmatch_jax.model.weights import convert_vgg
@@ -107,7 +107,7 @@ def hypotheses_of(stage, params, given, noise):
     """Returns the stage's result from stored noise `[n, 2, h, w]`, one hypothesis at a time."""
     run = jax.jit(lambda each: sampling.draw(stage, params, given, hypotheses=1, noise=each).hypotheses)
     found = jnp.concatenate([run(each[None, None]) for each in nhwc(noise)], 1)
-    return sampling.summarise(stage, sampling.Drawn(found, found)).flow[0]
+    return sampling.summarise(stage, sampling.StageSamples(found, found)).flow[0]
 
 
 def test_first_denoiser(arrays, golden):
@@ -120,7 +120,7 @@ def test_first_denoiser(arrays, golden):
 
 def test_second_denoiser(arrays, golden, maps):
     d = arrays
-    settings = conditioning.Settings(released=True)
+    settings = conditioning.ConditioningConfig(released=True)
     given = conditioning.stage2(maps["source"][1], maps["target"][1], nhwc(d["lr_sample"])[None], settings)
     got = hypotheses_of(*stage_of(golden, "unet_sr"), given, d["noise_sr"])
     away = np.abs(got - nhwc(d["sr_sample"]))
@@ -143,15 +143,15 @@ def test_the_whole_path(arrays, golden, monkeypatch):
         return sampling.draw(stage, params, given, hypotheses=hypotheses, noise=noise[given.flow.shape[1]])
 
     monkeypatch.setattr(matcher, "draw", draw)
-    plan = Plan(conditioning.Settings(released=True), first, second)
+    matcher_config = MatcherConfig(conditioning.ConditioningConfig(released=True), first, second)
     weights = Weights(features.vgg(convert_vgg(tensors)), of_first, of_second)
     # Compiled here, so that no program with this noise stays behind.
-    run = jax.jit(lambda *each: matcher.on_grid.__wrapped__(plan, weights, *each, len(d["noise_lr"])))
+    run = jax.jit(lambda *each: matcher.on_grid.__wrapped__(matcher_config, weights, *each, len(d["noise_lr"])))
     found = run(prepared(d, "source"), prepared(d, "target"), jax.random.split(jax.random.key(0), 1))
     size = d["mask"].shape
     flow, confidence, *_ = matcher._finish(found, size=size, source=size, alignment="corner")
     sure = d["argmax_margin"] > 1e-5
-    np.testing.assert_array_equal(found.winner[0][sure], nhwc(d["init_flow_normalised"])[0][sure])
+    np.testing.assert_array_equal(found.wta_flow[0][sure], nhwc(d["init_flow_normalised"])[0][sure])
     # The first stage's flow is the original's but for rounding, 1e-6 at most; the look-ups of the second one turn that
     # into 1e-4 in a few percent of the cells, and into more where they are ill-conditioned.
     away = np.abs(found.flow[0] - nhwc(d["sr_sample"]))

@@ -72,8 +72,8 @@ def scaled_homography(
 ) -> np.ndarray:
     """Returns the homography after both images were resized; `source` and `target` are (old size, new size).
 
-    Resized images are half-pixel samples, x' = (x + 1/2) w'/w - 1/2; with `half_pixel=False` x' = x w'/w, as the published
-    tables have it.
+    Resized images are half-pixel samples, x' = (x + 1/2) w'/w - 1/2; `half_pixel=False`: x' = x w'/w, as in the
+    published tables.
     """
     of_source, of_target = (_scaling(*each, half_pixel) for each in (source, target))
     return of_target @ matrix @ np.linalg.inv(of_source)

@@ -14,7 +14,7 @@ from common.errors import InputError
 from common.io import results
 from diffmatch_jax.__main__ import BENCHMARK
 from diffmatch_jax.evaluation import baselines
-from diffmatch_jax.evaluation.baselines import Entrant
+from diffmatch_jax.evaluation.baselines import Baseline
 from diffmatch_jax.evaluation.datasets import catalogue, record
 from diffmatch_jax.figures import benchmark, runs, sheets
 
@@ -43,9 +43,9 @@ def workdir(tmp_path_factory):
     place = tmp_path_factory.mktemp("benchmark")
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(
-            baselines.ENTRANTS,
+            baselines.BASELINES,
             "sure",
-            lambda name: Entrant(name, "still, sure", still, {"version": 1}, {"known": "well"}),
+            lambda name: Baseline(name, "still, sure", still, {"version": 1}, {"known": "well"}),
         )
         # In the place of generated warps, whose program takes longest to compile.
         patch.setitem(catalogue.KINDS, "warps", catalogue.Kind("two kinds", lambda where, options: shifts(), ""))
@@ -83,7 +83,9 @@ def test_same_command_computes_nothing_again(workdir, tmp_path, monkeypatch, cap
         calls.append(1)
         return still(source, target)
 
-    monkeypatch.setitem(baselines.ENTRANTS, "sure", lambda name: Entrant(name, "still, sure", counted, {"version": 1}))
+    monkeypatch.setitem(
+        baselines.BASELINES, "sure", lambda name: Baseline(name, "still, sure", counted, {"version": 1})
+    )
     before, _ = benchmark.read(workdir)
     command = ["benchmark", "--workdir", str(workdir), "--methods", "sure", "--side", "64", "--data", "stereo"]
     assert main(command, app()) == 0
@@ -97,7 +99,7 @@ def test_same_command_computes_nothing_again(workdir, tmp_path, monkeypatch, cap
         patch.setattr(results, "version", lambda name: "another")
         assert main(command, app()) == 0
     assert len(calls) == 1 + 2 + 1  # the pair is compiled, measured and shown
-    monkeypatch.setitem(baselines.ENTRANTS, "sure", lambda name: Entrant(name, "still, sure", still, {"version": 2}))
+    monkeypatch.setitem(baselines.BASELINES, "sure", lambda name: Baseline(name, "still, sure", still, {"version": 2}))
     assert main(command, app()) == 0
     assert {path: path.read_bytes() for path in kept} == kept
     assert len(list((workdir / "results").glob("benchmark-*.json"))) == 4
@@ -186,14 +188,14 @@ def test_hypotheses(tmp_path):
         tmp_path / "h.png",
         target=np.zeros((16, 16, 3), np.uint8),
         flows=flows,
-        spread=np.full((16, 16), 0.7),
+        std=np.full((16, 16), 0.7),
         error=np.ones((16, 16)),
         known=np.ones((16, 16), bool),
     )
     # Of 0.3 to 30 pixels, logarithmically.
-    spread, error = (_colour("cividis", np.log(each / 0.3) / np.log(100)) for each in (0.7, 1.0))
+    std, error = (_colour("cividis", np.log(each / 0.3) / np.log(100)) for each in (0.7, 1.0))
     first = [np.zeros(3), *_coloured(flows)]
-    second = [spread, *_coloured(flows - flows.mean(0))]
+    second = [std, *_coloured(flows - flows.mean(0))]
     upper, lower = ([_middle(path, each) for each in row] for row in (first, second))
     for row in (upper, lower):
         assert (np.diff([x for x, _ in row]) > 300).all() and np.ptp([y for _, y in row]) < 20

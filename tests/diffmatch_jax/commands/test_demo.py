@@ -11,8 +11,6 @@ SMALL = {
     "data.size": 48,
     "features.pyramid": "random",
     "features.fine": 32,
-    "features.coarse": 16,
-    "conditions.radius": 1,
     "model.channels": 8,
     "model.multipliers": "(1,)",
     "model.attention": "()",

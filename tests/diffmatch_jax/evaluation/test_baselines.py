@@ -66,8 +66,8 @@ def test_fit_of_a_shift(pyramid):
     big = photograph(128, 160)
     source, target = big[:, :128], big[:, 13:141]
     flow, _ = baselines.winner_take_all(pyramid, fine=128, coarse=64)(source, target)
-    smooth, sure = baselines.fitted(pyramid, fine=128, coarse=64)(source, target)
-    finer, surer = baselines.fitted(pyramid, fine=128, coarse=64, refine=2)(source, target)
+    smooth, sure = baselines.fitted(pyramid, fine=128)(source, target)
+    finer, surer = baselines.fitted(pyramid, fine=128, refine=2)(source, target)
     errors = [np.linalg.norm(each[:, :104] - [13, 0], axis=-1).mean() for each in (finer, smooth, flow)]
     assert errors[0] < 0.6 * errors[1] < 0.6 * errors[2]
     inner = (slice(40, 88), slice(40, 72))

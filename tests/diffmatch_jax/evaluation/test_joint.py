@@ -13,9 +13,9 @@ RNG = np.random.default_rng(0)
 VALID = np.ones((2, 32, 32), bool)
 
 
-def fields(key, n, coherence):
+def fields(key, n, correlation):
     keys = jax.random.split(jax.random.key(key), 2)
-    return np.asarray(initial_noise(keys, n, (32, 32, 2), coherence=coherence), np.float64)
+    return np.asarray(initial_noise(keys, n, (32, 32, 2), correlation=correlation), np.float64)
 
 
 def test_the_energy_score_of_two_hypotheses_by_hand():
@@ -43,13 +43,13 @@ def test_scores_are_best_for_hypotheses_like_the_truth():
     for wrong in (0.3, 3.0):
         other = metrics.measure_joint(5 * wrong * fields(2, 16, 3.0), truth, VALID)
         assert other.cells > 1.05 * smooth.cells and other.squares > 1.05 * smooth.squares
-    np.testing.assert_allclose(smooth.coherence, np.exp(-1 / 36), atol=0.01)
-    np.testing.assert_allclose(smooth.coherence_of_errors, np.exp(-1 / 36), atol=0.02)
-    np.testing.assert_allclose(white.coherence, 0, atol=0.02)
+    np.testing.assert_allclose(smooth.correlation, np.exp(-1 / 36), atol=0.01)
+    np.testing.assert_allclose(smooth.correlation_of_errors, np.exp(-1 / 36), atol=0.02)
+    np.testing.assert_allclose(white.correlation, 0, atol=0.02)
     # Whatever the hypotheses are like, few or not.
-    np.testing.assert_allclose(white.coherence_of_errors, np.exp(-1 / 36), atol=0.02)
+    np.testing.assert_allclose(white.correlation_of_errors, np.exp(-1 / 36), atol=0.02)
     other = metrics.measure_joint(5 * fields(4, 3, 3.0), 5 * fields(5, 1, 0.0)[:, 0], VALID)
-    np.testing.assert_allclose(other.coherence_of_errors, 0, atol=0.08)
+    np.testing.assert_allclose(other.correlation_of_errors, 0, atol=0.08)
 
 
 def test_what_is_invalid_does_not_count():
@@ -60,7 +60,7 @@ def test_what_is_invalid_does_not_count():
     truth[:, :8] = np.inf
     got = metrics.measure_joint(hypotheses, truth, valid)
     # Squares and steps are those of the side, which the cut one has shorter.
-    np.testing.assert_allclose((got.cells, got.coherence, got.coherence_of_errors), (want[0], *want[3:]), rtol=1e-9)
+    np.testing.assert_allclose((got.cells, got.correlation, got.correlation_of_errors), (want[0], *want[3:]), rtol=1e-9)
     nothing = metrics.measure_joint(hypotheses, truth, np.zeros_like(valid))
     assert np.isnan(nothing).all()
 

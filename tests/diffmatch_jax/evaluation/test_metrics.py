@@ -23,13 +23,13 @@ def test_calibration_of_a_gaussian_is_its_deviation():
     deviation = np.repeat([1.0, 2.0, 4.0], 40_000)
     error = np.hypot(*rng.normal(size=(2, 120_000))) * deviation
     order = rng.permutation(120_000)
-    spread = np.sqrt(2) * deviation
-    found = metrics.calibration(error[order], spread[order], parts=3)
-    np.testing.assert_allclose(found.spread, np.sqrt(2) * np.asarray([1.0, 2.0, 4.0]))
-    np.testing.assert_allclose(found.error, found.spread, rtol=0.02)
+    std = np.sqrt(2) * deviation
+    found = metrics.calibration(error[order], std[order], parts=3)
+    np.testing.assert_allclose(found.std, np.sqrt(2) * np.asarray([1.0, 2.0, 4.0]))
+    np.testing.assert_allclose(found.error, found.std, rtol=0.02)
     mask = deviation[order] < 4
-    two = metrics.calibration(np.where(mask, error[order], np.nan), spread[order], mask, parts=2)
-    np.testing.assert_allclose(two.spread, found.spread[:2])
+    two = metrics.calibration(np.where(mask, error[order], np.nan), std[order], mask, parts=2)
+    np.testing.assert_allclose(two.std, found.std[:2])
     few = metrics.calibration(np.ones(1), np.ones(1), parts=2)
     np.testing.assert_array_equal(few.error, [1, np.nan])
 

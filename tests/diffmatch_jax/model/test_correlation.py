@@ -43,7 +43,7 @@ def test_search_finds_what_moved(pair):
     np.testing.assert_allclose(found.local[0, ..., 40], found.scores[0, ..., 0], atol=1e-6)  # the centre
 
 
-@pytest.mark.parametrize("options", [{}, {"k": 3}, {"temperature": 0.05, "radius": 2}])
+@pytest.mark.parametrize("options", [{}, {"k": 3}, {"radius": 2}])
 def test_blocks_of_rows_change_nothing(pair, options):
     whole = cost_volume.search(*pair, rows=6, **options)
     for rows in (1, 2, 4):
@@ -61,7 +61,7 @@ def test_top_k_is_sorting(pair):
     order = np.argsort(-flat, -1, kind="stable")[..., :3]
     np.testing.assert_array_equal(positions, np.stack([order % 8, order // 8], -1))
     np.testing.assert_array_equal(best, np.take_along_axis(flat, order, -1))
-    first, score = cost_volume.winner(scores)
+    first, score = cost_volume.winner_take_all(scores)
     np.testing.assert_array_equal(first, positions[..., 0, :])
     np.testing.assert_array_equal(score, best[..., 0])
     with pytest.raises(InputError, match="k: expected 1 to 48"):
@@ -69,22 +69,8 @@ def test_top_k_is_sorting(pair):
 
 
 def test_first_of_equal_scores_wins():
-    positions, score = cost_volume.winner(jnp.zeros((1, 1, 3, 4)).at[..., 1:, 2:].set(1.0))
+    positions, score = cost_volume.winner_take_all(jnp.zeros((1, 1, 3, 4)).at[..., 1:, 2:].set(1.0))
     assert positions.tolist() == [[[2, 1]]] and score.tolist() == [[1]]
-
-
-def test_soft_argmax():
-    """A paraboloid's soft argmax is its centre; without temperature it is the winner; the window keeps rivals out."""
-    x, y = jnp.meshgrid(jnp.arange(11.0), jnp.arange(9.0))
-    bump = -((x - 5.3) ** 2 + (y - 3.8) ** 2)
-    np.testing.assert_allclose(cost_volume.soft_argmax(bump, temperature=1.0), [5.3, 3.8], atol=2e-3)
-    np.testing.assert_allclose(cost_volume.soft_argmax(bump, temperature=1e-3), [5, 4], atol=1e-5)
-    rival = jnp.zeros((9, 11)).at[1, 2].set(1.0).at[7, 10].set(0.99)
-    np.testing.assert_allclose(cost_volume.soft_argmax(rival, temperature=0.01, radius=1), [2, 1], atol=1e-3)
-    both = cost_volume.soft_argmax(rival, temperature=0.01)
-    assert 4 < both[0] < 5
-    slope = jax.grad(lambda s: cost_volume.soft_argmax(s, temperature=0.1, radius=2).sum())(rival)
-    assert jnp.isfinite(slope).all() and jnp.abs(slope).max() > 0
 
 
 def test_look_up_in_the_volume_is_bilinear(pair):

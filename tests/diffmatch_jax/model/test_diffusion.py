@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.errors import InputError
-from diffmatch_jax.model import diffusion
+from diffmatch_jax.model import diffusion, released
 from diffmatch_jax.model.diffusion import Process
 
 PROCESS = Process.cosine(5)
@@ -25,15 +25,15 @@ def test_respacing_keeps_the_marginals(steps, data):
     bars = process.alphas_bar
     assert (np.diff(np.append(1.0, bars)) < 0).all() and bars[-1] > 0
     count = data.draw(st.integers(1, steps))
-    kept = diffusion.kept_levels(steps, [count])
+    kept = released.kept_levels(steps, [count])
     assert len(kept) == count and kept[0] == 0 and (count == 1 or kept[-1] == steps - 1)
-    some = process.respaced(str(count))
+    some = released.respaced(process, str(count))
     np.testing.assert_allclose(some.alphas_bar, bars[kept], rtol=1e-9)
     np.testing.assert_array_equal(some.times, np.asarray(process.times)[kept])
 
 
 def test_the_released_process_is_no_respaced_one():
-    long = Process.cosine(1000, keep="ddim5")
+    long = released.respaced(Process.cosine(1000), "ddim5")
     assert long.times == PROCESS.times
     assert long.alphas_bar[-1] > 0.09 and PROCESS.alphas_bar[-1] < 1e-4
     assert hash(PROCESS) == hash(Process.cosine(5)) and len(PROCESS) == 5
@@ -94,7 +94,7 @@ def test_sampled_gaussian(eta):
 
 def test_coherent_noise_has_variance_1_and_the_correlation_it_promises():
     keys = jax.random.split(jax.random.key(3), 4)
-    drawn = np.asarray(diffusion.initial_noise(keys, 1024, (24, 18, 2), coherence=1.5), np.float64)
+    drawn = np.asarray(diffusion.initial_noise(keys, 1024, (24, 18, 2), noise_correlation=1.5), np.float64)
     drawn = drawn.reshape(-1, 24, 18, 2)
     np.testing.assert_allclose((drawn**2).mean(0), 1, atol=0.12)
     np.testing.assert_allclose(drawn.mean(), 0, atol=0.02)
@@ -105,7 +105,7 @@ def test_coherent_noise_has_variance_1_and_the_correlation_it_promises():
         np.testing.assert_allclose((middle * other).mean(0), want, atol=0.06)
     np.testing.assert_allclose((middle[:, 0] * middle[:, 1]).mean(), 0, atol=0.06)
     np.testing.assert_array_equal(
-        diffusion.coherent_noise(keys[0], (4, 4, 2), 0.0), jax.random.normal(keys[0], (4, 4, 2))
+        diffusion.correlated_noise(keys[0], (4, 4, 2), 0.0), jax.random.normal(keys[0], (4, 4, 2))
     )
 
 
@@ -141,13 +141,12 @@ def test_clip_and_trace():
 
 def test_summary():
     x = noise(2, 7, 3, 4, 2)
-    mean, median, covariance = diffusion.summary(x)
+    mean, covariance = diffusion.summary(x)
     flat = np.asarray(x)
     np.testing.assert_allclose(mean, flat.mean(1), atol=1e-6)
-    np.testing.assert_array_equal(median, np.median(flat, 1))
     np.testing.assert_allclose(covariance[1, 2, 3], np.cov(flat[1, :, 2, 3].T), atol=1e-5)
     want = np.sqrt(np.trace(np.cov(flat[1, :, 2, 3].T)))
-    np.testing.assert_allclose(diffusion.spread(covariance)[1, 2, 3], want, atol=1e-5)
+    np.testing.assert_allclose(diffusion.std(covariance)[1, 2, 3], want, atol=1e-5)
     assert (diffusion.summary(x[:, :1]).covariance == 0).all()
 
 
@@ -166,11 +165,11 @@ def test_variable(residual):
         diffusion.Variable(0)
     with pytest.raises(InputError, match="variable.skip: expected False unless shrunk and residual, got True"):
         diffusion.Variable(1, skip=True)
-    for coherence in (-1.0, float("nan"), 1e7):
-        with pytest.raises(InputError, match="variable.coherence: expected 0 to 128 cells"):
-            diffusion.Variable(coherence=coherence)
-    with pytest.raises(InputError, match="variable.learned_scale: expected False without a skip, got True"):
-        diffusion.Variable(1, learned_scale=True)
+    for noise_correlation in (-1.0, float("nan"), 1e7):
+        with pytest.raises(InputError, match="process.noise_correlation: expected 0 to 128 cells"):
+            diffusion.Variable(noise_correlation=noise_correlation)
+    with pytest.raises(InputError, match="process.predict_variance: expected False without a skip, got True"):
+        diffusion.Variable(1, predict_variance=True)
 
 
 def test_mistakes():
@@ -178,13 +177,13 @@ def test_mistakes():
     with pytest.raises(InputError, match="steps: expected at least 1, got 0"):
         Process.cosine(0)
     with pytest.raises(InputError, match="more than 20"):
-        Process.linear(20)
+        released.linear_process(20)
     with pytest.raises(InputError, match="keep: expected a count that a stride through 5"):
-        Process.cosine(5, keep="ddim4")
+        released.respaced(PROCESS, "ddim4")
     with pytest.raises(InputError, match='write "ddim5"'):
-        Process.cosine(5, keep="all")
+        released.respaced(PROCESS, "all")
     with pytest.raises(InputError, match="1 to 5 levels"):
-        Process.cosine(5, keep="6")
+        released.respaced(PROCESS, "6")
     with pytest.raises(InputError, match=r"betas: expected numbers between 0 and 1"):
         Process((1.5,), (0,))
     with pytest.raises(InputError, match="one time for each"):

@@ -18,13 +18,13 @@ from diffmatch_jax.data.warps import Pair
 from diffmatch_jax.evaluation import evaluate
 from diffmatch_jax.model import backbone, weights
 from diffmatch_jax.model import flow as matching
-from diffmatch_jax.model.conditioning import Settings
+from diffmatch_jax.model.conditioning import ConditioningConfig
 from diffmatch_jax.model.diffusion import Process, Variable
-from diffmatch_jax.model.matcher import Model, Plan, Weights
+from diffmatch_jax.model.matcher import MatcherConfig, Model, Weights
 from diffmatch_jax.model.sampling import Stage
-from diffmatch_jax.training.stages import Making
+from diffmatch_jax.training.stages import PairConfig
 
-LOOK = Settings(fine=64, coarse=32, radius=1)
+LOOK = ConditioningConfig(fine=64, radius=1)
 
 
 def tiny(look=LOOK, **options):
@@ -39,7 +39,7 @@ def tiny(look=LOOK, **options):
 def learned(scale, **options):
     """Returns such a stage and parameters that add nothing, and say that the scale is everywhere this one."""
     stage, params = tiny(**options)
-    variable = Variable(0.1, residual=True, shrunk=True, skip=True, learned_scale=True, coherence=1.0)
+    variable = Variable(0.1, residual=True, shrunk=True, skip=True, predict_variance=True, noise_correlation=1.0)
     stage = dataclasses.replace(stage, network=stage.network.clone(out_channels=3), variable=variable)
     last = jax.tree.map(lambda x: jnp.concatenate([x, x[..., :1]], -1), params["out_conv"])
     return stage, dict(params, out_conv={**last, "bias": last["bias"].at[2].set(jnp.log(scale))})
@@ -49,7 +49,7 @@ def learned(scale, **options):
 def model():
     """The initial flow, as every hypothesis."""
     stage, params = tiny()
-    return Model(Plan(LOOK, first=stage), Weights(backbone.random(jax.random.key(0)), params))
+    return Model(MatcherConfig(LOOK, first=stage), Weights(backbone.random(jax.random.key(0)), params))
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +57,7 @@ def unsure():
     """Two stages whose hypotheses differ."""
     stage, params = tiny(last=0.05)
     weights = Weights(backbone.random(jax.random.key(0)), params, params)
-    return Model(Plan(LOOK, first=stage, second=stage), weights)
+    return Model(MatcherConfig(LOOK, first=stage, second=stage), weights)
 
 
 def picture(height, width, channels=3, seed=0):
@@ -72,9 +72,9 @@ def test_an_image_finds_itself(model):
     found = match(image, image, model=model)
     assert found.flow.shape == (64, 64, 2) and found.flow.dtype == np.float32
     np.testing.assert_allclose(found.flow, 0, atol=1e-4)
-    np.testing.assert_allclose(found.winner, 0, atol=1e-4)
+    np.testing.assert_allclose(found.wta_flow, 0, atol=1e-4)
     np.testing.assert_allclose(found.confidence, 1, atol=1e-5)
-    np.testing.assert_allclose(found.spread, 0, atol=1e-5)
+    np.testing.assert_allclose(found.std, 0, atol=1e-5)
     assert found.hypotheses.shape == (4, 8, 8, 2)
 
 
@@ -102,7 +102,7 @@ def test_a_batch_equals_its_pairs(unsure):
     sources = np.stack([picture(40, 56, seed=i) for i in range(2)])
     targets = np.stack([picture(56, 40, seed=i) for i in range(2)])
     whole = match(sources, targets, model=unsure, hypotheses=2)
-    assert whole.flow.shape == (2, 56, 40, 2) and whole.spread.max() > 0.1
+    assert whole.flow.shape == (2, 56, 40, 2) and whole.std.max() > 0.1
     assert whole.confidence.min() >= 0 and whole.confidence.max() < 1
     for i in range(2):
         one = match(sources[i], targets[i], model=unsure, hypotheses=2)
@@ -131,25 +131,25 @@ def test_keys_decide_the_hypotheses(unsure):
 
 def test_a_regression_takes_its_confidence_from_the_correlation():
     stage, params = tiny(kind="regression")
-    model = Model(Plan(LOOK, first=stage), Weights(backbone.random(jax.random.key(0)), params))
+    model = Model(MatcherConfig(LOOK, first=stage), Weights(backbone.random(jax.random.key(0)), params))
     found = match(picture(64, 64), picture(64, 64), model=model)
     np.testing.assert_allclose(found.confidence, 1, atol=1e-3)
-    assert len(found.hypotheses) == 1 and model.plan.nfe(4) == 1
+    assert len(found.hypotheses) == 1 and model.config.nfe(4) == 1
 
 
 def test_a_regression_that_learned_its_scale_has_a_spread():
     stage, params = learned(2.0, kind="regression")
-    model = Model(Plan(LOOK, first=stage, confidence=8.0), Weights(backbone.random(jax.random.key(0)), params))
+    model = Model(MatcherConfig(LOOK, first=stage, confidence=8.0), Weights(backbone.random(jax.random.key(0)), params))
     found = match(picture(64, 64), picture(64, 64), model=model)
-    np.testing.assert_allclose(found.spread, np.sqrt(2) * 0.2 * 64, rtol=1e-3)
+    np.testing.assert_allclose(found.std, np.sqrt(2) * 0.2 * 64, rtol=1e-3)
     np.testing.assert_allclose(found.covariance[20, 30], np.eye(2) * (0.2 * 64) ** 2, rtol=1e-3, atol=1e-3)
-    np.testing.assert_allclose(found.confidence, 1 / (1 + (found.spread / 8) ** 2), rtol=1e-4)
+    np.testing.assert_allclose(found.confidence, 1 / (1 + (found.std / 8) ** 2), rtol=1e-4)
 
 
 def test_a_fit_alone_matches_and_says_where_it_may_be_wrong():
     """The target is the turned source; a part of it is replaced by what the source does not have."""
-    look = Settings(fine=128, coarse=64, radius=1, fit=3.0)
-    model = Model(Plan(look), Weights(weights.embedded()))
+    look = ConditioningConfig(fine=128, radius=1, fit=3.0)
+    model = Model(MatcherConfig(look), Weights(weights.embedded()))
     source = picture(128, 128)
     corners = jnp.asarray([[-1.0, -1.1], [-1.1, 1.0], [0.9, -1.0], [1.0, 0.9]])
     relative = (matching.grid(128, 128) + 0.5) / 64 - 1
@@ -159,11 +159,11 @@ def test_a_fit_alone_matches_and_says_where_it_may_be_wrong():
     target = np.clip(target + np.random.default_rng(2).normal(0, 0.2, target.shape), 0, 1).astype(np.float32)
     found = match(source, target, model=model)
     error = np.linalg.norm(found.flow - flow, axis=-1)
-    winner = np.linalg.norm(found.winner - flow, axis=-1)
+    wta_flow = np.linalg.norm(found.wta_flow - flow, axis=-1)
     kept = np.ones((128, 128), bool)
     kept[64:, :48] = False
     kept &= np.asarray(matching.valid(flow))
-    assert error[kept].mean() < 0.95 * winner[kept].mean()
+    assert error[kept].mean() < 0.95 * wta_flow[kept].mean()
     assert found.confidence[kept].mean() > 1.5 * found.confidence[80:112, 8:32].mean()
     valid = np.asarray(matching.valid(flow))
     made = Pair(source[None], target[None], np.asarray(flow)[None], valid[None], 0, 0)
@@ -173,7 +173,7 @@ def test_a_fit_alone_matches_and_says_where_it_may_be_wrong():
     assert told["rank_correlation_of_fit"] > 0.3
     both = match(np.stack([source, target]), np.stack([target, source]), model=model)
     np.testing.assert_allclose(both.flow[0], found.flow, rtol=0, atol=1e-4)
-    finer = match(source, target, model=Model(Plan(dataclasses.replace(look, refine=2)), model.weights))
+    finer = match(source, target, model=Model(MatcherConfig(dataclasses.replace(look, refine=2)), model.weights))
     again = np.linalg.norm(finer.flow - flow, axis=-1)
     assert again[kept].mean() < 0.8 * error[kept].mean()
     assert finer.confidence[kept].mean() > 1.3 * finer.confidence[80:112, 8:32].mean()
@@ -181,36 +181,22 @@ def test_a_fit_alone_matches_and_says_where_it_may_be_wrong():
 
 
 def test_evaluations_are_counted(unsure):
-    assert unsure.plan.nfe(3) == 2 * 2 * 3
-    assert dataclasses.replace(unsure.plan, rounds=2).nfe(3) == 3 * 2 * 3
+    assert unsure.config.nfe(3) == 2 * 2 * 3
 
 
 def test_stage_1_is_asked_once_where_stage_2_draws():
     """Its later levels change neither its flow nor what it says of that; hypotheses are those of stage 2."""
     (first, of_first), (second, of_second) = learned(0.5, estimate="first"), learned(2.0, kind="regression")
-    plan = Plan(LOOK, first=first, second=second)
-    assert plan.first_drawn(4) == (dataclasses.replace(first, process=first.process.noisiest), 1)
-    assert plan.nfe(4) == 1 + 1 and Plan(LOOK, first=first).nfe(4) == 2 * 4
+    matcher_config = MatcherConfig(LOOK, first=first, second=second)
+    assert matcher_config.sampled_first(4) == (dataclasses.replace(first, process=first.process.noisiest), 1)
+    assert matcher_config.nfe(4) == 1 + 1 and MatcherConfig(LOOK, first=first).nfe(4) == 2 * 4
     weights = Weights(backbone.random(jax.random.key(0)), of_first, of_second)
     image = picture(64, 64)
-    found = match(image, image, model=Model(plan, weights))
+    found = match(image, image, model=Model(matcher_config, weights))
     assert found.hypotheses.shape == (4, 32, 32, 2)
-    np.testing.assert_allclose(found.spread, np.sqrt(2) * 0.2 * 64, rtol=1e-3)
+    np.testing.assert_allclose(found.std, np.sqrt(2) * 0.2 * 64, rtol=1e-3)
     np.testing.assert_allclose(found.flow, 0, atol=0.2)  # of two levels the noisiest is not noise alone
     np.testing.assert_allclose(found.hypotheses.std(), 0.2, rtol=0.1)
-
-
-def test_rounds_of_the_second_stage():
-    """One that always adds 1/20 of the image's size does so in each round."""
-    stage, params = tiny(kind="regression")
-    out = params["out_conv"]
-    weights = Weights(
-        backbone.random(jax.random.key(0)), None, {**params, "out_conv": {**out, "bias": out["bias"] + 0.5}}
-    )
-    image = picture(64, 64)
-    once, thrice = (match(image, image, model=Model(Plan(LOOK, second=stage, rounds=n), weights)).flow for n in (1, 3))
-    np.testing.assert_allclose(once, 64 / 20, rtol=0, atol=1e-3)
-    np.testing.assert_allclose(thrice, 3 * 64 / 20, rtol=0, atol=1e-3)
 
 
 def test_a_function_of_ones_own_as_features(model):
@@ -224,13 +210,13 @@ def test_a_function_of_ones_own_as_features(model):
     image = picture(64, 80)
     source, target = image[:, :64], image[:, 16:]
     weights = Weights(pyramid=colours, first=model.weights.first)
-    for plan in (Plan(LOOK), model.plan):
-        found = match(source, target, model=Model(plan, weights))
-        inside = found.winner[8:-8, 8:-24]
+    for matcher_config in (MatcherConfig(LOOK), model.config):
+        found = match(source, target, model=Model(matcher_config, weights))
+        inside = found.wta_flow[8:-8, 8:-24]
         np.testing.assert_allclose(np.median(inside, (0, 1)), [16, 0], atol=0.1)
         assert (np.linalg.norm(found.flow[8:-8, 8:-24] - [16, 0], axis=-1) < 1).mean() > 0.8
     traced = len(calls)
-    match(source, target, model=Model(model.plan, weights))
+    match(source, target, model=Model(model.config, weights))
     assert traced and len(calls) == traced
 
 
@@ -245,12 +231,12 @@ def test_a_program_serves_all_weights_and_keys(unsure, caplog):
     """Second calls compile nothing: matches, pairs of held-out images, and their fits."""
     source, target = picture(40, 48, seed=3), picture(48, 40, seed=4)
     other = unsure._replace(weights=jax.tree.map(lambda x: x + 0.01, unsure.weights))
-    making = Making(size=32, flip=False)
+    pair_config = PairConfig(size=32, flip=False)
     images = ArraySource({"image": (np.stack([picture(40, 40, seed=i) for i in range(2)]) * 255).astype(np.uint8)})
-    look = Settings(fine=64, coarse=32, radius=1, fit=2.0)
+    look = ConditioningConfig(fine=64, radius=1, fit=2.0)
 
     def fitted(weights, made):
-        fits = evaluate.fits_of(Model(Plan(look), weights))
+        fits = evaluate.fits_of(Model(MatcherConfig(look), weights))
         return evaluate.matched(fits[evaluate.FIT], made, jax.random.key(0), hypotheses=1, batch_size=2).flow
 
     with jax.log_compiles():
@@ -258,10 +244,10 @@ def test_a_program_serves_all_weights_and_keys(unsure, caplog):
         assert compiled(caplog)
         again = match(target.transpose(1, 0, 2), target, model=other, key=jax.random.key(2), hypotheses=2)
         assert not compiled(caplog)
-        made = evaluate.pairs(making, images, jax.random.key(0), num=2)
+        made = evaluate.pairs(pair_config, images, jax.random.key(0), num=2)
         one = fitted(unsure.weights, made)
         assert compiled(caplog)
-        others = evaluate.pairs(Making(size=32, flip=False), images, jax.random.key(1), num=2)
+        others = evaluate.pairs(PairConfig(size=32, flip=False), images, jax.random.key(1), num=2)
         two = fitted(other.weights, others)
         assert not compiled(caplog)
     assert np.abs(found.flow - again.flow).max() > 0.1 and np.abs(one - two).max() > 0.1
@@ -313,6 +299,8 @@ def test_other_refusals(model):
 @pytest.mark.parametrize("name", ["source_mask", "target_mask"])
 def test_a_model_of_the_original_code_refuses_a_mask_that_it_would_not_see(model, name):
     image = picture(64, 64)
-    released = model._replace(plan=dataclasses.replace(model.plan, look=dataclasses.replace(LOOK, released=True)))
+    released = model._replace(
+        config=dataclasses.replace(model.config, conditioning=dataclasses.replace(LOOK, released=True))
+    )
     with pytest.raises(InputError, match=f"{name}: expected None for a model of the original code, got a mask; leave"):
         match(image, image, model=released, **{name: np.ones((64, 64), bool)})

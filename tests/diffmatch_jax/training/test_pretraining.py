@@ -22,8 +22,7 @@ def small(**changes):
     config.pairs.photometric = 0.0
     config.pretraining.widths = (4, 4, 4, 4)
     config.pretraining.size = 32
-    config.pretraining.supersample = 1
-    config.features.fine, config.features.coarse = 32, 16
+    config.features.fine = 32
     config.evaluate.num = 2
     config.sampler.num = 2
     for name, value in changes.items():
@@ -132,8 +131,6 @@ def test_what_cannot_work_is_named():
         ({"data__fit": "crop"}, r'config.data.fit: expected "pad", whole photographs, got "crop"'),
         ({"pretraining__widths": (8, 8, 8)}, "config.pretraining.widths: expected four positive numbers"),
         ({"pretraining__size": 40}, "config.pretraining.size: expected a multiple of 16, got 40; use 32"),
-        ({"features__coarse": 8}, "config.features.coarse: expected a multiple of 16, got 8; use 16"),
-        ({"pretraining__temperature": 0.0}, "config.pretraining.temperature: expected a positive number"),
         ({"evaluate__num": 0}, "config.evaluate.num: expected at least 1, got 0"),
     ):
         with pytest.raises(InputError, match=message):

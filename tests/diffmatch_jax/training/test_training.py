@@ -8,17 +8,16 @@ import pytest
 from common.errors import InputError
 from diffmatch_jax.data.augment import Photometric
 from diffmatch_jax.data.warps import Warps
-from diffmatch_jax.model import conditioning as looking
-from diffmatch_jax.model import sampling
+from diffmatch_jax.model import conditioning, sampling
 from diffmatch_jax.model.conditioning import Conditions
 from diffmatch_jax.model.diffusion import Process, Variable
 from diffmatch_jax.model.flow import warp
 from diffmatch_jax.model.sampling import Stage
 from diffmatch_jax.training import stages
-from diffmatch_jax.training.stages import Goal, Making
+from diffmatch_jax.training.stages import LossConfig, PairConfig
 from tests.diffmatch_jax.model.test_sampling import LEARNED, Learned, Scaled, params
 
-GOAL = Goal(Process.cosine(5), Variable(0.1, residual=True), first_share=0.5)
+GOAL = LossConfig(Process.cosine(5), Variable(0.1, residual=True), first_share=0.5)
 KEYS = jax.random.split(jax.random.key(0), 6)
 loss = jax.jit(stages.loss, static_argnums=(0, 1))
 
@@ -31,8 +30,8 @@ def image():
 
 
 def test_a_mirrored_pair_is_still_a_pair(image):
-    making = Making(size=32, warps=Warps(shares=(0, 1, 0)), flip=False)
-    pair = jax.jit(lambda key: stages.pair_of(making, key, {"image": image}))(jax.random.key(2))
+    pair_config = PairConfig(size=32, warps=Warps(shares=(0, 1, 0)), flip=False)
+    pair = jax.jit(lambda key: stages.pair_of(pair_config, key, {"image": image}))(jax.random.key(2))
     for each in (pair, stages.mirrored(pair)):
         away = jnp.abs(warp(each.source, each.flow) - each.target).max(-1)
         assert float(jnp.where(each.mask, away, 0).mean()) < 0.02
@@ -42,9 +41,9 @@ def test_a_mirrored_pair_is_still_a_pair(image):
 def test_shares_of_changes(image):
     """With share 0 nothing but the warp happens; colour changes leave flow and mask as they are."""
     key, example = jax.random.key(3), {"image": image, "size": np.asarray([40, 48], np.int32)}
-    plain = Making(size=32, warps=Warps(shares=(0, 1, 0)), flip=False)
-    coloured = Making(size=32, warps=Warps(shares=(0, 1, 0)), flip=False, photometric=Photometric(blur=0.0))
-    one, other = (jax.jit(stages.augmentation(making))(key, example) for making in (plain, coloured))
+    plain = PairConfig(size=32, warps=Warps(shares=(0, 1, 0)), flip=False)
+    coloured = PairConfig(size=32, warps=Warps(shares=(0, 1, 0)), flip=False, photometric=Photometric(blur=0.0))
+    one, other = (jax.jit(stages.augmentation(pair_config))(key, example) for pair_config in (plain, coloured))
     np.testing.assert_array_equal(one["flow"], other["flow"])
     np.testing.assert_array_equal(one["mask"], other["mask"])
     assert np.abs(one["source"] - other["source"]).max() > 0.05
@@ -56,8 +55,8 @@ def test_a_given_pair_is_not_warped(image):
     example = {"source": image, "target": image[::-1], "flow": flow, "mask": flow[..., 0] > 0}
 
     def made(**settings):
-        making = Making(size=48, **settings)
-        augment = jax.jit(jax.vmap(stages.augmentation(making), in_axes=(0, None)))
+        pair_config = PairConfig(size=48, **settings)
+        augment = jax.jit(jax.vmap(stages.augmentation(pair_config), in_axes=(0, None)))
         return augment(jax.random.split(jax.random.key(5), 8), example)
 
     plain = made(flip=False)
@@ -82,10 +81,10 @@ def test_objects_are_those_of_the_example(image):
     mask = np.zeros((16, 16), np.uint8)
     mask[2:-2, 2:-2] = 255
     red = np.zeros_like(image) + np.asarray([255, 0, 0], np.uint8)
-    making = Making(size=32, warps=Warps(shares=(0, 1, 0)), flip=False, objects=1.0)
+    pair_config = PairConfig(size=32, warps=Warps(shares=(0, 1, 0)), flip=False, objects=1.0)
     example = jax.tree.map(jnp.asarray, {"image": red, "object_image": green, "object_mask": mask})
     keys = jax.random.split(jax.random.key(4), 8)
-    pairs = jax.jit(jax.vmap(lambda key: stages.pair_of(making, key, example)))(keys)
+    pairs = jax.jit(jax.vmap(lambda key: stages.pair_of(pair_config, key, example)))(keys)
     seen = np.asarray((pairs.target[..., 1] > 0.9).mean((1, 2)))
     assert (seen > 0.01).mean() > 0.7 and seen.max() < 0.9
     moved = warp(pairs.source, pairs.flow)[..., 1]
@@ -103,13 +102,13 @@ def test_levels():
 
 def test_levels_of_several_draws_are_stratified():
     keys = jax.random.split(jax.random.key(1), 4000)
-    goal = Goal(GOAL.process, GOAL.variable, first_share=0.5, draws=2)
-    drawn = np.asarray(jax.jit(lambda each: stages.levels(goal, each))(keys))
+    loss_config = LossConfig(GOAL.process, GOAL.variable, first_share=0.5, draws=2)
+    drawn = np.asarray(jax.jit(lambda each: stages.levels(loss_config, each))(keys))
     shares = np.bincount(drawn.ravel(), minlength=5) / drawn.size
     np.testing.assert_allclose(shares, [0.1, 0.1, 0.1, 0.1, 0.6], atol=0.03)
     assert (drawn == 4).any(1).all()
-    goal = Goal(GOAL.process, GOAL.variable, first_share=0.0, draws=5)
-    drawn = np.asarray(jax.jit(lambda each: stages.levels(goal, each))(keys))
+    loss_config = LossConfig(GOAL.process, GOAL.variable, first_share=0.0, draws=5)
+    drawn = np.asarray(jax.jit(lambda each: stages.levels(loss_config, each))(keys))
     np.testing.assert_array_equal(np.sort(drawn, axis=1), np.broadcast_to(np.arange(5), (4000, 5)))
 
 
@@ -121,8 +120,8 @@ def flows():
 @pytest.mark.parametrize("kind", ["diffusion", "regression"])
 @pytest.mark.parametrize("draws", [1, 3])
 def test_loss_of_the_initial_flow_is_the_penalty_of_its_error(kind, draws):
-    goal = Goal(GOAL.process, GOAL.variable, kind=kind, draws=draws, first_share=1.0)
-    value, metrics = loss(goal, Scaled(), params(0.0), *flows(), KEYS)
+    loss_config = LossConfig(GOAL.process, GOAL.variable, kind=kind, draws=draws, first_share=1.0)
+    value, metrics = loss(loss_config, Scaled(), params(0.0), *flows(), KEYS)
     np.testing.assert_allclose(value, np.hypot(0.05 / 0.02, 0.1) - 0.1, rtol=1e-5)
     np.testing.assert_allclose(metrics["error"], 0.05 * 16, rtol=1e-2)
     assert kind == "regression" or abs(float(metrics["first"]) - float(value)) < 1e-5
@@ -149,12 +148,12 @@ def test_what_is_learned_is_measured_in_the_unit_of_each_place():
 def test_with_a_skip_what_is_sampled_is_what_was_trained(kind):
     """The loss of a constant at the noisiest level is that of the first prediction that it draws."""
     variable = Variable(0.1, residual=True, shrunk=True, skip=True)
-    goal = Goal(GOAL.process, variable, kind=kind, first_share=1.0)
+    loss_config = LossConfig(GOAL.process, variable, kind=kind, first_share=1.0)
     given, _, mask = flows()
-    stage = Stage(Scaled(), variable, goal.process, kind=kind, estimate="first")
+    stage = Stage(Scaled(), variable, loss_config.process, kind=kind, estimate="first")
     first = sampling.draw(stage, params(0.0, (0.3, 0.4)), given, hypotheses=1, keys=KEYS).predicted[:, 0]
     truth = jnp.broadcast_to(first.mean((1, 2), keepdims=True), (6, 16, 16, 2))
-    value, _ = loss(goal, Scaled(), params(0.0, (0.3, 0.4)), given, truth, mask, KEYS)
+    value, _ = loss(loss_config, Scaled(), params(0.0, (0.3, 0.4)), given, truth, mask, KEYS)
     # What is left is sqrt(ab) x_t of the noisiest level, 1 % of the unit.
     assert value < (1e-6 if kind == "regression" else 0.02)
 
@@ -166,9 +165,9 @@ def test_the_likelihood_teaches_the_scale_alone(kind):
 
     def gradients(weight, scale):
         def of(p):
-            return stages.loss(goal, Learned(), p, given, truth, mask, KEYS)[0]
+            return stages.loss(loss_config, Learned(), p, given, truth, mask, KEYS)[0]
 
-        goal = Goal(GOAL.process, LEARNED, kind=kind, first_share=1.0, draws=2, likelihood=weight)
+        loss_config = LossConfig(GOAL.process, LEARNED, kind=kind, first_share=1.0, draws=2, likelihood=weight)
         return jax.jit(jax.grad(of))(params(0.0, scale=scale))
 
     # x_0 has length 0.5: so has a Gaussian of deviation 0.5 / sqrt(pi / 2) on average.
@@ -183,13 +182,13 @@ def test_the_likelihood_teaches_the_scale_alone(kind):
 def test_the_noisiest_level_counts_by_its_weight(pooled):
     """A network that returns c x_i has the error of `test_noisy_state_is_that_of_the_process` at every level."""
     variable, weight = Variable(0.1, residual=True), 8.0
-    goal = Goal(
+    loss_config = LossConfig(
         GOAL.process, variable, penalty="squared", scale=0.1, first_share=0.5, first_weight=weight, pooled=pooled
     )
     keys = jax.random.split(jax.random.key(4), 2000)
     given = Conditions(jnp.zeros((2000, 4, 4, 2)), jnp.zeros((2000, 4, 4, 1)))
     truth = jnp.zeros((2000, 4, 4, 2)) + jnp.asarray([0.03, 0.04])
-    value, metrics = loss(goal, Scaled(), params(0.5), given, truth, jnp.ones((2000, 4, 4), bool), keys)
+    value, metrics = loss(loss_config, Scaled(), params(0.5), given, truth, jnp.ones((2000, 4, 4), bool), keys)
     bars = GOAL.process.alphas_bar
     errors = 2 * 0.25 * (1 - bars) + (0.5 - 0.5 * 0.5 * np.sqrt(bars)) ** 2
     counts = np.asarray([0.1, 0.1, 0.1, 0.1, 0.6 * weight])
@@ -202,14 +201,14 @@ def test_the_noisiest_level_counts_by_its_weight(pooled):
 def test_noisy_state_is_that_of_the_process(shrunk):
     """A network that returns c x_i has the error c x_i - x_0; shown sqrt(ab) x_i it returns c sqrt(ab) x_i."""
     variable = Variable(0.1, residual=True, shrunk=shrunk)
-    goal = Goal(GOAL.process, variable, penalty="squared", scale=0.1, first_share=1.0)
+    loss_config = LossConfig(GOAL.process, variable, penalty="squared", scale=0.1, first_share=1.0)
     given, truth, mask = flows()
     given = jax.tree.map(lambda x: jnp.repeat(x, 40, 0), given)
     truth, mask = (jnp.repeat(x, 40, 0) for x in (truth, mask))
     keys = jax.random.split(jax.random.key(4), 240)
     # On the truth's own grid, so that no interpolation smooths the noise.
     given = Conditions(jnp.zeros((240, 16, 16, 2)), jnp.zeros((240, 16, 16, 1)))
-    value, _ = loss(goal, Scaled(), params(0.5), given, truth, mask, keys)
+    value, _ = loss(loss_config, Scaled(), params(0.5), given, truth, mask, keys)
     bar = GOAL.process.alphas_bar[-1]
     c = 0.5 * np.sqrt(bar) if shrunk else 0.5
     want = 2 * c**2 * (1 - bar) + (0.5 - 0.5 * c * np.sqrt(bar)) ** 2  # x_0 has length 0.5
@@ -225,7 +224,7 @@ def test_truth_on_the_grid_leaves_invalid_pixels_out():
 
 @pytest.mark.parametrize("rounds", [0, 1])
 def test_a_crop_is_a_part_of_the_whole(rounds):
-    settings = looking.Settings(fine=32, coarse=16, radius=1, refine=rounds)
+    settings = conditioning.ConditioningConfig(fine=32, radius=1, refine=rounds)
     keys = jax.random.split(jax.random.key(6), 5)
     source, target = (jax.random.normal(key, (2, 16, 16, 3)) for key in keys[:2])
     flow = jax.random.normal(keys[2], (2, 4, 4, 2)) / 20
@@ -233,8 +232,8 @@ def test_a_crop_is_a_part_of_the_whole(rounds):
 
     @jax.jit
     def both(source, target, flow, truth, mask, keys):
-        told = looking.start(source, target, flow, settings)
-        whole = looking.stage2(source, target, flow, settings)
+        told = conditioning.start(source, target, flow, settings)
+        whole = conditioning.stage2(source, target, flow, settings)
         return whole, stages.cropped(settings, source, target, told, truth, mask, keys, size=8)
 
     whole, (crop, part, known) = both(source, target, flow, truth, mask, keys[:2])
@@ -273,17 +272,17 @@ def test_one_hypothesis_needs_the_first_level_alone():
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda: Goal(GOAL.process, GOAL.variable, first_share=1.5), "config.objective.first_share"),
-        (lambda: Goal(GOAL.process, GOAL.variable, first_weight=0.0), "config.objective.first_weight"),
-        (lambda: Goal(GOAL.process, GOAL.variable, scale=0.0), "config.objective.scale"),
-        (lambda: Goal(GOAL.process, GOAL.variable, draws=0), "config.objective.draws"),
-        (lambda: Goal(GOAL.process, LEARNED), "config.objective.likelihood: expected more than 0"),
+        (lambda: LossConfig(GOAL.process, GOAL.variable, first_share=1.5), "config.objective.first_share"),
+        (lambda: LossConfig(GOAL.process, GOAL.variable, first_weight=0.0), "config.objective.first_weight"),
+        (lambda: LossConfig(GOAL.process, GOAL.variable, scale=0.0), "config.objective.scale"),
+        (lambda: LossConfig(GOAL.process, GOAL.variable, draws=0), "config.objective.draws"),
+        (lambda: LossConfig(GOAL.process, LEARNED), "config.objective.likelihood: expected more than 0"),
         (
-            lambda: Goal(GOAL.process, GOAL.variable, likelihood=0.3),
+            lambda: LossConfig(GOAL.process, GOAL.variable, likelihood=0.3),
             "config.objective.likelihood: expected more than 0",
         ),
-        (lambda: Making(elastic=2.0), "config.pairs.elastic"),
-        (lambda: Making(size=8), "config.pairs.size"),
+        (lambda: PairConfig(elastic=2.0), "config.pairs.elastic"),
+        (lambda: PairConfig(size=8), "config.pairs.size"),
     ],
 )
 def test_impossible_settings(make, words):

@@ -145,12 +145,12 @@ def test_blurs_keep_constants_and_the_middle():
         np.testing.assert_allclose(found.sum(), 1, rtol=1e-3)
         centroid = [(found * at).sum() / found.sum() for at in np.mgrid[:61, :61]]
         np.testing.assert_allclose(centroid, 30, atol=0.05, err_msg=kind)
-    spread = [np.sqrt((blur.line(20.0, 9.0, angle) * (at - 21) ** 2).sum())
+    std = [np.sqrt((blur.line(20.0, 9.0, angle) * (at - 21) ** 2).sum())
               for angle, at in ((0.0, np.mgrid[:43, :43][1]), (np.pi / 2, np.mgrid[:43, :43][0]))]  # fmt: skip
     along = np.linspace(0, 20, 21)
     weights = np.exp(-0.5 * (along / 9) ** 2) / np.exp(-0.5 * (along / 9) ** 2).sum()
     want = np.sqrt(weights @ along**2 - (weights @ along) ** 2)
-    np.testing.assert_allclose(spread, want, rtol=0.02)
+    np.testing.assert_allclose(std, want, rtol=0.02)
 
 
 def test_glass_swaps():
