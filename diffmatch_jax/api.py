@@ -86,7 +86,7 @@ def load(workdir: str | os.PathLike | None = None, *, ema: bool = True, step: in
 
 @functools.cache
 def _keep_programs() -> None:
-    """Turns the cache of compiled programs on, unless the user has chosen one, and says that the first call compiles."""
+    """Turns the cache of compiled programs on, unless the user chose one, and says that the first call compiles."""
     if jax.config.jax_compilation_cache_dir is None and jax.config.jax_enable_compilation_cache:
         parallel.enable_compilation_cache()
         compilation_cache.reset_cache()  # what was compiled before had none

@@ -36,7 +36,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     known = "; ".join(f"{name}{':' if kind.where else ''}{kind.where}" for name, kind in KINDS.items())
     parser.add_argument("--data", default="stereo,warps", metavar="A,B", help=f"(default: stereo,warps) {known}")
     parser.add_argument("--methods", default="match,wta,median", metavar="A,B", help="(default: match,wta,median) also "
-                        "fit, refined, still, wta-random, dis, sift, LABEL=run:DIR; match@8: 8 hypotheses")  # fmt: skip
+                        "fit, refined, still, wta-random, dis, sift, LABEL=run:DIR, "
+                        "LABEL=function:MODULE:NAME; match@8: 8 hypotheses")  # fmt: skip
     parser.add_argument("--hypotheses", type=int, default=4, metavar="N",
                         help="flows that match and runs draw where no @N says it (default: 4)")  # fmt: skip
     parser.add_argument("--corruptions", default=CLEAN, metavar="A,B",
@@ -195,7 +196,7 @@ def identity_of(data, baseline, corrupt) -> dict[str, Any]:
     return {
         "data": data.name,
         "fingerprint": data.fingerprint,
-        "corruption": getattr(corrupt, "told", CLEAN),
+        "corruption": getattr(corrupt, "identity", CLEAN),
         "matcher": {"name": baseline.name, **baseline.identity},
         "version": results.version("scorebridge"),
     }
@@ -224,6 +225,7 @@ def markdown(numbers: Mapping[str, Any]) -> str:
         parts.append(f"### {data}, {count} pair{'s' * (count != 1)}, {numbers['corruptions'][0]}\n")
         head = ["matcher", "AEPE", "median", "PCK-1", "PCK-3", "PCK-5", "sparsification", "rank corr.", "s a pair"]
         parts += markdown_table(head, [_line(titles, row) for row in clean if row["group"] == "all"])
+        parts += _geometry_table(titles, [row for row in clean if row["group"] == "all"])
         groups = [row["group"] for row in clean if row["method"] == clean[0]["method"] and row["group"] != "all"]
         if 1 < len(groups) <= 12:
             parts += ["", f"AEPE by group, {data}\n"]
@@ -247,11 +249,25 @@ def markdown(numbers: Mapping[str, Any]) -> str:
         parts.append("")
     parts.append(
         "AEPE: mean end-point error, pixels (per image; of groups where the benchmark asks for it). median: mean over "
-        "pairs of the median error. PCK-t: share of pixels within t pixels, per image. sparsification: area under the "
-        "error of the pixels that remain when the least sure go first, divided by the error of all (1: no better than "
-        "chance). rank corr.: Spearman's, of error and uncertainty. s a pair: seconds, without compilation."
+        "pairs of the median error. PCK-t: fraction of pixels within t pixels, per image. sparsification: area under "
+        "the error of the pixels that remain when the least sure go first, divided by the error of all (1: no better "
+        "than chance). rank corr.: Spearman's, of error and uncertainty. AUC@t: area under the recall of the mean "
+        "corner error of the homography (t pixels) or of the pose error (t degrees). s a pair: seconds, without "
+        "compilation."
     )
     return "\n".join(parts) + "\n"
+
+
+def _geometry_table(titles: Mapping[str, str], rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Returns the table of the areas under the recall of homographies or poses, nothing where there are none."""
+    names = [name for name in rows[0] if "_auc_" in name] if rows else []
+    if not names:
+        return []
+    head = ["matcher", *(name.replace("_auc_", " AUC@") for name in names)]
+    return [
+        "",
+        *markdown_table(head, [[titles[row["method"]], *(_number(row[each], 3) for each in names)] for row in rows]),
+    ]
 
 
 def _line(titles: Mapping[str, str], row: Mapping[str, Any]) -> list[str]:

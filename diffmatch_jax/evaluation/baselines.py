@@ -5,6 +5,7 @@ target's pixels into the source's, and a confidence `[Ht, Wt]` (larger is surer)
 
 Matchers by name, as a command line gives them: `match,wta,median,dis,sift`, or `run:DIR` for a trained run."""
 
+import importlib
 import re
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -189,9 +190,10 @@ MATCH = "match"
 def open_baselines(text: str, hypotheses: int = 4) -> list[Baseline]:
     """Returns the matchers of a list of names of `BASELINES`, `match` (the weights in the package) and `run:DIR`.
 
-    `LABEL=run:DIR` gives a trained run another name than its directory's. `match@N` and `run:DIR@N` draw N hypotheses
-    instead of `hypotheses`. Raises `InputError` for unknown names, names that occur twice, runs that are none, or what
-    is not installed.
+    `LABEL=run:DIR` gives a trained run another name than its directory's. `match@N` and `run:DIR@N` sample N hypotheses
+    instead of `hypotheses`. `LABEL=function:MODULE:NAME` is any other matcher: a function NAME of an importable module
+    that takes two images `[H, W, 3]` (bytes) and returns (flow, confidence or None), as all do here. Raises
+    `InputError` for unknown names, names that occur twice, runs that are none, or what is not installed.
     """
     found: list[Baseline] = []
     for each in filter(None, (part.strip() for part in text.split(","))):
@@ -207,13 +209,12 @@ def open_baselines(text: str, hypotheses: int = 4) -> list[Baseline]:
 
 def _opened(text: str, hypotheses: int) -> Baseline:
     what, suffix, count = re.fullmatch(r"(?s)(.*?)(?:(@)(\d+))?", text).groups()
+    label, peer, function = what.partition("=function:")
+    if peer and not suffix:
+        return peer_of(label, function)
     label, run, where = what.partition("run:")
     if run and (not label or label.endswith("=")):
-        name = label[:-1] or where.rstrip("/").rpartition("/")[2]
-        if not re.fullmatch(r"[A-Za-z0-9_.-]+", name) or not name.strip("."):
-            # It becomes the name of a directory.
-            expected = "a label of letters, digits, _ . and -"
-            raise input_error("--methods", expected=expected, got=repr(name), fix="write LABEL=run:DIR")
+        name = _label(label[:-1] or where.rstrip("/").rpartition("/")[2])
         title = name
     elif what == MATCH:
         name, title, where = MATCH, "this model", None
@@ -226,3 +227,29 @@ def _opened(text: str, hypotheses: int) -> Baseline:
         raise input_error(f"--methods {text}", expected="at least 1 hypothesis", got=count, fix=f"use {what}@4")
     plural = "hypothesis" if int(count) == 1 else "hypotheses"
     return _of_model(f"{name}@{int(count)}", f"{title}, {int(count)} {plural}", where, int(count))
+
+
+def _label(name: str) -> str:
+    """Returns a label, which becomes the name of a directory; raises `InputError` for another."""
+    if not re.fullmatch(r"[A-Za-z0-9_.-]+", name) or not name.strip("."):
+        expected = "a label of letters, digits, _ . and -"
+        raise input_error("--methods", expected=expected, got=repr(name), fix="write LABEL=run:DIR")
+    return name
+
+
+def peer_of(label: str, function: str) -> Baseline:
+    """Returns the matcher `MODULE:NAME`, a function that anyone wrote, for a table.
+
+    Rows depend on its name and, if it has one, on its attribute `identity` (plain values: weights, settings), which its
+    author changes with it. Raises `InputError` for what cannot be imported or called.
+    """
+    module, _, name = function.partition(":")
+    try:
+        matcher = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        expected = "LABEL=function:MODULE:NAME of an importable module"
+        raise input_error("--methods", expected=expected, got=str(error), fix="check PYTHONPATH and the name") from None
+    if not callable(matcher):
+        got = type(matcher).__name__
+        raise input_error("--methods", expected=f"a function at {function}", got=got, fix="name a function")
+    return Baseline(_label(label), label, matcher, {"function": function, "own": getattr(matcher, "identity", None)})

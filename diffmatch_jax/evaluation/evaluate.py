@@ -7,6 +7,7 @@ What `evaluate` measures while a matcher is made: flow of generated warps of hel
 
 import functools
 import hashlib
+import importlib.util
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -25,7 +26,7 @@ from diffmatch_jax.data.warps import Pair
 from diffmatch_jax.evaluation import metrics
 from diffmatch_jax.evaluation.datasets.record import Dataset, Example
 from diffmatch_jax.evaluation.metrics import Joint, measure_joint
-from diffmatch_jax.model import conditioning
+from diffmatch_jax.model import conditioning, geometry
 from diffmatch_jax.model.matcher import MatcherConfig, Model, Weights, match
 from diffmatch_jax.model.pair_match import Match
 from diffmatch_jax.model.resize import average_flow, resize_normalised
@@ -37,6 +38,10 @@ Corrupt = Callable[[Example, int], Example]  # (pair, a seed of its own) -> pair
 POINTS = 50  # of a sparsification curve
 _CHUNK = 8  # pairs that are computed again after an interruption, at most
 _UNSURE = ("area", "gap", "skill", "rank_correlation")
+AUC = (3, 5, 10)  # pixels (homographies) or degrees (poses)
+_GEOMETRY = {"homography": "corner_error", "pose": "pose_error"}
+_SAMPLES = 5000  # matches of a pair from which homography and pose are estimated
+_VERSION = 2  # of a row's numbers
 
 
 def evaluate_flow(
@@ -85,6 +90,7 @@ def evaluate_flow(
         "data": dataset.name,
         "fingerprint": dataset.fingerprint,
         "thresholds": list(thresholds),
+        "measures": _VERSION,
         **(identity or {}),
     }
     store = row_store.Store(Path(directory), identity=what, batch_size=1, chunk_rows=_CHUNK)
@@ -133,6 +139,7 @@ def measure_pair(
         "curve": np.full(POINTS, np.nan),
         "oracle": np.full(POINTS, np.nan),
         **dict.fromkeys(_UNSURE, np.nan),
+        **geometry_errors(flow, confidence, example),
     }
     if not found.valid:
         return row
@@ -150,16 +157,42 @@ def measure_pair(
     return row
 
 
+def geometry_errors(flow: np.ndarray, confidence: np.ndarray | None, example: Example) -> dict[str, float]:
+    """Returns the errors of what OpenCV's USAC estimates from matches sampled by confidence.
+
+    corner_error: mean distance, pixels of the source, of the target's corners under the estimated homography from their
+    true places; pose_error: the larger angle of rotation and translation, degrees. NaN where the pair has no such truth
+    or OpenCV is not installed.
+    """
+    errors = dict.fromkeys(_GEOMETRY.values(), np.nan)
+    if (example.homography is None and example.cameras is None) or importlib.util.find_spec("cv2") is None:
+        return errors
+    weight = np.ones(flow.shape[:2]) if confidence is None else confidence - min(confidence.min(), 0)
+    target, source, _ = geometry.sampled(flow, weight, example.source.shape[:2], n=_SAMPLES, seed=0)
+    if example.homography is not None:
+        estimate = geometry.homography(target, source)
+        errors["corner_error"] = geometry.corner_error(estimate.matrix, example.homography, example.target.shape[:2])
+    if example.cameras is not None:
+        of_source, of_target, rotation, translation = example.cameras
+        found = geometry.pose(target, source, target_camera=of_target, source_camera=of_source)
+        errors["pose_error"] = geometry.pose_error(found, rotation, translation)
+    return errors
+
+
 def summary(
     rows: Mapping[str, np.ndarray], dataset: Dataset, *, thresholds: Sequence[float] = metrics.THRESHOLDS
 ) -> dict[str, dict[str, float]]:
     """Returns the table's numbers of every group with a valid pixel, and under "all" those of the whole data set.
+
+    `homography_auc_T` and `pose_auc_T` are areas under the recall of `geometry_errors` (`metrics.auc`), where known.
 
     "all" follows `dataset.scheme`: "images" puts all pairs together (`metrics.aggregate`), "groups" and "rates" take
     the mean of the groups, of which "rates" are means over sequences (`metrics.per_rate`). Numbers of the confidence
     are means over the pairs that have one. Raises `InputError` without any valid pixel.
     """
     valid = rows["valid"] > 0
+    for name in _GEOMETRY.values():
+        valid |= ~np.isnan(rows[name])
     found = {}
     for group in dict.fromkeys(dataset.groups):
         chosen = np.asarray([each == group for each in dataset.groups]) & valid
@@ -183,6 +216,11 @@ def _of(rows, dataset: Dataset, chosen: np.ndarray, thresholds) -> dict[str, flo
         numbers["images"] = int(chosen.sum())
     else:
         numbers = _aggregate(rows, chosen, thresholds)
+    for kind, name in _GEOMETRY.items():
+        errors = rows[name][chosen]
+        if not np.isnan(errors).all():
+            areas = metrics.auc(errors[~np.isnan(errors)], AUC)
+            numbers |= {f"{kind}_auc_{threshold}": area for threshold, area in zip(AUC, areas, strict=True)}
     for name in ("median", "seconds", *_UNSURE):
         values = rows[name][chosen]
         known = values[np.isfinite(values)]
@@ -191,6 +229,9 @@ def _of(rows, dataset: Dataset, chosen: np.ndarray, thresholds) -> dict[str, flo
 
 
 def _aggregate(rows, chosen: np.ndarray, thresholds) -> dict[str, float]:
+    if chosen.any() and not (rows["valid"][chosen] > 0).any():  # pairs whose pose alone is known
+        unknown = ("aepe", "fl_all", *(f"pck_{each:g}_per_image" for each in thresholds))
+        return {**dict.fromkeys(unknown, float("nan")), "valid": 0, "images": int(chosen.sum())}
     return metrics.aggregate(
         [
             metrics.ImageMeasures(

@@ -117,6 +117,22 @@ def per_rate(sequences: Sequence[Mapping[str, float]], *, thresholds: Sequence[f
     return found
 
 
+def auc(errors: Sequence[float], thresholds: Sequence[float] = (3.0, 5.0, 10.0)) -> list[float]:
+    """Returns the area under the recall of errors up to each threshold, divided by it, in [0, 1].
+
+    recall(e) is the fraction of pairs with an error of at most e, linear between the errors (Sarlin et al., CVPR 2020).
+    """
+    errors = np.sort(np.asarray(errors, np.float64))
+    recall = np.arange(1, len(errors) + 1) / max(len(errors), 1)
+    errors, recall = np.r_[0.0, errors], np.r_[0.0, recall]
+    areas = []
+    for threshold in thresholds:
+        last = np.searchsorted(errors, threshold, side="right")
+        x, y = np.r_[errors[:last], threshold], np.r_[recall[:last], recall[last - 1]]
+        areas.append(float(np.trapezoid(y, x) / threshold))
+    return areas
+
+
 def average(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
     """Returns the plain means over rows (rates, or the scenes I to V) of every number that all of them have."""
     if not rows:

@@ -101,7 +101,7 @@ class Match(NamedTuple):
         self._check_single("warp")
         image = np.asarray(image)
         if image.ndim not in (2, 3) or image.shape[:2] != tuple(self.source_size):
-            expected, got = f"{list(self.source_size)} pixels, as the source", list(image.shape)
+            expected, got = f"{self.source_size.tolist()} pixels, as the source", list(image.shape)
             raise input_error("image", expected=expected, got=got, fix="give the source, or what was made of it")
         return warped(image, self.flow)
 

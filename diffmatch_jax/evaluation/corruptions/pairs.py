@@ -15,7 +15,7 @@ _SPARSE = 0.1  # share of known pixels below which these are single matches, not
 def corruption(kind: str, severity: int = 5, seed: int = 0) -> Callable[[Example, int], Example]:
     """Returns a function of a pair and the pair's own seed that corrupts both images independently.
 
-    Raises `InputError` for unknown kinds and severities. `told` on it is what decides its results (plain values).
+    Raises `InputError` for unknown kinds and severities. `identity` on it is what decides its results (plain values).
     """
     choice("--corruptions", kind, ("clean", *corruptions.KINDS))
     if severity not in corruptions.SEVERITIES:
@@ -30,7 +30,9 @@ def corruption(kind: str, severity: int = 5, seed: int = 0) -> Callable[[Example
         if source.flow is not None or target.flow is not None:
             sparse = mask.mean() < _SPARSE
             flow, mask = truth.compose(flow, mask, target=target.flow, source=source.flow, sparse=sparse)
-        return Example(example.name, source.image, target.image, flow, mask)
+        if flow is not example.flow:  # no homography or pose holds for what was displaced
+            return Example(example.name, source.image, target.image, flow, mask)
+        return example._replace(source=source.image, target=target.image)
 
-    corrupt.told = [kind, severity, seed]
+    corrupt.identity = [kind, severity, seed]
     return corrupt

@@ -71,6 +71,8 @@ KINDS: dict[str, Kind] = {
     ),
     "eth3d": Kind("ETH3D at seven intervals", lambda where, o: sparse.eth3d(where)),
     "megadepth": Kind("1600 pairs of MegaDepth", lambda where, o: sparse.megadepth(where)),
+    "wxbs": Kind("WxBS, points clicked by hand", lambda where, o: _shrunk(sparse.wxbs(where), o.side)),
+    "cameras": Kind("images with cameras.json: poses", lambda where, o: _shrunk(sparse.posed(where), o.side)),
     "kitti": Kind("KITTI flow", lambda where, o: _shrunk(motion.kitti(where), o.side)),
     "kitti-noc": Kind(
         "KITTI flow without occlusions",

@@ -29,6 +29,7 @@ from diffmatch_jax.evaluation.datasets.record import (
     inside,
     make,
     read_image,
+    rescaling,
     resized_image,
 )
 
@@ -75,16 +76,8 @@ def scaled_homography(
     Resized images are half-pixel samples, x' = (x + 1/2) w'/w - 1/2; `half_pixel=False`: x' = x w'/w, as in the
     published tables.
     """
-    of_source, of_target = (_scaling(*each, half_pixel) for each in (source, target))
+    of_source, of_target = (rescaling(*each, half_pixel=half_pixel) for each in (source, target))
     return of_target @ matrix @ np.linalg.inv(of_source)
-
-
-def _scaling(old: tuple[int, int], new: tuple[int, int], half_pixel: bool) -> np.ndarray:
-    factors = np.asarray([new[1] / old[1], new[0] / old[0]])
-    matrix = np.diag([*factors, 1.0])
-    if half_pixel:
-        matrix[:2, 2] = (factors - 1) / 2
-    return matrix
 
 
 def example_of(
@@ -101,15 +94,15 @@ def example_of(
     """Returns the pair of two images `[H, W, 3]` and the homography between them, resized to the sizes given."""
     to_source, to_target = source_size or source.shape[:2], target_size or target.shape[:2]
     sizes = {"source": (source.shape[:2], to_source), "target": (target.shape[:2], to_target)}
-    flow, mask = flow_of_homography(
-        scaled_homography(matrix, **sizes, half_pixel=half_pixel), source=to_source, target=to_target
-    )
+    scaled = scaled_homography(matrix, **sizes, half_pixel=half_pixel)
+    flow, mask = flow_of_homography(scaled, source=to_source, target=to_target)
     return Example(
         name,
         resized_image(source, to_source, antialias=antialias),
         resized_image(target, to_target, antialias=antialias),
         flow,
         mask,
+        np.linalg.inv(scaled),
     )
 
 

@@ -17,14 +17,29 @@ from common.errors import input_error
 from diffmatch_jax.model import resize as resizing
 
 
+class Cameras(NamedTuple):
+    """Matrices `[3, 3]` of both cameras and the pose between them: x_source = rotation x_target + translation."""
+
+    source: np.ndarray
+    target: np.ndarray
+    rotation: np.ndarray
+    translation: np.ndarray
+
+
 class Example(NamedTuple):
-    """A pair: source `[Hs, Ws, 3]` and target `[Ht, Wt, 3]` (bytes), flow `[Ht, Wt, 2]` (float32), mask `[Ht, Wt]`."""
+    """A pair: source `[Hs, Ws, 3]` and target `[Ht, Wt, 3]` (bytes), flow `[Ht, Wt, 2]` (float32), mask `[Ht, Wt]`.
+
+    homography: `[3, 3]` with x_source ~ H x_target in pixels, where one holds for the whole pair; cameras: of a pair
+    whose relative pose is known.
+    """
 
     name: str
     source: np.ndarray
     target: np.ndarray
     flow: np.ndarray
     mask: np.ndarray
+    homography: np.ndarray | None = None
+    cameras: Cameras | None = None
 
 
 @dataclass(frozen=True)
@@ -169,7 +184,33 @@ def resized(example: Example, side: int) -> Example:
         resized_image(example.target, to_target),
         np.where(share > 0, flow, 0).astype(np.float32),
         share[..., 0] > 0.5 + 1e-9,
+        *_rescaled(example, to_source, to_target),
     )
+
+
+def _rescaled(example: Example, source: tuple[int, int], target: tuple[int, int]):
+    """Returns homography and cameras of a pair whose images get these sizes."""
+    of_source, of_target = (
+        rescaling(image.shape[:2], size) for image, size in ((example.source, source), (example.target, target))
+    )
+    homography, cameras = example.homography, example.cameras
+    if homography is not None:
+        homography = of_source @ homography @ np.linalg.inv(of_target)
+    if cameras is not None:
+        cameras = cameras._replace(source=of_source @ cameras.source, target=of_target @ cameras.target)
+    return homography, cameras
+
+
+def rescaling(old: tuple[int, int], new: tuple[int, int], *, half_pixel: bool = True) -> np.ndarray:
+    """Returns the matrix `[3, 3]` that takes pixels of an image of size `old` to those of the image resized to `new`.
+
+    Resized images are half-pixel samples, x' = (x + 1/2) w'/w - 1/2; `half_pixel=False`: x' = x w'/w.
+    """
+    factors = np.asarray([new[1] / old[1], new[0] / old[0]])
+    matrix = np.diag([*factors, 1.0])
+    if half_pixel:
+        matrix[:2, 2] = (factors - 1) / 2
+    return matrix
 
 
 def _apply(x: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:

@@ -15,9 +15,22 @@ MegaDepth (Li & Snavely, CVPR 2018) with the 1600 pairs of RANSAC-Flow (Shen et 
 
 with the columns source_image, target_image, XA, YA (matches in the source, separated by semicolons), XB, YB (in the
 target) and scene ("/" for none). Images are resized to a shorter side of 480 pixels, sides cut to multiples of 16.
+
+WxBS (Mishkin et al., BMVC 2015), pairs with points clicked by hand:
+
+    DIR/CATEGORY/PAIR/01.png, 02.png, corrs.txt
+
+A row of corrs.txt is x1 y1 x2 y2, pixels of both images; 01 is the target and 02 the source.
+
+Images with cameras, whose relative pose is known and no flow:
+
+    DIR/cameras.json and the images it names
+
+It has for each image K, R `[3, 3]` and t `[3]`: x ~ K (R X + t) for a place X in the world.
 """
 
 import csv
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -28,7 +41,16 @@ from PIL import Image
 from common.data.source import digest
 from common.errors import input_error
 from common.imports import pickles
-from diffmatch_jax.evaluation.datasets.record import Dataset, Example, folder_of, inside, make, read_image, scattered
+from diffmatch_jax.evaluation.datasets.record import (
+    Cameras,
+    Dataset,
+    Example,
+    folder_of,
+    inside,
+    make,
+    read_image,
+    scattered,
+)
 
 SEQUENCES = (
     "lakeside",
@@ -208,3 +230,73 @@ def _fitted(path: Path, x: str, y: str) -> tuple[np.ndarray, np.ndarray, np.ndar
         ) from None
     resized = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.LANCZOS))
     return resized, points, inside(points, (size[1], size[0]))
+
+
+def wxbs(directory: str | Path, *, name: str = "wxbs") -> Dataset:
+    """Returns the pairs of WxBS or of a directory like it; groups are the categories.
+
+    Raises `InputError` for a directory without pairs, and damaged lists of points.
+    """
+    root = folder_of(directory)
+    lists = sorted(root.glob("*/*/corrs.txt"))
+    if not lists:
+        raise input_error(str(root), expected="CATEGORY/PAIR/corrs.txt", got="none", fix="name the unpacked WxBS")
+
+    def load(index: int) -> Example:
+        path = lists[index]
+        target, source = (read_image(_numbered(path.parent, number)) for number in ("01", "02"))
+        try:
+            points = np.loadtxt(path, ndmin=2, usecols=range(4))
+        except ValueError as error:
+            raise input_error(str(path), expected="rows x1 y1 x2 y2", got=error, fix="download it again") from None
+        seen = inside(points[:, 2:], source.shape[:2])
+        flow, mask = scattered(points[seen, :2], points[seen, 2:], target.shape[:2])
+        return Example(entries[index][0], source, target, flow, mask)
+
+    entries = [(f"{path.parent.parent.name}/{path.parent.name}", path.parent.parent.name) for path in lists]
+    return make(name, entries, load, content=[digest(path.read_bytes()) for path in lists])
+
+
+def _numbered(folder: Path, stem: str) -> Path:
+    found = sorted(folder.glob(f"{stem}.*"))
+    if not found:
+        raise input_error(f"{folder / stem}.*", expected="an image", got="none", fix="unpack the data set again")
+    return found[0]
+
+
+def posed(directory: str | Path, *, apart: int = 3, name: str = "cameras") -> Dataset:
+    """Returns the pairs of images up to `apart` places apart in the order of their names, with cameras and no flow.
+
+    Groups say how far apart they are. Raises `InputError` for a missing or damaged `cameras.json`.
+    """
+    root = folder_of(directory)
+    path = root / "cameras.json"
+    try:
+        content = path.read_bytes()
+        cameras = {
+            image: {
+                "K": np.reshape(each["K"], (3, 3)),
+                "R": np.reshape(each["R"], (3, 3)),
+                "t": np.reshape(each["t"], 3),
+            }
+            for image, each in json.loads(content).items()
+        }
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        expected, got = "K, R and t of each image", error.strerror if isinstance(error, OSError) else repr(error)
+        raise input_error(
+            str(path), expected=expected, got=got, fix="write it as docs/diffmatch_data.md has it"
+        ) from None
+    images = sorted(cameras)
+    pairs = [(a, b, far) for far in range(1, apart + 1) for a, b in zip(images, images[far:], strict=False)]
+
+    def load(index: int) -> Example:
+        of_target, of_source, _ = pairs[index]
+        source, target = read_image(root / of_source), read_image(root / of_target)
+        there, here = cameras[of_source], cameras[of_target]
+        rotation = there["R"] @ here["R"].T
+        pose = Cameras(there["K"], here["K"], rotation, there["t"] - rotation @ here["t"])
+        empty = np.zeros((*target.shape[:2], 2), np.float32)
+        return Example(entries[index][0], source, target, empty, np.zeros(target.shape[:2], bool), cameras=pose)
+
+    entries = [(f"{Path(a).stem}-{Path(b).stem}", f"{far} apart") for a, b, far in pairs]
+    return make(name, entries, load, content=[digest(content)])
