@@ -133,8 +133,8 @@ def build(config) -> Method:
         made, found = matched(variables, key, sampler.num)
         arrays = {name: getattr(made, name) for name in ("source", "target", "flow", "mask")}
         arrays |= {"predicted": found.flow} | {name: getattr(found, name) for name in ("confidence", "std", "wta_flow")}
-        told = {"hypotheses": sampler.hypotheses, "estimate": sampler.estimate, "num_samples": sampler.num}
-        return Samples(arrays, shown(made, found), {"nfe": matcher_config.nfe(sampler.hypotheses), **told})
+        settings = {"hypotheses": sampler.hypotheses, "estimate": sampler.estimate, "num_samples": sampler.num}
+        return Samples(arrays, shown(made, found), {"nfe": matcher_config.nfe(sampler.hypotheses), **settings})
 
     def preview(variables: Variables, key: jax.Array) -> dict[str, np.ndarray]:
         return {"source, target, warped, confidence": grid(shown(*matched(variables, key, 4)), columns=4)}
@@ -192,11 +192,11 @@ def complete(config, workdir: Path):
     if config.task != "stage2" or not config.stage2.stage1:
         return config
     if saved_steps(workdir) and (workdir / configs.FILE_NAME).exists():
-        told = configs.read(workdir, base()).stage2.stage1_config
+        stored = configs.read(workdir, base()).stage2.stage1_config
     else:
-        told = json.dumps(matters(read_first(config.stage2.stage1)), sort_keys=True)
+        stored = json.dumps(matters(read_first(config.stage2.stage1)), sort_keys=True)
         restore_params(config.stage2.stage1)
-    return configs.from_dict(configs.to_dict(config), base(), {"stage2.stage1_config": told})
+    return configs.from_dict(configs.to_dict(config), base(), {"stage2.stage1_config": stored})
 
 
 def matters(config) -> dict[str, Any]:
@@ -207,21 +207,21 @@ def matters(config) -> dict[str, Any]:
 
 def build_all_sources(config) -> dict[str, Source]:
     """Returns the photographs of a config; for training, the pairs of a list if it names one, and objects to paste."""
-    told = config.pairs
-    if told.coco and not told.objects:
+    section = config.pairs
+    if section.coco and not section.objects:
         expected = "a share above 0, for the objects of pairs.coco"
         raise input_error(
-            "config.pairs.objects", expected=expected, got=told.objects, fix="use 0.5, or leave pairs.coco empty"
+            "config.pairs.objects", expected=expected, got=section.objects, fix="use 0.5, or leave pairs.coco empty"
         )
     found = build_sources(config.data)
-    if told.listed:
-        photographs, _, rows = told.listed.partition(":")
+    if section.listed:
+        photographs, _, rows = section.listed.partition(":")
         if not rows:
             fix = "name the folder of photographs and the list"
-            raise input_error("config.pairs.listed", expected="PHOTOGRAPHS:CSV", got=told.listed, fix=fix)
-        pairs = listed.listed(photographs, rows, size=told.size, half_pixel=is_released(config))
+            raise input_error("config.pairs.listed", expected="PHOTOGRAPHS:CSV", got=section.listed, fix=fix)
+        pairs = listed.listed(photographs, rows, size=section.size, half_pixel=is_released(config))
         found = {**found, "train": PairSource(pairs)}
-    if not told.coco:
+    if not section.coco:
         return found
     annotations, _, folder = config.pairs.coco.partition(":")
     if not folder:

@@ -60,8 +60,9 @@ def evaluate_flow(
 
     directory: where rows are kept, so that the same call goes on where an earlier one stopped; `identity` (plain JSON
     values) says what the matcher is, and rows of another one are refused. `corrupt(pair, seed)` changes each pair
-    first. `add(count)` is told of finished pairs, `should_stop()` asked before each. Pairs of sizes that are not in
-    `compiled` are matched twice, so that `seconds` are those of a compiled program; then their sizes are added to it.
+    first. `add(count)` is called with the number of finished pairs, `should_stop()` before each. Pairs of sizes that
+    are not in `compiled` are matched twice, so that `seconds` are those of a compiled program; then their sizes are
+    added to it.
     Raises `InputError` for a matcher that returns another shape or no numbers.
     """
     compiled = set() if compiled is None else compiled
@@ -362,5 +363,5 @@ def fits_of(model: Model) -> dict[str, Model]:
 def measured(flows: Sequence[np.ndarray], made: Pair) -> dict[str, float]:
     """Returns AEPE in pixels and PCK-1, 3 and 5 in percent, means over images of their valid pixels."""
     each = [metrics.measure(*one) for one in zip(flows, made.flow, made.mask, strict=True)]
-    told = metrics.aggregate(each)
-    return {"aepe": told["aepe"]} | {f"pck_{n} %": 100 * told[f"pck_{n}_per_image"] for n in (1, 3, 5)}
+    means = metrics.aggregate(each)
+    return {"aepe": means["aepe"]} | {f"pck_{n} %": 100 * means[f"pck_{n}_per_image"] for n in (1, 3, 5)}

@@ -31,7 +31,7 @@ def frozen(params: Mapping[str, Mapping[str, jax.Array]], *, compute_dtype: str 
 
 
 class _Frozen(NamedTuple):
-    """Told apart by its settings, so that `Partial`s of the same settings share their programs."""
+    """Identified by its settings, so that `Partial`s of the same settings share their programs."""
 
     compute_dtype: str
 

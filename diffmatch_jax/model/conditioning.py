@@ -1,4 +1,4 @@
-"""From two images to what the denoisers are told: an initial flow, and correlations around where it leads.
+"""From features to the inputs of the denoisers: an initial flow, and correlations around where it leads.
 
 Stage 1 works on a grid of fine / 8 cells a side with four maps of the feature pyramid, stage 2 on fine / 2 cells with
 one map and the first stage's flow. All flow here is normalised: 1 is a full image.
@@ -103,7 +103,7 @@ class ConditioningConfig:
 
 
 class Conditions(NamedTuple):
-    """What a denoiser is told: the initial flow, normalised `[B, h, w, 2]`, and evidence for others `[B, h, w, K]`.
+    """Inputs of a denoiser: the initial flow, normalised `[B, h, w, 2]`, and evidence for others `[B, h, w, K]`.
 
     `unit [B, h, w, 1]` is how wrong the initial flow may be from place to place, in cells: what is diffused is measured
     in it. None counts as 1.
@@ -115,7 +115,7 @@ class Conditions(NamedTuple):
 
 
 class Stage1Inputs(NamedTuple):
-    """What stage 1 is told, and the winner-take-all flow, normalised `[B, h, w, 2]`, with its score `[B, h, w]`."""
+    """Inputs of stage 1, and the winner-take-all flow, normalised `[B, h, w, 2]`, with its score `[B, h, w]`."""
 
     conditions: Conditions
     wta_flow: jax.Array
@@ -204,18 +204,18 @@ def stage1(
     if settings.fit:
         weight = matches(source, target, settings, mask=mask).weight
         flow = robust(best, weight, sigma=settings.fit)
-    looked = cost_volume.look_up(
+    at_flow = cost_volume.look_up(
         source, target, mapping_of(flow), radius=settings.radius, wide=settings.wide, rows=rows
     )
-    parts = [scaled(looked.local, settings)]
+    parts = [scaled(at_flow.local, settings)]
     if settings.wide:
-        parts.append(scaled(looked.wide, settings))
+        parts.append(scaled(at_flow.wide, settings))
     unit = None
     if weight is not None:
         unit = robust_fit.uncertainty(best - flow)
         parts += [jnp.clip((best - flow) / settings.radius, -2, 2), weight[..., None], jnp.log(unit)]
     if settings.score:
-        parts += [looked.score[..., None], looked.share[..., None]]
+        parts += [at_flow.score[..., None], at_flow.share[..., None]]
     return Stage1Inputs(Conditions(to_normalised(flow), jnp.concatenate(parts, -1), unit), wta_flow, score)
 
 
@@ -250,7 +250,7 @@ class Stage2Start(NamedTuple):
     unit: jax.Array | None = None
 
 
-def start(
+def stage2_start(
     source: jax.Array,
     target: jax.Array,
     flow: jax.Array,
@@ -294,17 +294,17 @@ def stage2(
 ) -> Conditions:
     """Returns the conditions of stage 2 from maps `[B, h, w, C]` and the first stage's flow, on any grid.
 
-    Evidence is the patch around the flow that it starts from, then what `start` says of it.
+    Evidence is the patch around the flow that it starts from, then what `stage2_start` says of it.
     """
-    told = start(source, target, flow, settings, deviation=deviation, masks=masks)
-    patches = look_up_fine(source, target, mapping_of(to_pixels(told.flow)), settings)
-    return conditions_of(told, patches)
+    start = stage2_start(source, target, flow, settings, deviation=deviation, masks=masks)
+    patches = look_up_fine(source, target, mapping_of(to_pixels(start.flow)), settings)
+    return conditions_of(start, patches)
 
 
-def conditions_of(told: Stage2Start, patches: jax.Array) -> Conditions:
+def conditions_of(start: Stage2Start, patches: jax.Array) -> Conditions:
     """Returns the conditions of a start and the patches around it."""
-    evidence = patches if told.evidence is None else jnp.concatenate([patches, told.evidence], -1)
-    return Conditions(told.flow, evidence, told.unit)
+    evidence = patches if start.evidence is None else jnp.concatenate([patches, start.evidence], -1)
+    return Conditions(start.flow, evidence, start.unit)
 
 
 def look_up_fine(source: jax.Array, target: jax.Array, positions: jax.Array, settings: ConditioningConfig) -> jax.Array:

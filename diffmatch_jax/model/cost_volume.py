@@ -215,12 +215,12 @@ def local_features(
 
     def cosines(neighbours: jax.Array, part: jax.Array, fraction: jax.Array) -> jax.Array:
         products = jnp.einsum("bhwijc,bhwc->bhwij", neighbours, part, precision="highest")
-        return between(products[..., None], fraction)[..., 0]
+        return interpolate(products[..., None], fraction)[..., 0]
 
-    return around(unit(source), unit(target), positions, cosines, radius=radius, rows=rows)
+    return compare_around(unit(source), unit(target), positions, cosines, radius=radius, rows=rows)
 
 
-def around(
+def compare_around(
     source: jax.Array,
     target: jax.Array,
     positions: jax.Array,
@@ -290,7 +290,7 @@ def peak(patches: jax.Array, *, radius: int) -> Peak:
     return Peak(jnp.stack([x, y], -1) - radius + part, inside)
 
 
-def between(values: jax.Array, fraction: jax.Array) -> jax.Array:
+def interpolate(values: jax.Array, fraction: jax.Array) -> jax.Array:
     """Interpolates `[..., n, n, C]` at the same `fraction [..., 2]` of every cell, `[..., n - 1, n - 1, C]`."""
     x, y = fraction[..., 0, None, None, None], fraction[..., 1, None, None, None]
     values = values[..., :-1, :, :] * (1 - y) + values[..., 1:, :, :] * y

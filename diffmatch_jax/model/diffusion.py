@@ -1,6 +1,6 @@
 """Discrete Gaussian diffusion of flow: schedules, respacing, DDIM with several hypotheses, and their summary.
 
-Index i = 0 is the cleanest of T noise levels, x_i = sqrt(ab_i) x_0 + sqrt(1 - ab_i) eps; the network is told the time
+Index i = 0 is the cleanest of T noise levels, x_i = sqrt(ab_i) x_0 + sqrt(1 - ab_i) eps; the network gets the time
 1000 i / T and predicts x_0. Schedules and all coefficients are float64 on the host and cast once. The released models
 use a cosine schedule with T = 5 (`Process.cosine(5)`), both to train and to sample.
 
@@ -28,7 +28,7 @@ WIDEST = 128.0  # correlation of noise, cells
 
 @dataclass(frozen=True)
 class Process:
-    """A diffusion process: `betas` from clean to noisy, and the `times` the network is told. Hashable.
+    """A diffusion process: `betas` from clean to noisy, and the `times` the network gets. Hashable.
 
     Raises `InputError` unless there is one time a level and 0 < beta < 1.
     """

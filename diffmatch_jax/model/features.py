@@ -148,7 +148,7 @@ def vgg(params: Mapping[str, Mapping[str, jax.Array]], *, compute_dtype: str = "
 
 
 class _Levels(NamedTuple):
-    """A function told apart by its settings, so that `Partial`s of the same settings share their programs."""
+    """A function identified by its settings, so that `Partial`s of the same settings share their programs."""
 
     compute_dtype: str
 

@@ -259,7 +259,7 @@ def on_grid(
         flow, covariance, sampled = estimate.flow, pooled(estimate.covariance), samples.hypotheses
     unit = None if inputs.conditions.unit is None else inputs.conditions.unit * (settings.fine / settings.cells)
     if config.first is None and config.second is None and settings.refine:
-        refined = conditioning.start(of_source.second, of_target.second, flow, settings, masks=both_masks)
+        refined = conditioning.stage2_start(of_source.second, of_target.second, flow, settings, masks=both_masks)
         flow, unit = refined.flow, refined.unit * (settings.fine / settings.fine_cells)
         sampled, covariance = flow[:, None], jnp.zeros((*flow.shape, 2))
     if config.second is not None:

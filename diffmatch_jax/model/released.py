@@ -37,10 +37,10 @@ def local_features(
     """
 
     def cosines(neighbours: jax.Array, part: jax.Array, fraction: jax.Array) -> jax.Array:
-        looked_up = cost_volume.unit(cost_volume.between(neighbours, fraction))
+        looked_up = cost_volume.unit(cost_volume.interpolate(neighbours, fraction))
         return jnp.einsum("bhwijc,bhwc->bhwij", looked_up, part, precision="highest")
 
-    return cost_volume.around(source, cost_volume.unit(target), positions, cosines, radius=radius, rows=rows)
+    return cost_volume.compare_around(source, cost_volume.unit(target), positions, cosines, radius=radius, rows=rows)
 
 
 def object_motion(

@@ -1,4 +1,4 @@
-"""The denoiser of both stages: a U-Net that is told the noisy flow, the initial flow and correlations.
+"""The denoiser of both stages: a U-Net of the noisy flow, the initial flow and correlations.
 
 x_0 = encode(F_init) + U-Net([x_t, F_init, evidence], t): with the released variable, the normalised flow itself, its
 output is what is added to the initial flow; with a residual variable the initial flow is 0. Where the variable has a

@@ -303,9 +303,9 @@ def stage2_batch(
     if first is None:
         flow = conditioning.without_stage(found, settings)
     else:
-        drawn = draw(first.once, params, found.conditions, hypotheses=1, keys=of_first)
-        told = summarise(first, drawn)
-        flow, deviation = told.flow, deviation_of(pooled(told.covariance))
+        samples = draw(first.once, params, found.conditions, hypotheses=1, keys=of_first)
+        estimate = summarise(first, samples)
+        flow, deviation = estimate.flow, deviation_of(pooled(estimate.covariance))
     if second.degraded:
         coarse = on_grid(truth, mask, flow, alignment=settings.alignment)
         worse, away = jax.vmap(lambda key, each: conditioning.degraded(key, each, noise=DEGRADED_NOISE))(
@@ -317,15 +317,15 @@ def stage2_batch(
     flow, deviation = lax.stop_gradient((flow, deviation))
     if not second.size:
         return conditioning.stage2(source.second, target.second, flow, settings, deviation=deviation), truth, mask
-    told = conditioning.start(source.second, target.second, flow, settings, deviation=deviation)
-    return cropped(settings, source.second, target.second, told, truth, mask, of_crop, size=second.size)
+    start = conditioning.stage2_start(source.second, target.second, flow, settings, deviation=deviation)
+    return cropped(settings, source.second, target.second, start, truth, mask, of_crop, size=second.size)
 
 
 def cropped(
     settings: conditioning.ConditioningConfig,
     source: jax.Array,
     target: jax.Array,
-    told: conditioning.Stage2Start,
+    start: conditioning.Stage2Start,
     truth: jax.Array,
     mask: jax.Array,
     keys: jax.Array,
@@ -335,20 +335,20 @@ def cropped(
     """Returns conditions, truth and mask of stage 2 on a square of `size` cells of the target's grid for each pair."""
     height, width = target.shape[1:3]
     ratio = truth.shape[1] // height
-    positions = mapping_of(to_pixels(told.flow))
+    positions = mapping_of(to_pixels(start.flow))
     corners = jax.vmap(
         lambda key: jax.random.randint(key, (2,), 0, jnp.asarray([height - size + 1, width - size + 1]))
     )(keys)
 
     def cut(x: jax.Array, times: int = 1) -> jax.Array:
         def one(each, corner):
-            start = (corner[0] * times, corner[1] * times, *(0,) * (each.ndim - 2))
-            return lax.dynamic_slice(each, start, (size * times, size * times, *each.shape[2:]))
+            begin = (corner[0] * times, corner[1] * times, *(0,) * (each.ndim - 2))
+            return lax.dynamic_slice(each, begin, (size * times, size * times, *each.shape[2:]))
 
         return jax.vmap(one)(x, corners)
 
     patches = conditioning.look_up_fine(source, cut(target), cut(positions), settings)
-    given = conditioning.conditions_of(jax.tree.map(cut, told), patches)
+    given = conditioning.conditions_of(jax.tree.map(cut, start), patches)
     return given, cut(truth, ratio), cut(mask, ratio)
 
 

@@ -12,7 +12,7 @@ from diffmatch_jax.evaluation.datasets.record import Dataset
 
 
 class Options(NamedTuple):
-    """What all data sets are told.
+    """Options of all data sets.
 
     side: longer side to which larger images are shrunk, where the protocol leaves that open (None: as they are); count:
     pairs at most, spread evenly (None: all; generated warps: 32); size: side of generated warps; seed: of those.

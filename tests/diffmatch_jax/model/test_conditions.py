@@ -121,7 +121,7 @@ def test_what_stage_2_starts_from():
 
     @jax.jit
     def run(source, target):
-        told = conditioning.start(source, target, flow, settings, deviation=deviation)
+        told = conditioning.stage2_start(source, target, flow, settings, deviation=deviation)
         return told, conditioning.stage2(source, target, flow, settings, deviation=deviation)
 
     told, given = run(source, target)

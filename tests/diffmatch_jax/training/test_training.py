@@ -232,7 +232,7 @@ def test_a_crop_is_a_part_of_the_whole(rounds):
 
     @jax.jit
     def both(source, target, flow, truth, mask, keys):
-        told = conditioning.start(source, target, flow, settings)
+        told = conditioning.stage2_start(source, target, flow, settings)
         whole = conditioning.stage2(source, target, flow, settings)
         return whole, stages.cropped(settings, source, target, told, truth, mask, keys, size=8)
 
