@@ -65,23 +65,22 @@ def match(
     Raises:
       InputError: images, masks or a key that cannot be used.
     """
-    _keep_programs()
     model = model if isinstance(model, Model) else load(model)
-    return matcher.match(
-        source,
-        target,
-        model=model,
-        key=key,
-        hypotheses=hypotheses,
-        search=search,
-        source_mask=source_mask,
-        target_mask=target_mask,
-    )
+    options = {"key": key, "hypotheses": hypotheses, "search": search}
+    masks = {"source_mask": source_mask, "target_mask": target_mask}
+    request = matcher.checked(source, target, model=model, **options, **masks)
+    _keep_programs()
+    return matcher.run(model, request)
 
 
 def load(workdir: str | os.PathLike | None = None, *, ema: bool = True, step: int | None = None) -> Model:
     """Returns the matcher of a trained run, or the one that comes with the package; raises `InputError`."""
-    return _shipped() if workdir is None else method.load(workdir, ema=ema, step=step)
+    if workdir is None:
+        return _shipped()
+    if not isinstance(workdir, str | os.PathLike):
+        got, fix = type(workdir).__name__, "give what diffmatch_jax.load returned, or a directory"
+        raise input_error("model", expected="a Model, the directory of a run, or None", got=got, fix=fix)
+    return method.load(workdir, ema=ema, step=step)
 
 
 @functools.cache

@@ -5,6 +5,7 @@ compiled whatever is matched; only resizing is compiled for each size of image.
 """
 
 import functools
+import os
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -90,7 +91,25 @@ class Grid(NamedTuple):
 BATCH = 8  # pairs that are matched at once, at most
 
 
-def match(
+class Request(NamedTuple):
+    """Checked arguments of `match`: images and masks `[B, H, W, C]` of B pairs, keys `[B]`; single: not a batch."""
+
+    source: np.ndarray
+    target: np.ndarray
+    source_mask: np.ndarray
+    target_mask: np.ndarray
+    keys: jax.Array
+    hypotheses: int
+    search: bool
+    single: bool
+
+
+def match(source: Any, target: Any, *, model: Model, **options: Any) -> Match:
+    """Returns the match of `model` for every pixel of `target`; arguments as in `diffmatch_jax.match`."""
+    return run(model, checked(source, target, model=model, **options))
+
+
+def checked(
     source: Any,
     target: Any,
     *,
@@ -100,8 +119,8 @@ def match(
     search: bool = True,
     source_mask: Any = None,
     target_mask: Any = None,
-) -> Match:
-    """Returns what `model` finds for every pixel of `target` in `source`; arguments as in `diffmatch_jax.match`."""
+) -> Request:
+    """Returns what `match` works on; raises `InputError` for what it cannot, before anything is compiled."""
     sources, single = as_batch(source, "source")
     targets, single_target = as_batch(target, "target")
     if single != single_target or len(sources) != len(targets):
@@ -110,27 +129,33 @@ def match(
             "source, target", expected="as many images in both", got=got, fix="give two images or two batches"
         )
     if isinstance(hypotheses, bool) or not isinstance(hypotheses, int | np.integer):
-        raise input_error("hypotheses", expected="a whole number", got=hypotheses, fix="use 4")
+        raise input_error("hypotheses", expected="a whole number", got=repr(hypotheses), fix="use 4")
     if hypotheses < 1:
         raise input_error("hypotheses", expected="at least 1", got=hypotheses, fix="use 4")
+    if not isinstance(search, bool | np.bool_):
+        raise input_error("search", expected="True or False", got=repr(search), fix="use True")
     given = [name for name, mask in (("source_mask", source_mask), ("target_mask", target_mask)) if mask is not None]
     if given and model.config.conditioning.released:
         fix = "leave it out, or cut the images"
         raise input_error(given[0], expected="None for a model of the original code", got="a mask", fix=fix)
-    keys = jnp.broadcast_to(as_keys(0 if key is None else key, len(sources)), (len(sources),))
     of_source, of_target = (
         masks.of(each, mask, name)
         for each, mask, name in ((sources, source_mask, "source_mask"), (targets, target_mask, "target_mask"))
     )
-    parts = []
-    for start in range(0, len(sources), BATCH):
-        count = min(BATCH, len(sources) - start)
+    keys = jnp.broadcast_to(as_keys(0 if key is None else key, len(sources)), (len(sources),))
+    return Request(sources, targets, of_source, of_target, keys, int(hypotheses), bool(search), single)
+
+
+def run(model: Model, request: Request) -> Match:
+    """Returns the match of checked pairs, at most `BATCH` at once, each number padded to a power of two."""
+    parts, number = [], len(request.source)
+    for start in range(0, number, BATCH):
+        count = min(BATCH, number - start)
         index = start + np.minimum(np.arange(padded(count)), count - 1)
-        one = _matched(model, *(each[index] for each in (sources, targets, of_source, of_target, keys)),
-                       hypotheses=int(hypotheses), search=search)  # fmt: skip
-        parts.append(Match(*(each[:count] for each in one)))
+        part = request._replace(**{name: getattr(request, name)[index] for name in request._fields[:5]})
+        parts.append(Match(*(each[:count] for each in _matched(model, part))))
     whole = parts[0] if len(parts) == 1 else Match(*map(np.concatenate, zip(*parts, strict=True)))
-    return whole.pair(0) if single else whole
+    return whole.pair(0) if request.single else whole
 
 
 def padded(count: int) -> int:
@@ -138,7 +163,8 @@ def padded(count: int) -> int:
     return 1 << (count - 1).bit_length()
 
 
-def _matched(model: Model, sources, targets, of_source, of_target, keys, *, hypotheses: int, search: bool) -> Match:
+def _matched(model: Model, request: Request) -> Match:
+    sources, targets, of_source, of_target, keys, hypotheses, search, _ = request
     settings = model.config.conditioning
     images = [
         _prepared(jnp.asarray(each), jnp.asarray(mask), settings)
@@ -189,10 +215,14 @@ def as_batch(images: Any, name: str) -> tuple[np.ndarray, bool]:
     """Returns images as a batch `[B, H, W, 1 or 3]`, bytes or float32, and whether they were a single one."""
     mode = getattr(images, "mode", None)  # of an image of Pillow
     if isinstance(mode, str) and mode not in ("L", "RGB"):
-        fix = f'give {name}.convert("RGB")'
+        whole = mode.startswith("I") or mode == "F"  # 16 bits and more, which Pillow would cut off
+        fix = f"give np.asarray({name}, np.float32) / 65535" if whole else f'give {name}.convert("RGB")'
         raise input_error(name, expected="a gray or RGB image", got=f"an image of mode {mode}", fix=fix)
-    x = np.asarray(images)
-    x = x if x.dtype == np.uint8 else np.asarray(as_numbers(x if isinstance(mode, str) else images, name))
+    if isinstance(images, str | os.PathLike):
+        fix = f"read the file: np.asarray(PIL.Image.open({name}).convert('RGB'))"
+        raise input_error(name, expected="an image as an array", got=f"the path {images}", fix=fix)
+    x = np.asarray(images) if mode else images
+    x = np.asarray(x if getattr(x, "dtype", None) == np.uint8 else as_numbers(x, name))
     expected, got = "[H, W], [H, W, 1 or 3] or a batch of those", list(x.shape)
     if x.shape[-3:-2] == (3,) and x.shape[-1] not in (1, 3) and x.ndim in (3, 4):
         # Three gray images, or the channels of one.

@@ -6,17 +6,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
 
 import diffmatch_jax
 from common.data.source import ArraySource
 from common.errors import InputError
 from common.networks.adm_unet import ADMUNet
 from common.networks.initial import initialise
+from diffmatch_jax import api
 from diffmatch_jax.api import match
 from diffmatch_jax.data import warps
 from diffmatch_jax.data.warps import Pair
 from diffmatch_jax.evaluation import evaluate
-from diffmatch_jax.model import backbone, weights
+from diffmatch_jax.model import backbone, conditioning, diffusion, matcher, sampling, weights
 from diffmatch_jax.model import flow as matching
 from diffmatch_jax.model.conditioning import ConditioningConfig
 from diffmatch_jax.model.diffusion import Process, Variable
@@ -253,6 +255,43 @@ def test_a_program_serves_all_weights_and_keys(unsure, caplog):
     assert np.abs(found.flow - again.flow).max() > 0.1 and np.abs(one - two).max() > 0.1
 
 
+def test_other_numbers_of_pairs_and_hypotheses_compile_nothing(unsure):
+    """They are padded to powers of two; what is returned is that of the number asked for."""
+    images = np.stack([picture(64, 64, seed=each) for each in range(8)])
+    four = match(images[:4], images[4:], model=unsure, hypotheses=4)
+    programs = matcher.on_grid._cache_size()
+    three = match(images[:3], images[4:7], model=unsure, hypotheses=3)
+    assert matcher.on_grid._cache_size() == programs
+    assert three.hypotheses.shape[:2] == (3, 3)
+    np.testing.assert_allclose(three.hypotheses, four.hypotheses[:3, :3], rtol=0, atol=1e-6)
+    mean = three.hypotheses.mean(1)
+    covariance = np.asarray(sampling.pooled(diffusion.summary(jnp.asarray(three.hypotheses)).covariance))
+    at = (slice(None), slice(1, None, 2), slice(1, None, 2))
+    assert np.abs(three.flow[at] / 64 - four.flow[:3][at] / 64).max() > 1e-4
+    grid = matcher.on_grid(unsure.config, *_prepared(unsure, images), 4, jnp.asarray(3))
+    np.testing.assert_allclose(grid.flow, grid.hypotheses[:, :3].mean(1), rtol=0, atol=1e-6)
+    np.testing.assert_allclose(mean[0], grid.flow[0], rtol=0, atol=1e-6)
+    assert covariance.shape[1:] == grid.covariance.shape[1:]
+
+
+def _prepared(model, images):
+    ready = [conditioning.prepared(jnp.asarray(each), LOOK) for each in (images[:4], images[4:])]
+    ready = [each._replace(mask=jnp.ones((4, 64, 64, 1)), texture=jnp.ones((4, 64, 64, 1))) for each in ready]
+    keys = jnp.broadcast_to(jax.random.key(0), (4,))
+    return model.weights._replace(pyramid=matcher.as_argument(model.weights.pyramid)), *ready, keys
+
+
+def test_the_first_call_says_that_it_compiles(model, capsys):
+    api._keep_programs.cache_clear()
+    image = picture(64, 64)
+    with pytest.raises(InputError):
+        diffmatch_jax.match(image, image, model=model, hypotheses=0)
+    assert capsys.readouterr().err == ""
+    for _ in range(2):
+        diffmatch_jax.match(image, image, model=model)
+    assert capsys.readouterr().err.count("compiles on the first call") == 1
+
+
 @pytest.mark.parametrize(
     ("source", "target", "words"),
     [
@@ -275,6 +314,12 @@ def test_a_program_serves_all_weights_and_keys(unsure, caplog):
             np.zeros((9, 9)),
             "source: expected an array, got .*; stack images of one size",
         ),
+        (np.zeros((3, 9, 9)), np.zeros((9, 9)), r"got \[3, 9, 9\], channels first; .*source.transpose\(1, 2, 0\)"),
+        (np.zeros((2, 3, 9, 9)), np.zeros((2, 9, 9, 3)), r"channels first; .*source.transpose\(0, 2, 3, 1\)\)"),
+        (np.full((9, 9), -1.0), np.zeros((9, 9)), r"got float64 from -1 to -1; use \(source \+ 1\) / 2"),
+        (Image.new("P", (9, 9)), np.zeros((9, 9)), r'got an image of mode P; give source.convert\("RGB"\)'),
+        (Image.new("I;16", (9, 9)), np.zeros((9, 9)), r"mode I;16; give np.asarray\(source, np.float32\) / 65535"),
+        ("a.png", np.zeros((9, 9)), r"source: expected an image as an array, got the path a.png; read the file"),
     ],
 )
 def test_refusals(model, source, target, words):
@@ -286,6 +331,13 @@ def test_other_refusals(model):
     image = picture(16, 16)
     with pytest.raises(InputError, match="hypotheses: expected at least 1, got 0"):
         match(image, image, model=model, hypotheses=0)
+    for wrong in (2.5, True, "4"):
+        with pytest.raises(InputError, match=f"hypotheses: expected a whole number, got {wrong!r}; use 4"):
+            match(image, image, model=model, hypotheses=wrong)
+    with pytest.raises(InputError, match="search: expected True or False, got 'no'"):
+        match(image, image, model=model, search="no")
+    with pytest.raises(InputError, match="model: expected a Model, the directory of a run, or None, got int"):
+        match(image, image, model=3)
     want = match(image, image, model=model, key=jax.random.key(0)).flow
     for key in (None, 0, np.int64(0), jax.random.PRNGKey(0), jax.random.PRNGKey(0)[None]):
         np.testing.assert_array_equal(match(image, image, model=model, key=key).flow, want)
