@@ -90,7 +90,7 @@ def _keep_programs() -> None:
         parallel.enable_compilation_cache()
         compilation_cache.reset_cache()  # what was compiled before had none
     note = (
-        "note: diffmatch_jax compiles its programs on the first call, up to a minute; they are kept for later processes"
+        "note: diffmatch_jax compiles its programs on the first call, about a minute; they are kept for later processes"
     )
     print(note, file=sys.stderr)
 
