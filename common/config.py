@@ -159,8 +159,8 @@ def _without_implied(stored: Mapping[str, Any], known: Mapping[str, Any]) -> dic
 
 def filled(values: Mapping[str, Any], base: ConfigDict) -> dict[str, Any]:
     """Returns stored values under today's names, with `base`'s default where they lack a key."""
-    stored = dict(flat(migrations.upgraded(values, FILE_NAME)))
-    return {**dict(flat(to_dict(base))), **stored}
+    known = dict(flat(to_dict(base)))
+    return {**known, **_without_implied(dict(flat(migrations.upgraded(values, FILE_NAME))), known)}
 
 
 def read_dict(workdir: str | os.PathLike) -> dict[str, Any]:
