@@ -20,6 +20,7 @@ from common.method import Evaluation, Method, Samples, Variables
 from common.networks.initial import initialise
 from configs.diffmatch_jax.base import base
 from diffmatch_jax.data.objects import WithObjects, read_coco
+from diffmatch_jax.data.pairs import augmentation
 from diffmatch_jax.data.warps import Pair
 from diffmatch_jax.evaluation import evaluate
 from diffmatch_jax.evaluation.datasets import listed
@@ -145,7 +146,7 @@ def build(config) -> Method:
         name=NAME,
         init=init,
         loss=loss,
-        augment=stages.augmentation(pair_config),
+        augment=augmentation(pair_config),
         sources=sources,
         sample=sample,
         evaluate=measure,

@@ -2,13 +2,14 @@
 
 from common.errors import choice, input_error
 from common.networks.adm_unet import ADMUNet
+from diffmatch_jax.data.pairs import PairConfig
 from diffmatch_jax.model import released, unet
 from diffmatch_jax.model.conditioning import ConditioningConfig
 from diffmatch_jax.model.diffusion import Process, Variable
 from diffmatch_jax.model.matcher import MatcherConfig
 from diffmatch_jax.model.sampling import Stage
 from diffmatch_jax.training import pretraining
-from diffmatch_jax.training.stages import LossConfig, PairConfig, Stage2Training
+from diffmatch_jax.training.stages import LossConfig, Stage2Training
 
 VGG = "vgg16:"
 GAIN = 8.0  # with which correlations are shown, less their mean

@@ -22,6 +22,7 @@ from common.data.source import Source
 from common.errors import input_error
 from common.io import row_store
 from common.method import Evaluation
+from diffmatch_jax.data.pairs import PairConfig, pair_of
 from diffmatch_jax.data.warps import Pair
 from diffmatch_jax.evaluation import metrics
 from diffmatch_jax.evaluation.datasets.record import Dataset, Example
@@ -30,7 +31,6 @@ from diffmatch_jax.model import conditioning, geometry
 from diffmatch_jax.model.matcher import MatcherConfig, Model, Weights, match
 from diffmatch_jax.model.pair_match import Match
 from diffmatch_jax.model.resize import average_flow, resize_normalised
-from diffmatch_jax.training.stages import PairConfig, pair_of
 
 Matcher = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray | None]]
 Corrupt = Callable[[Example, int], Example]  # (pair, a seed of its own) -> pair

@@ -16,6 +16,7 @@ from common.networks.initial import initialise
 from diffmatch_jax import api
 from diffmatch_jax.api import match
 from diffmatch_jax.data import warps
+from diffmatch_jax.data.pairs import PairConfig
 from diffmatch_jax.data.warps import Pair
 from diffmatch_jax.evaluation import evaluate
 from diffmatch_jax.model import backbone, conditioning, matcher, weights
@@ -24,7 +25,6 @@ from diffmatch_jax.model.conditioning import ConditioningConfig
 from diffmatch_jax.model.diffusion import Process, Variable
 from diffmatch_jax.model.matcher import MatcherConfig, Model, Weights
 from diffmatch_jax.model.sampling import Stage
-from diffmatch_jax.training.stages import PairConfig
 
 LOOK = ConditioningConfig(fine=64, radius=1)
 

@@ -7,6 +7,7 @@ import pytest
 
 from common.errors import InputError
 from diffmatch_jax.data.augment import Photometric
+from diffmatch_jax.data.pairs import PairConfig, augmentation, mirrored, pair_of
 from diffmatch_jax.data.warps import Warps
 from diffmatch_jax.model import conditioning, sampling
 from diffmatch_jax.model.conditioning import Conditions
@@ -14,7 +15,7 @@ from diffmatch_jax.model.diffusion import Process, Variable
 from diffmatch_jax.model.flow import warp
 from diffmatch_jax.model.sampling import Stage
 from diffmatch_jax.training import stages
-from diffmatch_jax.training.stages import LossConfig, PairConfig
+from diffmatch_jax.training.stages import LossConfig
 from tests.diffmatch_jax.model.test_sampling import LEARNED, Learned, Scaled, params
 
 GOAL = LossConfig(Process.cosine(5), Variable(0.1, residual=True), first_share=0.5)
@@ -31,11 +32,11 @@ def image():
 
 def test_a_mirrored_pair_is_still_a_pair(image):
     pair_config = PairConfig(size=32, warps=Warps(shares=(0, 1, 0)), flip=False)
-    pair = jax.jit(lambda key: stages.pair_of(pair_config, key, {"image": image}))(jax.random.key(2))
-    for each in (pair, stages.mirrored(pair)):
+    pair = jax.jit(lambda key: pair_of(pair_config, key, {"image": image}))(jax.random.key(2))
+    for each in (pair, mirrored(pair)):
         away = jnp.abs(warp(each.source, each.flow) - each.target).max(-1)
         assert float(jnp.where(each.mask, away, 0).mean()) < 0.02
-    np.testing.assert_array_equal(stages.mirrored(stages.mirrored(pair)).flow, pair.flow)
+    np.testing.assert_array_equal(mirrored(mirrored(pair)).flow, pair.flow)
 
 
 def test_shares_of_changes(image):
@@ -43,7 +44,7 @@ def test_shares_of_changes(image):
     key, example = jax.random.key(3), {"image": image, "size": np.asarray([40, 48], np.int32)}
     plain = PairConfig(size=32, warps=Warps(shares=(0, 1, 0)), flip=False)
     coloured = PairConfig(size=32, warps=Warps(shares=(0, 1, 0)), flip=False, photometric=Photometric(blur=0.0))
-    one, other = (jax.jit(stages.augmentation(pair_config))(key, example) for pair_config in (plain, coloured))
+    one, other = (jax.jit(augmentation(pair_config))(key, example) for pair_config in (plain, coloured))
     np.testing.assert_array_equal(one["flow"], other["flow"])
     np.testing.assert_array_equal(one["mask"], other["mask"])
     assert np.abs(one["source"] - other["source"]).max() > 0.05
@@ -56,7 +57,7 @@ def test_a_given_pair_is_not_warped(image):
 
     def made(**settings):
         pair_config = PairConfig(size=48, **settings)
-        augment = jax.jit(jax.vmap(stages.augmentation(pair_config), in_axes=(0, None)))
+        augment = jax.jit(jax.vmap(augmentation(pair_config), in_axes=(0, None)))
         return augment(jax.random.split(jax.random.key(5), 8), example)
 
     plain = made(flip=False)
@@ -84,7 +85,7 @@ def test_objects_are_those_of_the_example(image):
     pair_config = PairConfig(size=32, warps=Warps(shares=(0, 1, 0)), flip=False, objects=1.0)
     example = jax.tree.map(jnp.asarray, {"image": red, "object_image": green, "object_mask": mask})
     keys = jax.random.split(jax.random.key(4), 8)
-    pairs = jax.jit(jax.vmap(lambda key: stages.pair_of(pair_config, key, example)))(keys)
+    pairs = jax.jit(jax.vmap(lambda key: pair_of(pair_config, key, example)))(keys)
     seen = np.asarray((pairs.target[..., 1] > 0.9).mean((1, 2)))
     assert (seen > 0.01).mean() > 0.7 and seen.max() < 0.9
     moved = warp(pairs.source, pairs.flow)[..., 1]

@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 from common.errors import InputError
-from diffmatch_jax.evaluation.baselines import warped
 from diffmatch_jax.evaluation.datasets import catalogue, flow_files, motion
+from diffmatch_jax.model.pair_match import warped
 
 
 def deep_png(values, kinds):

@@ -7,9 +7,9 @@ from PIL import Image
 from common.data.source import Source
 from common.errors import InputError
 from diffmatch_jax.data.warps import KINDS, Warps
-from diffmatch_jax.evaluation.baselines import warped
 from diffmatch_jax.evaluation.datasets import catalogue, listed, synthetic
 from diffmatch_jax.evaluation.datasets.record import PairSource
+from diffmatch_jax.model.pair_match import warped
 
 
 def smooth(height, width, seed):
