@@ -17,10 +17,9 @@ from configs.diffmatch_jax.base import base
 from diffmatch_jax import api, method
 from diffmatch_jax.__main__ import APP
 from diffmatch_jax.commands.export import portable
-from diffmatch_jax.evaluation import baselines
 from diffmatch_jax.evaluation.baselines import open_baselines
 from diffmatch_jax.evaluation.datasets import flow_files
-from diffmatch_jax.model import weights
+from diffmatch_jax.model import pair_match, weights
 
 SMALL = {
     "features.pyramid": "random", "features.fine": 32,
@@ -186,7 +185,7 @@ def test_the_match_command_writes_what_match_finds(runs, tmp_path):
     np.testing.assert_array_equal(flow, stored["flow"])
     assert known.all()
     drawn = np.asarray(Image.open(only(tmp_path / "out", "warped-*.png")))
-    np.testing.assert_allclose(drawn, baselines.warped(picture, found.flow), atol=1)
+    np.testing.assert_allclose(drawn, pair_match.warped(picture, found.flow), atol=1)
     # Columns of 2.6 inches at 200 dots: four of the match, three of the hypotheses, whose means' differences are below.
     sizes = [Image.open(only(tmp_path / "out", f"{name}-*.png")).size for name in ("match", "hypotheses")]
     height = 2 * (0.94 * 2.6 * 20 / 30 + 0.2)
@@ -205,7 +204,7 @@ def test_the_match_command_takes_a_gray_png_and_a_colour_jpeg(runs, tmp_path):
     stored = np.load(only(tmp_path / "out", "match-*.npz"))
     np.testing.assert_allclose(stored["flow"], found.flow, atol=1e-4)
     drawn = np.asarray(Image.open(only(tmp_path / "out", "warped-*.png")))
-    np.testing.assert_allclose(drawn, baselines.warped(gray[..., None], found.flow)[..., 0], atol=1)
+    np.testing.assert_allclose(drawn, pair_match.warped(gray[..., None], found.flow)[..., 0], atol=1)
 
 
 @pytest.mark.parametrize(
