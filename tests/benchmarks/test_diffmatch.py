@@ -33,7 +33,7 @@ def test_stage_2_is_trained_on_stage_1_without_any_file():
     for each in (params, stats["stage1"]):
         assert sum(leaf.size for leaf in jax.tree.leaves(each)) == 121_153_794
     widths = [leaf.shape[-1] for leaf in jax.tree.leaves(stats["pyramid"]) if leaf.ndim == 4]
-    assert sorted(set(widths)) == list(features.WIDTHS) and len(widths) == 10
+    assert sorted(set(widths)) == list(features.VGG_WIDTHS) and len(widths) == 10
     matcher_config = benchmark.plan_for(stages)
     assert matcher_config.first.network == matcher_config.second.network
     assert (matcher_config.conditioning.cells, matcher_config.conditioning.fine_cells, matcher_config.nfe(3)) == (

@@ -42,7 +42,7 @@ def test_moved_target(affine, severity):
     pixels, mapping, mask = affine
     moved = corrupt(ramps(), "elastic_transform", severity, 4)
     flow, known = truth.compose(mapping - pixels, mask, target=moved.flow)
-    want = truth.conditioning(mapping, told(moved.image))
+    want = truth.look(mapping, told(moved.image))
     assert 0.4 < known.mean() < 1
     np.testing.assert_allclose((pixels + flow)[known], want[known], atol=2e-3)
 
@@ -53,7 +53,7 @@ def test_moved_source(affine, severity):
     pixels, mapping, mask = affine
     moved = corrupt(ramps(), "elastic_transform", severity, 5)
     flow, known = truth.compose(mapping - pixels, mask, source=moved.flow)
-    found = truth.conditioning(told(moved.image), pixels + flow)
+    found = truth.look(told(moved.image), pixels + flow)
     assert known[mask].mean() > (0.6 if severity == 1 else 0.9)
     np.testing.assert_allclose(found[known], mapping[known], atol=0.03)
     assert not known[~mask].any()
@@ -64,8 +64,8 @@ def test_both_moved_and_sparse(affine):
     images = [corrupt(ramps(), "elastic_transform", 4, seed) for seed in (1, 2)]
     flows = {"target": images[0].flow, "source": images[1].flow}
     flow, known = truth.compose(mapping - pixels, mask, **flows)
-    shown = truth.conditioning(mapping, told(images[0].image))
-    found = truth.conditioning(told(images[1].image), pixels + flow)
+    shown = truth.look(mapping, told(images[0].image))
+    found = truth.look(told(images[1].image), pixels + flow)
     assert known.mean() > 0.5
     np.testing.assert_allclose(found[known], shown[known], atol=0.03)
     # A few known pixels: what shows one of them within a pixel takes its motion.
@@ -81,4 +81,4 @@ def test_inverse_finds_what_it_can():
     places = (pixels + flow).reshape(-1, 2)
     q, found = truth.inverse(flow, np.concatenate([places, [[-50.0, 20.0]]]))
     assert not found[-1] and found[:-1].all()
-    np.testing.assert_allclose(q[:-1] + truth.conditioning(flow.astype(np.float64), q[:-1]), places, atol=0.02)
+    np.testing.assert_allclose(q[:-1] + truth.look(flow.astype(np.float64), q[:-1]), places, atol=0.02)
