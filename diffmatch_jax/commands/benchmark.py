@@ -227,7 +227,7 @@ def markdown(numbers: Mapping[str, Any]) -> str:
         parts += markdown_table(head, [_line(titles, row) for row in clean if row["group"] == "all"])
         parts += _geometry_table(titles, [row for row in clean if row["group"] == "all"])
         groups = [row["group"] for row in clean if row["method"] == clean[0]["method"] and row["group"] != "all"]
-        if 1 < len(groups) <= 12:
+        if 1 < len(groups) <= 12 and any(_known(row["aepe"]) for row in clean):
             parts += ["", f"AEPE by group, {data}\n"]
             cells = [
                 [titles[name], *(_number(_one(clean, name, group)["aepe"]) for group in groups)] for name in titles
@@ -283,5 +283,9 @@ def _one(rows: Sequence[Mapping[str, Any]], method: str, group: str) -> Mapping[
     return next((row for row in rows if row["method"] == method and row["group"] == group), {"aepe": None})
 
 
+def _known(value: float | None) -> bool:
+    return value is not None and bool(np.isfinite(value))
+
+
 def _number(value: float | None, digits: int = 2) -> str:
-    return "-" if value is None or not np.isfinite(value) else f"{value:.{digits}f}"
+    return f"{value:.{digits}f}" if _known(value) else "-"

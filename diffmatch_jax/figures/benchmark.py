@@ -30,7 +30,10 @@ def accuracy(workdir: Path) -> list[Path]:
                 100 * row[f"pck_{each}_per_image"] for each in (1, 3, 5)
             ]
             for row in rows
+            if row["aepe"] is not None  # of data whose poses alone are known
         }
+        if not lines:
+            continue
         paths.append(plotting.path_in(workdir, f"accuracy-{data}"))
         with plotting.figure(paths[-1], width=2 * plotting.COLUMN, height=2.8) as axes:
             plotting.curves(axes, (1, 3, 5), lines, xlabel="threshold (px)", ylabel="pixels within it (%)")
@@ -118,6 +121,7 @@ def shown(workdir: Path) -> list[Path]:
         titles = numbers["methods"]
         pair = {"source": arrays["source"], "target": arrays["target"]}
         truth = {"truth": arrays["flow"], "mask": arrays["mask"]}
+        known = truth if arrays["mask"].any() else {}  # of data whose poses alone are known there is none
         flows = {title: arrays[f"{name}.flow"] for name, title in list(titles.items())[:_DRAWN]}
         paths.append(plotting.path_in(workdir, f"shown-{data}"))
         sheets.rivals(paths[-1], **pair, **truth, flows=flows, title=numbers["name"])
@@ -126,7 +130,7 @@ def shown(workdir: Path) -> list[Path]:
             sheets.sheet(
                 paths[-1],
                 **pair,
-                **truth,
+                **known,
                 flow=arrays[f"{name}.flow"],
                 warped=arrays[f"{name}.warped"],
                 confidence=arrays.get(f"{name}.confidence"),
