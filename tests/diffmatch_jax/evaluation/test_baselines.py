@@ -93,7 +93,7 @@ def test_wrong_settings(pyramid):
         baselines.winner_take_all(pyramid, fine=100, coarse=64)
     with pytest.raises(InputError, match="median: expected 0 or an odd number"):
         baselines.winner_take_all(pyramid, median=4)
-    with pytest.raises(InputError, match="config.conditions: expected a fit of 0, or of 1 and more"):
+    with pytest.raises(InputError, match="config.conditioning.fit: expected 0, or 1 cell or more"):
         baselines.fitted(pyramid, fit=0.5)
 
 

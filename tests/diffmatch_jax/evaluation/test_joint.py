@@ -15,7 +15,7 @@ VALID = np.ones((2, 32, 32), bool)
 
 def fields(key, n, correlation):
     keys = jax.random.split(jax.random.key(key), 2)
-    return np.asarray(initial_noise(keys, n, (32, 32, 2), correlation=correlation), np.float64)
+    return np.asarray(initial_noise(keys, n, (32, 32, 2), noise_correlation=correlation), np.float64)
 
 
 def test_the_energy_score_of_two_hypotheses_by_hand():
