@@ -274,7 +274,7 @@ def continued(params: Any, first: Any) -> Any:
     for name in sorted(ours.keys() | theirs.keys()):
         if ours.get(name) != theirs.get(name):
             expected = f"a stage 1 of the same network and evidence: {name} {ours.get(name, 'absent')}"
-            got, fix = theirs.get(name, "absent"), "use false, or give both stages one model and one conditions.wide"
+            got, fix = theirs.get(name, "absent"), "use false, or give both stages one model and one conditioning.wide"
             raise input_error("config.stage2.from_stage1", expected=expected, got=got, fix=fix)
     return jax.tree.map(jnp.asarray, first)
 
