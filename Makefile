@@ -12,7 +12,7 @@ ifneq ($(words $(ACCELERATOR)) $(filter $(ACCELERATOR),$(ACCELERATORS)),1 $(ACCE
 $(error ACCELERATOR: expected one of $(ACCELERATORS), got "$(ACCELERATOR)")
 endif
 
-.PHONY: help install demo demo-gahb demo-phase-bridge demo-diffmatch test test-slow smoke-lowest smoke-newest lint bench clean
+.PHONY: help install demo demo-gahb demo-phase-bridge demo-diffmatch test test-slow smoke-lowest smoke-newest lint bench docs clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*##/\t/' | expand -t 20
@@ -68,5 +68,12 @@ lint: install  ## style
 bench: install  ## overheads and throughput, as ratios; appends to benchmarks/results
 	$(BIN)/python -m benchmarks
 
-clean:  ## remove the environments and runs
-	rm -rf .venv .venv-lowest .venv-newest $(RUNS)
+docs: .venv/with-docs  ## the documentation site in site/, with the output of the tutorials; warnings are errors
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+
+.venv/with-docs: .venv/installed-$(ACCELERATOR)
+	$(BIN)/python -m pip install --quiet --editable '.[docs]'
+	@touch $@
+
+clean:  ## remove the environments, the site and runs
+	rm -rf .venv .venv-lowest .venv-newest site $(RUNS)

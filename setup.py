@@ -71,6 +71,12 @@ setuptools.setup(
         "classical": ["opencv-python-headless>=4.10.0.84"],
         "tracking": ["wandb>=0.19.0"],
         "export": ["flatbuffers>=24.3.25"],
+        "docs": [
+            "latex2mathml>=3.77.0",
+            "mkdocs-material>=9.6.0,<10",  # the theme of MkDocs 1
+            "mkdocs>=1.6.1,<2",  # 2 has neither plugins nor hooks
+            "mkdocstrings-python>=2.0.0",
+        ],
         "dev": ["torch>=2.5.0"],  # only to write the PyTorch files that tests read
     },
     classifiers=[

@@ -70,7 +70,7 @@ def constant_batches(batch: dict[str, np.ndarray]) -> Batches:
     def fetch(step, num_steps=1, rows=None):
         return {"examples": {"index": np.zeros((num_steps, count), np.int32)}}
 
-    return Batches(batch, fetch, assemble, lambda: None, "device")
+    return Batches(batch, fetch, assemble, lambda step: np.zeros(count, np.int32), lambda: None, "device")
 
 
 def first_batch(batches: Batches, batch_size: int) -> dict[str, np.ndarray]:

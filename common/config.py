@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 
 from common import migrations
 from common.config_values import parse, typed
-from common.errors import InputError, choice, input_error, nearest, shown
+from common.errors import InputError, choice, input_error, listed, nearest, shown
 from common.io.files import read_json, write_json
 from common.migrations import flat
 
@@ -212,22 +212,21 @@ def _known(values: Mapping[str, Any], base: ConfigDict, workdir: str | os.PathLi
         raise input_error(
             str(path),
             expected="keys of this version",
-            got="keys that it has no more: " + _listed(removed),
+            got="keys that it has no more: " + _listed_keys(removed),
             fix=f"train with the version that wrote it, or start a new run from it: --init-from {workdir}",
         )
     notes = []
     if new := {key: value for key, value in known.items() if key not in stored and value != {}}:
-        notes.append("keys that are newer than it take their default: " + _listed(new))
+        notes.append("keys that are newer than it take their default: " + _listed_keys(new))
     if removed:
-        notes.append("keys that this version has no more are ignored: " + _listed(removed))
+        notes.append("keys that this version has no more are ignored: " + _listed_keys(removed))
     if notes:
         _note(f"{path}: {'; '.join(notes)}")
     return {key: value for key, value in stored.items() if key not in removed}
 
 
-def _listed(values: Mapping[str, Any]) -> str:
-    more = f" and {len(values) - 8} more" if len(values) > 8 else ""
-    return ", ".join(f"{key}={shown(value)}" for key, value in list(values.items())[:8]) + more
+def _listed_keys(values: Mapping[str, Any]) -> str:
+    return listed((f"{key}={shown(value)}" for key, value in values.items()), most=8)
 
 
 _NOTED: set[str] = set()  # a command reads a configuration several times, and says once what is odd about it
@@ -323,7 +322,7 @@ def _finish(config: ConfigDict, overrides: Mapping[str, Any] | None) -> ConfigDi
         if key in CHOICES:
             choice(f"config.{key}", section[name], CHOICES[key])
     if "seed" in config and not 0 <= config.seed < 2**32:
-        # JAX takes a seed modulo 2**32: two that look different would give the same run.
+        # JAX takes a seed modulo 2**32: two different ones would give the same run.
         raise input_error("config.seed", expected="0 to 2**32 - 1", got=config.seed, fix="use a smaller one")
     return config.lock()
 
@@ -371,7 +370,7 @@ def _set(config: ConfigDict, key: str, value: Any) -> None:
         raise input_error(
             f"config.{key}", expected="one key", got="a whole section", fix=f"set config.{key}.{first} or another key"
         )
-    parsed = parse(value, kind) if isinstance(value, str) else value
+    parsed = parse(value, kind, section[name]) if isinstance(value, str) else value
     section[name] = typed(f"config.{key}", parsed, kind, section[name])
 
 

@@ -10,8 +10,13 @@ from common.errors import input_error, shown
 _LONGEST = 10_000  # characters of a text that is read as Python values
 
 
-def parse(text: str, kind: type) -> Any:
-    """Returns what a text from the command line means for a field of type `kind`; the text itself if it has none."""
+def parse(text: str, kind: type, default: Any = None) -> Any:
+    """Returns what a text from the command line means for a field of type `kind`; the text itself if it has none.
+
+    Names of a tuple of names (`default` says that it is one) need no quotes: `calpha-2,ray`.
+    """
+    if kind is tuple and default and all(isinstance(each, str) for each in default):
+        return _names(text)
     if kind in (str, object) or len(text) > _LONGEST:
         return text
     if kind is bool:
@@ -23,6 +28,14 @@ def parse(text: str, kind: type) -> Any:
     if kind is int and isinstance(value, float) and value.is_integer():
         return int(value)
     return (value,) if kind is tuple and _is_number(value) else value
+
+
+def _names(text: str) -> tuple[str, ...]:
+    """Returns the names in a text, separated by commas, in brackets or not, each in quotes or not."""
+    names = [name.strip() for name in text.strip().strip("()[]").split(",")]
+    if names[-1] == "":  # what a comma ends, or nothing at all
+        del names[-1]
+    return tuple(name[1:-1] if name[:1] in ("'", '"') and name[:1] == name[-1:] else name for name in names)
 
 
 def typed(field: str, value: Any, kind: type, default: Any) -> Any:

@@ -26,11 +26,30 @@ def shown(value: object, most: int = 80) -> str:
     return text if len(text) <= most else f"{text[: most - 20]} ... {text[-15:]}"
 
 
-def at_least_one(counts: Mapping[str, int]) -> None:
-    """Raises an `InputError` that names the first of `counts`, by field, that is below 1."""
-    for field, count in counts.items():
-        if count < 1:
-            raise input_error(field, expected="at least 1", got=count, fix="use 1 or more")
+def one_line(text: object) -> str:
+    """Returns a text or the message of an error with all white space as single spaces; the error's type if empty."""
+    return " ".join(str(text).split()) or type(text).__name__
+
+
+def listed(items: Iterable[object], most: int = 6) -> str:
+    """Returns the first `most` items, separated by commas, and how many there are beyond."""
+    items = list(items)
+    more = f" and {len(items) - most} more" if len(items) > most else ""
+    return ", ".join(map(str, items[:most])) + more
+
+
+def within(field: str, value: float, least: float, most: float | None = None, *, what: str = "") -> None:
+    """Raises an `InputError` unless `least` <= `value` <= `most` (None: no limit); `what` explains the numbers."""
+    if not value >= least or (most is not None and value > most):
+        expected = f"at least {least}" if most is None else f"{least} to {most}"
+        fix = f"use {most} or less" if most is not None and value > most else f"use {least} or more"
+        raise input_error(field, expected=expected + what, got=value, fix=fix)
+
+
+def at_least(values: Mapping[str, tuple[float, float]]) -> None:
+    """Raises an `InputError` for the first of `values`, field to (value, least), that is below its least."""
+    for field, (value, least) in values.items():
+        within(field, value, least)
 
 
 def nearest(name: str, options: Iterable[str]) -> str | None:

@@ -1,6 +1,7 @@
 """The record of pure functions by which training, sampling and the command line know a method."""
 
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -27,12 +28,14 @@ class Samples(NamedTuple):
     """What a sampling run hands to the file writer.
 
     `arrays` go into one `.npz`; `images` (`[N, H, W, C]` in [0, 1], may be None) into a `.png` grid; `info` (plain
-    JSON values, with at least `nfe`) into the `.json` beside them.
+    JSON values, with at least `nfe`) into the `.json` beside them. `settings` (plain JSON values) is what decides the
+    samples besides weights, seed and config, such as the fingerprint of data they are made from.
     """
 
     arrays: Mapping[str, np.ndarray]
     images: np.ndarray | None
     info: Mapping[str, Any]
+    settings: Mapping[str, Any] = MappingProxyType({})
 
 
 class Sampler(NamedTuple):
@@ -63,7 +66,7 @@ class Method(NamedTuple):
     """A method as pure functions, made by `build(config)` and by nothing else.
 
     A batch is a mapping with the method's own arrays (`image [B, H, W, C]`, ...) plus what the training step adds:
-    `position` int32 `[B]` (the example's place in the global batch; random draws are keyed by it, so they do not
+    `position` int32 `[B]` (the example's place in the global batch; random numbers are keyed by it, so they do not
     depend on the number of devices) and `progress` float32 `[]` in [0, 1) (step divided by the number of steps).
     `example` gives shapes and dtypes of the method's own arrays for one example, where they are known without data.
     `sampler`, where there is one, serves `sample --num N`, which draws any number of samples and resumes.

@@ -1,4 +1,4 @@
-"""Drawing many samples: each is a function of the weights, the key and its own number, wherever and whenever drawn."""
+"""Many samples: each is a function of the weights, the key and its own number, wherever and whenever it is drawn."""
 
 import hashlib
 from collections.abc import Callable, Mapping
@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from common.data.source import Source
-from common.errors import at_least_one, input_error
+from common.errors import at_least, input_error
 from common.io import row_store
 from common.method import PyTree, Sampler, Variables
 from common.training import parallel
@@ -51,12 +51,8 @@ def draw(
     Each device draws `batch_size` of them at once (default: the sampler's). Raises `InputError` for numbers below 1.
     """
     batch_size = _check(num, sampler.batch_size if batch_size is None else batch_size)
-    compute, parts = make_compute(sampler, variables, key), []
     step = batch_size * parallel.rows().num_devices
-    for start in range(0, num, step):
-        # np.asarray waits: programs of several host devices must not queue up.
-        parts.append({name: np.asarray(x) for name, x in compute(np.arange(start, start + step)).items()})
-    return {name: np.concatenate([part[name] for part in parts])[:num] for name in parts[0]}
+    return row_store.in_memory(make_compute(sampler, variables, key), num=num, step=step)
 
 
 def draw_to(
@@ -114,7 +110,7 @@ def weights_digest(variables: PyTree) -> str:
     return total.hexdigest()[:16]
 
 
-class Drawn(Source):
+class StoredSamples(Source):
     """The images that `draw_to` left in a directory, as a data source: `source[i]` is `{"image": [H, W, C]}`.
 
     Raises:
@@ -133,7 +129,7 @@ class Drawn(Source):
         self.fingerprint = hashlib.sha256(repr((self._store.identity, num)).encode()).hexdigest()[:32]
 
     def __repr__(self) -> str:
-        return f"Drawn({self._num}, {self.fingerprint})"
+        return f"StoredSamples({self._num}, {self.fingerprint})"
 
     def __len__(self) -> int:
         return self._num
@@ -150,5 +146,5 @@ class Drawn(Source):
 
 
 def _check(num: int, batch_size: int) -> int:
-    at_least_one({"num": num, "batch_size": batch_size})
+    at_least({"num": (num, 1), "batch_size": (batch_size, 1)})
     return min(num, batch_size)

@@ -14,7 +14,7 @@ from common import config as configs
 from common.checkpoint import restore_params, saved_steps
 from common.data.pipeline import build as build_sources
 from common.data.source import Source
-from common.errors import InputError, at_least_one, choice, input_error
+from common.errors import InputError, at_least, choice, input_error
 from common.io.pictures import grid
 from common.method import Evaluation, Method, Samples, Variables
 from common.networks.initial import initialise
@@ -80,12 +80,12 @@ def build(config) -> Method:
         raise input_error(
             "config.train.accumulate", expected="1 with features.compat", got=config.train.accumulate, fix=fix
         )
-    at_least_one(
+    at_least(
         {
-            "config.sampler.hypotheses": sampler.hypotheses,
-            "config.sampler.num": sampler.num,
-            "config.evaluate.num": checks.num,
-            "config.evaluate.batch_size": checks.batch_size,
+            "config.sampler.hypotheses": (sampler.hypotheses, 1),
+            "config.sampler.num": (sampler.num, 1),
+            "config.evaluate.num": (checks.num, 1),
+            "config.evaluate.batch_size": (checks.batch_size, 1),
         }
     )
 
@@ -135,7 +135,8 @@ def build(config) -> Method:
         arrays = {name: getattr(made, name) for name in ("source", "target", "flow", "mask")}
         arrays |= {"predicted": found.flow} | {name: getattr(found, name) for name in ("confidence", "std", "wta_flow")}
         settings = {"hypotheses": sampler.hypotheses, "estimate": sampler.estimate, "num_samples": sampler.num}
-        return Samples(arrays, shown(made, found), {"nfe": matcher_config.nfe(sampler.hypotheses), **settings})
+        info = {"nfe": matcher_config.nfe(sampler.hypotheses), **settings}
+        return Samples(arrays, shown(made, found), info, settings={"data": {"test": sources()["test"].fingerprint}})
 
     def preview(variables: Variables, key: jax.Array) -> dict[str, np.ndarray]:
         return {"source, target, warped, confidence": grid(shown(*matched(variables, key, 4)), columns=4)}

@@ -3,7 +3,7 @@
 from common.cli import workdirs
 from common.cli.app import App, Request, print_lines
 from common.cli.verbs import trained
-from common.errors import InputError, input_error
+from common.errors import InputError, input_error, within
 from common.io import results
 from common.plots.tables import text_table
 from gahb.denoisers import denoiser
@@ -19,11 +19,7 @@ def run(app: App, request: Request) -> None:
     levels = parse_levels(flags.levels)
     dimension = config.data.size**2 * config.data.channels
     for name, most in (("images", None), ("top", dimension), ("probes", None), ("block", None)):
-        value, least = getattr(flags, name), 2 if name == "probes" else 1
-        if value < least or (most and value > most):
-            expected = f"{least} to {most}" if most else f"at least {least}"
-            fix = f"use {least} or more" if value < least else f"use {most} or less"
-            raise input_error(f"--{name}", expected=expected, got=value, fix=fix)
+        within(f"--{name}", getattr(flags, name), 2 if name == "probes" else 1, most)
     held_out = app.build(config).sources
     model = trained.load(app, request, "EVALUATE")
     if model is None:

@@ -16,7 +16,7 @@ from common import config as configs
 from common.cli import multi_run, workdirs
 from common.cli.app import App, Request, print_lines
 from common.cli.verbs.trained import config_settings, fingerprints
-from common.errors import input_error
+from common.errors import input_error, within
 from common.io import results
 from common.plots.tables import text_table
 from configs.gahb.base import base
@@ -78,10 +78,7 @@ def build(config: ConfigDict) -> Plan:
         ("probes", classes.probes, 2, None),
         ("bootstrap", classes.bootstrap, 2, None),
     ):
-        if value < least or (most and value > most):
-            expected = f"{least} to {most}" if most else f"at least {least}"
-            fix = f"use {least} or more" if value < least else f"use {most} or less"
-            raise input_error(f"config.classes.{name}", expected=expected, got=value, fix=fix)
+        within(f"config.classes.{name}", value, least, most)
     return Plan(
         tuple(Member(*each) for each in zip(names, each["steps"], each["levels"], alphas, strict=True)),
         classes.num_images,

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from common.io import results
-from common.io.metrics_log import read_metrics
+from common.io.metrics_log import read_metrics, read_training
 from common.io.pictures import grid, save_png
 from common.io.results import NoResultError
 from common.plots import plotting, report
@@ -17,13 +17,12 @@ from gahb import class_figures, eigenbasis_figures, inverse_figures, study_figur
 
 def training(workdir: Path) -> list[Path]:
     """Draws loss and PSNR of the training batches against the step: `figures/training.png`."""
-    records = [each for each in read_metrics(workdir) if "loss" in each]
-    if not records:
-        raise NoResultError(f"{workdir / 'metrics.jsonl'}: expected training lines, got none; train first")
+    lines = read_training(workdir)
+    records = [each for each in lines if "loss" in each]
     path = plotting.path_in(workdir, "training")
     steps = [each["step"] for each in records]
     with plotting.figure(path, width=2 * plotting.COLUMN, columns=2) as (left, right):
-        plotting.history(left, steps, [each["loss"] for each in records], ylabel="loss (squared error)", log=True)
+        plotting.losses(left, lines, ylabel="loss (squared error)", log=True)
         plotting.history(right, steps, [each.get("psnr") for each in records], ylabel="PSNR of training batches (dB)")
     return [path]
 

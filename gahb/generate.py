@@ -1,6 +1,5 @@
 """`python -m gahb generate`: the images of an experiment, written once as arrays that any program can read."""
 
-import json
 import os
 import shutil
 import tempfile
@@ -15,8 +14,9 @@ import numpy as np
 from common import config as configs
 from common.cli import workdirs
 from common.cli.app import App, Request, print_lines
+from common.cli.verbs.trained import IRRELEVANT
 from common.data.source import Source
-from common.errors import RunError, choice, input_error
+from common.errors import RunError, choice, input_error, listed
 from common.io import results
 from common.io.files import read_json, write_atomically, write_json
 from common.io.pictures import png_bytes, strip
@@ -26,6 +26,7 @@ TYPES = ("float32", "uint8")
 
 _CHUNK = 512  # images in memory at once
 _SHOWN = 12  # images of each split on the contact sheet
+_FREE = tuple(key for key in IRRELEVANT if key != "seed")  # keys of the config that decide no image
 
 
 def run(app: App, request: Request) -> None:
@@ -46,9 +47,11 @@ def run(app: App, request: Request) -> None:
         "type": kind,
         "sources": {split: {"num": len(each), "fingerprint": each.fingerprint} for split, each in sources.items()},
     }
+    described = configs.to_dict(config)
+    settings = {"data": described["data"], "synthetic": described["synthetic"]}
     path = workdir / f"{NAME}.npz"
     advice = f"--config.data.source=npz:{path} --config.data.fit=none"
-    if _is_there(workdir, content):
+    if _is_there(workdir, content, {"seed": config.seed, **settings}):
         print_lines(f"already there: {path}", f"use: {advice}")
         return
     shape, itemsize = sources["train"][0]["image"].shape, np.dtype(kind).itemsize
@@ -60,7 +63,6 @@ def run(app: App, request: Request) -> None:
         _converted(each.read(range(min(_SHOWN, *map(len, sources.values())))), "float32") for each in sources.values()
     ]
     write_atomically(workdir / f"{NAME}.png", png_bytes(strip(rows, scale=2 if shape[0] < 64 else 1)))
-    described = configs.to_dict(config)
     numbers = {
         **results.provenance(
             config_hash=configs.digest(config),
@@ -73,8 +75,7 @@ def run(app: App, request: Request) -> None:
         **content,
         "shape": list(shape),
         "statistics": statistics,
-        "data": described["data"],
-        "synthetic": described["synthetic"],
+        **settings,
     }
     written = write_json(workdir / f"{NAME}.json", results.plain(numbers))
     counts = " and ".join(f"{len(each)} {split}" for split, each in sources.items())
@@ -132,8 +133,11 @@ def _converted(examples: Mapping[str, np.ndarray], kind: str) -> np.ndarray:
     return np.round(np.clip(images, 0, 1) * 255).astype(np.uint8)
 
 
-def _is_there(workdir: Path, content: Mapping[str, Any]) -> bool:
-    """Tells whether the directory holds these very images; raises `InputError` if it holds others."""
+def _is_there(workdir: Path, content: Mapping[str, Any], settings: Mapping[str, Any]) -> bool:
+    """Tells whether the directory holds the images of `content`; raises `InputError` if it holds others.
+
+    The error names what differs of `settings`, from which they follow.
+    """
     arrays, numbers = (workdir / f"{NAME}.{ending}" for ending in ("npz", "json"))
     if not numbers.exists():
         if arrays.exists():
@@ -146,16 +150,19 @@ def _is_there(workdir: Path, content: Mapping[str, Any]) -> bool:
         return False
     try:
         stored = read_json(numbers, expected="the description of images", fix="remove the file")
-        held = {name: stored[name] for name in content}
+        held, made_by = ({name: stored[name] for name in names} for names in (content, settings))
     except KeyError as error:
         raise input_error(
             str(numbers), expected="the description of images", got=error, fix="remove the file"
         ) from None
     if held != content:
+        parts = [{"type": each["type"], **more} for each, more in ((held, made_by), (content, settings))]
+        # The fingerprints alone say little, but are all there is where the files of a data set have changed.
+        changes = configs.diff(*parts, ignore=_FREE) or configs.diff(held, content)
         raise input_error(
             f"workdir {workdir}",
-            expected=f"no images, or those of this experiment ({json.dumps(content)})",
-            got=f"other ones ({json.dumps(held)})",
+            expected="no images, or those of this experiment",
+            got=f"others (there -> now): {listed(changes)}",
             fix="choose another --workdir",
         )
     return arrays.exists()

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from common.arrays import as_images
-from common.errors import choice, input_error
+from common.errors import choice, input_error, within
 from common.prng import as_key
 from gahb import operators
 from gahb.denoisers import Denoiser
@@ -102,8 +102,7 @@ def restore(
     [N]`, `psnr [N, S]` and `mean_psnr [N]` (of the average of the S samples); of each sample `mismatch [N, S]` (rms of
     M M^T x - M m), `steps`, `sigma` and `converged [N, S]`.
     """
-    if samples < 1:
-        raise input_error("samples", expected="at least 1", got=samples, fix="use 1 or more")
+    within("samples", samples, 1)
     images = as_images(images, "images")
     clean = jnp.asarray(images)
     measurement = operator.analyze(clean)

@@ -14,7 +14,7 @@ from common import config as configs
 from common.checkpoint import restore_params
 from common.data import augment
 from common.data.pipeline import build as build_sources
-from common.errors import InputError, choice, input_error
+from common.errors import InputError, at_least, choice, input_error
 from common.io.pictures import as_unit, strip
 from common.method import Evaluation, Method, Sampler, Samples, Variables
 from common.training.parallel import AXIS
@@ -156,21 +156,19 @@ def _check(config) -> None:
     choice("config.model.gain_init", model.gain_init, ("released", "unit"))
     choice("config.noise.rule", noise.rule, objective.RULES)
     synthetic.check(config)
-    for field, value, least in (
-        ("model.num_kernels", model.num_kernels, 1),
-        ("model.num_blocks", model.num_blocks, 1),
-        ("model.num_layers", model.num_layers, 3),
-        ("evaluate.num_images", checks.num_images, 1),
-        ("evaluate.batch_size", checks.batch_size, 1),
-        ("evaluate.wiener_images", checks.wiener_images, 0),
-        ("evaluate.panel_images", checks.panel_images, 1),
-        ("evaluate.panel_size", checks.panel_size, 0),
-        ("sampler.num", config.sampler.num, 1),
-        ("sampler.batch_size", config.sampler.batch_size, 1),
-        ("sampler.max_steps", config.sampler.max_steps, 1),
-    ):
-        if value < least:
-            raise input_error(f"config.{field}", expected=f"at least {least}", got=value, fix=f"use {least} or more")
+    at_least({
+        "config.model.num_kernels": (model.num_kernels, 1),
+        "config.model.num_blocks": (model.num_blocks, 1),
+        "config.model.num_layers": (model.num_layers, 3),
+        "config.evaluate.num_images": (checks.num_images, 1),
+        "config.evaluate.batch_size": (checks.batch_size, 1),
+        "config.evaluate.wiener_images": (checks.wiener_images, 0),
+        "config.evaluate.panel_images": (checks.panel_images, 1),
+        "config.evaluate.panel_size": (checks.panel_size, 0),
+        "config.sampler.num": (config.sampler.num, 1),
+        "config.sampler.batch_size": (config.sampler.batch_size, 1),
+        "config.sampler.max_steps": (config.sampler.max_steps, 1),
+    })  # fmt: skip
     if model.network == "unet":
         _check_multiple("config.data.size", config.data.size, model.num_blocks)
         _check_multiple("config.evaluate.panel_size", checks.panel_size, model.num_blocks)

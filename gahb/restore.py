@@ -6,7 +6,7 @@ import numpy as np
 from common.cli import workdirs
 from common.cli.app import App, Request, print_lines
 from common.cli.verbs import trained
-from common.errors import InputError, input_error
+from common.errors import InputError, at_least, input_error
 from common.io import results
 from common.io.progress import Progress
 from common.plots.tables import text_table
@@ -73,10 +73,7 @@ def _of_images(config):
 
 def _check(restore, shape, measured) -> None:
     """Raises `InputError` for impossible settings, before anything expensive."""
-    for field in ("num", "samples"):
-        if restore[field] < 1:
-            fix = "use 1 or more"
-            raise input_error(f"config.evaluate.restore.{field}", expected="at least 1", got=restore[field], fix=fix)
+    at_least({f"config.evaluate.restore.{field}": (restore[field], 1) for field in ("num", "samples")})
     try:
         inverse.check(restore.problems, shape, **measured)
     except InputError as error:

@@ -17,7 +17,7 @@ from jax import lax
 from jax.tree_util import Partial
 
 from common.arrays import as_numbers
-from common.errors import input_error
+from common.errors import at_least, input_error
 from common.prng import as_key
 from gahb.denoisers import Denoiser, as_denoiser, denoised
 from gahb.operators import Operator
@@ -255,9 +255,7 @@ def _check(shape, sigma_0, sigma_L, h0, beta, max_steps, divergence, store_every
             raise input_error(
                 name, expected=expected, got=value, fix="see the docstring of gahb.sample for the paper's values"
             )
-    for name, value, least in (("max_steps", max_steps, 1), ("store_every", store_every, 0)):
-        if value < least:
-            raise input_error(name, expected=f"at least {least}", got=value, fix=f"use {least} or more")
+    at_least({"max_steps": (max_steps, 1), "store_every": (store_every, 0)})
     if (operator is None) != (measurement is None):
         missing = "operator" if operator is None else "measurement"
         raise input_error(

@@ -22,7 +22,7 @@ from common.cli import multi_run, workdirs
 from common.cli.app import App, Request, print_lines
 from common.cli.verbs.trained import config_settings
 from common.data.source import digest
-from common.errors import input_error
+from common.errors import at_least, input_error
 from common.io import results
 from common.plots.tables import text_table
 from configs.gahb.base import base
@@ -58,18 +58,14 @@ def build(config: ConfigDict) -> Plan:
     if len(steps) not in (1, len(sizes)) or min(steps) < 1:
         expected = f"one number of steps, or {len(sizes)} as there are sizes"
         raise input_error("config.study.steps", expected=expected, got=steps, fix="give one for each size")
-    for name, value, least in (
-        ("control_steps", study.control_steps, 0),
-        ("num_images", study.num_images, 1),
-        ("bootstrap", study.bootstrap, 1),
-        ("patch", study.patch, 1),
-        ("trajectories", study.trajectories, 0),
-        ("trajectory_every", study.trajectory_every, 1),
-    ):
-        if value < least:
-            raise input_error(
-                f"config.study.{name}", expected=f"at least {least}", got=value, fix=f"use {least} or more"
-            )
+    at_least({
+        "config.study.control_steps": (study.control_steps, 0),
+        "config.study.num_images": (study.num_images, 1),
+        "config.study.bootstrap": (study.bootstrap, 1),
+        "config.study.patch": (study.patch, 1),
+        "config.study.trajectories": (study.trajectories, 0),
+        "config.study.trajectory_every": (study.trajectory_every, 1),
+    })  # fmt: skip
     if study.patch > config.data.size:
         expected = f"at most config.data.size={config.data.size}"
         raise input_error("config.study.patch", expected=expected, got=study.patch, fix="use smaller patches")

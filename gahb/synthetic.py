@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from common.data import pipeline, splits
-from common.data.order import MAX_LENGTH, permutation
+from common.data import pipeline
+from common.data.order import MAX_LENGTH, choose, permutation
 from common.data.source import OnDevice, Source, digest
 from common.errors import choice, input_error, nearest
 from gahb import calpha, manifolds
@@ -200,7 +200,7 @@ def build(config, read: Callable[[Any], Mapping[str, Source]] = pipeline.build) 
         rule = _RULES[data.source](config, read)
         chosen = None
         if data.half or data.subset:
-            chosen = splits.choose(made.num_train, half=data.half, subset=data.subset, seed=data.split_seed)
+            chosen = choose(made.num_train, half=data.half, subset=data.subset, seed=data.split_seed)
         sources = {
             split: Generated(
                 rule.generate,

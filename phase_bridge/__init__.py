@@ -13,12 +13,23 @@ _WHERE = {
     "log_density": "phase_bridge.likelihood",
     "log_likelihood": "phase_bridge.likelihood",
     "make_steps": "phase_bridge.sampling",
+    "mixture_field": "phase_bridge.analytic",
     "sample": "phase_bridge.sampling",
     "stroke": "phase_bridge.conditional",
     "time_grid": "phase_bridge.sampling",
 }
 
-__all__ = ["Bridge", "inpainting", "log_density", "log_likelihood", "make_steps", "sample", "stroke", "time_grid"]
+__all__ = [
+    "Bridge",
+    "inpainting",
+    "log_density",
+    "log_likelihood",
+    "make_steps",
+    "mixture_field",
+    "sample",
+    "stroke",
+    "time_grid",
+]
 
 
 def __getattr__(name: str):

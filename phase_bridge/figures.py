@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.ticker import LogLocator, NullFormatter
 
 from common.io import results
-from common.io.metrics_log import read_metrics
+from common.io.metrics_log import read_metrics, read_training
 from common.io.pictures import grid, save_png
 from common.io.results import NoResultError
 from common.plots import plotting, report
@@ -24,12 +24,9 @@ _CLASS_ROWS = 16  # classes that get a row of their own
 
 def training(workdir: Path) -> list[Path]:
     """Draws the loss of the training batches against the step: `figures/training.png`."""
-    records = [each for each in read_metrics(workdir) if "loss" in each]
-    if not records:
-        raise NoResultError(f"{workdir / 'metrics.jsonl'}: expected training lines, got none; train first")
-    path = plotting.path_in(workdir, "training")
+    lines, path = read_training(workdir), plotting.path_in(workdir, "training")
     with plotting.figure(path) as axes:
-        plotting.history(axes, [each["step"] for each in records], [each["loss"] for each in records], ylabel="loss")
+        plotting.losses(axes, lines, ylabel="loss")
     return [path]
 
 

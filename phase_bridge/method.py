@@ -16,7 +16,7 @@ from common.checkpoint import restore_params
 from common.data import augment
 from common.data.pipeline import build as build_sources
 from common.data.source import Source, in_threads
-from common.errors import at_least_one, choice, input_error
+from common.errors import at_least, choice, input_error
 from common.io.pictures import as_unit, grid
 from common.method import Evaluation, Method, Sampler, Samples, Variables
 from common.networks.initial import initialise
@@ -53,13 +53,13 @@ def build(config) -> Method:
     shape = (2,) if of_points else (data.size, data.size, data.channels)
     classes = check_classes(config)
     sources = functools.cache(lambda: build_all_sources(config))
-    at_least_one(
+    at_least(
         {
-            "config.sampler.num": sampler.num,
-            "config.sampler.batch_size": sampler.batch_size,
-            "config.evaluate.num": checks.num,
-            "config.evaluate.batch_size": checks.batch_size,
-            "config.evaluate.repeats": checks.repeats,
+            "config.sampler.num": (sampler.num, 1),
+            "config.sampler.batch_size": (sampler.batch_size, 1),
+            "config.evaluate.num": (checks.num, 1),
+            "config.evaluate.batch_size": (checks.batch_size, 1),
+            "config.evaluate.repeats": (checks.repeats, 1),
         }
     )
 

@@ -3,7 +3,7 @@
 import flax.linen as nn
 import jax.numpy as jnp
 
-from common.errors import choice, input_error
+from common.errors import at_least, choice, input_error
 from common.networks import resample
 from common.networks.adm_unet import ADMUNet
 from common.networks.embeddings import KINDS
@@ -73,19 +73,9 @@ def levels(size: int, count: int, sides: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _check(model, size: int) -> None:
-    for name, value, least in (
-        ("channels", model.channels, 1),
-        ("num_blocks", model.num_blocks, 1),
-        ("num_classes", model.num_classes, 0),
-        ("heads", model.heads, 0 if model.network == "adm_unet" else 1),
-        ("channels_per_head", model.channels_per_head, 1),
-        ("width", model.width, 1),
-        ("depth", model.depth, 1),
-    ):
-        if value < least:
-            raise input_error(
-                f"config.model.{name}", expected=f"at least {least}", got=value, fix=f"use {least} or more"
-            )
+    least = {"channels": 1, "num_blocks": 1, "num_classes": 0, "channels_per_head": 1, "width": 1, "depth": 1}
+    least["heads"] = 0 if model.network == "adm_unet" else 1
+    at_least({f"config.model.{name}": (model[name], value) for name, value in least.items()})
     if not 0 <= model.dropout < 1:
         fix = "the paper has 0.13 on CIFAR-10"
         raise input_error("config.model.dropout", expected="a probability below 1", got=model.dropout, fix=fix)

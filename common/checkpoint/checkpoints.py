@@ -20,7 +20,7 @@ from common.checkpoint import manifest as manifests
 from common.checkpoint import store
 from common.checkpoint.lock import only_writer
 from common.checkpoint.manifest import DamagedError
-from common.errors import InputError, RunError, input_error
+from common.errors import InputError, RunError, at_least, input_error, listed
 from common.method import PyTree, Variables
 from common.training import hosts
 
@@ -63,11 +63,7 @@ class Checkpoints:
         may_change: tuple[str, ...] = (),
         upgrade: Callable[[Mapping], Mapping] = configs.experiment,
     ):
-        for key, value, least in (("keep", keep, 1), ("keep_every", keep_every, 0)):
-            if value < least:
-                raise input_error(
-                    f"config.checkpoint.{key}", expected=f"at least {least}", got=value, fix=f"use {least} or more"
-                )
+        at_least({"config.checkpoint.keep": (keep, 1), "config.checkpoint.keep_every": (keep_every, 0)})
         self._workdir = pathlib.Path(workdir)
         self._directory = self._workdir / FOLDER
         self._run = {"config": configs.stamped(json.loads(json.dumps(config))), "data_fingerprint": data_fingerprint}
@@ -279,7 +275,7 @@ def check_resume(
         raise input_error(
             f"workdir {workdir}",
             expected=f"the config of its checkpoint at step {manifest['step']}",
-            got=f"another (checkpoint -> now): {manifests.listed(lines)}",
+            got=f"another (checkpoint -> now): {listed(lines)}",
             fix="undo the change or choose another workdir",
         )
     stored = manifest["data_fingerprint"]
@@ -385,7 +381,7 @@ def _find(directory: pathlib.Path, load: Callable, exactly: int | None = None) -
             f"checkpoints in {directory}", expected=f"step {exactly}", got=f"steps {present}", fix="name one of those"
         )
     if damaged:
-        got = manifests.listed(f"step {step} damaged ({reason})" for step, reason in damaged.items())
+        got = listed(f"step {step} damaged ({reason})" for step, reason in damaged.items())
         fix = "restore them from a copy, or choose another workdir"
         raise input_error(f"checkpoints {directory}", expected="at least one that is whole", got=got, fix=fix)
     return None

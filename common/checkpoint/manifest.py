@@ -10,14 +10,13 @@ from typing import Any
 import jax
 import numpy as np
 
-from common.errors import input_error
+from common.errors import input_error, listed
 from common.method import PyTree
 
 # 1 had one folder for each field of the state; 2 has one for all.
 FORMAT = 2
 # The fields that are read without a template, so the manifest also keeps the shape of their trees.
 TEMPLATE_FREE = ("params", "stats", "ema_params")
-_SHOWN = 6
 
 
 class DamagedError(Exception):
@@ -152,13 +151,6 @@ def reason(error: BaseException) -> str:
     if code := re.search(r"os_error_code='(\d+)'", line):  # in the midst of TensorStore's own words
         return os.strerror(int(code[1]))
     return line if len(line) <= 200 else f"{line[:80]} ... {line[-110:]}"
-
-
-def listed(lines: Iterable[str]) -> str:
-    """Returns the first few lines as one, and how many there are beyond."""
-    lines = list(lines)
-    more = f" and {len(lines) - _SHOWN} more" if len(lines) > _SHOWN else ""
-    return ", ".join(lines[:_SHOWN]) + more
 
 
 def _checksum(array: np.ndarray) -> str:

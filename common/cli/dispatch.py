@@ -10,7 +10,7 @@ from typing import Any
 
 from common.cli import flags
 from common.cli.app import App, Request, Verb, add_checkpoint, add_dry_run
-from common.errors import InputError, RunError, choice
+from common.errors import InputError, RunError, choice, one_line
 from common.migrations import flat
 
 USAGE = 2  # exit code for wrong use and bad input
@@ -47,7 +47,7 @@ def main(argv: Sequence[str], app: App) -> int:
 
 
 def _fail(error: object, code: int) -> int:
-    print("error: " + " ".join(str(error).split()), file=sys.stderr)
+    print("error: " + one_line(error), file=sys.stderr)
     return code
 
 

@@ -51,7 +51,7 @@ def _name(text: str) -> str | None:
 
 
 def _close(text: str, name: str | None, known: dict[str, Path], method: str) -> list[str]:
-    """Returns what looks like a text, in the form in which that was given: paths for a path, otherwise names."""
+    """Returns what is spelled like a text, in the form in which that was given: paths for a path, otherwise names."""
     path = Path(text)
     beside = [each for each in path.parent.glob("*.py") if each.stem not in ("__init__", "base")]
     near = difflib.get_close_matches(path.stem, [each.stem for each in beside])

@@ -31,7 +31,7 @@ _KEYS = {
     **dict.fromkeys(("grad_clip", "clip", "clip_norm", "max_grad_norm"), "optimizer.clip_norm"),
     **dict.fromkeys(("num_workers", "workers"), "data.workers"),
 }  # fmt: skip
-# Where a verb looks first among keys of the same name in several sections.
+# The section that a verb prefers where several have a key of the same name.
 _SECTIONS = {"sample": "sampler", "evaluate": "evaluate"}
 
 

@@ -59,12 +59,12 @@ def train(app: App, config: ConfigDict, folder: Path, *, title: str, **described
     settings, source = prepared.settings, prepared.source
     print_lines(f"training {title}: {config.train.steps} steps of {settings.batch_size} on {len(source)} images")
     folder.mkdir(parents=True, exist_ok=True)
-    outcome = train_run.run(prepared)
-    if not outcome.interrupted:
+    result = train_run.run(prepared)
+    if not result.interrupted:
         variables, step = restore_variables(folder)
         numbers = {"step": step, "weights": weights_digest(variables), **described}
         results.write(folder, _TRAINED, numbers=numbers, arrays={})
-    return not outcome.interrupted
+    return not result.interrupted
 
 
 def is_trained(folder: Path) -> bool:

@@ -20,11 +20,10 @@ from common.io.progress import compiling
 from common.method import Method
 from common.training import hosts, parallel
 from common.training import settings as training_settings
-from common.training.abstract import abstract_state
-from common.training.loop import Outcome, train
+from common.training.loop import TrainResult, train
 from common.training.preemption import StopSignal
 from common.training.settings import Settings
-from common.training.state import TrainState
+from common.training.state import TrainState, abstract_state
 
 
 class Run(NamedTuple):
@@ -121,7 +120,7 @@ def prepare(
     )
 
 
-def run(prepared: Run) -> Outcome:
+def run(prepared: Run) -> TrainResult:
     """Trains a prepared run, resuming what is in its directory; writes its config beside it.
 
     Raises:

@@ -35,6 +35,12 @@ def required(request: Request, flag: str) -> Path:
     return Path(value)
 
 
+def experiment(app: App, request: Request) -> ConfigDict:
+    """Returns the config that `--config` and `--config.KEY=VALUE` name; raises `InputError` if there is none."""
+    path = experiments.find(str(required(request, "config")), app.name)
+    return configs.load(path, request.overrides, app.base())
+
+
 def split_init(spec: str) -> tuple[Path, bool]:
     """Returns the absolute path of `--init-from`, and whether it may fit in part only."""
     return Path(spec.removesuffix(PARTIAL)).absolute(), spec.endswith(PARTIAL)
@@ -63,8 +69,7 @@ def to_train(app: App, request: Request) -> tuple[ConfigDict, Path]:
     stored = read_stored(app, workdir)
     source = _init_workdir(request)
     if request.flags.config or (stored is None and source is None):
-        path = experiments.find(str(required(request, "config")), app.name)
-        config = configs.load(path, request.overrides, app.base())
+        config = experiment(app, request)
     else:
         own = source if stored is None else workdir
         config = configs.read(own, app.base(), request.overrides, training=True)
@@ -124,7 +129,7 @@ def of_trained(app: App, request: Request) -> Resolved:
     workdir = required(request, "workdir")
     stored = configs.read(workdir, app.base())
     if request.flags.config:
-        config = configs.load(experiments.find(request.flags.config, app.name), request.overrides, app.base())
+        config = experiment(app, request)
     else:
         config = configs.read(workdir, app.base(), request.overrides)
     _check_method(app, stored, workdir)
@@ -145,7 +150,7 @@ def of_trained(app: App, request: Request) -> Resolved:
 def to_describe(app: App, request: Request) -> ConfigDict:
     """Returns the config named by `--config`, or else the one stored in `--workdir`."""
     if request.flags.config:
-        config = configs.load(experiments.find(request.flags.config, app.name), request.overrides, app.base())
+        config = experiment(app, request)
     elif request.flags.workdir:
         config = configs.read(request.flags.workdir, app.base(), request.overrides)
     else:

@@ -6,9 +6,10 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from common.config import CHOICES
 from common.data.order import MAX_LENGTH, generator, shuffled
 from common.data.source import Source
-from common.errors import input_error
+from common.errors import at_least, choice, input_error
 
 _RANDOM = 1  # the purpose of the random numbers of the examples
 _NO_END = 2**40  # steps of a stream without a stated end
@@ -26,18 +27,20 @@ class Batches(NamedTuple):
     `assemble(resident, fetched of one step, position [b], augment_key)`: the batch, a pure function for use inside the
     jitted step: the augmented example arrays and `index`. `position` int32 are the examples' places in the global
     batch, so a shard assembles exactly its part.
+    `indices(step)`: the places in the source of all examples of a step, int32 `[batch_size]`; reads nothing.
     `close()`: stops the threads. `placement` is "device" or "stream".
     """
 
     resident: Any
     fetch: Callable[..., dict[str, Any]]
     assemble: Callable[[Any, Mapping[str, Any], jax.Array, jax.Array], dict[str, jax.Array]]
+    indices: Callable[[int], np.ndarray]
     close: Callable[[], None]
     placement: str
 
 
 def example_keys(key: jax.Array, position: jax.Array) -> jax.Array:
-    """Returns one key per example from its place in the global batch, so that draws do not depend on the devices."""
+    """Returns one key per example from its place in the global batch: no random number depends on the devices."""
     return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, position)
 
 
@@ -65,15 +68,17 @@ def make_batches(
         size = source.nbytes
         placement = "device" if size is not None and size <= device_limit_bytes else "stream"
 
+    def indices(step: int) -> np.ndarray:
+        return shuffled(step * batch_size, (step + 1) * batch_size, n=n, seed=seed)
+
     def requests(step: int, rows: slice) -> dict[str, np.ndarray]:
         """Returns what decides the examples of a step: index and, where they need any, random numbers."""
-        start, stop, _ = rows.indices(batch_size)
-        index = shuffled(step * batch_size + start, step * batch_size + stop, n=n, seed=seed)
-        if not source.num_random:
-            return {"index": index}
         # For the whole batch, so that an example's numbers do not depend on the hosts it is spread over.
-        random = generator(seed, _RANDOM, step).randint(2**31 - 1, size=(batch_size, source.num_random), dtype=np.int32)
-        return {"index": index, "random": random[start:stop]}
+        request = {"index": indices(step)}
+        if source.num_random:
+            size = (batch_size, source.num_random)
+            request["random"] = generator(seed, _RANDOM, step).randint(2**31 - 1, size=size, dtype=np.int32)
+        return {name: array[rows] for name, array in request.items()}
 
     def read(step: int, rows: slice) -> dict[str, np.ndarray]:
         request = requests(step, rows)
@@ -105,7 +110,7 @@ def make_batches(
         return {**examples, "index": index}
 
     close = (lambda: None) if stream is None else stream.close
-    return Batches(arrays, fetch, assemble, close, placement)
+    return Batches(arrays, fetch, assemble, indices, close, placement)
 
 
 def _check(n: int, batch_size: int, placement: str, workers: int) -> None:
@@ -113,14 +118,8 @@ def _check(n: int, batch_size: int, placement: str, workers: int) -> None:
         raise input_error(
             "config.data.source", expected=f"1 to {MAX_LENGTH} examples", got=n, fix="use another data set"
         )
-    if batch_size < 1:
-        raise input_error("config.train.batch_size", expected="at least 1", got=batch_size, fix="raise it")
-    if placement not in ("auto", "device", "stream"):
-        raise input_error(
-            "config.data.placement", expected="'auto', 'device' or 'stream'", got=repr(placement), fix="use one"
-        )
-    if workers < 0:
-        raise input_error("config.data.workers", expected="0 or more threads", got=workers, fix="use 2")
+    at_least({"config.train.batch_size": (batch_size, 1), "config.data.workers": (workers, 0)})
+    choice("config.data.placement", placement, CHOICES["data.placement"])
 
 
 def _stacked(arrays: list[np.ndarray]) -> np.ndarray:

@@ -4,6 +4,8 @@ from typing import Literal
 
 import numpy as np
 
+from common.arrays import as_numbers
+
 _BLOCK = 1024  # images compared with as many others at once; memory is _BLOCK**2 floats
 
 
@@ -11,7 +13,8 @@ def block_means(images: np.ndarray, *, grid: int = 20) -> np.ndarray:
     """Returns the means over square blocks of `[N, H, W, C]`, as float32 vectors `[N, D]` of zero mean and unit length.
 
     A block is floor(H / grid) pixels high and wide (at least 1), so 80x80 images become 20x20; a rest below one block
-    is left out. uint8 and float images give the same up to rounding. A constant image becomes a zero vector.
+    is left out. uint8 and float images give the same up to rounding. A constant image becomes a zero vector. Raises
+    `InputError` for integers of other widths, and for NaN and infinity.
     """
     count, height, width, channels = images.shape
     side = max(1, height // grid)
@@ -19,6 +22,7 @@ def block_means(images: np.ndarray, *, grid: int = 20) -> np.ndarray:
     out = np.empty((count, rows * columns * channels), np.float32)
     for start in range(0, count, _BLOCK):
         part = images[start : start + _BLOCK, : rows * side, : columns * side]
+        part = part if part.dtype == np.uint8 else as_numbers(part, "images")
         means = part.reshape(-1, rows, side, columns, side, channels).mean(axis=(2, 4), dtype=np.float32)
         flat = means.reshape(len(part), -1)
         flat = flat - flat.mean(axis=1, keepdims=True)

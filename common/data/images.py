@@ -1,8 +1,10 @@
-"""Reading and fitting single images: decoding, gray, central squares, resizing. Pillow is used here only."""
+"""Reading and fitting single images: decoding upright, gray, central squares, resizing. Pillow is used here only."""
 
 import io
 import re
+import struct
 import warnings
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,13 +13,14 @@ from typing import BinaryIO, NamedTuple
 import numpy as np
 from PIL import Image
 
-from common.data.orientation import TRANSPOSED, orientation
+from common.arrays import as_images
+from common.data.source import MAX_PIXELS
+from common.errors import one_line
 
 SUFFIXES = (
     *(".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".dib", ".tif", ".tiff", ".webp", ".gif"),
     *(".ppm", ".pgm", ".pbm", ".pnm"),
 )
-MAX_PIXELS = 100_000_000  # default of config.data.max_pixels
 
 # The formats of SUFFIXES. Others can cut deeper pixels to 8 bits unnoticed, or start a program (EPS).
 _FORMATS = ("PNG", "JPEG", "BMP", "DIB", "TIFF", "WEBP", "GIF", "PPM")
@@ -25,6 +28,13 @@ _GRAY_MODES = ("1", "L", "LA", "La")
 _COLOUR_MODES = ("P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "LAB")
 _DEEP_RAW_MODE = re.compile(r";(12|16|32|64)")
 _TIFF_WIDTH, _TIFF_HEIGHT, _TIFF_BITS, _TIFF_SAMPLE_FORMAT = 256, 257, 258, 339
+_TRANSPOSED = (5, 6, 7, 8)  # orientations that exchange height and width
+
+_ORIENTATION = 0x0112
+_EXIF_INTEGERS = {1: "B", 3: "H", 4: "I", 6: "b", 8: "h", 9: "i"}  # EXIF type -> struct format
+_XMP = re.compile(rb"""tiff:Orientation(?:\s*=\s*["']|>)\s*([1-8])""")
+_XMP_BYTES = 2**20  # of a compressed XMP text that are read
+
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -55,7 +65,7 @@ def header(data: bytes | Path, *, max_pixels: int = MAX_PIXELS) -> Header:
     try:
         with _open(data, max_pixels) as (image, turn):
             width, height = _stored_size(image)
-            if turn in TRANSPOSED:
+            if turn in _TRANSPOSED:
                 width, height = height, width
             return Header((height, width, 1 if image.mode in _GRAY_MODES else 3))
     except ValueError as error:
@@ -93,11 +103,11 @@ def _open(data: bytes | Path, max_pixels: int) -> Iterator[tuple[Image.Image, in
         with _stream(data) as file:
             image = _identified(file, max_pixels)
             _check(image, max_pixels)
-            yield image, orientation(image, file)
+            yield image, _orientation(image, file)
     except ValueError:
         raise
     except Exception as error:  # noqa: BLE001  damaged files make Pillow raise errors of many kinds
-        raise ValueError(f"damaged image ({_reason(error)})") from None
+        raise ValueError(f"damaged image ({one_line(error)})") from None
 
 
 def _stream(data: bytes | Path) -> BinaryIO:
@@ -115,7 +125,7 @@ def _identified(file: BinaryIO, max_pixels: int) -> Image.Image:
     except Image.DecompressionBombError:
         raise ValueError(_too_large("over twice as many", max_pixels)) from None
     except Exception as error:  # noqa: BLE001
-        raise ValueError(f"cannot be opened ({_reason(error)})") from None
+        raise ValueError(f"cannot be opened ({one_line(error)})") from None
 
 
 def _check(image: Image.Image, max_pixels: int) -> None:
@@ -157,10 +167,6 @@ def _too_large(size: str, max_pixels: int) -> str:
     return f"more than {max_pixels} pixels ({size}); remove it, or raise config.data.max_pixels"
 
 
-def _reason(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
-
-
 def gray(image: np.ndarray) -> np.ndarray:
     """Returns the plain mean over the channels, `[H, W, C] -> [H, W, 1]`, as the paper takes it (not luminance).
 
@@ -199,9 +205,11 @@ def resize(image: np.ndarray, size: int | tuple[int, int]) -> np.ndarray:
     """Resizes to `[height, width, C]` by Pillow's bicubic filter, which widens with the factor and prevents aliasing.
 
     `size` is (height, width), or one number for both. uint8 stays uint8 (rounded and clipped by Pillow); float images
-    in [0, 1] are clipped to that range.
+    in [0, 1] are clipped to that range. Raises `InputError` for other numbers, such as floats from 0 to 255, and NaN.
     """
     height, width = (size, size) if isinstance(size, int) else size
+    if image.dtype != np.uint8:
+        image = as_images(image, "image", batch=False)
     if image.shape[:2] == (height, width):
         return image
     if image.dtype == np.uint8:
@@ -221,3 +229,91 @@ def shrink(image: np.ndarray, size: int) -> np.ndarray:
         return image
     height, width = (max(1, round(length * size / longer)) for length in image.shape[:2])
     return resize(image, (height, width))
+
+
+def _orientation(image: Image.Image, file: BinaryIO) -> int:
+    """Returns the EXIF orientation (1 to 8, 1 = upright) of an opened image that is not decoded yet.
+
+    Read without trusting other tags: Pillow parses every one when it is asked for one, and fails on the odd ones that
+    cameras and editors write. EXIF comes first, wherever in the file it stands, then XMP. `file` is what `image` reads
+    from; its position stays.
+    """
+    if image.format == "TIFF":
+        stored = image.tag_v2.get(_ORIENTATION)
+        stored = stored[0] if isinstance(stored, tuple) and stored else stored
+        if isinstance(stored, int) and 1 <= stored <= 8:
+            return stored
+    late = _late_chunks(file) if image.format == "PNG" else {}
+    for block in (image.info.get("exif"), _raw_profile(image), late.get(b"eXIf")):
+        if found := _from_exif(block or b""):
+            return found
+    for text in (image.info.get("xmp"), image.info.get("XML:com.adobe.xmp"), late.get(b"iTXt")):
+        if found := _XMP.search(text.encode(errors="ignore") if isinstance(text, str) else text or b""):
+            return int(found[1])
+    return 1
+
+
+def _from_exif(block: bytes) -> int:
+    """Returns the orientation in the first directory of an EXIF block, 0 if there is none that makes sense."""
+    while block.startswith(b"Exif\0\0"):  # some programs write the prefix twice
+        block = block[6:]
+    order = {b"II": "<", b"MM": ">"}.get(block[:2])
+    if order is None:
+        return 0
+    try:
+        (start,) = struct.unpack_from(f"{order}I", block, 4)
+        (count,) = struct.unpack_from(f"{order}H", block, start)
+        for entry in range(start + 2, start + 2 + 12 * count, 12):
+            tag, kind, number = struct.unpack_from(f"{order}HHI", block, entry)
+            if tag == _ORIENTATION and kind in _EXIF_INTEGERS and number:
+                form = order + _EXIF_INTEGERS[kind]
+                inline = number * struct.calcsize(form) <= 4
+                place = entry + 8 if inline else struct.unpack_from(f"{order}I", block, entry + 8)[0]
+                (value,) = struct.unpack_from(form, block, place)
+                return value if 1 <= value <= 8 else 0
+    except struct.error:  # an offset beyond the block
+        pass
+    return 0
+
+
+def _raw_profile(image: Image.Image) -> bytes:
+    """Returns the EXIF block that older programs write into PNG files as hexadecimal text."""
+    text = image.info.get("Raw profile type exif")
+    try:
+        return bytes.fromhex("".join(text.split("\n")[3:])) if isinstance(text, str) else b""
+    except ValueError:
+        return b""
+
+
+def _late_chunks(file: BinaryIO) -> dict[bytes, bytes]:
+    """Returns the EXIF and XMP chunks of a PNG file, also those behind the pixels, which Pillow finds by decoding."""
+    found: dict[bytes, bytes] = {}
+    position = file.tell()
+    file.seek(8)
+    while len(head := file.read(8)) == 8:
+        length, kind = struct.unpack(">I4s", head)
+        if kind == b"IEND":
+            break
+        if kind == b"eXIf":
+            found[kind] = file.read(length)
+            length = 0
+        elif kind == b"iTXt":
+            text = file.read(length)
+            length = 0
+            if text.startswith(b"XML:com.adobe.xmp\0"):
+                found[kind] = _international_text(text)
+        file.seek(length + 4, 1)
+    file.seek(position)
+    return found
+
+
+def _international_text(chunk: bytes) -> bytes:
+    """Returns the text of an iTXt chunk: keyword, flag, method, language, translated keyword, text."""
+    _, _, rest = chunk.partition(b"\0")
+    text = rest[2:].split(b"\0", 2)[-1]
+    if rest[:1] == b"\1":
+        try:
+            return zlib.decompressobj().decompress(text, _XMP_BYTES)
+        except zlib.error:
+            return b""
+    return text

@@ -9,9 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from common.data import splits
-from common.data.source import ArraySource, Source
-from common.errors import InputError, input_error
+from common.data.source import TEST_NAMES, TRAIN_NAMES, ArraySource, Source
+from common.errors import InputError, input_error, one_line
 
 MAX_ARRAY_MB = 2048  # default of config.data.max_array_mb
 
@@ -61,7 +60,7 @@ def _open(archive: zipfile.ZipFile, path: Path, *, labels: bool, limit: int) -> 
         if file.endswith(".npy") and not file.startswith("__MACOSX/")
     }
     names = [name for name in files if not name.endswith("labels")]
-    train, test = _split(names, splits.TRAIN_NAMES), _split(names, splits.TEST_NAMES)
+    train, test = _split(names, TRAIN_NAMES), _split(names, TEST_NAMES)
     if train is None and len(names) != 1:
         raise input_error(
             f"{path}",
@@ -131,9 +130,7 @@ def _read(archive: zipfile.ZipFile, entry: _Entry) -> np.ndarray:
 
 
 def _unreadable(path: Path, got: object) -> InputError:
-    return input_error(
-        _FIELD, expected=f"numeric arrays in {path}", got=" ".join(str(got).split()), fix="write it with numpy.savez"
-    )
+    return input_error(_FIELD, expected=f"numeric arrays in {path}", got=one_line(got), fix="write it with numpy.savez")
 
 
 def _what_it_is(path: Path) -> str:

@@ -6,11 +6,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from common.data import duplicates, splits
-from common.data.crops import Crops
-from common.data.fitted import Fitted, SkipBudget
-from common.data.source import BadRecordError, Element, Source
-from common.errors import input_error
+from common.config import CHOICES
+from common.data.fitted import Crops, Fitted, SkipBudget
+from common.data.npz import MAX_ARRAY_MB, open_npz
+from common.data.order import choose, hold_out
+from common.data.source import MAX_PIXELS, BadRecordError, Element, Source
+from common.errors import at_least, choice, input_error
 
 # Images of up to this much memory stay decoded; a folder below it is decoded when it is opened.
 _CACHE_BYTES = 512 * 2**20
@@ -33,8 +34,8 @@ class DataConfig(NamedTuple):
     split_seed: int = 0
     drop_duplicates: bool = False
     skip_bad: int = 0
-    max_pixels: int = 100_000_000
-    max_array_mb: int = 2048
+    max_pixels: int = MAX_PIXELS
+    max_array_mb: int = MAX_ARRAY_MB
 
 
 def build(config: Any) -> dict[str, Source]:
@@ -55,12 +56,12 @@ def sources(config: DataConfig) -> dict[str, Source]:
     budget = SkipBudget(config.skip_bad)
     images = {name: _fitted(config, raw, budget) for name, raw in _open(config).items()}
     if "test" not in images:
-        first, second = splits.hold_out(len(images["train"]), seed=config.split_seed)
+        first, second = hold_out(len(images["train"]), seed=config.split_seed)
         images = {"train": images["train"].subset(first), "test": images["train"].subset(second)}
     if config.drop_duplicates:
         images["train"] = images["train"].subset(_distinct(config, images["train"]))
     if config.half or config.subset:
-        chosen = splits.choose(len(images["train"]), half=config.half, subset=config.subset, seed=config.split_seed)
+        chosen = choose(len(images["train"]), half=config.half, subset=config.subset, seed=config.split_seed)
         images["train"] = images["train"].subset(chosen)
     for each in images.values():
         _count_bad(config, each, budget)
@@ -71,25 +72,12 @@ def sources(config: DataConfig) -> dict[str, Source]:
 
 
 def _check(config: DataConfig) -> None:
-    for field, value, allowed in (
-        ("fit", config.fit, ("crop", "resize", "pad", "none")),
-        ("channels", config.channels, (1, 3)),
-        ("half", config.half, (0, 1, 2)),
-    ):
+    choice("config.data.fit", config.fit, CHOICES["data.fit"])
+    for field, value, allowed in (("channels", config.channels, (1, 3)), ("half", config.half, (0, 1, 2))):
         if value not in allowed:
-            raise input_error(
-                f"config.data.{field}", expected=f"one of {allowed}", got=repr(value), fix="use one of them"
-            )
-    for field, value, least in (
-        ("size", config.size, 1),
-        ("square", config.square, 0),
-        ("subset", config.subset, 0),
-        ("skip_bad", config.skip_bad, 0),
-        ("max_pixels", config.max_pixels, 1),
-        ("max_array_mb", config.max_array_mb, 1),
-    ):
-        if value < least:
-            raise input_error(f"config.data.{field}", expected=f"at least {least}", got=value, fix="raise it")
+            raise input_error(f"config.data.{field}", expected=f"one of {allowed}", got=value, fix="use one of them")
+    least = {"size": 1, "square": 0, "subset": 0, "skip_bad": 0, "max_pixels": 1, "max_array_mb": 1}
+    at_least({f"config.data.{name}": (getattr(config, name), value) for name, value in least.items()})
     if config.square and config.fit != "resize":
         raise input_error(
             "config.data.square", expected="0 unless config.data.fit='resize'", got=config.square, fix="set it to 0"
@@ -107,22 +95,18 @@ def _open(config: DataConfig) -> dict[str, Source]:
         from common.data.photographs import open_photographs
 
         return open_photographs(channels=config.channels)
+    if kind == "npz" and where:
+        return open_npz(where, labels=config.labels, max_array_mb=config.max_array_mb)
+    encoded = {"labels": config.labels, "max_pixels": config.max_pixels}
     if kind == "folder" and where:
         from common.data.folder import open_folder
 
-        return open_folder(where, labels=config.labels, max_pixels=config.max_pixels)
-    if kind == "npz" and where:
-        from common.data.npz import open_npz
+        return open_folder(where, **encoded)
+    if kind in ("tfds", "prepared") and where:
+        from common.data.tfds import open_named, open_prepared
 
-        return open_npz(where, labels=config.labels, max_array_mb=config.max_array_mb)
-    if kind == "tfds" and where:
-        from common.data.tfds import open_named
-
-        return open_named(where, directory=config.directory, labels=config.labels, max_pixels=config.max_pixels)
-    if kind == "prepared" and where:
-        from common.data.tfds import open_prepared
-
-        return open_prepared(where, labels=config.labels, max_pixels=config.max_pixels)
+        prepared = kind == "prepared"
+        return open_prepared(where, **encoded) if prepared else open_named(where, directory=config.directory, **encoded)
     near = difflib.get_close_matches(config.source, _KINDS, n=1, cutoff=0.0)[0]
     raise input_error(
         "config.data.source", expected=f"one of {', '.join(_KINDS)}", got=config.source, fix=f"did you mean {near}?"
@@ -167,19 +151,19 @@ def _wrong_sizes(config: DataConfig, shapes: np.ndarray) -> np.ndarray:
 
 def _fit(config: DataConfig) -> tuple[Callable[[np.ndarray], dict[str, np.ndarray]], str]:
     """Returns the function that `fit` names, of one image, and its label; images that do not fit are a `ValueError`."""
-    from common.data import images
+    from common.data.images import as_channels, central_square, resize, shrink
 
     size, square, channels = config.size, config.square, config.channels
 
     def whole(image: np.ndarray) -> dict[str, np.ndarray]:
-        return {"image": images.as_channels(image, channels)}
+        return {"image": as_channels(image, channels)}
 
     def resized(image: np.ndarray) -> dict[str, np.ndarray]:
         # The order of the paper's preparation: resize the bytes of each channel, then take the mean.
-        return {"image": images.as_channels(images.resize(images.central_square(image, square), size), channels)}
+        return {"image": as_channels(resize(central_square(image, square), size), channels)}
 
     def padded(image: np.ndarray) -> dict[str, np.ndarray]:
-        image = images.as_channels(images.shrink(image, size), channels)
+        image = as_channels(shrink(image, size), channels)
         height, width = image.shape[:2]
         padding = ((0, size - height), (0, size - width), (0, 0))
         return {"image": np.pad(image, padding), "size": np.asarray((height, width), np.int32)}
@@ -219,6 +203,8 @@ def _distinct(config: DataConfig, images: Fitted) -> np.ndarray:
 
     Images to be cropped or padded have any size: there the largest central squares, resized to 80 pixels, are compared.
     """
+
+    from common.data.duplicates import block_means, distinct
     from common.data.images import central_square, resize
 
     def vector(element: Element) -> np.ndarray:
@@ -227,7 +213,7 @@ def _distinct(config: DataConfig, images: Fitted) -> np.ndarray:
             image = image[: element["size"][0], : element["size"][1]]
         if config.fit in ("crop", "pad"):
             image = resize(central_square(image), 80)
-        return duplicates.block_means(image[None])[0]
+        return block_means(image[None])[0]
 
     good, vectors = images.scan(vector)
-    return good[duplicates.distinct(np.stack(vectors))]
+    return good[distinct(np.stack(vectors))]

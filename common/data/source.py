@@ -12,6 +12,12 @@ from common.errors import InputError, input_error
 
 Element = Mapping[str, np.ndarray]
 
+MAX_PIXELS = 100_000_000  # of an image: the default of config.data.max_pixels
+
+# What folders and arrays with a split are called, in any case; the test images are of the first group that is there.
+TRAIN_NAMES = (("train", "training"),)
+TEST_NAMES = (("test", "testing"), ("val", "valid", "validation"))
+
 _BLOCK = 64  # elements at most that one thread reads before it takes the next ones
 _THREADS = min(8, os.cpu_count() or 1)  # each holds one original image in memory
 

@@ -6,6 +6,7 @@ finds.
 """
 
 import importlib.util
+import itertools
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,11 +16,10 @@ from typing import Any
 import numpy as np
 
 from common.data import images
-from common.data.source import BadRecordError, Element, Source, digest
-from common.data.tfds_metadata import FIELD, FILES, broken, check_files, check_metadata
+from common.data.source import MAX_PIXELS, TEST_NAMES, BadRecordError, Element, Source, digest
+from common.data.tfds_metadata import FILES, broken, check_files, check_metadata, refused
 from common.errors import InputError, input_error
 
-_TEST_SPLITS = ("test", "validation", "val")
 _BLOCK = 32  # records read at once, still encoded
 
 
@@ -30,7 +30,7 @@ class TfdsImages(Source):
     set that keeps them secret, is a bad record. Raises `InputError` for data files that are damaged as a whole.
     """
 
-    def __init__(self, builder: Any, split: str, *, labels: bool = False, max_pixels: int = images.MAX_PIXELS):
+    def __init__(self, builder: Any, split: str, *, labels: bool = False, max_pixels: int = MAX_PIXELS):
         import tensorflow_datasets as tfds
 
         feature = builder.info.features["image"]
@@ -150,11 +150,8 @@ def _stated_shape(feature: Any, *, encoded: bool) -> tuple[int | None, ...]:
     is_image = isinstance(shape, tuple) and len(shape) == 3 and shape[2] in (1, 3, None)
     if is_image and (encoded or np.dtype(kind) == np.uint8 or np.issubdtype(kind, np.floating)):
         return shape
-    raise input_error(
-        FIELD,
-        expected="a feature 'image' of shape [H, W, 1] or [H, W, 3], uint8 or floating point in [0, 1]",
-        got=f"{feature!r}",
-        fix="use another data set",
+    raise refused(
+        "a feature 'image' of shape [H, W, 1] or [H, W, 3], uint8 or floating point in [0, 1]", f"{feature!r}"
     )
 
 
@@ -169,17 +166,14 @@ def _check_length(path: Path, count: int) -> None:
     except Exception as error:  # noqa: BLE001
         stored = _cause(error)
     if stored != count:
-        raise input_error(
-            FIELD,
-            expected=f"{count} records in {path}, as dataset_info.json says",
-            got=stored or "none (a truncated or damaged file)",
-            fix="copy or prepare it again",
+        raise refused(
+            f"{count} records in {path}, as dataset_info.json says",
+            stored or "none (a truncated or damaged file)",
+            "copy or prepare it again",
         )
 
 
-def open_named(
-    name: str, *, directory: str, labels: bool = False, max_pixels: int = images.MAX_PIXELS
-) -> dict[str, Source]:
+def open_named(name: str, *, directory: str, labels: bool = False, max_pixels: int = MAX_PIXELS) -> dict[str, Source]:
     """Returns train and test images of the prepared data set NAME or NAME/CONFIG that lies under `directory`.
 
     Raises `InputError` if TFDS is missing, does not know the name, or the data set is not prepared as ArrayRecord.
@@ -190,25 +184,21 @@ def open_named(
     try:
         builder = tfds.builder(name, data_dir=directory or None)
     except tfds.core.DatasetNotFoundError:
-        raise input_error(
-            FIELD,
-            expected="tfds:NAME with a data set that TFDS knows or that lies prepared in config.data.directory",
-            got=f"tfds:{name}",
-            fix="check the spelling at tensorflow.org/datasets, or set config.data.directory",
+        raise refused(
+            "tfds:NAME with a data set that TFDS knows or that lies prepared in config.data.directory",
+            f"tfds:{name}",
+            "check the spelling at tensorflow.org/datasets, or set config.data.directory",
         ) from None
     except (ValueError, KeyError) as error:
-        raise input_error(
-            FIELD, expected="tfds:NAME or tfds:NAME/CONFIG", got=f"tfds:{name}", fix=_line(error)
-        ) from None
+        raise refused("tfds:NAME or tfds:NAME/CONFIG", f"tfds:{name}", _line(error)) from None
     except Exception as error:  # noqa: BLE001  TFDS has no one error for broken metadata
         raise broken(Path(directory, name.replace(":", "/")), _line(error)) from None
     if not (Path(builder.data_dir) / "dataset_info.json").exists():
         depth = 1 + name.split(":")[0].count("/")
-        raise input_error(
-            FIELD,
-            expected=f"a prepared data set in {builder.data_dir}",
-            got="none",
-            fix="prepare it once where TensorFlow is installed: "
+        raise refused(
+            f"a prepared data set in {builder.data_dir}",
+            "none",
+            "prepare it once where TensorFlow is installed: "
             f"tfds build {name} --file_format=array_record --data_dir={Path(builder.data_dir).parents[depth]}",
         )
     return _open(builder, f"tfds:{name}", labels=labels, max_pixels=max_pixels)
@@ -233,9 +223,7 @@ def _metadata_of(name: str, roots: Sequence[str | Path]) -> list[Path]:
     return sorted(folder for folder in found if all((folder / file).is_file() for file in FILES))
 
 
-def open_prepared(
-    directory: str | Path, *, labels: bool = False, max_pixels: int = images.MAX_PIXELS
-) -> dict[str, Source]:
+def open_prepared(directory: str | Path, *, labels: bool = False, max_pixels: int = MAX_PIXELS) -> dict[str, Source]:
     """Returns train and test images of the prepared data set in DIR (.../NAME/[CONFIG/]VERSION).
 
     Raises `InputError` if TFDS is missing or DIR does not hold `dataset_info.json`, `features.json` and their files.
@@ -245,11 +233,10 @@ def open_prepared(
     missing = [name for name in FILES if not (directory / name).is_file()]
     if missing:
         below = sorted(path.parent for path in directory.glob("*/dataset_info.json")) if directory.is_dir() else []
-        raise input_error(
-            FIELD,
-            expected="prepared:DIR with dataset_info.json, features.json and *.array_record-* files in it",
-            got=f"{directory} without {' and '.join(missing)}",
-            fix=f"use prepared:{below[0]}" if below else "give the folder of the version, such as .../cifar10/3.0.2",
+        raise refused(
+            "prepared:DIR with dataset_info.json, features.json and *.array_record-* files in it",
+            f"{directory} without {' and '.join(missing)}",
+            f"use prepared:{below[0]}" if below else "give the folder of the version, such as .../cifar10/3.0.2",
         )
     check_metadata(directory)
     try:
@@ -262,11 +249,10 @@ def open_prepared(
 def _import(what: str) -> Any:
     for package in ("tensorflow_datasets", "array_record", "importlib_resources"):
         if importlib.util.find_spec(package) is None:
-            raise input_error(
-                FIELD,
-                expected="the packages tensorflow-datasets, array_record and importlib_resources",
-                got=f"{what}, but no {package}",
-                fix="pip install 'scorebridge[tfds]'",
+            raise refused(
+                "the packages tensorflow-datasets, array_record and importlib_resources",
+                f"{what}, but no {package}",
+                "pip install 'scorebridge[tfds]'",
             )
     import tensorflow_datasets as tfds
 
@@ -276,19 +262,13 @@ def _import(what: str) -> Any:
 def _open(builder: Any, what: str, *, labels: bool, max_pixels: int) -> dict[str, Source]:
     stored = builder.info.file_format
     if stored is None or stored.value != "array_record":
-        raise input_error(
-            FIELD,
-            expected="a data set stored as array_record",
-            got=f"{what} stored as {stored.value if stored else 'unknown'}",
-            fix="prepare it with --file_format=array_record",
+        raise refused(
+            "a data set stored as array_record",
+            f"{what} stored as {stored.value if stored else 'unknown'}",
+            "prepare it with --file_format=array_record",
         )
     if "image" not in builder.info.features:
-        raise input_error(
-            FIELD,
-            expected="a feature 'image'",
-            got=f"{what} with {sorted(builder.info.features)}",
-            fix="use another data set",
-        )
+        raise refused("a feature 'image'", f"{what} with {sorted(builder.info.features)}")
     features = builder.info.features
     if labels and not ("label" in features and getattr(features["label"], "num_classes", None)):
         raise input_error(
@@ -299,24 +279,19 @@ def _open(builder: Any, what: str, *, labels: bool, max_pixels: int) -> dict[str
         )
     found = builder.info.splits
     if "train" not in found or not found["train"].num_examples:
-        raise input_error(
-            FIELD, expected="a split 'train'", got=f"{what} with {sorted(found)}", fix="use another data set"
-        )
+        raise refused("a split 'train'", f"{what} with {sorted(found)}")
     how = {"labels": labels, "max_pixels": max_pixels}
     try:
         check_files(Path(builder.data_dir), [os.fspath(path) for info in found.values() for path in info.filepaths])
         train = TfdsImages(builder, "train", **how)
-        for name in _TEST_SPLITS:
+        for name in itertools.chain(*TEST_NAMES):
             if name in found and found[name].num_examples:
                 return {"train": train, "test": TfdsImages(builder, name, **how)}
     except InputError:
         raise
     except ImportError as error:
-        raise input_error(
-            FIELD,
-            expected="a data set that is read without TensorFlow",
-            got=f"{what} ({_line(error)})",
-            fix="install tensorflow",
+        raise refused(
+            "a data set that is read without TensorFlow", f"{what} ({_line(error)})", "install tensorflow"
         ) from None
     except Exception as error:  # noqa: BLE001  such as names of files or numbers of records that make no sense
         raise broken(Path(builder.data_dir), _line(error)) from None

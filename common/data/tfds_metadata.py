@@ -45,7 +45,7 @@ def check_files(directory: Path, paths: list[str]) -> None:
         if path.parent != directory:
             raise _distrusted(directory, "data files in the same folder as dataset_info.json", str(path))
         if not path.is_file():
-            raise input_error(FIELD, expected=f"the file {path}", got="none", fix=f"prepare {directory} again")
+            raise refused(f"the file {path}", "none", f"prepare {directory} again")
 
 
 def _parsed(path: Path) -> Any:
@@ -85,11 +85,16 @@ def _check_class(name: str, directory: Path) -> None:
         raise _distrusted(directory, expected, repr(name))
 
 
+def refused(expected: str, got: object, fix: str = "use another data set") -> InputError:
+    """Returns the error for a data set of another kind than is read here."""
+    return input_error(FIELD, expected=expected, got=got, fix=fix)
+
+
 def broken(directory: Path, got: object) -> InputError:
     """Returns the error for a prepared data set that TFDS cannot read."""
-    return input_error(FIELD, expected="a data set prepared by TFDS", got=got, fix=f"prepare {directory} again")
+    return refused("a data set prepared by TFDS", got, f"prepare {directory} again")
 
 
 def _distrusted(directory: Path, expected: str, got: str) -> InputError:
     fix = f"do not use {directory} unless you trust its source, and prepare it again with TFDS's own features"
-    return input_error(FIELD, expected=expected, got=got, fix=fix)
+    return refused(expected, got, fix)

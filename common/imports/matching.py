@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from common.errors import input_error, nearest
+from common.errors import input_error, listed, nearest
 from common.imports.archive import shown
 
 _SHOWN = 4
@@ -51,9 +51,10 @@ def assign(tensors: Mapping[str, np.ndarray], slots: Mapping[str, Slot], *, fiel
 def _listed(what: str, items: list[str], nearest_in: Iterable[str] = ()) -> str:
     if not items:
         return ""
-    lines = []
-    for item in items[:_SHOWN]:
+
+    def described(item):
         close = nearest(item, nearest_in)
-        lines.append(f"{shown(item)} (nearest: {shown(close)})" if close else shown(item))
-    more = f" and {len(items) - _SHOWN} more" if len(items) > _SHOWN else ""
-    return f"{len(items)} {what}: {', '.join(lines)}{more}"
+        return f"{shown(item)} (nearest: {shown(close)})" if close else shown(item)
+
+    lines = [described(item) if place < _SHOWN else "" for place, item in enumerate(items)]
+    return f"{len(items)} {what}: {listed(lines, most=_SHOWN)}"

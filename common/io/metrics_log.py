@@ -18,6 +18,7 @@ from common.errors import InputError, input_error
 from common.io.files import read_json, write_atomically, write_json
 from common.io.pictures import save_png
 from common.io.progress import duration
+from common.io.results import NoResultError
 
 METRICS = "metrics.jsonl"
 WANDB = "wandb.json"
@@ -185,6 +186,14 @@ def read_metrics(workdir: str | os.PathLike) -> list[dict[str, Any]]:
       InputError: a line before the last is not JSON.
     """
     return _parse(Path(workdir) / METRICS)
+
+
+def read_training(workdir: str | os.PathLike) -> list[dict[str, Any]]:
+    """Returns the records of `read_metrics`; raises `NoResultError` if none has a loss."""
+    records = read_metrics(workdir)
+    if not any("loss" in each for each in records):
+        raise NoResultError(f"{Path(workdir) / METRICS}: expected training lines, got none; train first")
+    return records
 
 
 def truncate(path: Path, step: int) -> None:

@@ -1,4 +1,4 @@
-"""Result files: a `.json` with numbers and where they came from, an `.npz` with arrays, a `.png` to look at."""
+"""Result files: a `.json` with numbers and where they came from, an `.npz` with arrays, a `.png` to view."""
 
 import datetime
 import functools

@@ -113,6 +113,16 @@ class Store:
             return False
 
 
+def in_memory(compute: Compute, *, num: int, step: int) -> dict[str, np.ndarray]:
+    """Returns the first `num` rows, `{name: [num, ...]}`, computed `step` at a time."""
+    # np.asarray waits: programs of several host devices must not queue up.
+    batches = [
+        {name: np.asarray(array) for name, array in compute(np.arange(start, start + step)).items()}
+        for start in range(0, num, step)
+    ]
+    return {name: np.concatenate([each[name] for each in batches])[:num] for name in batches[0]}
+
+
 def open_store(directory: Path) -> Store:
     """Returns the store that is in `directory`; raises `InputError` if there is none."""
     stored = read_index(directory)

@@ -15,7 +15,7 @@ import numpy as np
 
 from common.arrays import as_images
 from common.data.source import Source
-from common.errors import input_error
+from common.errors import within
 from common.io import row_store
 from common.method import PyTree
 from common.metrics import frechet
@@ -114,8 +114,7 @@ def extract_to(
     or other images, or for more images than the source has.
     """
     num = len(source) if num is None else num
-    if not 1 <= num <= len(source):
-        raise input_error("num", expected=f"1 to {len(source)}, the images there are", got=num, fix="use fewer")
+    within("num", num, 1, len(source), what=", the images there are")
     identity = {**extractor.identity, "images": source.fingerprint}
     batch_size = min(batch_size, num)
     store = row_store.Store(Path(directory), identity=identity, batch_size=batch_size, chunk_rows=chunk_rows)
@@ -136,9 +135,8 @@ def extract_to(
 def extract(extractor: Extractor, source: Source, *, num: int | None = None, batch_size: int = 64) -> np.ndarray:
     """Returns the features of the first `num` images (default: all) in memory, `[num, D]` float32."""
     num = len(source) if num is None else num
-    compute, step = make_compute(extractor, source), min(batch_size, num) * parallel.rows().num_devices
-    parts = [np.asarray(compute(np.arange(start, start + step))["features"]) for start in range(0, num, step)]
-    return np.concatenate(parts)[:num]
+    step = min(batch_size, num) * parallel.rows().num_devices
+    return row_store.in_memory(make_compute(extractor, source), num=num, step=step)["features"]
 
 
 def statistics(store: row_store.Store, num: int) -> frechet.Moments:

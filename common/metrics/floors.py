@@ -1,6 +1,6 @@
-"""The scatter of a measure: over repetitions, and over resampled rows."""
+"""The scatter of a measure over repetitions."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -9,7 +9,7 @@ from common.errors import input_error
 
 
 class Repeated(NamedTuple):
-    """A measure repeated on independent draws: `values [R]`, their `mean`, `deviation`, and the mean's `error`."""
+    """A measure repeated on independent samples: `values [R]`, their `mean`, `deviation`, and the mean's `error`."""
 
     values: np.ndarray
     mean: float
@@ -24,19 +24,3 @@ def repeated(values: Sequence[float]) -> Repeated:
         raise input_error("values", expected="a list of numbers", got=f"shape {values.shape}", fix="repeat the measure")
     deviation = float(values.std(ddof=1)) if len(values) > 1 else float("nan")
     return Repeated(values, float(values.mean()), deviation, deviation / float(np.sqrt(len(values))))
-
-
-def bootstrap(
-    statistic: Callable[..., float], *arrays: np.ndarray, repeats: int = 200, seed: int = 0, level: float = 0.95
-) -> tuple[float, float, float]:
-    """Returns `(error, low, high)`: standard error and percentile interval of a statistic over resampled rows.
-
-    `statistic(*arrays)`; each array `[N_i, ...]` is resampled on its own. Meant for statistics of rows that are
-    smooth (means, shares, covariances); distances between clouds are biased upwards by repeated points.
-    """
-    rng = np.random.default_rng(seed)
-    values = [
-        statistic(*(each[rng.integers(len(each), size=len(each))] for each in arrays)) for _ in range(max(repeats, 2))
-    ]
-    low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
-    return float(np.std(values, ddof=1)), float(low), float(high)

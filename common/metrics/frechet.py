@@ -52,13 +52,13 @@ def merge(a: Moments, b: Moments) -> Moments:
     return Moments(count, a.mean + b.count / count * step, a.scatter + b.scatter + between)
 
 
-def merged(parts: Iterable[np.ndarray | Moments]) -> Moments:
-    """Returns the moments of all parts, which may come one by one; raises `InputError` if there is none."""
-    each = (part if isinstance(part, Moments) else moments(part) for part in parts)
+def merged(sets: Iterable[np.ndarray | Moments]) -> Moments:
+    """Returns the moments of all sets together, which may come one by one; raises `InputError` if there is none."""
+    found = (each if isinstance(each, Moments) else moments(each) for each in sets)
     try:
-        return functools.reduce(merge, each)
+        return functools.reduce(merge, found)
     except TypeError:
-        raise input_error("features", expected="at least one part", got="none", fix="extract features first") from None
+        raise input_error("features", expected="at least one set", got="none", fix="extract features first") from None
 
 
 def gaussian(of: np.ndarray | Moments | Gaussian) -> Gaussian:

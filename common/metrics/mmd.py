@@ -7,18 +7,12 @@ of a point with itself, so its mean is zero for equal distributions and single v
 from collections.abc import Callable
 
 import numpy as np
-from scipy.spatial.distance import cdist
 
-from common.errors import input_error
+from common.errors import input_error, within
 from common.metrics.floors import Repeated, repeated
 from common.metrics.neighbours import pair
 
 Kernel = Callable[[np.ndarray, np.ndarray], np.ndarray]  # [N, D], [M, D] -> [N, M]
-
-
-def energy(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Returns -|x - y|: with it MMD^2 is the energy distance (Szekely & Rizzo, 2013), which has no bandwidth."""
-    return -cdist(x, y)
 
 
 def cubic(x: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -35,8 +29,8 @@ def mmd_squared(samples: np.ndarray, reference: np.ndarray, *, kernel: Kernel, b
     if min(len(samples), len(reference)) < 2:
         got = f"{len(samples)} and {len(reference)}"
         raise input_error("samples", expected="at least 2 points, and 2 of reference", got=got, fix="give more")
-    within = sum(_mean(each, each, kernel, block, apart=True) for each in (samples, reference))
-    return within - 2 * _mean(samples, reference, kernel, block)
+    inside = sum(_mean(each, each, kernel, block, apart=True) for each in (samples, reference))
+    return inside - 2 * _mean(samples, reference, kernel, block)
 
 
 def _mean(x: np.ndarray, y: np.ndarray, kernel: Kernel, block: int, *, apart: bool = False) -> float:
@@ -65,9 +59,7 @@ def mmd_squared_of_subsets(
     Raises `InputError` if a set is smaller than `size`.
     """
     samples, reference = pair(samples, reference)
-    least = min(len(samples), len(reference))
-    if not 2 <= size <= least:
-        raise input_error("size", expected=f"2 to {least}, the points there are", got=size, fix="use smaller subsets")
+    within("size", size, 2, min(len(samples), len(reference)), what=", the points there are")
     rng = np.random.default_rng(seed)
     parts = ([each[rng.permutation(len(each))[:size]] for each in (samples, reference)] for _ in range(subsets))
     return repeated([mmd_squared(x, y, kernel=kernel) for x, y in parts])

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 from scipy.spatial import cKDTree
 
-from common.errors import input_error
+from common.errors import input_error, within
 
 _CLOSE = 1e-6  # of |x|^2 + |y|^2
 _TREE_DIMENSIONS = 16  # up to which a tree finds neighbours faster than all distances are computed
@@ -66,9 +66,7 @@ def nearest(
     references.
     """
     points, reference = pair(points, reference, names=("points", "reference"))
-    available = len(reference) - skip_self
-    if not 1 <= k <= available:
-        raise input_error("k", expected=f"1 to {available}, the number of references", got=k, fix="use more references")
+    within("k", k, 1, len(reference) - skip_self, what=", the number of references")
     if points.shape[1] <= _TREE_DIMENSIONS:
         return _by_tree(points, reference, k, skip_self)
     points, reference = centred(points, reference)

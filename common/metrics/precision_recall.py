@@ -16,10 +16,10 @@ _EXACT_DIMENSIONS = 16  # up to which all distances are computed from difference
 
 
 class PrecisionRecall(NamedTuple):
-    """Shares: `precision` of samples inside the data's manifold, `recall` of data inside the samples'.
+    """Fractions: `precision` of samples inside the data's manifold, `recall` of data inside the samples'.
 
     `density`: mean number of data balls a sample lies in, over k (1 for equal distributions, not bounded by 1);
-    `coverage`: share of data balls that hold a sample, which outliers among the samples cannot raise.
+    `coverage`: fraction of data balls that hold a sample, which outliers among the samples cannot raise.
     """
 
     precision: float

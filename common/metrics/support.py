@@ -9,9 +9,9 @@ from common.metrics.neighbours import flat, nearest
 
 
 class Support(NamedTuple):
-    """Distances of samples from the support: `mean`, `median`, `q95`, and the share `beyond` a radius, with its error.
+    """Distances of samples from the support: `mean`, `median`, `q95`, the fraction `beyond` a radius, and its error.
 
-    `beyond_error` is the standard error of a share of independent samples, sqrt(p (1 - p) / N).
+    `beyond_error` is the standard error of a fraction of independent samples, sqrt(p (1 - p) / N).
     """
 
     mean: float

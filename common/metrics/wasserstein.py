@@ -4,7 +4,7 @@ import numpy as np
 from scipy.optimize import linear_sum_assignment
 from scipy.spatial.distance import cdist
 
-from common.errors import input_error
+from common.errors import input_error, within
 from common.metrics.neighbours import pair
 
 _MOST_PAIRED = 8192  # beyond, the matrix of costs takes more than 512 MiB and the assignment many minutes
@@ -16,8 +16,7 @@ def directions(dimensions: int, *, count: int, seed: int = 0) -> np.ndarray:
 
     Equal angles make the planar mean over directions exact for the first harmonics, without a draw.
     """
-    if count < 1:
-        raise input_error("num_directions", expected="at least 1", got=count, fix="use 128 or so")
+    within("num_directions", count, 1)
     if dimensions == 2:
         angle = (np.arange(count) + 0.5) * np.pi / count
         return np.stack([np.cos(angle), np.sin(angle)], 1)

@@ -12,7 +12,7 @@ its TorchScript translation (so of EDM and StyleGAN), samples at j * size / 299 
 import functools
 import hashlib
 import os
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import NamedTuple
 
 import jax
@@ -74,10 +74,13 @@ STEM = (
 )
 
 
-def _block_35(name: str, script: str, pooled: int) -> tuple[Branch, ...]:
-    def conv(own, theirs, *how):
-        return Conv(f"{name}.{own}", f"{script}_{theirs}", *how)
+def _named(name: str, script: str) -> Callable[..., Conv]:
+    """Returns what makes a convolution of a block from its own names, here and in the TorchScript file."""
+    return lambda own, theirs, *how: Conv(f"{name}.{own}", f"{script}_{theirs}", *how)
 
+
+def _block_35(name: str, script: str, pooled: int) -> tuple[Branch, ...]:
+    conv = _named(name, script)
     return (
         Branch((conv("branch1x1", "conv", 64),)),
         Branch((conv("branch5x5_1", "tower_conv", 48), conv("branch5x5_2", "tower_conv_1", 64, (5, 5)))),
@@ -93,9 +96,7 @@ def _block_35(name: str, script: str, pooled: int) -> tuple[Branch, ...]:
 
 
 def _to_17(name: str, script: str) -> tuple[Branch, ...]:
-    def conv(own, theirs, *how):
-        return Conv(f"{name}.{own}", f"{script}_{theirs}", *how)
-
+    conv = _named(name, script)
     return (
         Branch((conv("branch3x3", "conv", 384, (3, 3), 2, "VALID"),)),
         Branch(
@@ -110,9 +111,7 @@ def _to_17(name: str, script: str) -> tuple[Branch, ...]:
 
 
 def _block_17(name: str, script: str, inner: int) -> tuple[Branch, ...]:
-    def conv(own, theirs, *how):
-        return Conv(f"{name}.{own}", f"{script}_{theirs}", *how)
-
+    conv = _named(name, script)
     return (
         Branch((conv("branch1x1", "conv", 192),)),
         Branch(
@@ -136,9 +135,7 @@ def _block_17(name: str, script: str, inner: int) -> tuple[Branch, ...]:
 
 
 def _to_8(name: str, script: str) -> tuple[Branch, ...]:
-    def conv(own, theirs, *how):
-        return Conv(f"{name}.{own}", f"{script}_{theirs}", *how)
-
+    conv = _named(name, script)
     return (
         Branch((conv("branch3x3_1", "tower_conv", 192), conv("branch3x3_2", "tower_conv_1", 320, (3, 3), 2, "VALID"))),
         Branch(
@@ -154,9 +151,7 @@ def _to_8(name: str, script: str) -> tuple[Branch, ...]:
 
 
 def _block_8(name: str, script: str, pool: str) -> tuple[Branch, ...]:
-    def conv(own, theirs, *how):
-        return Conv(f"{name}.{own}", f"{script}_{theirs}", *how)
-
+    conv = _named(name, script)
     return (
         Branch((conv("branch1x1", "conv", 320),)),
         Branch(

@@ -1,4 +1,4 @@
-"""Convolution, linear layer, group norm and dropout as the U-Nets use them."""
+"""Convolution, linear layer, group norm and dropout as the U-Nets use them, and the hash behind the dropout."""
 
 import math
 import zlib
@@ -12,7 +12,6 @@ from jax import lax
 
 from common.networks import initial, resample
 from common.networks.convolution import convolve
-from common.networks.hashing import hashed
 
 _RULES = {"xavier": initial.xavier, "fan_in": initial.fan_in, "normal": initial.normal}
 
@@ -126,3 +125,25 @@ def dropout(x: jax.Array, rate: float, seeds: jax.Array | None, path: tuple[str,
     words = (seeds[:, i].reshape(-1, *([1] * (x.ndim - 1))) for i in (0, 1))
     bits = hashed(*words, np.uint32(zlib.crc32("/".join(path).encode())), place)
     return jnp.where(bits >= np.uint32(dropped), x * jnp.asarray(2**32 / (2**32 - dropped), x.dtype), 0)
+
+
+_GOLDEN = 0x9E3779B9
+
+
+def mix(x: Any) -> Any:
+    """Scrambles uint32 `x` by a bijection in which every bit of the input reaches every bit of the output.
+
+    Two rounds of xor-shift and multiplication, with the multipliers of the "lowbias32" search (C. Wellons, 2018).
+    """
+    x = jnp.asarray(x, jnp.uint32)
+    x = (x ^ (x >> 16)) * jnp.uint32(0x7FEB352D)
+    x = (x ^ (x >> 15)) * jnp.uint32(0x846CA68B)
+    return x ^ (x >> 16)
+
+
+def hashed(*values: Any) -> Any:
+    """Hashes any number of uint32 values, broadcast against each other, to one uint32 of their common shape."""
+    state = jnp.uint32(0)
+    for value in values:
+        state = mix((state + jnp.uint32(_GOLDEN)) ^ jnp.asarray(value, jnp.uint32))
+    return state

@@ -1,4 +1,4 @@
-"""The look of every figure: readable in print, distinguishable by colour-blind readers and without colour."""
+"""The style of every figure: readable in print, distinguishable by colour-blind readers and without colour."""
 
 import contextlib
 import io
@@ -68,8 +68,7 @@ def figure(path: str | os.PathLike, *, width: float = COLUMN, height: float = 2.
     """
     path = Path(path)
     with style():
-        made = Figure(figsize=(width, height), layout="constrained")
-        FigureCanvasAgg(made)
+        made = _new_figure((width, height))
         axes = made.subplots(1, columns, squeeze=False)[0]
         yield axes[0] if columns == 1 else list(axes)
         stream = io.BytesIO()
@@ -88,8 +87,7 @@ def grid(
     Sizes are in inches. Nothing is written if the block raises.
     """
     with style():
-        made = Figure(figsize=(width, height), layout="constrained")
-        FigureCanvasAgg(made)
+        made = _new_figure((width, height))
         made.get_layout_engine().set(w_pad=0.02, h_pad=0.03, wspace=0.02, hspace=0.0)
         if title:
             made.suptitle(title, fontsize=9)
@@ -100,6 +98,10 @@ def grid(
 def bare(axes) -> None:
     """Takes ticks, grid and frame away, as pictures want it."""
     axes.set(xticks=[], yticks=[])
+    _unframe(axes)
+
+
+def _unframe(axes) -> None:
     axes.grid(False)
     for spine in axes.spines.values():
         spine.set_visible(False)
@@ -133,9 +135,7 @@ def number_table(axes, values: np.ndarray, *, rows: Sequence[str], columns: Sequ
     axes.set_xticks(range(len(columns)), columns, fontsize=7)
     axes.set_yticks(range(len(rows)), rows, fontsize=7)
     axes.tick_params(length=0)
-    axes.grid(False)
-    for spine in axes.spines.values():
-        spine.set_visible(False)
+    _unframe(axes)
 
 
 def path_in(workdir: Path, name: str) -> Path:
@@ -153,9 +153,34 @@ def curves(axes, x: Sequence[float], lines: Mapping[str, Sequence[float]], *, xl
     axes.legend()
 
 
-def history(axes, steps: Sequence[int], values: Sequence[float | None], *, ylabel: str, log: bool = False) -> None:
+def losses(axes, records: Sequence[Mapping[str, float | None]], *, ylabel: str, log: bool = False) -> None:
+    """Draws the loss of the lines of `metrics.jsonl` against the step, and the held-out loss where it was measured.
+
+    With `log` the axis is logarithmic, unless a loss is not positive.
+    """
+    lines = [("loss", "training batches", "-"), ("held_out_loss", "held-out data", "--")]
+    numbers = {name: {each["step"]: each[name] for each in records if name in each} for name, _, _ in lines}
+    log = log and all(value is None or value > 0 for each in numbers.values() for value in each.values())
+    for name, label, linestyle in lines:
+        if each := numbers[name]:
+            history(axes, list(each), list(each.values()), ylabel=ylabel, log=log, label=label, linestyle=linestyle)
+    if numbers["held_out_loss"]:
+        axes.legend()
+
+
+def history(
+    axes,
+    steps: Sequence[int],
+    values: Sequence[float | None],
+    *,
+    ylabel: str,
+    log: bool = False,
+    label: str = "",
+    linestyle: str = "-",
+) -> None:
     """Draws a quantity against the training step; None and non-finite values leave gaps."""
-    axes.plot(steps, _numbers(values), marker="", linestyle="-")
+    # A line through one point shows nothing.
+    axes.plot(steps, _numbers(values), marker="o" if len(steps) == 1 else "", linestyle=linestyle, label=label)
     axes.set(xlabel="step", ylabel=ylabel)
     if log:
         axes.set_yscale("log")
@@ -182,8 +207,7 @@ def panels(
     side = min(1.6, 7.0 / count)
     with style():
         size = (count * side + 0.35, len(rows) * side * height / width + 0.25 + 0.14 * len(rows) * bool(notes))
-        made = Figure(figsize=size, layout="constrained")
-        FigureCanvasAgg(made)
+        made = _new_figure(size)
         made.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0.0, hspace=0.0)
         axes = made.subplots(len(rows), count, squeeze=False)
         for i, (label, images) in enumerate(rows.items()):
@@ -200,6 +224,12 @@ def panels(
                     cell.set_xlabel(notes[label][j], fontsize=7, labelpad=1)
         gray = next(iter(rows.values())).shape[-1] == 1
         _write_without_alpha(path, made, "L" if gray else "RGB")
+
+
+def _new_figure(size: tuple[float, float]) -> Figure:
+    made = Figure(figsize=size, layout="constrained")
+    FigureCanvasAgg(made)
+    return made
 
 
 def _write_without_alpha(path: str | os.PathLike, figure: Figure, mode: str) -> None:

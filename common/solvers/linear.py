@@ -24,7 +24,7 @@ from jax import lax
 from common.errors import input_error
 
 Field = Callable[[jax.Array, jax.Array], jax.Array]  # (m [B, ..., kC], t []) -> [B, ..., C]
-Noise = Callable[[jax.Array, jax.Array, int, Any], jax.Array]  # (keys [B], n, which, like) -> standard normal draws
+Noise = Callable[[jax.Array, jax.Array, int, Any], jax.Array]  # (keys [B], n, which, like) -> standard normal numbers
 
 
 class Steps(NamedTuple):
@@ -35,7 +35,7 @@ class Steps(NamedTuple):
     estimate: np.ndarray  # [N, 1 + k], what is reported
     transition: np.ndarray  # [N, k, k]
     weights: np.ndarray  # [N, q, k], of what is remembered, the newest first
-    noise: np.ndarray | None = None  # [N, k, c], from c independent draws
+    noise: np.ndarray | None = None  # [N, k, c], of c independent normal numbers
     before: np.ndarray | None = None  # [N, k, k]
     before_noise: np.ndarray | None = None  # [N, k, c]
 
@@ -58,14 +58,14 @@ def normal_noise(keys: jax.Array, n: jax.Array, which: int, like: jax.Array) -> 
     return jax.vmap(draw)(keys)
 
 
-def recorded_noise(draws: jax.Array) -> jax.tree_util.Partial:
-    """Replays `draws [N, 2, B, ..., cC]`, before and after each evaluation; `[N, B, ..., cC]` if only after."""
-    return jax.tree_util.Partial(_replay, jnp.asarray(draws))
+def recorded_noise(noise: jax.Array) -> jax.tree_util.Partial:
+    """Replays `noise [N, 2, B, ..., cC]`, before and after each evaluation; `[N, B, ..., cC]` if only after."""
+    return jax.tree_util.Partial(_replay, jnp.asarray(noise))
 
 
-def _replay(draws, keys, n, which, like):
-    row = lax.dynamic_index_in_dim(draws, n, keepdims=False)
-    if draws.ndim == like.ndim + 2:
+def _replay(noise, keys, n, which, like):
+    row = lax.dynamic_index_in_dim(noise, n, keepdims=False)
+    if noise.ndim == like.ndim + 2:
         row = row[which]
     return row.astype(like.dtype)
 

@@ -33,13 +33,13 @@ def adaptive(function: Callable[[np.ndarray], np.ndarray], lower, upper) -> tupl
 
     def rule(first, last):
         # Fractions of the interval, so that rounding of its ends does not look like an error of the rule.
-        at, shares = gauss_legendre(first, last, _PANEL_NODES)
-        return lower + length * at, length * shares
+        at, weights = gauss_legendre(first, last, _PANEL_NODES)
+        return lower + length * at, length * weights
 
     def integral(first, last):
-        at, shares = rule(first, last)
+        at, weights = rule(first, last)
         values = function(at)
-        values = (values if values.ndim > at.ndim else values[..., None]) * shares[..., None]
+        values = (values if values.ndim > at.ndim else values[..., None]) * weights[..., None]
         return values.sum(-2), np.abs(values).sum(-2)
 
     whole, size = integral(0.0, 1.0)

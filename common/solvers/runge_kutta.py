@@ -44,8 +44,8 @@ def integrate(
     def body(x, row):
         stages, dt = row
         slopes = []
-        for i, shares in enumerate(rule.a):
-            inner = x + dt * sum((a * slope for a, slope in zip(shares, slopes, strict=True)), jnp.zeros_like(x))
+        for i, coefficients in enumerate(rule.a):
+            inner = x + dt * sum((a * slope for a, slope in zip(coefficients, slopes, strict=True)), jnp.zeros_like(x))
             slopes.append(field(inner, stages[i]))
         x = x + dt * sum(b * slope for b, slope in zip(rule.b, slopes, strict=True))
         return x, x if store else None

@@ -2,7 +2,7 @@
 
 JAX's coordination service, in the first process, connects all. Where another process is lost, its C++ client ends this
 one by abort(), with pages of messages; one line takes their place. Before it comes to that, a thread of each process
-looks after the others in the service's key-value store: every process gives signs of life there, and one that fails by
+watches the others in the service's key-value store: every process gives signs of life there, and one that fails by
 itself says why. So the first process can still save what it has.
 """
 
@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 import jax
 from jax._src import distributed  # the only way to the key-value store
 
-from common.errors import InputError, RunError, input_error
+from common.errors import InputError, RunError, input_error, one_line, within
 from common.training import parallel, runtime
 
 HOST_TIMEOUT_S = 120
@@ -174,7 +174,7 @@ class _Member:
         self.exit_code = 2 if isinstance(error, InputError) or wrong_platform else 1
         if isinstance(error, KeyboardInterrupt):
             self.exit_code = 130
-        text = "interrupted" if isinstance(error, KeyboardInterrupt) else _one_line(error)
+        text = "interrupted" if isinstance(error, KeyboardInterrupt) else one_line(error)
         if not isinstance(error, InputError | RunError | KeyboardInterrupt):
             text = f"{type(error).__name__}: {text}"
         self._tell(text)
@@ -183,11 +183,11 @@ class _Member:
         """Returns how another process caused `error`, or None if none did."""
         if isinstance(error, InputError) or not isinstance(error, jax.errors.JaxRuntimeError | ValueError):
             return None
-        text = _one_line(error)
+        text = one_line(error)
         if not any(word in text.lower() for word in _CONNECTION_WORDS):
             return None
         try:
-            return _told(
+            return _cause_of(
                 runtime.briefly(lambda: self._client.blocking_key_value_get(_FAILED, int(_GRACE_S * 1000)), _GRACE_S)
             )[0]
         except (jax.errors.JaxRuntimeError, TimeoutError):
@@ -204,7 +204,7 @@ class _Member:
             try:
                 said.append(self.save())
             except Exception as error:
-                said.append(f"nothing was saved ({_one_line(error)})")
+                said.append(f"nothing was saved ({one_line(error)})")
         return "; ".join([*said, _AGAIN])
 
     def _tell(self, text: str) -> None:
@@ -217,7 +217,7 @@ class _Member:
             )
 
     def _listen(self) -> None:
-        """Gives signs of life and looks for failures of the others; runs in a thread."""
+        """Gives signs of life and watches for failures of the others; runs in a thread."""
         seen = {number: ("", time.monotonic()) for number in range(1, self.num_processes)}
         count = 0
         while not self._finished.wait(_POLL_S):
@@ -227,7 +227,7 @@ class _Member:
                 if self.process_id == 0 and (silent := self._silent(seen)) is not None:
                     self._leave(f"process {silent} gave no sign of life for {self._silence_s} s (--host-timeout)", 1)
             with contextlib.suppress(jax.errors.JaxRuntimeError):  # there is none yet
-                cause, code = _told(self._client.key_value_try_get(_FAILED))
+                cause, code = _cause_of(self._client.key_value_try_get(_FAILED))
                 time.sleep(_GRACE_S)
                 self._leave(cause, code)
 
@@ -334,7 +334,7 @@ def _no_port(coordinator: str, error: Exception) -> InputError:
     return input_error(
         "--coordinator",
         expected="a free port of this host, where process 0 can listen",
-        got=f"{coordinator} ({_one_line(error)})",
+        got=f"{coordinator} ({one_line(error)})",
         fix="choose another port, the same on every host",
     )
 
@@ -364,29 +364,15 @@ def _check(coordinator: str, num_processes: int, process_id: int, timeout_s: int
         raise input_error(
             "--coordinator", expected="HOST:PORT with a port from 1 to 65535", got=f'"{coordinator}"', fix=fix
         )
-    if not 1 <= num_processes <= _MAX_PROCESSES:
-        expected = f"from 1 to {_MAX_PROCESSES}"
-        raise input_error("--num-processes", expected=expected, got=num_processes, fix="count all hosts")
-    if not 0 <= process_id < num_processes:
-        raise input_error(
-            "--process-id",
-            expected=f"0 <= id < --num-processes={num_processes}",
-            got=process_id,
-            fix="number the hosts from 0",
-        )
-    if not 1 <= timeout_s <= _MAX_TIMEOUT_S:
-        expected, fix = f"from 1 to {_MAX_TIMEOUT_S} seconds", f"use e.g. {HOST_TIMEOUT_S}"
-        raise input_error("--host-timeout", expected=expected, got=timeout_s, fix=fix)
+    within("--num-processes", num_processes, 1, _MAX_PROCESSES)
+    within("--process-id", process_id, 0, num_processes - 1, what=f" with --num-processes={num_processes}")
+    within("--host-timeout", timeout_s, 1, _MAX_TIMEOUT_S, what=" seconds")
 
 
-def _told(entry: str) -> tuple[str, int]:
+def _cause_of(entry: str) -> tuple[str, int]:
     process, code, text = entry.split(" ", 2)
     return f"process {process} stopped: {text}", int(code)
 
 
-def _one_line(error: object) -> str:
-    return " ".join(str(error).split())
-
-
 def _say(line: str) -> None:
-    print(" ".join(line.split()), file=sys.stderr, flush=True)
+    print(one_line(line), file=sys.stderr, flush=True)

@@ -1,4 +1,4 @@
-"""Where every random draw comes from: a key derived from seed, purpose and step, never from a stateful generator."""
+"""Where every random number comes from: a key derived from seed, purpose and step, never from a stateful generator."""
 
 import enum
 
@@ -6,7 +6,7 @@ import jax
 
 
 class Purpose(enum.IntEnum):
-    """What a key is used for; two purposes never share draws."""
+    """What a key is used for; two purposes never have the same random numbers."""
 
     INIT = 0
     AUGMENT = 1

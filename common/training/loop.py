@@ -1,5 +1,6 @@
 """The training loop all methods share: it feeds the compiled step, keeps its numbers and saves its state."""
 
+import contextlib
 import json
 import pathlib
 import time
@@ -21,7 +22,7 @@ from common.training.state import TrainState
 from common.training.step import make_held_out_step, make_step, scan_steps
 
 
-class Outcome(NamedTuple):
+class TrainResult(NamedTuple):
     """How training ended: the `state` (one copy, NumPy leaves), and whether a signal ended it early."""
 
     state: TrainState
@@ -128,7 +129,7 @@ def train(
     held_out=None,
     start_from: Callable[[TrainState], TrainState] | None = None,
     profile_steps: int = 0,
-) -> Outcome:
+) -> TrainResult:
     """Trains until `settings.steps` or a stop request, from the newest good checkpoint if there is one.
 
     Without a checkpoint, and where the newest is of weights alone, `start_from` may put other numbers into the initial
@@ -166,7 +167,7 @@ def train(
         for offset, values in enumerate(_rows(jax.device_get(metrics))):
             window.add(values)
             if not values["finite"]:
-                _dump(dump_dir, first + offset, values, batches, backend.rows)
+                _dump(dump_dir, first + offset, values, batches)
                 if window.skipped > settings.skip_nonfinite:
                     raise RunError(_stopped(method, settings, first + offset, values, window.skipped, saved, dump_dir))
         complete = first + offset + 1, after, window.stored()
@@ -221,7 +222,7 @@ def train(
                     save()
                 saved = step
     checkpoints.wait()
-    return Outcome(jax.tree.map(np.array, backend.local(state)), interrupted=stopped and step < settings.steps)
+    return TrainResult(jax.tree.map(np.array, backend.local(state)), interrupted=stopped and step < settings.steps)
 
 
 def _stopped(
@@ -246,13 +247,19 @@ class Clock:
         self._waited = 0.0
         self._paused = 0.0
 
+    @contextlib.contextmanager
     def waiting(self):
         """Returns a context whose duration counts as waiting for data."""
-        return _Timed(lambda seconds: setattr(self, "_waited", self._waited + seconds))
+        start = time.perf_counter()
+        yield
+        self._waited += time.perf_counter() - start
 
+    @contextlib.contextmanager
     def paused(self):
         """Returns a context whose duration does not count."""
-        return _Timed(lambda seconds: setattr(self, "_paused", self._paused + seconds))
+        start = time.perf_counter()
+        yield
+        self._paused += time.perf_counter() - start
 
     def done(self, steps: int) -> None:
         """Counts finished steps."""
@@ -266,34 +273,18 @@ class Clock:
         return rates
 
 
-class _Timed:
-    def __init__(self, report: Callable[[float], None]):
-        self._report = report
-
-    def __enter__(self):
-        self._start = time.perf_counter()
-
-    def __exit__(self, *_):
-        self._report(time.perf_counter() - self._start)
-
-
 def _rows(metrics: Mapping[str, np.ndarray]) -> list[dict[str, float]]:
     count = len(next(iter(metrics.values())))
     return [{name: float(value[i]) for name, value in metrics.items()} for i in range(count)]
 
 
-def _indices(step: int, batches, rows: slice) -> list[int]:
-    fetched = jax.tree.map(lambda x: x[0], batches.fetch(step, rows=rows))
-    position = np.arange(rows.start, rows.stop, dtype=np.int32)
-    return np.asarray(batches.assemble(batches.resident, fetched, position, jax.random.key(0))["index"]).tolist()
-
-
-def _dump(directory: pathlib.Path, step: int, values: Mapping[str, float], batches, rows: slice) -> None:
+def _dump(directory: pathlib.Path, step: int, values: Mapping[str, float], batches) -> None:
+    """Adds a line on a non-finite step, with the places of its examples in the source, to `nonfinite.jsonl`."""
     if not is_first_process():
         return
     record = {
         "step": step,
-        "indices": _indices(step, batches, rows),
+        "indices": batches.indices(step).tolist(),
         **{name: str(value) if not np.isfinite(value) else value for name, value in values.items()},
     }
     with open(directory / "nonfinite.jsonl", "a", encoding="utf-8") as file:

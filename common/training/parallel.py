@@ -20,7 +20,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from common.errors import InputError, RunError, input_error
+from common.errors import InputError, RunError, input_error, one_line
 from common.method import PyTree
 
 AXIS = "batch"
@@ -105,7 +105,7 @@ def platform_error(error: Exception) -> InputError | None:
     chosen = os.environ.get("JAX_PLATFORMS")
     if not chosen or not (_is_of_platform(error) or _no_devices()):
         return None
-    reason = " ".join(str(error).split())
+    reason = one_line(error)
     return input_error(
         "JAX_PLATFORMS (environment variable)",
         expected='a platform that JAX can use here, such as "cpu"',
@@ -188,11 +188,9 @@ def make_backend(name: str, *, batch_size: int) -> Backend:
     # On the host platform, collectives of several programs in flight can deadlock.
     on_cpu = devices[0].platform == "cpu"
     run_ahead = 0 if on_cpu and len(devices) > 1 else 1
+    functions = {"jit": _jit, "pmap": _pmap}[name](mesh, batch_size)
     # In a loop the host's gradient convolutions ran twenty times slower (jax 0.10), so there loops are unrolled.
-    make = {"jit": _jit, "pmap": _pmap}[name]
-    return make(
-        mesh=mesh, batch_size=batch_size, num_devices=len(devices), rows=rows, run_ahead=run_ahead, unroll=on_cpu
-    )
+    return Backend(name=name, num_devices=len(devices), rows=rows, run_ahead=run_ahead, unroll=on_cpu, **functions)
 
 
 def rows_of(index_map: Mapping[Any, tuple[slice, ...]], batch_size: int) -> slice:
@@ -207,16 +205,17 @@ def rows_of(index_map: Mapping[Any, tuple[slice, ...]], batch_size: int) -> slic
     return slice(spans[0][0], spans[-1][1])
 
 
-def _jit(*, mesh, batch_size: int, num_devices: int, rows: slice, run_ahead: int, unroll: bool) -> Backend:
+def _jit(mesh: Mesh, batch_size: int) -> dict[str, Any]:
+    """Returns the fields of a `Backend` that are functions, and its axis, for one program over all devices."""
     replicated, sharded = NamedSharding(mesh, P()), NamedSharding(mesh, P(AXIS))
     stacked = NamedSharding(mesh, P(None, AXIS))
 
     def positions():
         position = jnp.arange(batch_size, dtype=jnp.int32)
-        return position if num_devices == 1 else jax.lax.with_sharding_constraint(position, sharded)
+        return position if mesh.size == 1 else jax.lax.with_sharding_constraint(position, sharded)
 
     def place_fetched(fetched):
-        if num_devices == 1:
+        if mesh.size == 1:
             return fetched  # jit's own way of passing host arrays is the fastest
         return {
             name: jax.tree.map(lambda x, s=stacked if name == "examples" else replicated: _global(x, s), value)
@@ -226,24 +225,20 @@ def _jit(*, mesh, batch_size: int, num_devices: int, rows: slice, run_ahead: int
     def place(tree):
         return jax.tree.map(lambda x: _global(x, replicated), tree)
 
-    return Backend(
-        name="jit",
-        num_devices=num_devices,
-        axis_name=None,
-        rows=rows,
-        run_ahead=run_ahead,
-        unroll=unroll,
-        positions=positions,
-        compile=lambda step: jax.jit(step, donate_argnums=_donated(), out_shardings=replicated),
-        place_state=place,
-        place_resident=place,
-        place_fetched=place_fetched,
-        local=lambda tree: jax.tree.map(lambda x: x.addressable_data(0), tree),
-    )
+    return {
+        "axis_name": None,
+        "positions": positions,
+        "compile": lambda step: jax.jit(step, donate_argnums=_donated(), out_shardings=replicated),
+        "place_state": place,
+        "place_resident": place,
+        "place_fetched": place_fetched,
+        "local": lambda tree: jax.tree.map(lambda x: x.addressable_data(0), tree),
+    }
 
 
-def _pmap(*, mesh, batch_size: int, num_devices: int, rows: slice, run_ahead: int, unroll: bool) -> Backend:
-    per_device, here = batch_size // num_devices, jax.local_device_count()
+def _pmap(mesh: Mesh, batch_size: int) -> dict[str, Any]:
+    """Returns the fields of a `Backend` that are functions, and its axis, for one program per device."""
+    per_device, here = batch_size // mesh.size, jax.local_device_count()
 
     def positions():
         return jax.lax.axis_index(AXIS) * per_device + jnp.arange(per_device, dtype=jnp.int32)
@@ -271,20 +266,15 @@ def _pmap(*, mesh, batch_size: int, num_devices: int, rows: slice, run_ahead: in
 
         return call
 
-    return Backend(
-        name="pmap",
-        num_devices=num_devices,
-        axis_name=AXIS,
-        rows=rows,
-        run_ahead=run_ahead,
-        unroll=unroll,
-        positions=positions,
-        compile=compile_step,
-        place_state=lambda tree: jax.tree.map(copies, tree),
-        place_resident=lambda tree: jax.tree.map(copies, tree),
-        place_fetched=place_fetched,
-        local=lambda tree: jax.tree.map(lambda x: x.addressable_data(0)[0], tree),
-    )
+    return {
+        "axis_name": AXIS,
+        "positions": positions,
+        "compile": compile_step,
+        "place_state": lambda tree: jax.tree.map(copies, tree),
+        "place_resident": lambda tree: jax.tree.map(copies, tree),
+        "place_fetched": place_fetched,
+        "local": lambda tree: jax.tree.map(lambda x: x.addressable_data(0)[0], tree),
+    }
 
 
 def _donated() -> tuple[int, ...]:

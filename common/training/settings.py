@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import optax
 
 from common import durations
-from common.errors import InputError, input_error
+from common.errors import InputError, at_least, input_error, within
 from common.training.optimizers import make_optimizer, make_schedule
 
 
@@ -46,24 +46,17 @@ def build(config, *, num_examples: int) -> Settings:
       InputError: a value out of range, or a combination that cannot run.
     """
     train, optimizer = config.train, config.optimizer
-    for field, value, least in (
-        ("train.batch_size", train.batch_size, 1),
-        ("train.evaluate_batches", train.evaluate_batches, 1),
-        ("train.steps_per_call", train.steps_per_call, 1),
-        ("train.accumulate", train.accumulate, 1),
-        ("train.skip_nonfinite", train.skip_nonfinite, 0),
-        ("checkpoint.keep", config.checkpoint.keep, 1),
-        ("data.workers", config.data.workers, 0),
-        ("data.device_limit_mb", config.data.device_limit_mb, 0),
-        ("optimizer.learning_rate", optimizer.learning_rate, 0),
-        ("optimizer.weight_decay", optimizer.weight_decay, 0),
-        ("optimizer.clip_norm", optimizer.clip_norm, 0),
-    ):
-        at_least(value, least, f"config.{field}")
     for field in ("batch_size", "evaluate_batches", "steps_per_call", "accumulate"):
-        if train[field] > durations.LARGEST:
-            expected = f"at most {durations.LARGEST}"
-            raise input_error(f"config.train.{field}", expected=expected, got=train[field], fix="use fewer")
+        within(f"config.train.{field}", train[field], 1, durations.LARGEST)
+    at_least({
+        "config.train.skip_nonfinite": (train.skip_nonfinite, 0),
+        "config.checkpoint.keep": (config.checkpoint.keep, 1),
+        "config.data.workers": (config.data.workers, 0),
+        "config.data.device_limit_mb": (config.data.device_limit_mb, 0),
+        "config.optimizer.learning_rate": (optimizer.learning_rate, 0),
+        "config.optimizer.weight_decay": (optimizer.weight_decay, 0),
+        "config.optimizer.clip_norm": (optimizer.clip_norm, 0),
+    })  # fmt: skip
     for field, value, possible, expected in (
         ("ema.decay", config.ema.decay, 0 <= config.ema.decay < 1, "a number in [0, 1), 0 for no average"),
         ("optimizer.b1", optimizer.b1, 0 <= optimizer.b1 < 1, "a number in [0, 1)"),
@@ -78,7 +71,7 @@ def build(config, *, num_examples: int) -> Settings:
         count = durations.steps(
             value, batch_size=train.batch_size, num_examples=num_examples, field=field, run_length=run_length
         )
-        at_least(count, least, field)
+        within(field, count, least)
         return count
 
     total = steps(train.steps, "config.train.steps", 1)
@@ -169,9 +162,3 @@ def depending_on_length(config) -> list[str]:
     keys = ["schedule"] * (optimizer.schedule in ("cosine", "warmup_cosine"))
     keys += [name for name in ("warmup", "halve_every") if durations.is_percent(optimizer[name])]
     return [f"optimizer.{name}={optimizer[name]}" for name in keys]
-
-
-def at_least(value: float, least: float, field: str) -> None:
-    """Raises `InputError` when `value` is below `least`."""
-    if value < least:
-        raise input_error(field, expected=f"at least {least}", got=value, fix="raise it")

@@ -1,12 +1,14 @@
-"""The training state and its averaging."""
+"""The training state: its shapes without computing any, its first values, and its averaging."""
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from common.method import PyTree, Variables
+from common.method import Method, PyTree, Variables
+from common.training.settings import Settings
 
 
 class TrainState(NamedTuple):
@@ -41,3 +43,29 @@ def update_ema(ema_params: PyTree, params: PyTree, update: jax.Array, *, decay: 
     """
     d = jnp.minimum(decay, (1.0 + update) / (10.0 + update)) if warmup else decay
     return jax.tree.map(lambda e, p: (d * e + (1.0 - d) * p).astype(e.dtype), ema_params, params)
+
+
+def augmented(method: Method, source) -> dict[str, Any]:
+    """Returns shapes and types of the first example of `source` after augmentation."""
+    return jax.eval_shape(method.augment, _key(), dict(source[0]))
+
+
+def abstract_batch(example: Mapping[str, Any], batch_size: int) -> dict[str, Any]:
+    """Returns shapes and types of a training batch of `batch_size` such examples."""
+    batch = {name: jax.ShapeDtypeStruct((batch_size, *x.shape), x.dtype) for name, x in example.items()}
+    batch["position"] = jax.ShapeDtypeStruct((batch_size,), jnp.int32)
+    batch["progress"] = jax.ShapeDtypeStruct((), jnp.float32)
+    return batch
+
+
+def abstract_state(method: Method, settings: Settings, source) -> TrainState:
+    """Returns shapes and types of the training state; the network is traced, so that its shapes are checked."""
+
+    def first(key, batch):
+        return create(method.init(key, batch), settings.optimizer, ema=settings.ema_decay > 0)
+
+    return jax.eval_shape(first, _key(), abstract_batch(augmented(method, source), settings.batch_size))
+
+
+def _key() -> Any:
+    return jax.eval_shape(lambda: jax.random.key(0))

@@ -19,7 +19,7 @@ import numpy as np
 from common.cli import workdirs
 from common.cli.app import App, Request, add_dry_run, print_lines
 from common.config import digest
-from common.errors import input_error
+from common.errors import input_error, within
 from common.io import results
 from common.io.files import write_atomically
 from common.plots.tables import markdown_table
@@ -62,8 +62,8 @@ def run(app: App, request: Request) -> None:
     workdirs.without_config(request)
     for name, least in (("count", 1), ("side", 16), ("size", 32), ("hypotheses", 1)):
         value = getattr(flags, name)
-        if value is not None and value < least:
-            raise input_error(f"--{name}", expected=f"at least {least}", got=value, fix="use another number")
+        if value is not None:
+            within(f"--{name}", value, least)
     if not 0 <= flags.seed < 2**32:
         raise input_error("--seed", expected="0 to 2**32 - 1", got=flags.seed, fix="use 0")
     workdirs.check_writable(workdir)

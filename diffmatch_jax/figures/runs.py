@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from common.io import results
-from common.io.metrics_log import read_metrics
+from common.io.metrics_log import read_metrics, read_training
 from common.io.results import NoResultError
 from common.plots import plotting, report
 from common.plots.report import Block, Paragraph, Picture, Row, Table, write_report
@@ -19,14 +19,9 @@ _PAIRS = 4  # of an evaluation that are drawn, at most
 
 def training(workdir: Path) -> list[Path]:
     """Draws the loss of the training batches against the step: `figures/training.png`."""
-    records = [each for each in read_metrics(workdir) if "loss" in each]
-    if not records:
-        raise NoResultError(f"{workdir / 'metrics.jsonl'}: expected training lines, got none; train first")
-    path = plotting.path_in(workdir, "training")
-    steps, losses = [each["step"] for each in records], [each["loss"] for each in records]
+    lines, path = read_training(workdir), plotting.path_in(workdir, "training")
     with plotting.figure(path) as axes:
-        positive = all(loss is None or loss > 0 for loss in losses)  # with a likelihood it may be negative
-        plotting.history(axes, steps, losses, ylabel="loss", log=positive)
+        plotting.losses(axes, lines, ylabel="loss", log=True)  # with a likelihood it may be negative
     return [path]
 
 

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from common.arrays import as_images
 from common.errors import input_error
-from common.io.pictures import as_unit
 from common.plots import plotting
 from diffmatch_jax.evaluation.metrics import endpoint_error
 
@@ -255,10 +255,10 @@ def checkerboard(first: np.ndarray, second: np.ndarray, *, squares: int = 8) -> 
 def blend(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """Returns the first image's brightness in red and the second's in green and blue, `[H, W, 3]`: gray where they fit.
 
-    Images `[H, W, C]` in [0, 1].
+    Images `[H, W, C]`, bytes or in [0, 1].
     """
     _check(first, second)
-    a, b = (np.asarray(each, np.float32).mean(-1) for each in (first, second))
+    a, b = (unit(each).mean(-1) for each in (first, second))
     return np.stack([a, b, b], -1)
 
 
@@ -268,10 +268,12 @@ def marked(image: np.ndarray, known: np.ndarray) -> np.ndarray:
 
 
 def unit(image: np.ndarray) -> np.ndarray:
-    """Returns an image `[H, W]`, `[H, W, 1]` or `[H, W, 3]`, bytes or in [0, 1], as colours `[H, W, 3]` in [0, 1]."""
+    """Returns an image `[H, W]`, `[H, W, 1]` or `[H, W, 3]`, bytes or in [0, 1], as colours `[H, W, 3]` in [0, 1].
+
+    Raises `InputError` for other numbers, such as floats from 0 to 255, and NaN.
+    """
     image = np.asarray(image)
-    image = image[..., None] if image.ndim == 2 else image
-    scaled = as_unit(image)
+    scaled = as_images(image[..., None] if image.ndim == 2 else image, "image", batch=False)
     return np.broadcast_to(scaled, (*scaled.shape[:2], 3)).clip(0, 1)
 
 

@@ -11,7 +11,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from common.errors import input_error
+from common.errors import input_error, within
 from common.networks.adm_unet import ADMUNet
 from diffmatch_jax.model.conditioning import Conditions
 from diffmatch_jax.model.diffusion import Variable
@@ -38,8 +38,7 @@ def build(
     With the paper's numbers and 85 input channels it has 121,153,794 parameters.
     """
     for name, value in (("channels", channels), ("num_blocks", num_blocks), ("heads", heads)):
-        if value < 1:
-            raise input_error(f"config.model.{name}", expected="at least 1", got=value, fix="use 1 or more")
+        within(f"config.model.{name}", value, 1)
     if not multipliers or min(multipliers) < 1:
         raise input_error(
             "config.model.multipliers", expected="numbers from 1 on", got=multipliers, fix="use (1, 2, 3)"

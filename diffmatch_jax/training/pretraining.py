@@ -24,7 +24,7 @@ import numpy as np
 
 from common.data.pipeline import build as build_sources
 from common.data.source import Source
-from common.errors import at_least_one, input_error
+from common.errors import at_least, input_error
 from common.io.pictures import strip
 from common.method import Aux, Evaluation, Method, Samples, Variables
 from diffmatch_jax.data import augment, warps
@@ -102,7 +102,8 @@ def build(config) -> Method:
         flow, score, _, _ = found_flow(compared(variables, key)["trained"], pair, fine=size, coarse=coarse)
         arrays = {"source": pair.source, "target": pair.target, "truth": pair.flow, "flow": flow, "score": score}
         images = np.concatenate([np.asarray(each) for each in (pair.source, pair.target)])
-        return Samples({name: np.asarray(each) for name, each in arrays.items()}, images, {"nfe": 0})
+        arrays = {name: np.asarray(each) for name, each in arrays.items()}
+        return Samples(arrays, images, {"nfe": 0}, settings={"data": {"test": sources()["test"].fingerprint}})
 
     def preview(variables: Variables, key: jax.Array) -> dict[str, np.ndarray]:
         pair = held_out(key, 4)
@@ -165,10 +166,10 @@ def _check(config) -> None:
         if size % 16 or size < 16:
             fix = f"use {max(16, round(size / 16) * 16)}"
             raise input_error(f"config.{field}", expected="a multiple of 16", got=size, fix=fix)
-    at_least_one(
+    at_least(
         {
-            "config.evaluate.num": config.evaluate.num,
-            "config.sampler.num": config.sampler.num,
+            "config.evaluate.num": (config.evaluate.num, 1),
+            "config.sampler.num": (config.sampler.num, 1),
         }
     )
 

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from common.errors import choice, input_error
+from common.errors import choice, within
 from common.prng import as_key
 from gahb.denoisers import Denoiser
 from gahb.eigenbasis.dense import Eigenbasis, SingularBasis, jacobian, singular_basis, symmetric_basis
@@ -83,10 +83,8 @@ def top_singular(
 
 def _dense(method: str, size: int, k: int, block: int) -> bool:
     choice("method", method, METHODS)
-    if not 1 <= k <= size:
-        raise input_error("k", expected=f"1 to {size}, the number of pixels times channels", got=k, fix="use fewer")
-    if block < 1:
-        raise input_error("block", expected="at least 1", got=block, fix="use 2 or more")
+    within("k", k, 1, size, what=", the number of pixels times channels")
+    within("block", block, 1)
     return method == "dense" or (method == "auto" and (size <= DENSE_SIZE or k + 8 * block > size))
 
 

@@ -8,7 +8,7 @@ import math
 import jax
 import jax.numpy as jnp
 
-from common.dynamics import preconditioning
+from common.networks import preconditioning
 from phase_bridge.objective import Objective, beside
 
 

@@ -274,21 +274,27 @@ def test_inference_without_an_average_reads_the_parameters(tmp_path):
     assert_same(restore_params(tmp_path).params, state.params)
 
 
-def test_inference_needs_only_params_and_stats(tmp_path):
+@pytest.mark.parametrize("damage", [lambda x: x[::-1], np.zeros_like, lambda x: np.append(x[:-1], x[-1] * 2)])
+def test_inference_needs_only_params_and_stats(tmp_path, damage):
     """Damage to the optimizer's moments, which inference does not read, leaves the weights readable."""
     moments = np.random.default_rng(0).standard_normal(4000).astype(np.float32)
-    state = make_state()._replace(opt_state={"mu": moments})
+    stats = {"norm": {"deviation": np.float32([1, 2])}}
+    state = make_state(stats=stats)._replace(opt_state={"mu": moments})
     with opened(tmp_path) as checkpoints:
-        checkpoints.save(1, state, {})
+        checkpoints.save(1, make_state(value=9.0, stats=stats)._replace(opt_state={"mu": moments[::-1]}), {})
+        checkpoints.save(2, state, {})
     damaged = 0
-    for path in (tmp_path / "checkpoints" / "1" / "state").rglob("*"):
+    for path in (tmp_path / "checkpoints" / "2" / "state").rglob("*"):
         if path.is_file() and moments.tobytes() in (data := path.read_bytes()):
-            path.write_bytes(data.replace(moments.tobytes(), moments[::-1].tobytes()))
+            path.write_bytes(data.replace(moments.tobytes(), damage(moments).astype(np.float32).tobytes()))
             damaged += 1
-    assert damaged
-    assert_same(restore_params(tmp_path).params, state.ema_params)
+    assert damaged == 1
+    # Of the damaged step itself, not of the one before.
+    for step in (None, 2):
+        assert_same(restore_params(tmp_path, step=step), Variables(state.ema_params, stats))
+        assert_same(restore_params(tmp_path, ema=False, step=step).params, state.params)
     with opened(tmp_path) as checkpoints, pytest.raises(InputError, match=r"\(opt_state/mu: checksum differs\)"):
-        checkpoints.restore(state, 1)
+        checkpoints.restore(state, 2)
 
 
 def test_inference_without_checkpoints_says_so(tmp_path):

@@ -70,6 +70,15 @@ def test_file_and_overrides(write_file):
     assert config.is_locked
 
 
+@pytest.mark.parametrize("text", ["calpha-2,ray", "(calpha-2, ray)", '("calpha-2", "ray")', "'calpha-2',ray,"])
+def test_names_of_a_tuple_need_no_quotes(write_file, text):
+    file = write_file("config.names = ('disks',)")
+    assert configs.load(file, {"names": text}).names == ("calpha-2", "ray")
+    assert configs.load(file, {"names": "ray"}).names == configs.load(file, {"names": "'ray'"}).names == ("ray",)
+    assert configs.load(file, {"names": "()"}).names == ()
+    assert configs.load(file, {"names": "2,x"}).names == ("2", "x")
+
+
 def test_values_from_python(write_file):
     config = configs.load(write_file("pass"), {"train.steps": 200, "evaluate.levels": (1, 2)})
     assert (config.train.steps, config.evaluate.levels) == (200, (1.0, 2.0))

@@ -12,7 +12,7 @@ import pytest
 from common.errors import InputError
 from common.io import row_store
 from common.method import Sampler, Variables
-from common.sampling import Drawn, draw, draw_to, identify, sample_keys, weights_digest
+from common.sampling import StoredSamples, draw, draw_to, identify, sample_keys, weights_digest
 
 WEIGHTS = Variables({"w": np.linspace(-1, 1, 48, dtype=np.float32).reshape(3, 16)}, {})
 KEY = jax.random.key(5)
@@ -58,15 +58,17 @@ def test_chunks_hold_what_memory_would(tmp_path, kind):
     images = store.load("images", 11)
     assert images.dtype == np.uint8
     np.testing.assert_array_equal(images, np.round(to_unit(samples) * np.float32(255)).astype(np.uint8))
-    source = Drawn(tmp_path, num=11)
+    source = StoredSamples(tmp_path, num=11)
     assert len(source) == 11
     for i in (10, 0, 9, 3):
         np.testing.assert_array_equal(source[i]["image"], images[i])
-    assert source.fingerprint == Drawn(tmp_path, num=11).fingerprint != Drawn(tmp_path, num=5).fingerprint
+    assert (
+        source.fingerprint == StoredSamples(tmp_path, num=11).fingerprint != StoredSamples(tmp_path, num=5).fingerprint
+    )
     with pytest.raises(IndexError):
         source[11]
     with pytest.raises(InputError, match="expected 17 images, got 2 files fewer; run sample --num 17 first"):
-        Drawn(tmp_path, num=17)
+        StoredSamples(tmp_path, num=17)
 
 
 def test_stopped_after_every_batch_changes_no_byte(tmp_path):
@@ -140,5 +142,5 @@ def test_bad_input(tmp_path):
     with pytest.raises(InputError, match='expected rows of {"weights": "y", "type": "float32"}'):
         draw_to(tmp_path, SAMPLER, WEIGHTS, KEY, num=2, identity={"weights": "y"}, kind="float32")
     with pytest.raises(InputError, match="expected 2 images, got samples that are no 8-bit images"):
-        Drawn(tmp_path, num=2)
+        StoredSamples(tmp_path, num=2)
     assert row_store.read_index(tmp_path)["chunk_size"] == 1024

@@ -112,7 +112,7 @@ def test_what_is_missing_besides_the_file(tensors, tmp_path, capsys):
 def documented():
     """Returns the documented commands of the verb, those of a card in their order."""
     root = Path(__file__).parents[2]
-    told = [paper.__doc__ + paper_stage2.__doc__, (root / "README.md").read_text(), *APP.examples]
+    told = [paper.__doc__ + paper_stage2.__doc__, (root / "docs/how_to/import_weights.md").read_text(), *APP.examples]
     return [
         [shlex.split(line)[1:] for line in re.findall(r"(?:diffmatch_jax |^)(import-weights .*)", text, re.MULTILINE)]
         for text in told

@@ -32,6 +32,9 @@ def test_sample(run):
         arrays = dict(file)
     told = json.loads(path.with_suffix(".json").read_text())
     assert (told["num_samples"], told["hypotheses"], told["nfe"]) == (3, 2, 2 * 2)
+    (evaluated,) = (run / "results").glob("evaluate-step-5-seed-0-*.json")
+    data = json.loads(evaluated.read_text())["settings"]["data"]
+    assert told["settings"]["data"] == {"test": data["test"]} and len(data["test"]) == 32
     assert {name: each.shape for name, each in arrays.items() if name != "config"} == {
         **dict.fromkeys(("source", "target"), (3, 32, 32, 3)),
         **dict.fromkeys(("flow", "predicted", "wta_flow"), (3, 32, 32, 2)),

@@ -64,8 +64,12 @@ def test_again_changes_nothing_and_a_lost_file_comes_back(written, capsys):
 def test_another_set_is_not_overwritten(written, capsys, key, value):
     before = (written / "images.npz").read_bytes()
     assert command(written, **{key: value}) == 2
-    assert "expected no images, or those of this experiment" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    default = {"synthetic.seed": 0, **SMALL}[key]
+    assert "expected no images, or those of this experiment" in error
+    assert f"got others (there -> now): {key}: {default} -> {value}; choose" in error
     assert command(written, "--type", "uint8") == 2
+    assert 'got others (there -> now): type: "float32" -> "uint8"; choose' in capsys.readouterr().err
     assert (written / "images.npz").read_bytes() == before
 
 

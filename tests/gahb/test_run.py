@@ -16,7 +16,7 @@ from common.cli.dispatch import main
 from common.errors import InputError
 from common.io import results, row_store
 from common.io.metrics_log import read_metrics
-from common.sampling import Drawn
+from common.sampling import StoredSamples
 from gahb import figures, method
 from gahb.__main__ import APP
 
@@ -299,7 +299,7 @@ def test_many_samples_are_the_few_and_more(copy, capsys):
     command("sample", "--workdir", copy, "--num", "5", "--config.sampler.h0=0.02")
     kinds = sorted(path for path in (copy / "samples").glob("many-*") if path.is_dir())
     assert len(kinds) == 3
-    (images,) = (Drawn(each, num=5) for each in kinds if _kind(each) == "uint8" and not _changes(each))
+    (images,) = (StoredSamples(each, num=5) for each in kinds if _kind(each) == "uint8" and not _changes(each))
     np.testing.assert_array_equal(images[2]["image"], np.round(np.clip(found[2], 0, 1) * 255).astype(np.uint8))
 
 

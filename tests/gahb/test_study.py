@@ -17,7 +17,7 @@ import pytest
 from common import config as configs
 from common.checkpoint import restore_params, restore_variables
 from common.cli.dispatch import main
-from common.data import splits
+from common.data.order import choose
 from common.errors import InputError
 from common.io import results
 from common.sampling import weights_digest
@@ -108,7 +108,7 @@ def test_all_sets_are_disjoint(data):
     for half in (1, 2):
         for part in plan.parts:
             own = build_method(config_of(config(data), part, half)).sources()["train"]
-            expected = train[splits.choose(len(train), half=half, subset=part.size)]
+            expected = train[choose(len(train), half=half, subset=part.size)]
             np.testing.assert_array_equal(np.stack([own[i]["image"] for i in range(len(own))]), expected)
             np.testing.assert_array_equal(training[half - 1][: part.size], expected)
 
@@ -145,7 +145,7 @@ def test_measures_from_the_arrays(study, data, size):
     converged = arrays["converged"]
     assert converged.shape == (2, 5) and converged.any(1).all(), "the test needs samples"
     assert numbers["converged"] == {"models": converged.sum(1).tolist(), "both": converged.all(0).sum(), "of": 5}
-    training = [data[1][splits.choose(12, half=half, subset=size)] for half in (1, 2)]
+    training = [data[1][choose(12, half=half, subset=size)] for half in (1, 2)]
     pixels = numbers["similarity"]["pixels"]
     alike = (unit(arrays["samples"][0]) * unit(arrays["samples"][1])).sum(1)
     np.testing.assert_allclose(arrays["similarity.pixels.pair"], alike, atol=1e-6)
@@ -164,7 +164,7 @@ def test_measures_from_the_arrays(study, data, size):
 def test_patch_origins_by_brute_force(study, data):
     numbers, arrays = result(study, 2)
     for m in range(2):
-        training = data[1][splits.choose(12, half=m + 1, subset=2)]
+        training = data[1][choose(12, half=m + 1, subset=2)]
         for i, sample in enumerate(arrays["samples"][m]):
             origins, values = [], []
             for row in (0, 4, 8):

@@ -8,7 +8,7 @@ from common import config as configs
 from common.cli import workdirs
 from common.cli.app import App, Request, print_lines
 from common.plots.tables import text_table
-from common.training.abstract import abstract_batch, augmented
+from common.training.state import abstract_batch, augmented
 
 
 class Cost(NamedTuple):

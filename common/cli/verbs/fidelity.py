@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 
 from common.cli.app import App, Request, Verb, add_checkpoint, add_dry_run, print_lines
 from common.cli.verbs import trained
-from common.cli.verbs.sample import check_num, draw_many, stopped
-from common.errors import choice, input_error
+from common.cli.verbs.sample import draw_many, stopped
+from common.errors import at_least, choice, input_error
 from common.io import results
 from common.plots.tables import text_table
 
@@ -20,7 +20,7 @@ RESIZES = ("tf1", "half_pixel")
 SPLITS = ("train", "test")
 SHOWN = ("frechet", "kernel", "kernel_error", "precision", "recall", "density", "coverage")
 
-_MOST_COMPARED = 10_000  # samples and data whose neighbours are looked for, the usual number
+_MOST_COMPARED = 10_000  # samples, and data, whose neighbours are searched: the usual number
 _SUBSETS, _SUBSET = 100, 1000  # of the kernel distance, as it is usually reported
 
 
@@ -52,7 +52,7 @@ def run(app: App, request: Request) -> None:
     sampler = model.method.sampler
     if sampler is None or sampler.to_unit is None:
         raise input_error("fidelity", expected="a model that draws images", got=app.name, fix="use evaluate")
-    # These files are checked before any sample is drawn.
+    # These files are checked before any sampling.
     inception = features.inception(flags.weights, resize=flags.resize) if flags.features == "inception" else None
     reference = None if flags.reference in SPLITS else frechet.read_statistics(flags.reference)
     start = time.perf_counter()
@@ -96,10 +96,7 @@ def _digest_of(gaussian) -> str:
 
 
 def _check(flags: argparse.Namespace) -> None:
-    check_num(flags.num, fix="the published numbers are of 50000")
-    if flags.num < 2 or flags.batch_size < 1:
-        got = f"{flags.num} and {flags.batch_size}"
-        raise input_error("--num, --batch-size", expected="at least 2, and at least 1", got=got, fix="use more")
+    at_least({"--num": (flags.num, 2), "--batch-size": (flags.batch_size, 1)})
     kind = choice("--features", flags.features, FEATURES)
     if (kind == "inception") != (flags.weights is not None):
         fix = "add --weights FILE, or use --features random" if kind == "inception" else "leave out --weights"
@@ -117,16 +114,16 @@ def _check(flags: argparse.Namespace) -> None:
 def _collect(model: trained.Trained, flags: argparse.Namespace, inception, should_stop) -> Collected | None:
     """Draws samples and computes the features that are not there yet; None if that was stopped."""
     from common.metrics import features
-    from common.sampling import Drawn
+    from common.sampling import StoredSamples
 
     many = draw_many(model, flags.num, kind="uint8", should_stop=should_stop)
     if not many.whole:
         return None
-    drawn = Drawn(many.store.directory, num=flags.num)
-    own = features.random_features(channels=drawn[0]["image"].shape[-1]), features.pixels()
+    stored = StoredSamples(many.store.directory, num=flags.num)
+    own = features.random_features(channels=stored[0]["image"].shape[-1]), features.pixels()
     extractor = inception or own[flags.features == "pixels"]
     how = {"place": model.workdir / "features", "batch_size": flags.batch_size, "should_stop": should_stop}
-    samples, whole = _features(extractor, drawn, "samples", **how)
+    samples, whole = _features(extractor, stored, "samples", **how)
     if whole and flags.reference in SPLITS:
         source = model.method.sources()[flags.reference].fixed()
         data, whole = _features(extractor, source, flags.reference, **how)

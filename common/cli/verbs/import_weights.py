@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from common import config as configs
-from common.cli import experiments, workdirs
+from common.cli import workdirs
 from common.cli.app import App, Request, print_lines
 from common.errors import InputError
 
@@ -18,8 +18,7 @@ def run(app: App, request: Request) -> None:
     if (workdir / configs.FILE_NAME).exists():
         raise InputError(f"workdir {workdir}: expected an empty directory, got one that holds a run; choose another")
     if request.flags.config:
-        path = experiments.find(request.flags.config, app.name)
-        config = configs.load(path, request.overrides, app.base())
+        config = workdirs.experiment(app, request)
     else:
         config = configs.from_dict({}, app.base(), request.overrides)
     lines = app.import_weights(weights, workdir=workdir, config=config, dry_run=request.flags.dry_run)

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from common.cli.app import App, Request, print_lines
 from common.cli.verbs import trained
-from common.errors import choice, input_error
+from common.errors import choice, input_error, within
 from common.io import results
 
 _SHOWN = 64  # samples on the picture beside many
@@ -32,7 +32,7 @@ def run(app: App, request: Request) -> None:
     """Writes `samples/step-N-seed-S-KEY.npz`, `.png` and `.json`; with `--num`, a directory `samples/many-...`."""
     num = request.flags.num
     if num is not None:
-        check_num(num, fix="leave it out for config.sampler.num samples")
+        within("--num", num, 1)
     if num is None and request.flags.type is not None:
         raise input_error("--type", expected="--num with it", got="none", fix="add --num N")
     model = trained.load(app, request, "SAMPLE")
@@ -48,18 +48,12 @@ def run(app: App, request: Request) -> None:
         numbers={**model.provenance(seconds, samples.info["nfe"]), **samples.info},
         arrays=samples.arrays,
         images=samples.images,
-        settings=trained.without(model.settings, "evaluate"),
+        settings={**trained.without(model.settings, "evaluate"), **samples.settings},
     )
     print_lines(
         f"wrote {', '.join(str(path) for path in paths)}",
         f"next: python -m {app.name} figures --workdir {model.workdir}",
     )
-
-
-def check_num(num: int, *, fix: str) -> None:
-    """Raises `InputError` unless `num` is at least 1."""
-    if num < 1:
-        raise input_error("--num", expected="at least 1", got=num, fix=fix)
 
 
 def draw_many(
@@ -129,7 +123,6 @@ def _many(app: App, request: Request, model: trained.Trained, num: int) -> None:
         return
     numbers = {
         **model.provenance(time.perf_counter() - start, sampler.settings["nfe"]),
-        **many.settings,
         "num_samples": num,
         "samples_per_s": many.rate,
         "batch_size": sampler.batch_size,

@@ -7,7 +7,7 @@ from pathlib import Path
 from common import config as configs
 from common.cli import workdirs
 from common.cli.app import App, Request, print_lines
-from common.errors import InputError, input_error
+from common.errors import InputError, within
 
 
 def run(app: App, request: Request) -> None:
@@ -25,6 +25,8 @@ def _run(app: App, request: Request) -> None:
     from common.training import hosts, parallel
 
     flags = request.flags
+    if flags.profile is not None:
+        within("--profile", flags.profile, 1)
     hosts.agree({"version": _versions()}, fix="install the same versions on every host")
     same = {
         "--num-processes": flags.num_processes,
@@ -43,7 +45,7 @@ def _run(app: App, request: Request) -> None:
         workdir,
         may_change=may_change,
         init=flags.init_from and _absolute(flags.init_from),
-        profile_steps=_profile_steps(flags.profile),
+        profile_steps=flags.profile or 0,
         dry_run=flags.dry_run,
     )
     chosen, source = prepared.settings, prepared.source
@@ -67,20 +69,14 @@ def _run(app: App, request: Request) -> None:
     if parallel.is_first_process() and prepared.lines:
         print_lines(*prepared.lines)
     parallel.enable_compilation_cache()
-    outcome = train_run.run(prepared)
+    result = train_run.run(prepared)
     if parallel.is_first_process():
-        print_lines(*_summary(app, workdir, chosen.steps, outcome))
+        print_lines(*_summary(app, workdir, chosen.steps, result))
 
 
 def _absolute(spec: str) -> str:
     path, partial = workdirs.split_init(spec)
     return f"{path}{workdirs.PARTIAL if partial else ''}"
-
-
-def _profile_steps(steps: int | None) -> int:
-    if steps is not None and steps < 1:
-        raise input_error("--profile", expected="at least 1 step", got=steps, fix="use 10")
-    return steps or 0
 
 
 def _joined_hosts(request: Request):
@@ -106,13 +102,13 @@ def _versions() -> dict[str, str]:
     return {"python": platform.python_version(), **{name: version(name) for name in names}}
 
 
-def _summary(app: App, workdir: Path, steps: int, outcome) -> list[str]:
+def _summary(app: App, workdir: Path, steps: int, result) -> list[str]:
     from common.io.metrics_log import read_metrics
 
     losses = [each["loss"] for each in read_metrics(workdir) if each.get("loss") is not None]
     last = f", loss {losses[-1]:.4g}" if losses else ""
     return [
-        f"{'interrupted at' if outcome.interrupted else 'trained to'} step {int(outcome.state.step)} of {steps}{last}",
+        f"{'interrupted at' if result.interrupted else 'trained to'} step {int(result.state.step)} of {steps}{last}",
         f"metrics: {workdir / 'metrics.jsonl'}; checkpoints: {workdir / 'checkpoints'}",
-        f"next: python -m {app.name} {'train' if outcome.interrupted else 'evaluate'} --workdir {workdir}",
+        f"next: python -m {app.name} {'train' if result.interrupted else 'evaluate'} --workdir {workdir}",
     ]

@@ -13,7 +13,7 @@ import numpy as np
 
 from common.data import images
 from common.data.source import Element, Source, digest
-from common.errors import input_error
+from common.errors import input_error, within
 from diffmatch_jax.model import resize as resizing
 
 
@@ -86,8 +86,7 @@ def make(
 
 def subset(dataset: Dataset, count: int) -> Dataset:
     """Returns `count` pairs spread evenly over the data set, or all if there are no more."""
-    if count < 1:
-        raise input_error("count", expected="at least 1", got=count, fix="use 1 or more")
+    within("count", count, 1)
     if count >= len(dataset):
         return dataset
     chosen = [round(each) for each in np.linspace(0, len(dataset) - 1, count)]

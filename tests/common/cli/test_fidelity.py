@@ -105,7 +105,7 @@ def test_stopped_and_given_again(command, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["--num", 0], "--num: expected at least 1, got 0; the published numbers are of 50000"),
+        (["--num", 0], "--num: expected at least 2, got 0; use 2 or more"),
         (["--features", "vgg"], '--features: expected one of "inception", "random", "pixels", got "vgg"'),
         ([], "--weights: expected the file of Inception-v3, got none; add --weights FILE"),
         (["--features", "random", "--weights", "x"], "--weights: expected none with --features random, got x"),

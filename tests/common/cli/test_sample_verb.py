@@ -50,7 +50,8 @@ def test_points(command, tmp_path):
     key = jax.random.fold_in(jax.random.key(1), 1999)
     np.testing.assert_allclose(samples[1999], 3 * jax.random.normal(key, (2,)), rtol=1e-5)
     assert samples.std() == pytest.approx(3, rel=0.05)
-    assert numbers["type"] == "float32" and numbers["nfe"] == 5 and numbers["num_samples"] == 2000
+    assert numbers["settings"]["type"] == "float32" and not {"type", "weights", "sampler"} & set(numbers)
+    assert numbers["nfe"] == 5 and numbers["num_samples"] == 2000
     assert (
         numbers["samples_per_s"] > 0 and "samples/s" in err and f"wrote 2000 samples to {path.with_suffix('')}" in out
     )

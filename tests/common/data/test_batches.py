@@ -7,8 +7,7 @@ import pytest
 
 from common.data import augment
 from common.data.batches import example_keys, make_batches
-from common.data.crops import Crops
-from common.data.fitted import Fitted, SkipBudget
+from common.data.fitted import Crops, Fitted, SkipBudget
 from common.data.source import ArraySource, BadRecordError, Source
 from common.errors import InputError
 from tests.common.data.raw import ImageList
@@ -120,6 +119,18 @@ def test_examples_are_those_of_the_index(made):
     got = batch(data, 8)
     np.testing.assert_array_equal(got["label"], got["index"])
     np.testing.assert_array_equal(got["image"][:, 0, 1, 0], got["index"])
+
+
+@pytest.mark.parametrize("placement", ["device", "stream"])
+@pytest.mark.parametrize("make_source", [stack, cut])
+def test_indices_are_those_of_the_whole_batch_and_read_nothing(made, make_source, placement):
+    source = Counting(make_source())
+    data = made(source, placement=placement)
+    read = source.count
+    expected = {step: data.indices(step).tolist() for step in (7, 3)}
+    assert source.count == read
+    for step, index in expected.items():
+        assert np.asarray(batch(data, step)["index"]).tolist() == index and len(index) == 6
 
 
 def test_an_epoch_of_crops_holds_every_image_once(made):
@@ -287,8 +298,8 @@ def test_without_augmentation_examples_stay_raw(made):
     ("options", "message"),
     [
         ({"batch_size": 0}, "config.train.batch_size: expected at least 1, got 0"),
-        ({"placement": "disk"}, "config.data.placement: expected 'auto', 'device' or 'stream', got 'disk'"),
-        ({"workers": -1}, "config.data.workers: expected 0 or more threads, got -1"),
+        ({"placement": "disk"}, 'config.data.placement: expected one of "auto", "device", "stream", got "disk"'),
+        ({"workers": -1}, "config.data.workers: expected at least 0, got -1"),
     ],
 )
 def test_impossible_options_are_refused(options, message):

@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 
 from common.data import source
-from common.data.crops import Crops
-from common.data.fitted import Fitted, SkipBudget
+from common.data.fitted import Crops, Fitted, SkipBudget
 from common.data.source import BadRecordError
 from common.errors import InputError
 from tests.common.data.raw import ImageList

@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given, settings
 
 from common.data.duplicates import block_means, distinct
+from common.errors import InputError
 
 
 def brute_force(vectors, threshold, rule):
@@ -37,6 +38,15 @@ def test_a_chain_is_dropped_by_one_rule_and_broken_by_the_other():
     vectors = np.stack([np.cos(angles), np.sin(angles)], axis=1)
     np.testing.assert_array_equal(distinct(vectors, rule="any"), [0])
     np.testing.assert_array_equal(distinct(vectors, rule="kept"), [0, 2])
+
+
+def test_numbers_without_a_mean_are_refused():
+    images = np.random.default_rng(0).random((3, 8, 8, 1), np.float32)
+    images[1, 2, 3] = np.nan
+    with pytest.raises(InputError, match="images: expected finite numbers, got 1 of 192"):
+        block_means(images)
+    with pytest.raises(InputError, match="uint8"):
+        block_means(np.ones((3, 8, 8, 1), np.int32))
 
 
 def test_block_means_are_centred_unit_vectors_of_means():

@@ -5,6 +5,7 @@ import pytest
 from PIL import Image
 
 from common.data import images
+from common.errors import InputError
 
 RGB = np.random.default_rng(0).integers(0, 256, (6, 9, 3)).astype(np.uint8)
 
@@ -104,6 +105,20 @@ def test_resizing_keeps_constants_and_removes_what_would_alias():
     assert images.resize(RGB, 4).dtype == np.uint8
     assert images.resize(RGB, 4).shape == (4, 4, 3)
     assert images.resize(RGB[:, :, :1], 4).shape == (4, 4, 1)
+
+
+@pytest.mark.parametrize(
+    ("array", "got"),
+    [
+        (np.full((8, 8, 3), 200.0, np.float32), "divide by 255"),
+        (np.full((8, 8, 1), np.nan, np.float32), "64 of 64 that are NaN or infinite"),
+        (np.full((8, 8, 1), 200, np.int32), "divide by 255"),
+    ],
+)
+def test_other_numbers_are_not_resized(array, got):
+    for size in (4, 8):
+        with pytest.raises(InputError, match=got):
+            images.resize(array, size)
 
 
 def test_float_and_byte_images_are_resized_alike_within_the_range():

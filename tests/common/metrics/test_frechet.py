@@ -126,7 +126,7 @@ def test_bad_input(tmp_path):
         gaussian(np.zeros((1, 3)))
     with pytest.raises(InputError, match="features: expected finite numbers, got 1 of 2 rows without"):
         moments(np.array([[np.inf, 1], [0, 1]]))
-    with pytest.raises(InputError, match="features: expected at least one part"):
+    with pytest.raises(InputError, match="features: expected at least one set"):
         merged([])
     with pytest.raises(InputError, match="nowhere.npz: expected reference statistics, got"):
         read_statistics(tmp_path / "nowhere.npz")

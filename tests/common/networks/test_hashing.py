@@ -1,6 +1,6 @@
 import numpy as np
 
-from common.networks.hashing import hashed, mix
+from common.networks.layers import hashed, mix
 
 
 def test_hashes_change_with_every_word_and_its_place():

@@ -31,6 +31,19 @@ def test_what_is_drawn(tmp_path):
     assert Image.open(tmp_path / "x.png").size == (400, 300)
 
 
+def test_losses_of_training_and_held_out_data(tmp_path):
+    lines = [{"step": 2, "held_out_loss": 0.75}, {"step": 2, "loss": 1.0}, {"step": 4, "loss": None}]
+    with plotting.figure(tmp_path / "x.png") as axes:
+        plotting.losses(axes, lines, ylabel="loss", log=True)
+        drawn = {line.get_label(): line.get_xydata().tolist() for line in axes.get_lines()}
+        assert [line.get_marker() for line in axes.get_lines()] == ["", "o"]  # one point needs a marker
+        assert axes.get_yscale() == "log" and len(axes.get_legend().get_texts()) == 2
+    assert drawn["held-out data"] == [[2, 0.75]] and drawn["training batches"][0] == [2, 1.0]
+    with plotting.figure(tmp_path / "x.png") as axes:
+        plotting.losses(axes, [{"step": 2, "loss": -1.0}], ylabel="loss", log=True)
+        assert axes.get_yscale() == "linear" and axes.get_legend() is None
+
+
 def test_no_global_state(tmp_path):
     before = dict(matplotlib.rcParams)
     with plotting.figure(tmp_path / "x.png") as axes:

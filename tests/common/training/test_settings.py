@@ -32,14 +32,14 @@ def test_durations_become_steps():
     ("changes", "message"),
     [
         ({"train.steps": 0}, "config.train.steps: expected at least 1, got 0"),
-        ({"train.batch_size": 0}, "config.train.batch_size: expected at least 1, got 0"),
+        ({"train.batch_size": 0}, "config.train.batch_size: expected 1 to 2147483647, got 0"),
         ({"train.batch_size": 10**20 - 1}, "config.train.batch_size: expected a whole number below 2**63, got 999"),
         (
             {"train.batch_size": 2**31},
-            "config.train.batch_size: expected at most 2147483647, got 2147483648; use fewer",
+            "config.train.batch_size: expected 1 to 2147483647, got 2147483648; use 2147483647 or less",
         ),
         ({"train.steps": 10**23}, "config.train.steps: expected at most 2147483647 steps, got 1000000000"),
-        ({"train.evaluate_batches": 0}, "config.train.evaluate_batches: expected at least 1, got 0"),
+        ({"train.evaluate_batches": 0}, "config.train.evaluate_batches: expected 1 to 2147483647, got 0"),
         ({"train.evaluate_every": -0.5}, "config.train.evaluate_every: expected a number of steps"),
         (
             {"checkpoint.every": 10, "checkpoint.keep_every": 25},

@@ -59,3 +59,13 @@ def test_two_images_in_one():
         sheets.blend(first, second[:2])
     np.testing.assert_allclose(sheets.unit(np.full((2, 2), 51, np.uint8)), np.full((2, 2, 3), 0.2))
     np.testing.assert_allclose(sheets.marked(second, np.zeros((4, 8), bool))[0, 0], sheets.UNKNOWN)
+
+
+def test_numbers_beyond_an_image_are_refused():
+    bright, bytes_ = np.full((4, 4, 3), 200.0, np.float32), np.full((4, 4, 3), 51, np.uint8)
+    for draw in (sheets.unit, lambda image: sheets.blend(image, image)):
+        np.testing.assert_allclose(draw(bytes_), 0.2, rtol=1e-6)
+        with pytest.raises(InputError, match="divide by 255"):
+            draw(bright)
+        with pytest.raises(InputError, match="NaN"):
+            draw(np.full((4, 4, 3), np.nan, np.float32))

@@ -1,1 +1,0 @@
-"""How a network is fed and read at each noise level: preconditioning."""

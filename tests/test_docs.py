@@ -1,0 +1,257 @@
+"""The README, the pages and the tutorials: their code runs, their commands and links exist, their names are public."""
+
+import importlib
+import os
+import re
+import shlex
+from pathlib import Path
+
+import numpy as np
+import pytest
+import skimage.data
+
+from common.cli.dispatch import main
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
+ROOT = Path(__file__).parents[1]
+METHODS = ("gahb", "phase_bridge", "diffmatch_jax")
+PAGES = sorted((ROOT / "docs").rglob("*.md"))
+TEXTS = [*(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md")), *PAGES]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def name(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def blocks(text: str, language: str) -> list[str]:
+    """Returns the fenced blocks of a language, also those that are indented in a tab."""
+    found = re.findall(rf"^( *)```{language}\n(.*?)^\1```", text, re.DOTALL | re.MULTILINE)
+    return [re.sub(f"^{indent}", "", block, flags=re.MULTILINE) for indent, block in found]
+
+
+def execute(block: str, scope: dict, where: str) -> dict:
+    exec(compile(block, where, "exec"), scope)
+    return scope
+
+
+def app(method: str):
+    return importlib.import_module(f"{method}.__main__").APP
+
+
+# Code
+
+
+def test_the_readme_is_one_screen_with_three_examples():
+    assert len(README.splitlines()) <= 110
+    assert len(blocks(README, "python")) == 3
+
+
+def test_the_matching_example_is_nearer_than_the_best_cells():
+    result = execute(blocks(README, "python")[0], {}, "README.md")["result"]
+    _, _, disparity = skimage.data.stereo_motorcycle()
+    seen = np.isfinite(disparity)
+    truth = np.stack([-disparity[seen], np.zeros(seen.sum())], -1)
+    ours, winner = (np.linalg.norm(flow[seen] - truth, axis=-1).mean() for flow in (result.flow, result.winner))
+    assert ours < 0.95 * winner < 10
+    assert result.confidence.shape == (500, 741)
+
+
+def test_the_eigenbasis_example_has_the_factors_of_its_filter():
+    basis = execute(blocks(README, "python")[1], {}, "README.md")["basis"]
+    # The mode that is constant along the blurred axis has factor 1, once for each of the 24 columns.
+    np.testing.assert_allclose(basis.values, 1, atol=1e-5)
+    assert basis.vectors.shape == (10, 32, 24, 1)
+
+
+def test_the_bridge_example_has_both_modes_in_their_proportion():
+    scope = execute(blocks(README, "python")[2], {}, "README.md")
+    points = np.asarray(scope["points"])
+    assert abs((points[:, 0] > 0).mean() - 0.7) < 0.06
+    distance = np.minimum(*(np.linalg.norm(points - [x, 0], axis=1) for x in (-0.5, 0.5)))
+    np.testing.assert_allclose(np.sqrt(np.square(distance).mean() / 2), 0.1, rtol=0.15)
+    assert scope["info"]["nfe"] == 20
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """Returns a directory in which `runs/x` is a trained and exported denoiser of 32x32 crops."""
+    place = tmp_path_factory.mktemp("docs")
+    tiny = ["--config", str(ROOT / "tests/gahb/tiny.py"), "--config.data.size=32"]
+    assert main(["train", *tiny, "--workdir", str(place / "runs/x")], app("gahb")) == 0
+    assert main(["export", "--workdir", str(place / "runs/x")], app("gahb")) == 0
+    return place
+
+
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if blocks(page.read_text(encoding="utf-8"), "python")], ids=name
+)
+def test_the_code_of_a_page_runs_from_top_to_bottom(page, trained, monkeypatch):
+    monkeypatch.chdir(trained)
+    scope = {}
+    for block in blocks(page.read_text(encoding="utf-8"), "python"):
+        execute(block, scope, name(page))
+    if page.name == "get_started.md":
+        assert scope["restored"].shape == (1, 512, 512, 1) and scope["samples"].shape == (4, 32, 32, 1)
+    if page.name == "own_network.md":  # the mean of a 3x3 window of zeros around the image, of products of cosines
+        factor = ((1 + 2 * np.cos(np.pi / 17)) / 3) ** 2
+        np.testing.assert_allclose(scope["basis"].values[0], factor, rtol=1e-5)
+        np.testing.assert_allclose(scope["samples"], 0.5, atol=0.3)
+
+
+def tutorial(stem: str, **sizes: int) -> dict:
+    """Runs a tutorial with other values of the constants at its top, and a tiny network where it trains one."""
+    text = (ROOT / "examples" / f"{stem}.py").read_text(encoding="utf-8")
+    for constant, value in sizes.items():
+        text, count = re.subn(rf"^{constant} = \d+", f"{constant} = {value}", text, flags=re.MULTILINE)
+        assert count == 1
+    text = re.sub(r'(--config(", "| ))photographs\b', rf"\g<1>{ROOT / 'tests/gahb/tiny.py'}", text)
+    assert text.startswith("# %% [markdown]\n# # ")
+    return execute(text, {"__name__": "__main__"}, stem)
+
+
+@pytest.fixture
+def plots(monkeypatch):
+    import matplotlib.pyplot as plt
+
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))  # of the commands that a tutorial starts
+    yield
+    plt.close("all")
+
+
+def test_match_photographs(plots):
+    scope = tutorial("match_photographs", SIDE=371)
+    difference, confident = scope["difference"], scope["confident"]
+    assert difference.mean() < 0.6 * np.abs(scope["source"] - scope["target"]).mean()
+    assert difference[confident].mean() < difference[~confident].mean()
+
+
+def test_look_into_a_denoiser(plots):
+    scope = tutorial("look_into_a_denoiser", STEPS=5, SIDE=16, TOP=4)
+    basis = scope["basis"]
+    assert basis.vectors.shape == (4, 16, 16, 1) and basis.residuals.max() < 1e-2
+    np.testing.assert_allclose(scope["twice"], 2 * scope["restored"], rtol=1e-3, atol=1e-4)
+
+
+def test_few_steps_compared(plots):
+    scope = tutorial("few_steps_compared", COUNT=300, REFERENCE=100)
+    modes = np.linalg.norm(scope["reference"][:, None] - np.array(scope["means"]), axis=-1).min(1)
+    np.testing.assert_allclose(np.sqrt(np.mean(modes**2) / 2), 0.08, rtol=0.15)
+    errors = scope["errors"]
+    assert all(row[-1] < 0.6 * row[0] for row in errors.values())  # 20 evaluations against 5
+    euler, published, corrected = (
+        errors[each][-1] for each in ("euler", "exponential, order 2 (published)", "data, order 1, corrector")
+    )
+    assert corrected < published < 0.2 * euler
+
+
+def test_train_and_resume(plots, capsys):
+    scope = tutorial("train_and_resume", STEPS=8)
+    assert "parameters equal, bit for bit: True" in capsys.readouterr().out
+    assert scope["running"].returncode == 0 and max(scope["losses"]) <= 8
+
+
+def test_bring_a_pytorch_model(plots):
+    scope = tutorial("bring_a_pytorch_model", WIDTH=3)
+    np.testing.assert_allclose(scope["ours"], scope["y"] - scope["noise"], atol=1e-5)
+    assert scope["basis"].residuals.max() < 1e-3
+
+
+# Commands
+
+
+def commands(path: Path) -> list[str]:
+    lines = "".join(blocks(path.read_text(encoding="utf-8"), "sh")).replace("\\\n", " ").splitlines()
+    return [
+        line[line.index("python -m") :]
+        for line in lines
+        if re.match(rf"([A-Z_]+=\S+ )*python -m ({'|'.join(METHODS)})", line)
+    ]
+
+
+@pytest.mark.parametrize("path", [path for path in TEXTS if commands(path)], ids=name)
+def test_every_command_names_a_verb_flags_keys_and_files_that_exist(path, capsys):
+    for command in commands(path):
+        _, _, method, verb, *words = shlex.split(command, comments=True)
+        if verb == "--help":
+            continue
+        with pytest.raises(SystemExit) as exit_code:
+            main([verb, "--help"], app(method))
+        shown = capsys.readouterr().out
+        assert exit_code.value.code == 0, command
+        base = importlib.import_module(f"configs.{method}.base").base()
+        for before, word in zip(["", *words], words, strict=False):
+            if word.startswith("--config."):
+                value = base
+                for key in word.removeprefix("--config.").split("=")[0].split("."):
+                    assert key in value, command
+                    value = value[key]
+            elif word.startswith("--"):
+                assert word.split("=")[0] in shown, command
+            if before == "--config" and word != "FILE":
+                file = ROOT / word if word.endswith(".py") else ROOT / "configs" / method / f"{word}.py"
+                assert file.is_file(), command
+
+
+def test_every_make_target_that_is_named_exists():
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    text = "\n".join(path.read_text(encoding="utf-8") for path in TEXTS)
+    named = set(re.findall(r"make ([a-z]+(?:-[a-z]+)*)", " ".join([*blocks(text, "sh"), *re.findall("`[^`]*`", text)])))
+    assert {"install", "demo", "test", "docs"} <= named <= targets
+
+
+def test_every_named_experiment_and_test_exists():
+    for path in TEXTS:
+        for named in re.findall(
+            r"`((?:configs|tests|benchmarks|examples|docs)/[\w./]+)`", path.read_text(encoding="utf-8")
+        ):
+            assert (ROOT / named).exists() or "METHOD" in named, f"{name(path)}: {named}"
+
+
+# Links
+
+
+def slugs(path: Path) -> set[str]:
+    headings = re.findall(r"^#+ (.*)$", path.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[-\s]+", "-", re.sub(r"[^\w\s-]", "", heading).strip().lower()) for heading in headings}
+
+
+@pytest.mark.parametrize("path", TEXTS, ids=name)
+def test_links_lead_somewhere(path):
+    text = re.sub(r"^```.*?^```", "", path.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+    for link in re.findall(r"\]\(([^)\s]+)\)", text):
+        if re.match("[a-z]+:", link):
+            continue
+        place, _, anchor = link.partition("#")
+        target = Path(os.path.normpath(path.parent / place)) if place else path
+        made_of = ROOT / "examples" / f"{target.stem}.py"  # the site makes a page of it
+        assert target.is_file() or (target.parent == ROOT / "docs/examples" and made_of.is_file()), link
+        if anchor and target.parent != ROOT / "docs/api":
+            assert anchor in slugs(target), link
+
+
+def test_every_page_is_in_the_navigation():
+    listed = set(re.findall(r"(\S+\.md)$", (ROOT / "mkdocs.yml").read_text(encoding="utf-8"), re.MULTILINE))
+    made = {f"examples/{path.stem}.md" for path in (ROOT / "examples").glob("*.py")}
+    assert listed == {page.relative_to(ROOT / "docs").as_posix() for page in PAGES} | made
+
+
+# Names
+
+
+@pytest.mark.parametrize(
+    "package", re.findall(r"^::: public (\S+)", "\n".join(p.read_text() for p in PAGES), re.MULTILINE)
+)
+def test_public_names_are_there_and_described(package):
+    module = importlib.import_module(package)
+    assert module.__all__
+    for each in module.__all__:
+        value = getattr(module, each)
+        assert value.__doc__ and value.__module__.split(".")[0] in ("common", *METHODS), each
+
+
+def test_the_citation_has_the_version_of_the_package():
+    citation, setup = ((ROOT / each).read_text(encoding="utf-8") for each in ("CITATION.cff", "setup.py"))
+    assert re.search(r"^version: (\S+)$", citation, re.MULTILINE)[1] == re.search(r'version="(.*?)"', setup)[1]
+    assert citation.count("type: conference-paper") == 3
