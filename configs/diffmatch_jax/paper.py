@@ -31,7 +31,6 @@ def get_config():
     config.model.num_blocks = 3
     config.model.attention = (2, 3)
 
-
     config.objective.scale = 1.0
 
     config.pairs.size = 520
