@@ -49,7 +49,7 @@ def build(
         raise input_error("config.model.multipliers", expected=f"a grid divisible by {2**last}", got=got, fix=fix)
     if not set(attention) <= set(range(last + 1)):
         got = attention
-        raise input_error("config.attention", expected=f"levels from 0 to {last}", got=got, fix="use () for none")
+        raise input_error("config.model.attention", expected=f"levels from 0 to {last}", got=got, fix="use () for none")
     for level in range(last + 1):
         width = channels * multipliers[level]
         # The middle attends anyway, at the width of the last level.
