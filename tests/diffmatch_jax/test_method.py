@@ -308,8 +308,8 @@ def test_entrants_of_several_hypotheses(runs):
         found = api.match(image, image[:, ::-1], model=two, hypotheses=hypotheses)
         np.testing.assert_array_equal(each.matcher(image, image[:, ::-1])[0], found.flow)
     (shipped,) = open_baselines("match@8")
-    assert weights.name == "match@8" and weights.title == "this model, 8 hypotheses"
-    assert weights.described["nfe"] == api.load().config.nfe(8) and weights.described["step"] is None
+    assert shipped.name == "match@8" and shipped.title == "this model, 8 hypotheses"
+    assert shipped.described["nfe"] == api.load().config.nfe(8) and shipped.described["step"] is None
     with pytest.raises(InputError, match="--methods: expected each name once"):
         open_baselines(f"run:{two}@1,two=run:{two}@1")
 
@@ -317,7 +317,7 @@ def test_entrants_of_several_hypotheses(runs):
 def test_other_conditions_than_stage_1(runs):
     """Stage 2 looks where stage 1 looks, so another choice would be ignored."""
     second = {"task": "stage2", "stage2.stage1": str(runs / "one")}
-    for name, value in (("radius", 2), ("gain", 1.0), ("score", True)):
+    for name, value in (("wide", 2), ("fit", 4.0), ("score", True)):
         with pytest.raises(InputError, match=f"config.conditioning.{name}: expected .*, as in stage 1, got {value}"):
             method.build(config(**second, **{f"conditioning.{name}": value}))
 
