@@ -111,7 +111,8 @@ def digest(config: ConfigDict | Mapping[str, Any]) -> str:
 
 def stamped(config: ConfigDict | Mapping[str, Any]) -> dict[str, Any]:
     """Returns the plain JSON values with the version of their keys, as they are stored."""
-    return {migrations.KEY: migrations.VERSION, **experiment(config)}
+    values = experiment(config)
+    return {migrations.KEY: migrations.version_of(values.get("method")), **values}
 
 
 def write(
@@ -148,7 +149,7 @@ def from_stored(values: Mapping[str, Any], base: ConfigDict, place: str | os.Pat
     Keys that `base` has no more are ignored where today's programs always use their value. Raises `InputError` for
     others.
     """
-    stored = dict(flat(experiment(migrations.upgraded(values, place))))
+    stored = dict(flat(experiment(migrations.upgraded({"method": base.method, **values}, place))))
     return from_dict(_without_implied(stored, dict(flat(to_dict(base)))), base)
 
 

@@ -136,9 +136,9 @@ STUDY = Verb(
 CLASSES = Verb(
     "classes",
     "train a denoiser for each of several classes and compare it with the best possible",
-    "Trains one model for each class in config.classes.names (C^alpha images, disks, cone, ray, the images of\n"
-    "data.source and their shuffled pixels), measures its slope, error and eigenvectors, and writes\n"
-    "DIR/results/classes-NAME-KEY.json and .npz. The same command goes on where it was stopped.",
+    "Trains one model for each class in config.classes.names (C^alpha images, disks, sinusoids, multiples of\n"
+    "one image, the images of data.source and their shuffled pixels), measures its slope, error and eigenvectors, and\n"
+    "writes DIR/results/classes-NAME-KEY.json and .npz. The same command goes on where it was stopped.",
     lambda parser: add_dry_run(parser, "and list the classes"),
     _classes,
 )

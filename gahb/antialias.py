@@ -5,11 +5,11 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pywt
 
-# Daubechies, Ten Lectures on Wavelets (1992), section 6.1; the taps sum to sqrt(2).
-DB2 = (np.array([1, 3, 3, 1]) + math.sqrt(3) * np.array([-1, -1, 1, 1])) / (4 * math.sqrt(2))
+DB2 = np.array(pywt.Wavelet("db2").dec_lo)  # the taps sum to sqrt(2)
 
-# How an axis goes on beyond its ends, and by how many pixels: "periodic" and "symmetric" halve its length n to n / 2,
+# How an axis continues beyond its ends, and by how many pixels: "periodic" and "symmetric" halve its length n to n / 2,
 # "reflect" (without repeating the end) gives n / 2 + 1.
 _EXTENSIONS = {"periodic": ("wrap", 1), "symmetric": ("symmetric", 1), "reflect": ("reflect", 2)}
 
@@ -27,9 +27,9 @@ def low_pass(image: jax.Array, *, extension: str | tuple[str, str] = "periodic",
         widths = [(width, width) if each == axis else (0, 0) for each in range(image.ndim)]
         padded = jnp.pad(image, widths, mode=mode)
         last = padded.shape[axis] - len(taps)
-        parts = [
+        terms = [
             float(tap) * jax.lax.slice_in_dim(padded, start, start + last + 1, 2, axis)
             for start, tap in enumerate(taps)
         ]
-        image = sum(parts[1:], parts[0])
+        image = sum(terms[1:], terms[0])
     return image

@@ -1,8 +1,8 @@
 """Geometric C^alpha images: two regular backgrounds that meet along a regular contour.
 
-Kadkhodaie et al. (ICLR 2024), appendix E and algorithm 2. Everything is a pure function of one image's draws, and
-`jax.vmap` makes batches. White noise that is integrated alpha times has Sobolev regularity alpha - 1/2, so alpha is
-nominal.
+Kadkhodaie et al. (ICLR 2024), appendix E and algorithm 2. Everything is a pure function of one image's random numbers,
+and `jax.vmap` makes batches. alpha is nominal: white noise that is integrated alpha times has Sobolev regularity
+alpha - 1/2 in one dimension (the contour, Hoelder exponent 1/2 at alpha = 1) and alpha - 1 in two (the backgrounds).
 """
 
 import math
@@ -106,17 +106,39 @@ def backgrounds(draws: Draws, *, beta: float, kind: str = "isotropic") -> tuple[
 
     `kind`: "isotropic" or "separable" (see `gain_2d`), or "constant": the two grays are `bright_min` and `dark_max`.
     """
-    bright, dark = (draws.bright_min, jnp.ones(())), (jnp.zeros(()), draws.dark_max)
-    swapped = draws.coin == 1
     if kind == "constant":
         grays = (draws.bright_min, draws.dark_max)
         return tuple(jnp.full(draws.first.shape, gray) for gray in grays)
+    return tuple(rescale(field, low=low, high=high) for field, (low, high) in _fields(draws, beta, kind))
+
+
+def amplitudes(draws: Draws, *, beta: float, kind: str = "isotropic") -> jax.Array:
+    """Returns the factors a of the two backgrounds b = c + a F, F the filtered white noise, `[2]`.
+
+    kind: "isotropic" or "separable". The power of F is `gain_2d(...)^(2 beta) / 3`, as the variance of U(-1, 1) is 1/3.
+    """
+    return jnp.stack([(high - low) / (field.max() - field.min()) for field, (low, high) in _fields(draws, beta, kind)])
+
+
+def _fields(draws, beta, kind):
+    """Returns for each background its filtered white noise `[N, N]` and the lowest and highest gray it is mapped to."""
+    bright, dark = (draws.bright_min, jnp.ones(())), (jnp.zeros(()), draws.dark_max)
+    swapped = draws.coin == 1
     gain = gain_2d(draws.first.shape[0], separable=kind == "separable") ** beta
-    made = []
-    for white, ranges in ((draws.first, (bright, dark)), (draws.second, (dark, bright))):
-        low, high = (jnp.where(swapped, other, one) for one, other in zip(*ranges, strict=True))
-        made.append(rescale(filtered(white, gain), low=low, high=high))
-    return tuple(made)
+    return [
+        (filtered(white, gain), [jnp.where(swapped, other, one) for one, other in zip(*ranges, strict=True)])
+        for white, ranges in ((draws.first, (bright, dark)), (draws.second, (dark, bright)))
+    ]
+
+
+def blurred_mask(
+    draws: Draws, *, alpha: float, blur: tuple[int, int] = (2, 2), wrap: bool = False, antialias: int = 0
+) -> jax.Array:
+    """Returns the weight of the first background at each pixel, `[N, N]` in [0, 1]; see `render` for the settings."""
+    levels = 2**antialias
+    # A filtered contour of N white numbers has a variance of order 1 / N.
+    contour = filtered(draws.contour, gain_1d(draws.contour.shape[0]) ** alpha) * math.sqrt(levels)
+    return box_blur(mask(contour_rows(contour), wrap=wrap), tuple(count * levels for count in blur))
 
 
 def render(
@@ -135,12 +157,8 @@ def render(
     and the mask alone. `antialias` a times the image, drawn from N x N numbers, is halved by a low-pass filter of gain
     1, each image by itself, and clipped; N / 2^a pixels remain, whose blur and contour keep their size.
     """
-    levels = 2**antialias
-    size = draws.contour.shape[0]
-    # A filtered contour of N white numbers has a variance of order 1 / N.
-    contour = filtered(draws.contour, gain_1d(size) ** alpha) * math.sqrt(levels)
     first, second = backgrounds(draws, beta=beta, kind=background)
-    below = box_blur(mask(contour_rows(contour), wrap=wrap), tuple(count * levels for count in blur))
+    below = blurred_mask(draws, alpha=alpha, blur=blur, wrap=wrap, antialias=antialias)
     image = (first * below + second * (1 - below))[..., None]
     for _ in range(antialias):
         # Columns continue on the other side, as contour and backgrounds do; rows do not.

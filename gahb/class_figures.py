@@ -9,7 +9,7 @@ from common.io import results
 from common.io.results import NoResultError
 from common.plots import plotting
 from common.plots.report import Block, Paragraph, Picture, Table
-from gahb.classes import row
+from gahb.classes import means
 from gahb.eigenbasis.expansion import pictures
 from gahb.synthetic import unshuffle_pixels
 
@@ -24,44 +24,58 @@ class Result(NamedTuple):
     arrays: dict[str, np.ndarray]
 
 
-def found(workdir: Path) -> list[Result]:
-    """Returns the results of a comparison in alphabetical order; raises `NoResultError` if there is none."""
+def read(workdir: Path) -> list[Result]:
+    """Returns the results of a comparison by class and seed; raises `NoResultError` if there is none."""
     loaded = [results.read(path) for path in results.latest_of_each(workdir / "results", "classes-")]
-    if not loaded:
-        place = workdir / "results"
-        raise NoResultError(f"{place}: expected results of a comparison of classes, got none; run classes first")
-    return [Result(numbers["class"], numbers, arrays) for numbers, arrays in loaded]
+    # Those of earlier versions have other keys.
+    current = [Result(numbers["class"], numbers, arrays) for numbers, arrays in loaded if "slope_in_window" in numbers]
+    if not current:
+        place, got = workdir / "results", "those of an earlier version" if loaded else "none"
+        raise NoResultError(f"{place}: expected results of a comparison of classes, got {got}; run classes first")
+    return sorted(current, key=lambda each: (each.name, each.numbers["seed"]))
+
+
+def first_of_each(workdir: Path) -> list[Result]:
+    """Returns the result of the model with the lowest seed of each class; raises `NoResultError`."""
+    return list({each.name: each for each in reversed(read(workdir))}.values())[::-1]
 
 
 def slopes(workdir: Path) -> list[Path]:
-    """Draws PSNR and local slopes of the C^alpha classes beside alpha / (alpha + 1): `figures/classes-slopes.png`."""
-    shown = [each for each in found(workdir) if each.name.startswith("calpha")]
-    if not shown:
+    """Draws PSNR and local slopes of the C^alpha classes beside the oracle's: `figures/classes-slopes.png`."""
+    models = [each for each in read(workdir) if each.name.startswith("calpha")]
+    if not models:
         raise NoResultError(
             f"{workdir / 'results'}: expected a C^alpha class, got none; add one to config.classes.names"
         )
     path = plotting.path_in(workdir, "classes-slopes")
     with plotting.figure(path, width=2 * plotting.COLUMN, height=3.2, columns=2) as (left, right):
-        for i, each in enumerate(shown):
-            alpha, slope = each.name.removeprefix("calpha-"), each.numbers["slope"]
-            best, moderate = each.numbers["best_slope"], each.numbers["moderate_slope"]
-            label = f"α = {alpha}: {slope['value']:.2f}, {moderate['value']:.2f} (best {best:.2f})"
-            x = each.arrays["curve.input_psnr"]
-            left.plot(x, each.arrays["curve.psnr_of_mean"], label=label)
-            for line in (slope, moderate):
-                ends = np.array([line["from_db"], line["to_db"]])
-                left.plot(ends, line["intercept"] + line["value"] * ends, color="black", marker="", linestyle=":")
-            right.plot(each.arrays["slope.local_input_psnr"], each.arrays["slope.local"], label=f"α = {alpha}")
-            right.axhline(best, color=plotting.COLOURS[i], linewidth=0.8, marker="", linestyle="--")
+        for i, row in enumerate(means([each.numbers for each in models])):
+            own = [each for each in models if each.name == row["class"]]
+            alpha, colour = row["class"].removeprefix("calpha-"), plotting.COLOURS[i % len(plotting.COLOURS)]
+            label = f"α = {alpha}: {row['in window']:.2f} ± {row['error in window']:.2f}"
+            arrays = own[0].arrays
+            x, between = arrays["curve.input_psnr"], arrays["slope.local_input_psnr"]
+            style = {"color": colour, "linestyle": "-", "marker": "o", "markerfacecolor": colour}
+            for number, each in enumerate(own):
+                named = {"label": label} if number == 0 else {}
+                left.plot(x, each.arrays["curve.psnr_of_mean"], **style, **named)
+                right.plot(between, each.arrays["slope.local"], **style)
+            if row["oracle"] is not None:
+                left.plot(x, arrays["curve.best"], color=colour, linewidth=0.8, marker="", linestyle="--")
+                right.plot(between, arrays["slope.best"], color=colour, linewidth=0.8, marker="", linestyle="--")
+            right.axhline(row["nominal"], color=colour, linewidth=0.6, marker="", linestyle=":")
+        ends = [own[0].numbers["slope_in_window"][end] for end in ("from_db", "to_db")]
+        for axes in (left, right):
+            axes.axvspan(*ends, color="black", alpha=0.06, linewidth=0)
         left.set(xlabel="PSNR of noisy images (dB)", ylabel="PSNR of denoised images (dB)")
-        right.set(xlabel="PSNR of noisy images (dB)", ylabel="local slope (dashed: α / (α + 1))")
-        left.legend(loc="upper left")
+        right.set(xlabel="PSNR of noisy images (dB)", ylabel="local slope")
+        left.legend(loc="upper left", title=f"slope from {ends[0]:.0f} to {ends[1]:.0f} dB")
     return [path]
 
 
 def optima(workdir: Path) -> list[Path]:
     """Draws the PSNR on manifolds beside that of projecting on the tangent space: `figures/classes-optima.png`."""
-    shown = [each for each in found(workdir) if "tangents" in each.arrays]
+    shown = [each for each in first_of_each(workdir) if "tangents" in each.arrays]
     if not shown:
         raise NoResultError(
             f'{workdir / "results"}: expected a manifold, got none; add "disks" to config.classes.names'
@@ -83,7 +97,7 @@ def optima(workdir: Path) -> list[Path]:
 
 def shuffled(workdir: Path) -> list[Path]:
     """Draws the PSNR on images as they are and with shuffled pixels: `figures/classes-shuffled.png`."""
-    shown = {each.name: each for each in found(workdir)}
+    shown = {each.name: each for each in first_of_each(workdir)}
     if not {"images", "shuffled"} <= set(shown):
         place = workdir / "results"
         raise NoResultError(f'{place}: expected classes "images" and "shuffled", got {", ".join(shown)}; train both')
@@ -104,7 +118,7 @@ def bases(workdir: Path) -> list[Path]:
     Of shuffled images the vectors are shown a second time with their pixels in order.
     """
     paths = []
-    for each in found(workdir):
+    for each in first_of_each(workdir):
         arrays = each.arrays
         count = min(SHOWN, arrays["basis.values"].shape[1])
         vectors = arrays["basis.vectors"][0, :count]
@@ -135,29 +149,34 @@ def bases(workdir: Path) -> list[Path]:
 
 
 def section(workdir: Path) -> list[Block]:
-    """Draws all figures there are results for and returns them with words and a table."""
-    shown = found(workdir)
+    """Draws all figures there are results for and returns them with text and a table."""
+    shown = first_of_each(workdir)
     blocks: list[Block] = [
         Paragraph(
-            "One denoiser for each class of images. slope: dB of PSNR after denoising per dB before, at small noise "
-            "with its standard error and at moderate noise, beside the best possible one; shortfall: dB below the "
-            "projection on the tangent space, averaged over the points of the slope; trace: of the Jacobian; tangent "
-            "cos2: mean squared cosine of the angles between tangent space and leading eigenvectors, 1 if they span "
-            "the same."
+            "Denoisers of several classes of images; numbers are means over the seeds of a class. slope: dB of PSNR "
+            "after denoising per dB before, at small noise; in window: the same between the PSNRs that the figure "
+            "shades; error: standard error over seeds, for one seed over images. nominal: alpha / (alpha + 1), the "
+            "exponent of the contour alone; oracle: slope of the denoiser that knows the contour, gap: dB below its "
+            "PSNR, both in the window. shortfall: dB below the projection on the tangent space, averaged over the "
+            "points of the slope; trace: of the Jacobian; tangent cos2: mean squared cosine of the angles between "
+            "tangent space and leading eigenvectors, 1 if they span the same."
         ),
-        Table.of([row(each.numbers) for each in shown]),
+        Table.of(means([each.numbers for each in read(workdir)])),
     ]
     names = {each.name for each in shown}
     if any(name.startswith("calpha") for name in names):
-        blocks.append(Picture(slopes(workdir)[0], "Geometric images of several regularities."))
+        words = "Geometric images of several regularities. Dashed: the oracle that knows the contour; dotted: nominal."
+        blocks.append(Picture(slopes(workdir)[0], words))
     if any("tangents" in each.arrays for each in shown):
         blocks.append(Picture(optima(workdir)[0], "Classes with few parameters, beside the best possible denoiser."))
     if {"images", "shuffled"} <= names:
         blocks.append(Picture(shuffled(workdir)[0], "The same images with their pixels in order and shuffled."))
     for each, path in zip(shown, bases(workdir), strict=True):
-        words = "their factors below" + (", and their parts in the tangent space" if "tangents" in each.arrays else "")
-        level = f"{each.numbers['sigma']:.4g}/255"
-        blocks.append(Picture(path, f"{each.name}: leading eigenvectors at noise {level}, {words}."))
+        words = "their factors below" + (
+            ", and their projections on the tangent space" if "tangents" in each.arrays else ""
+        )
+        level = f"{255 * each.numbers['sigma']:.4g}"
+        blocks.append(Picture(path, f"{each.name}: leading eigenvectors at sigma_255 = {level}, {words}."))
     return blocks
 
 

@@ -17,49 +17,71 @@ class Settings(NamedTuple):
     """Settings of `measure`."""
 
     curve_db: Sequence[float]  # PSNRs of the noisy images, dB
-    moderate_db: tuple[float, float] = (4.0, 18.0)  # PSNRs of noisy images of the second slope, dB
+    window_db: tuple[float, float] = (14.0, 20.0)  # PSNRs of noisy images of slope_in_window, dB
     batch_size: int = 64
     top: int = 20  # eigenvectors of each
     probes: int = 64  # of each trace
     bootstrap: int = 1000
 
+    @property
+    def sigmas(self) -> np.ndarray:
+        """Noise standard deviations of the curve, intensity units, `[S]`."""
+        return 10 ** (-np.asarray(self.curve_db, float) / 20)
+
 
 def measure(
     denoise: Denoiser,
     images: np.ndarray,
-    looked_at: np.ndarray,
+    basis_images: np.ndarray,
     settings: Settings,
     key: jax.Array,
     *,
     sigma: float,
     alpha: float | None = None,
+    oracle: np.ndarray | None = None,
     tangents: np.ndarray | None = None,
     add: Callable[[int], object] = lambda count: None,
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """Measures PSNR curve and slope on `images [N, H, W, C]`, eigenvectors at noise `sigma` on `looked_at [M, ...]`.
+    """Measures PSNR curve and slopes on `images [N, H, W, C]`, eigenvectors at `sigma` on `basis_images [M, ...]`.
 
-    `tangents [M, D, H, W, C]`: the tangent spaces at the images looked at, of a class that is a manifold of dimension
-    D; the D leading eigenvectors are compared with them, and the error with that of projecting on them, D sigma^2.
-    `alpha` says that the best slope is alpha / (alpha + 1). `slope` is fitted at small noise, where that is an
-    asymptote; `moderate_slope` within `moderate_db`, which even a short training serves well. `add(1)` is called after
-    the curve and after each of the M images. Returns numbers and arrays: `curve.*` (fields of `PsnrCurve`),
-    `curve.best` (dB, for manifolds), `slope.*`, `basis.*` (as of `survey`, without the axis of noise levels), and
-    `tangents` and `angles` (radians) for manifolds.
+    `slope` is fitted at small noise, where theory has an asymptote; `slope_in_window` within `window_db`. alpha: of a
+    C^alpha class, whose `nominal_slope` is alpha / (alpha + 1). oracle: squared error per pixel `[S, N']` of the
+    denoiser that knows the contour, at `settings.sigmas` and on images of the class; its slopes are fitted in the same
+    windows, and `gap_to_oracle` is how far the denoiser is below its PSNR in the window, dB. tangents
+    `[M, D, H, W, C]`: the tangent spaces at the basis images, of a class that is a manifold of dimension D; the D
+    leading eigenvectors are compared with them, and the error with that of projecting on them, D sigma^2. `add(n)` is
+    called after n of the `num_measures` are made.
+
+    Returns numbers and arrays: `curve.*` (fields of `PsnrCurve`), `curve.best` (dB, of the oracle or the projection),
+    `slope.*`, `basis.*` (as of `survey`, without the axis of noise levels), and `tangents` and `angles` (radians).
     """
     curve_key, slope_key, basis_key = jax.random.split(key, 3)
-    sigmas = 10 ** (-np.asarray(settings.curve_db, float) / 20)
-    curve = psnr_curve(denoise, images, sigmas, curve_key, batch_size=settings.batch_size)
-    add(1)
-    slope, moderate = (
-        slopes.fit_slope(curve.input_psnr, curve.per_image, slope_key, selected=selected, resamples=settings.bootstrap)
-        for selected in windows(curve.input_psnr, settings.moderate_db)
-    )
-    table, basis = survey(denoise, looked_at, [sigma], settings.top, basis_key, num=settings.probes, add=add)
+    curve = psnr_curve(denoise, images, settings.sigmas, curve_key, batch_size=settings.batch_size)
+    add(len(settings.curve_db))
+
+    def fits(per_image):
+        return [
+            slopes.fit_slope(curve.input_psnr, per_image, slope_key, selected=selected, resamples=settings.bootstrap)
+            for selected in windows(curve.input_psnr, settings.window_db)
+        ]
+
+    slope, in_window = fits(curve.per_image)
+    table, basis = survey(denoise, basis_images, [sigma], settings.top, basis_key, num=settings.probes, add=add)
     arrays = {f"curve.{name}": value for name, value in curve._asdict().items()}
     arrays |= {f"slope.{name}": getattr(slope, name) for name in ("local", "local_input_psnr", "selected")}
     arrays |= {f"basis.{name}": each if name == "clean" else each[0] for name, each in basis.items()}
-    best_slope = None if alpha is None else slopes.contour_slope(alpha)
-    shortfall, tangent = None, None
+    best_slope, shortfall, known, tangent = None, None, None, None
+    if oracle is not None:
+        best = -10 * np.log10(oracle.mean(1))
+        best_fits = fits(-10 * np.log10(oracle))
+        known = {
+            "num_images": oracle.shape[1],
+            "slope": _line(best_fits[0], curve.input_psnr),
+            "slope_in_window": _line(best_fits[1], curve.input_psnr),
+            "gap_to_oracle": float((best - curve.psnr_of_mean)[in_window.selected].mean()),
+        }
+        best_slope = best_fits[0].slope
+        arrays |= {"curve.best": best, "slope.best": best_fits[0].local}
     if tangents is not None:
         dimension, pixels = tangents.shape[1], images[0].size
         best = slopes.manifold_psnr(curve.input_psnr, dimension=dimension, pixels=pixels)
@@ -76,10 +98,12 @@ def measure(
         }
     numbers = {
         "num_images": len(images),
-        "sigma": 255 * sigma,
+        "sigma": float(sigma),
+        "nominal_slope": None if alpha is None else slopes.contour_slope(alpha),
         "best_slope": best_slope,
-        "slope": _told(slope, curve.input_psnr),
-        "moderate_slope": _told(moderate, curve.input_psnr),
+        "slope": _line(slope, curve.input_psnr),
+        "slope_in_window": _line(in_window, curve.input_psnr),
+        "oracle": known,
         "shortfall": shortfall,
         "tangent": tangent,
         # Over images: a class with few parameters has as few directions that are not removed.
@@ -89,13 +113,18 @@ def measure(
     return numbers, arrays
 
 
-def windows(input_psnr: np.ndarray, moderate_db: tuple[float, float]) -> tuple[np.ndarray, np.ndarray]:
+def num_measures(settings: Settings, basis_images: int, oracle_images: int) -> int:
+    """Returns how many steps `measure`, and the oracle before it, count."""
+    return len(settings.curve_db) + basis_images + oracle_images
+
+
+def windows(input_psnr: np.ndarray, window_db: tuple[float, float]) -> tuple[np.ndarray, np.ndarray]:
     """Returns which points of a curve each of the two slopes is fitted to, bool `[S]`."""
-    between = (input_psnr >= moderate_db[0] - 1e-6) & (input_psnr <= moderate_db[1] + 1e-6)
+    between = (input_psnr >= window_db[0] - 1e-6) & (input_psnr <= window_db[1] + 1e-6)
     return slopes.window(input_psnr), between
 
 
-def _told(slope: slopes.Slope, input_psnr: np.ndarray) -> dict[str, float]:
+def _line(slope: slopes.Slope, input_psnr: np.ndarray) -> dict[str, float]:
     return {
         "value": slope.slope,
         "standard_error": slope.standard_error,

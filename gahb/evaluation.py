@@ -6,10 +6,12 @@ from typing import Any
 import jax
 import numpy as np
 
+from common.errors import input_error
 from common.method import Evaluation
 from gahb.analysis import PsnrCurve, psnr_curve
 from gahb.denoisers import Denoiser, as_denoiser
 from gahb.reference import Prior, wiener
+from gahb.reference.checks import check_sigma
 
 
 def evaluate(
@@ -17,57 +19,94 @@ def evaluate(
     key: jax.Array,
     *,
     images: np.ndarray,
-    levels: Sequence[float],
+    sigmas: Sequence[float],
     curve_db: Sequence[float],
     panel: np.ndarray,
     prior: Prior | None = None,
+    origins: Sequence[int] | None = None,
     batch_size: int = 64,
 ) -> Evaluation:
-    """Measures PSNR at `levels` (noise standard deviations in 1/255) and along `curve_db` (input PSNRs, dB).
+    """Measures PSNR at `sigmas` (noise standard deviations, intensity units) and along `curve_db` (input PSNRs, dB).
 
-    images: held-out `[N, H, W, C]` in [0, 1]. prior: of the Wiener filter, which knows sigma, on the same noisy images;
-    None leaves it out. panel: a few larger held-out images `[P, H', W', C]`, denoised at each level to be looked at.
+    images: held-out `[N, H, W, C]` in [0, 1]. origins: number of the photograph that each image is a crop of, `[N]`;
+    crops of one photograph are not independent, so that standard errors are those over photographs
+    (`clustered_error`). None: every image is independent. prior: of the Wiener filter, which knows sigma, on the same
+    noisy images; None leaves it out. panel: a few larger held-out images `[P, H', W', C]`, denoised at each sigma.
 
     Arrays: `levels.*` and `curve.*` (fields of `PsnrCurve`, `.wiener.*` too), and the panel's `panel.clean`,
-    `panel.noisy`, `panel.denoised` (`[P, ...]`, `[S, P, ...]`), `panel.psnr [S, P]`.
+    `panel.noisy`, `panel.denoised` (`[P, ...]`, `[S, P, ...]`), `panel.psnr [S, P]`. Raises `InputError` for sigmas
+    that are not positive, and for origins of another length than images.
     """
+    check_sigma(sigmas, several=True)
+    origins = np.arange(len(images)) if origins is None else np.asarray(origins)
+    if origins.shape != (len(images),):
+        fix = "give one number for each image"
+        raise input_error("origins", expected=[len(images)], got=list(origins.shape), fix=fix)
     level_key, curve_key, panel_key = jax.random.split(key, 3)
     arrays: dict[str, np.ndarray] = {}
-    sigmas = {"levels": np.asarray(levels, float) / 255, "curve": 10 ** (-np.asarray(curve_db, float) / 20)}
-    found: dict[str, PsnrCurve] = {}
+    noise = {"levels": np.asarray(sigmas, float), "curve": 10 ** (-np.asarray(curve_db, float) / 20)}
+    curves: dict[str, PsnrCurve] = {}
     for name, noise_key in (("levels", level_key), ("curve", curve_key)):
-        rivals = {"": denoise}
+        denoisers = {"": denoise}
         if prior is not None:
-            rivals[".wiener"] = [wiener(prior, sigma) for sigma in sigmas[name]]
-        for suffix, rival in rivals.items():
-            curve = psnr_curve(rival, images, sigmas[name], noise_key, batch_size=batch_size)
-            found[name + suffix] = curve
+            denoisers[".wiener"] = [wiener(prior, sigma) for sigma in noise[name]]
+        for suffix, each in denoisers.items():
+            curve = psnr_curve(each, images, noise[name], noise_key, batch_size=batch_size)
+            curves[name + suffix] = curve = _with_clustered_errors(curve, origins)
             arrays |= {f"{name}{suffix}.{field}": value for field, value in curve._asdict().items()}
-    arrays |= _panel(denoise, panel_key, panel, sigmas["levels"])
-    curves = {"noisy": found["levels"], "denoised": found["levels"], "wiener": found.get("levels.wiener")}
+    arrays |= _panel(denoise, panel_key, panel, noise["levels"])
+    denoised, filtered = curves["levels"], curves.get("levels.wiener")
+    of_mean = {"noisy": denoised.input_psnr, "denoised": denoised.psnr_of_mean}
     numbers = {
         "num_images": len(images),
+        "num_origins": len(np.unique(origins)),
         "nfe": 1,
-        "table": [_row(level, i, found["levels"], found.get("levels.wiener")) for i, level in enumerate(levels)],
-        "psnr_of_mean_mse": {
-            name: curve.input_psnr if name == "noisy" else curve.psnr_of_mean
-            for name, curve in curves.items()
-            if curve is not None
-        },
+        "table": [_row(i, denoised, filtered, origins) for i in range(len(noise["levels"]))],
+        "psnr_of_mean_mse": of_mean if filtered is None else {**of_mean, "wiener": filtered.psnr_of_mean},
     }
     return Evaluation(numbers, arrays)
 
 
-def _row(level: float, i: int, curve: PsnrCurve, rival: PsnrCurve | None) -> dict[str, Any]:
-    """Returns mean PSNRs over the images at one level, dB, and the standard error of the denoiser's."""
+def clustered_error(values: np.ndarray, origins: np.ndarray) -> np.ndarray:
+    """Returns the standard error of the mean of `values [..., N]` where values of one origin `[N]` are dependent.
+
+    sqrt(G / (G - 1) sum_g (sum_{i in g} (v_i - mean))^2) / N over G origins (Liang and Zeger, Biometrika 1986): that of
+    resampling whole origins, up to the factor for a small G. With one value each it is the usual std / sqrt(N), NaN
+    for one origin.
+    """
+    values = np.asarray(values, np.float64)
+    _, group = np.unique(origins, return_inverse=True)
+    count = group.max() + 1
+    if count == 1:
+        return np.full(values.shape[:-1], np.nan)
+    sums = np.zeros((*values.shape[:-1], count))
+    np.add.at(sums, (..., group), values - values.mean(-1, keepdims=True))
+    return np.sqrt(count / (count - 1) * np.square(sums).sum(-1)) / values.shape[-1]
+
+
+def _with_clustered_errors(curve: PsnrCurve, origins: np.ndarray) -> PsnrCurve:
+    error = 10 ** (-curve.per_image / 10)
+    return curve._replace(
+        mean_psnr_error=clustered_error(curve.per_image, origins),
+        psnr_of_mean_error=10 / np.log(10) * clustered_error(error, origins) / error.mean(1),
+    )
+
+
+def _row(i: int, curve: PsnrCurve, filtered: PsnrCurve | None, origins: np.ndarray) -> dict[str, Any]:
+    """Returns mean PSNRs over the images at one level, dB, with the standard errors of the denoiser's and its gain."""
     row = {
-        "sigma": float(level),
+        "sigma": float(curve.sigma[i]),
         "noisy": float(curve.input_psnr[i]),
         "denoised": float(curve.mean_psnr[i]),
         "error": float(curve.mean_psnr_error[i]),
     }
-    if rival is not None:
-        row |= {"wiener": float(rival.mean_psnr[i]), "gain": float(curve.mean_psnr[i] - rival.mean_psnr[i])}
+    if filtered is not None:
+        gain = curve.per_image[i] - filtered.per_image[i]
+        row |= {
+            "wiener": float(filtered.mean_psnr[i]),
+            "gain": float(gain.mean()),
+            "gain_error": float(clustered_error(gain, origins)),
+        }
     return row
 
 
@@ -86,7 +125,7 @@ def _panel(denoise: Denoiser, key: jax.Array, clean: np.ndarray, sigmas: np.ndar
 def denoise_at(
     denoise: Denoiser, key: jax.Array, clean: np.ndarray, sigmas: Sequence[float]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns `clean [N, H, W, C]` noisy and denoised, the same draw at each of `sigmas [S]`: two `[S, N, H, W, C]`."""
+    """Returns `clean [N, H, W, C]` noisy and denoised, one noise for all `sigmas [S]`: two `[S, N, H, W, C]`."""
     z = jax.random.normal(key, clean.shape)
     pairs = [_denoise_noisy(as_denoiser(denoise), clean, z, float(sigma)) for sigma in sigmas]
     noisy, denoised = zip(*pairs, strict=True)

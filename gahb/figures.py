@@ -88,10 +88,11 @@ def sections(workdir: Path) -> dict[str, Sequence[Block]]:
         made.append(numbers)
         found["Denoising held-out images"] = [
             Paragraph(
-                f"Mean PSNR in dB over {numbers['num_images']} held-out images. sigma is the standard deviation of the "
-                "noise in 1/255; the denoiser is not told it, the Wiener filter is."
+                f"Mean PSNR in dB over {numbers['num_images']} held-out images. sigma_255 is the standard deviation of "
+                "the noise in 1/255; the denoiser does not know it, the Wiener filter does. error and gain_error are "
+                f"standard errors over the {numbers['num_origins']} photographs that these images come from."
             ),
-            Table.of(numbers["table"]),
+            Table.of([in_255(row) for row in numbers["table"]]),
             Picture(psnr(workdir)[0], "PSNR of the squared error averaged over all images, against that of the input."),
             *(Picture(path, "The same noise at each level, on a held-out image.") for path in denoising(workdir)),
         ]
@@ -110,7 +111,7 @@ def sections(workdir: Path) -> dict[str, Sequence[Block]]:
         made += [each.numbers for each in study_figures.found(workdir)]
     if results.newest(workdir / "results", "classes-"):
         found["Classes whose best denoiser is known"] = class_figures.section(workdir)
-        made += [each.numbers for each in class_figures.found(workdir)]
+        made += [each.numbers for each in class_figures.read(workdir)]
     if results.newest(workdir / "results", "eigenbasis"):
         found["The bases it shrinks in"] = eigenbasis_figures.section(workdir)
         made.append(eigenbasis_figures.read(workdir)[0])
@@ -137,6 +138,14 @@ NAMES: Mapping[str, Callable[[Path], Sequence[Path]]] = {
     "restore": inverse_figures.restoration,
     "index": index,
 }
+
+
+def in_255(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a row of a table with `sigma_255`, the noise in 1/255, in the place of `sigma`."""
+    return {
+        "sigma_255" if name == "sigma" else name: 255 * value if name == "sigma" else value
+        for name, value in row.items()
+    }
 
 
 def _evaluation(workdir: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:

@@ -4,8 +4,7 @@ import os
 import shutil
 import tempfile
 import time
-import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,7 @@ from common.io.pictures import png_bytes, strip
 NAME = "images"
 TYPES = ("float32", "uint8")
 
-_CHUNK = 512  # images in memory at once
+_BLOCK = 512  # images in memory at once
 _SHOWN = 12  # images of each split on the contact sheet
 _FREE = tuple(key for key in IRRELEVANT if key != "seed")  # keys of the config that decide no image
 
@@ -56,7 +55,8 @@ def run(app: App, request: Request) -> None:
         return
     shape, itemsize = sources["train"][0]["image"].shape, np.dtype(kind).itemsize
     workdir.mkdir(parents=True, exist_ok=True)
-    _check_room(workdir, sum(map(len, sources.values())) * int(np.prod(shape)) * itemsize)
+    # Twice, since each array is a file of its own until all are joined.
+    _check_room(workdir, 2 * sum(map(len, sources.values())) * int(np.prod(shape)) * itemsize)
     start = time.perf_counter()
     statistics = write_arrays(path, sources, kind)
     rows = [
@@ -87,41 +87,31 @@ def run(app: App, request: Request) -> None:
 def write_arrays(path: Path, sources: Mapping[str, Source], kind: str) -> dict[str, dict[str, float]]:
     """Writes the images of each source as one array `[N, H, W, C]` of an `.npz`, in one atomic step.
 
-    `kind` is "float32" (in [0, 1]) or "uint8". Only a few images are in memory at once, and the same images give the
-    same bytes. Returns least, greatest and mean intensity of each array.
+    `kind` is "float32" (in [0, 1]) or "uint8". The arrays are first files of their own in a temporary directory beside
+    `path`, so that only a few images are in memory at once. The same images give the same bytes. Returns the least, the
+    greatest and the mean intensity of each array.
     """
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
-    try:
-        statistics = {}
-        with os.fdopen(handle, "wb") as file, zipfile.ZipFile(file, "w", allowZip64=True) as archive:
-            for name, source in sources.items():
-                # Without a date: a ZipInfo made by hand has the same one each time.
-                with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True) as member:
-                    statistics[name] = _write_array(member, source, kind)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-") as folder:
+        arrays, statistics = {}, {}
+        for name, source in sources.items():
+            arrays[name], statistics[name] = _stored(Path(folder) / f"{name}.npy", source, kind)
+        np.savez(Path(folder) / path.name, **arrays)
+        os.replace(Path(folder) / path.name, path)
     return statistics
 
 
-def _write_array(member: Any, source: Source, kind: str) -> dict[str, float]:
-    header = {"descr": np.dtype(kind).str, "fortran_order": False}
-    header["shape"] = (len(source), *source[0]["image"].shape)
-    np.lib.format.write_array_header_1_0(member, header)
+def _stored(path: Path, source: Source, kind: str) -> tuple[np.ndarray, dict[str, float]]:
+    """Writes the images of a source to a `.npy` file; returns the array, which stays on disk, and its statistics."""
+    shape = (len(source), *source[0]["image"].shape)
+    array = np.lib.format.open_memmap(path, mode="w+", dtype=kind, shape=shape)
     least, greatest, total = np.inf, -np.inf, 0.0
-    for images in _chunks(source, kind):
-        member.write(np.ascontiguousarray(images).tobytes())
+    for start in range(0, len(source), _BLOCK):
+        images = _converted(source.read(range(start, min(start + _BLOCK, len(source)))), kind)
+        array[start : start + len(images)] = images
         unit = images / (255 if kind == "uint8" else 1)
         least, greatest = min(least, float(unit.min())), max(greatest, float(unit.max()))
         total += float(unit.sum(dtype=np.float64)) / unit[0].size
-    return {"min": least, "max": greatest, "mean": total / len(source)}
-
-
-def _chunks(source: Source, kind: str) -> Iterator[np.ndarray]:
-    for start in range(0, len(source), _CHUNK):
-        yield _converted(source.read(range(start, min(start + _CHUNK, len(source)))), kind)
+    return array, {"min": least, "max": greatest, "mean": total / len(source)}
 
 
 def _converted(examples: Mapping[str, np.ndarray], kind: str) -> np.ndarray:
@@ -134,7 +124,7 @@ def _converted(examples: Mapping[str, np.ndarray], kind: str) -> np.ndarray:
 
 
 def _is_there(workdir: Path, content: Mapping[str, Any], settings: Mapping[str, Any]) -> bool:
-    """Tells whether the directory holds the images of `content`; raises `InputError` if it holds others.
+    """Returns whether the directory holds the images of `content`; raises `InputError` if it holds others.
 
     The error names what differs of `settings`, from which they follow.
     """

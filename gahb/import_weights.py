@@ -42,7 +42,7 @@ def convert(
     """Returns the network that the authors' `tensors` belong to, and its variables (float32 NumPy leaves).
 
     The names may share a prefix (`module.` of data-parallel training, `model.` of a nested checkpoint); tensors without
-    it are left alone. `first_layer_linear` must be said for a BF_CNN, whose tensors do not tell it. A BF_CNN_RF of 43
+    it are left alone. `first_layer_linear` must be said for a BF_CNN, whose tensors do not show it. A BF_CNN_RF of 43
     pixels comes back as the BF_CNN with a linear first layer, which is the same function. `field` names the origin of
     the tensors in errors.
 
@@ -130,7 +130,7 @@ def _one_network(tensors: Mapping[str, np.ndarray], field: str) -> dict[str, np.
 
 
 def _infer(tensors: Mapping[str, np.ndarray], first_layer_linear: bool | None, field: str) -> nn.Module:
-    """Returns the network that the names and shapes speak of; what does not fit it is found later, by its names."""
+    """Returns the network that the names and shapes describe; tensors that do not fit it are refused later, by name."""
     if "encoder.0.0.weight" in tensors:
         num_kernels, channels, *_ = _kernel_shape(tensors, "encoder.0.0.weight", field)
         return UNet(num_kernels, num_blocks=_count(tensors, "encoder"), channels=channels)
@@ -144,7 +144,7 @@ def _infer(tensors: Mapping[str, np.ndarray], first_layer_linear: bool | None, f
         if first_layer_linear is None:
             raise input_error(
                 field,
-                expected="to be told whether the BF_CNN has a rectifier after its first layer",
+                expected="to know whether the BF_CNN has a rectifier after its first layer",
                 got="weights, which are the same with and without",
                 fix="set first_layer_linear",
             )
@@ -164,8 +164,8 @@ def _infer(tensors: Mapping[str, np.ndarray], first_layer_linear: bool | None, f
 
 def _count(tensors: Mapping[str, np.ndarray], what: str) -> int:
     """Returns one more than the largest number in the names `what.N.(...)weight`; numbers above 999 do not count."""
-    found = (re.fullmatch(rf"{what}\.(\d{{1,3}})\.(.+\.)?weight", name) for name in tensors)
-    return 1 + max(int(match[1]) for match in found if match)
+    matches = (re.fullmatch(rf"{what}\.(\d{{1,3}})\.(.+\.)?weight", name) for name in tensors)
+    return 1 + max(int(match[1]) for match in matches if match)
 
 
 def _kernel_shape(tensors: Mapping[str, np.ndarray], name: str, field: str) -> tuple[int, ...]:

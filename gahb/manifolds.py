@@ -1,4 +1,4 @@
-"""Images on manifolds of known dimension: disks (5), sinusoids (2) and the rays of single images (1).
+"""Images on manifolds of known dimension: disks (5), sinusoids (2) and the multiples of one image (1).
 
 Each picture is a smooth function of its parameters, so its tangent space is exact (Kadkhodaie et al., ICLR 2024,
 section 4.2, figures 5, 19 and 20). Everything concerns one image; `jax.vmap` makes batches.
@@ -15,7 +15,7 @@ from gahb.antialias import low_pass
 # Parameters of a picture, and therefore the dimension of its class.
 DISK = ("row", "column", "radius", "background", "foreground")
 SINUSOID = ("phase", "intensity")
-DIMENSIONS = {"disks": len(DISK), "cone": len(SINUSOID), "ray": 1}
+DIMENSIONS = {"disks": len(DISK), "sinusoids": len(SINUSOID), "scaled_image": 1}
 
 SMALLEST_DISK = 16  # pixels of an image in which the ranges of radius and centre make sense
 

@@ -2,6 +2,7 @@
 
 import functools
 import os
+from collections.abc import Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -28,7 +29,8 @@ from gahb.reference import fit
 from gahb.sampling import gaussian_noise, sample
 
 NAME = "gahb"
-PREVIEW_LEVELS = (25.0, 50.0, 100.0)  # in 1/255
+MAX_SIGMA = 10.0  # a larger one was meant in 1/255
+PREVIEW_SIGMAS = (25 / 255, 50 / 255, 100 / 255)
 
 
 def build(config) -> Method:
@@ -48,8 +50,8 @@ def build(config) -> Method:
             variables,
             key,
             batch,
-            low=noise.low,
-            high=noise.high,
+            sigma_min=noise.sigma_min,
+            sigma_max=noise.sigma_max,
             rule=noise.rule,
             freeze_after=noise.freeze_after,
         )
@@ -76,11 +78,13 @@ def build(config) -> Method:
 
     def measure(variables: Variables, key: jax.Array) -> Evaluation:
         prior = fit(spread(sources()["train"].fixed(), checks.wiener_images)) if checks.wiener_images else None
+        held_out = sources()["test"]
         return evaluate(
             denoiser(variables, network),
             key,
-            images=spread(sources()["test"], checks.num_images),
-            levels=checks.levels,
+            images=spread(held_out, checks.num_images),
+            origins=[held_out.origin(i) for i in spread_indices(held_out, checks.num_images)],
+            sigmas=checks.sigmas,
             curve_db=checks.curve_db,
             panel=spread(panels(), checks.panel_images),
             prior=prior,
@@ -89,8 +93,8 @@ def build(config) -> Method:
 
     def preview(variables: Variables, key: jax.Array):
         clean = spread(panels(), 1)
-        noisy, denoised = denoise_at(denoiser(variables, network), key, clean, np.array(PREVIEW_LEVELS) / 255)
-        rows = [noisy[:, 0], denoised[:, 0], np.repeat(clean, len(PREVIEW_LEVELS), axis=0)]
+        noisy, denoised = denoise_at(denoiser(variables, network), key, clean, PREVIEW_SIGMAS)
+        rows = [noisy[:, 0], denoised[:, 0], np.repeat(clean, len(PREVIEW_SIGMAS), axis=0)]
         return {"noisy-denoised-clean": strip(rows)}
 
     return Method(
@@ -179,19 +183,31 @@ def _check(config) -> None:
             got=model.receptive_field,
             fix="use 43 for all kernels 3x3",
         )
-    if not 0 <= noise.low <= noise.high or noise.high == 0:
-        got = f"low={noise.low:g}, high={noise.high:g}"
-        raise input_error("config.noise", expected="0 <= low <= high, high > 0", got=got, fix="the paper has 0 and 255")
+    if not 0 <= noise.sigma_min <= noise.sigma_max or not 0 < noise.sigma_max <= MAX_SIGMA:
+        got = f"sigma_min={noise.sigma_min:g}, sigma_max={noise.sigma_max:g}"
+        expected = f"0 <= sigma_min <= sigma_max, 0 < sigma_max <= {MAX_SIGMA:g}, for images in [0, 1]"
+        raise input_error("config.noise", expected=expected, got=got, fix=_fix_sigma(noise.sigma_max))
     if not 0 <= noise.freeze_after <= 1:
         fix = "1 never freezes"
         raise input_error(
             "config.noise.freeze_after", expected="a fraction of the run", got=noise.freeze_after, fix=fix
         )
-    for field, levels in (("levels", checks.levels), ("curve_db", checks.curve_db)):
-        if not levels or (field == "levels" and min(levels) <= 0):
-            fix = "for example (25.0, 50.0)"
-            raise input_error(f"config.evaluate.{field}", expected="positive levels, at least one", got=levels, fix=fix)
+    check_sigmas("config.evaluate.sigmas", checks.sigmas)
+    if not checks.curve_db:
+        fix = "for example (30.0, 20.0, 10.0)"
+        raise input_error("config.evaluate.curve_db", expected="at least one level", got=checks.curve_db, fix=fix)
     _check_sampler(config.sampler)
+
+
+def check_sigmas(field: str, sigmas: Sequence[float]) -> None:
+    """Raises `InputError` unless `sigmas` are noise standard deviations for images in [0, 1], at least one."""
+    if not sigmas or not all(0 < sigma <= MAX_SIGMA for sigma in sigmas):
+        expected = f"positive numbers up to {MAX_SIGMA:g}, for images in [0, 1], at least one"
+        raise input_error(field, expected=expected, got=tuple(sigmas), fix=_fix_sigma(max(sigmas, default=0.0)))
+
+
+def _fix_sigma(largest: float) -> str:
+    return "divide noise levels in 1/255 by 255" if largest > MAX_SIGMA else "for example 0.1"
 
 
 def _check_sampler(sampler) -> None:

@@ -16,16 +16,17 @@ from gahb.network import apply
 RULES = ("quadratic", "linear")
 
 
-def noise_level(u: jax.Array, *, low: float, high: float, rule: str = "quadratic") -> jax.Array:
-    """Maps uniform draws `u` in [0, 1) to noise standard deviations in intensity units (images in [0, 1]).
+def noise_level(u: jax.Array, *, sigma_min: float, sigma_max: float, rule: str = "quadratic") -> jax.Array:
+    """Maps uniform numbers `u` in [0, 1) to noise standard deviations in [sigma_min, sigma_max], intensity units.
 
-    `low` and `high` are in 1/255. "quadratic": (u (sqrt(high) - sqrt(low)) + sqrt(low))^2 / 255, which over (0, 255)
-    is u^2; "linear": (u (high - low) + low) / 255. Equal ends give that one level. Another rule raises `InputError`.
+    "quadratic": (u (sqrt(sigma_max) - sqrt(sigma_min)) + sqrt(sigma_min))^2, which is u^2 for the paper's range from 0
+    to 1; "linear": u (sigma_max - sigma_min) + sigma_min. Equal ends give that one level. Raises `InputError` for
+    another rule.
     """
     if rule == "quadratic":
-        return (u * (high**0.5 - low**0.5) + low**0.5) ** 2 / 255
+        return (u * (sigma_max**0.5 - sigma_min**0.5) + sigma_min**0.5) ** 2
     if rule == "linear":
-        return (u * (high - low) + low) / 255
+        return u * (sigma_max - sigma_min) + sigma_min
     raise input_error("noise.rule", expected=" or ".join(RULES), got=repr(rule), fix='use "quadratic" for the paper\'s')
 
 
@@ -60,8 +61,8 @@ def loss(
     key: jax.Array,
     batch: Mapping[str, Any],
     *,
-    low: float = 0.0,
-    high: float = 255.0,
+    sigma_min: float = 0.0,
+    sigma_max: float = 1.0,
     rule: str = "quadratic",
     freeze_after: float = 1.0,
     train: bool = True,
@@ -74,7 +75,7 @@ def loss(
 
     def draw(key):
         level_key, noise_key = jax.random.split(key)
-        level = noise_level(jax.random.uniform(level_key), low=low, high=high, rule=rule)
+        level = noise_level(jax.random.uniform(level_key), sigma_min=sigma_min, sigma_max=sigma_max, rule=rule)
         return level, jax.random.normal(noise_key, clean.shape[1:], clean.dtype)
 
     clean = batch["image"]

@@ -1,4 +1,4 @@
-"""The best possible denoisers of classes where they are known, and the slopes by which others are compared with them.
+"""Optimal errors of classes in closed form, and the slopes of PSNR curves.
 
 PSNRs are in dB with peak 1, noise levels in intensity units. Everything is float64 on the host.
 """
@@ -10,6 +10,7 @@ import numpy as np
 
 from common.errors import input_error
 from gahb.manifolds import DIMENSIONS
+from gahb.reference.checks import check_sigma
 
 __all__ = ["DIMENSIONS", "Slope", "contour_slope", "fit_slope", "manifold_mse", "manifold_psnr", "oracle_mse", "window"]
 
@@ -26,7 +27,12 @@ class Slope(NamedTuple):
 
 
 def contour_slope(alpha: float) -> float:
-    """Returns alpha / (alpha + 1), the slope no denoiser of C^alpha images exceeds (Kadkhodaie et al., section 4.1)."""
+    """Returns the nominal slope alpha / (alpha + 1) of C^alpha images (Kadkhodaie et al., section 4.1).
+
+    It is the minimax rate for a contour of regularity alpha between regions without detail. It is no bound for the
+    images of `gahb.calpha`: their backgrounds of power |k|^(-2 alpha) alone have the slope (alpha - 1) / alpha, and
+    `gahb.reference.contour` computes what the class costs at least.
+    """
     return alpha / (alpha + 1)
 
 
@@ -34,7 +40,9 @@ def manifold_mse(sigma: np.ndarray | float, *, dimension: int) -> np.ndarray:
     """Returns D sigma^2, the squared error (summed over pixels) of projecting on D tangent directions.
 
     It is that of the best denoiser as sigma goes to 0 (Kadkhodaie et al., section 4.2); `DIMENSIONS` has D by class.
+    Raises `InputError` unless every sigma is a positive number.
     """
+    check_sigma(sigma, several=True)
     return dimension * np.square(np.asarray(sigma, np.float64))
 
 
@@ -47,8 +55,9 @@ def oracle_mse(energy: np.ndarray, sigma: np.ndarray | float) -> np.ndarray:
     """Returns sum_k sigma^2 c_k^2 / (c_k^2 + sigma^2) for `energy [..., K]` = c_k^2 and `sigma [S]`, `[S, ...]`.
 
     The error of the best shrinkage in one fixed basis. With c_k^2 = k^-(alpha + 1) its PSNR has the slope
-    alpha / (alpha + 1) at small noise.
+    alpha / (alpha + 1) at small noise. Raises `InputError` unless every sigma is a positive number.
     """
+    check_sigma(sigma, several=True)
     energy = np.asarray(energy, np.float64)
     variances = np.square(np.asarray(sigma, np.float64))
     return np.stack([(variance * energy / (energy + variance)).sum(-1) for variance in np.ravel(variances)])
@@ -77,8 +86,8 @@ def fit_slope(
 
     `input_psnr [S]` and `per_image [S, N]` are PSNRs as `gahb.analysis.psnr_curve` gives them; the mean is over squared
     errors, not over dB. `selected [S]` marks the points of the fit (default: `window(input_psnr)`). The standard error
-    is that of `resamples` fits to images drawn with replacement, the same ones at every level. Raises `InputError` for
-    shapes that do not fit and for fewer than two different points.
+    is that of `resamples` fits to images resampled with replacement, the same ones at every level. Raises `InputError`
+    for shapes that do not fit and for fewer than two different points.
     """
     input_psnr, per_image = np.asarray(input_psnr, np.float64), np.asarray(per_image, np.float64)
     if per_image.ndim != 2 or input_psnr.shape != per_image.shape[:1] or per_image.shape[1] == 0:
@@ -95,8 +104,8 @@ def fit_slope(
     slope, intercept = _line(input_psnr[selected], -10 * np.log10(error[selected].mean(1)))
     order = np.argsort(input_psnr, kind="stable")
     x, y = input_psnr[order], -10 * np.log10(error[order].mean(1))
-    drawn = np.asarray(jax.random.randint(key, (resamples, count), 0, count)) if count > 1 else []
-    slopes = [_line(input_psnr[selected], -10 * np.log10(error[selected][:, each].mean(1)))[0] for each in drawn]
+    chosen = np.asarray(jax.random.randint(key, (resamples, count), 0, count)) if count > 1 else []
+    slopes = [_line(input_psnr[selected], -10 * np.log10(error[selected][:, each].mean(1)))[0] for each in chosen]
     with np.errstate(divide="ignore", invalid="ignore"):
         local = np.diff(y) / np.diff(x)
     return Slope(

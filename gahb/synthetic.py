@@ -17,25 +17,38 @@ from common.data.order import MAX_LENGTH, choose, permutation
 from common.data.source import OnDevice, Source, digest
 from common.errors import choice, input_error, nearest
 from gahb import calpha, manifolds
+from gahb.reference.contour import contour_variances, wiener_mse
 
-KINDS = ("calpha", "disks", "cone", "ray")
+KINDS = ("calpha", "disks", "sinusoids", "scaled_image")
 
+# Names of classes in fingerprints, by which runs of earlier versions know their data.
+_STORED = {"sinusoids": "cone", "scaled_image": "ray"}
 _BLOCK = 64  # images made at once on request of the host
 _PIXELS = 301  # the purpose of the order of pixels
 
 Generate = Callable[[Mapping[str, Any], jax.Array], jax.Array]
 
 
+class Geometry(NamedTuple):
+    """The part of an image that the oracle knows: `known(arrays, key)` gives the mask `[N, N]` and the amplitudes `[2]`
+    of the backgrounds, `power [N, N]` is that of their fields; see `gahb.reference.contour`."""
+
+    known: Callable[[Mapping[str, Any], jax.Array], tuple[jax.Array, jax.Array]]
+    power: np.ndarray
+
+
 class Rule(NamedTuple):
     """How the images of a class are made: `generate(arrays, key)`, what it is made of, and a label of its settings.
 
     `tangent(arrays, key)` is an orthonormal basis `[D, H, W, C]` of the directions in which that image can change.
+    `geometry` belongs to images of two stationary backgrounds along a contour.
     """
 
     generate: Generate
     arrays: Mapping[str, np.ndarray]
     label: str
     tangent: Generate | None = None
+    geometry: Geometry | None = None
 
 
 class Generated(Source):
@@ -43,7 +56,7 @@ class Generated(Source):
 
     `arrays` are what the images are made of, an argument of the compiled program. `label` names class and settings and
     enters the fingerprint with `seed`, `length` and `arrays`. `chosen` takes the elements with these numbers only.
-    `tangent`: see `Rule`.
+    `tangent` and `geometry`: see `Rule`.
     """
 
     def __init__(
@@ -57,21 +70,23 @@ class Generated(Source):
         arrays: Mapping[str, np.ndarray] | None = None,
         chosen: Sequence[int] | None = None,
         tangent: Generate | None = None,
+        geometry: Geometry | None = None,
     ):
         self._generate = generate
         self._tangent = tangent
+        self._geometry = geometry
         self._shape = shape
         self._label = f"{label}, {'x'.join(map(str, shape))}, seed={seed}"
         # An explicit kind of key: another default generator must not make other images.
         key = jax.random.key_data(jax.random.key(seed, impl="threefry2x32"))
         self._arrays = {"key": np.asarray(key), "of": {name: np.asarray(each) for name, each in (arrays or {}).items()}}
         self._length = length
-        parts = [part for name, array in sorted(self._arrays["of"].items()) for part in (name, array)]
+        content = [each for name, array in sorted(self._arrays["of"].items()) for each in (name, array)]
         if chosen is not None:
             self._arrays["chosen"] = np.asarray(chosen, np.int32)
             self._length = len(self._arrays["chosen"])
-            parts += ["chosen", self._arrays["chosen"]]
-        self.fingerprint = digest("generated", self._label, length, *parts)
+            content += ["chosen", self._arrays["chosen"]]
+        self.fingerprint = digest("generated", self._label, length, *content)
 
     def __repr__(self) -> str:
         return f"Generated({self._label}, {len(self)}, {self.fingerprint})"
@@ -100,6 +115,29 @@ class Generated(Source):
         return np.stack(
             [np.asarray(_keyed(self._tangent, self._arrays, np.asarray([i], np.int32))[0]) for i in indices]
         )
+
+    @property
+    def has_oracle(self) -> bool:
+        """Whether `oracle_mse` can be computed for this class."""
+        return self._geometry is not None
+
+    def oracle_mse(
+        self, indices: Sequence[int], sigmas: Sequence[float], *, add: Callable[[int], object] = lambda count: None
+    ) -> np.ndarray | None:
+        """Returns the squared error per pixel of the denoiser that knows the contour, `[S, N]`, at noise `sigmas [S]`.
+
+        One decomposition of a matrix of H W rows for each image; `add(1)` is called after it. None for classes that
+        are not made of two stationary backgrounds. See `gahb.reference.contour`.
+        """
+        if self._geometry is None:
+            return None
+        errors = []
+        for i in indices:
+            mask, amplitudes = _keyed(self._geometry.known, self._arrays, np.asarray([i], np.int32))
+            variances = contour_variances(np.clip(mask[0], 0, 1), self._geometry.power, amplitudes[0])
+            errors.append(wiener_mse(variances, sigmas))
+            add(1)
+        return np.stack(errors, axis=1)
 
     @property
     def nbytes(self) -> int:
@@ -166,6 +204,9 @@ class Shuffled(Source):
     def name(self, index: int) -> str:
         return self._source.name(index)
 
+    def origin(self, index: int) -> int:
+        return self._source.origin(index)
+
     def read(self, index: Sequence[int], random: np.ndarray | None = None) -> dict[str, np.ndarray]:
         return self._apply(self._source.read(index, random), self.order)
 
@@ -207,10 +248,11 @@ def build(config, read: Callable[[Any], Mapping[str, Source]] = pipeline.build) 
                 shape=(data.size, data.size, data.channels),
                 seed=2 * made.seed + number,  # the splits come from one rule, each with its own seed
                 length=length,
-                label=f"{data.source}: {rule.label}",
+                label=f"{_STORED.get(data.source, data.source)}: {rule.label}",
                 arrays=rule.arrays,
                 chosen=chosen if split == "train" else None,
                 tangent=rule.tangent,
+                geometry=rule.geometry,
             )
             for number, (split, length) in enumerate((("train", made.num_train), ("test", made.num_test)))
         }
@@ -232,7 +274,19 @@ def _calpha(config, _) -> Rule:
         "antialias": made.antialias,
     }
     canvas = size * 2**made.antialias
-    return Rule(lambda _, key: calpha.render(calpha.draw(key, canvas), **settings), {}, str(settings))
+
+    def known(_, key):
+        draws = calpha.draw(key, size)
+        below = calpha.blurred_mask(draws, alpha=made.alpha, blur=settings["blur"], wrap=made.wrap)
+        return below, calpha.amplitudes(draws, beta=settings["beta"], kind=made.background)
+
+    geometry = None
+    if made.background != "constant" and not made.antialias:
+        separable = made.background == "separable"
+        geometry = Geometry(known, calpha.gain_2d(size, separable=separable) ** (2 * settings["beta"]) / 3)
+    return Rule(
+        lambda _, key: calpha.render(calpha.draw(key, canvas), **settings), {}, str(settings), geometry=geometry
+    )
 
 
 def _disks(config, _) -> Rule:
@@ -249,7 +303,7 @@ def _disks(config, _) -> Rule:
     return Rule(hard, {}, f"hard, {rule}, antialias={levels}")
 
 
-def _cone(config, _) -> Rule:
+def _sinusoids(config, _) -> Rule:
     size, frequency = config.data.size, tuple(config.synthetic.frequency)
     render = functools.partial(manifolds.render_sinusoid, size=size, frequency=frequency)
     return _manifold(render, lambda key, _: manifolds.draw_sinusoid(key), size, label=f"frequency={frequency}")
@@ -265,7 +319,7 @@ def _manifold(render, draw, size: int, *, label: str) -> Rule:
     )
 
 
-def _ray(config, read) -> Rule:
+def _scaled_image(config, read) -> Rule:
     with_image = config.data.copy_and_resolve_references()
     with with_image.unlocked():
         with_image.source, with_image.half, with_image.subset = config.synthetic.image, 0, 0
@@ -283,7 +337,7 @@ def _ray(config, read) -> Rule:
     )
 
 
-_RULES = {"calpha": _calpha, "disks": _disks, "cone": _cone, "ray": _ray}
+_RULES = {"calpha": _calpha, "disks": _disks, "sinusoids": _sinusoids, "scaled_image": _scaled_image}
 
 
 def check(config) -> None:
@@ -305,7 +359,7 @@ def check(config) -> None:
 def _check_class(data, made) -> None:
     choice("config.synthetic.background", made.background, calpha.BACKGROUNDS)
     choice("config.synthetic.disk", made.disk, ("smooth", "hard"))
-    if data.channels != 1 and data.source != "ray":
+    if data.channels != 1 and data.source != "scaled_image":
         fix = "set config.data.channels=1"
         raise input_error("config.data.channels", expected=f"1 for {data.source}", got=data.channels, fix=fix)
     if data.drop_duplicates:
@@ -322,13 +376,14 @@ def _check_class(data, made) -> None:
         *((f"synthetic.blur[{axis}]", count, 1, data.size) for axis, count in enumerate(made.blur)),
     ):
         if not least <= value <= most:
-            raise input_error(f"config.{field}", expected=f"{least} to {most}", got=value, fix=f"use {least} or more")
+            fix = f"use {least} or more" if value < least else f"use {most} or less"
+            raise input_error(f"config.{field}", expected=f"{least} to {most}", got=value, fix=fix)
     for field, value in (("blur", made.blur), ("frequency", made.frequency)):
         if len(value) != 2:
             raise input_error(
                 f"config.synthetic.{field}", expected="(rows, columns)", got=tuple(value), fix="give two numbers"
             )
-    if data.source == "cone" and not 0 < max(map(abs, made.frequency)) <= data.size // 2:
+    if data.source == "sinusoids" and not 0 < max(map(abs, made.frequency)) <= data.size // 2:
         expected = f"cycles a picture, at most {data.size // 2} and not both 0"
         raise input_error("config.synthetic.frequency", expected=expected, got=tuple(made.frequency), fix="use (1, 0)")
     if data.source == "disks" and made.disk == "smooth":

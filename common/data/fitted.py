@@ -247,7 +247,10 @@ class FixedCrops(Source):
         return int(self._ends[-1])
 
     def name(self, index: int) -> str:
-        return f"crop {index} in {self._crops.name(int(np.searchsorted(self._ends, index, side='right')))}"
+        return f"crop {index} in {self._crops.name(self.origin(index))}"
+
+    def origin(self, index: int) -> int:
+        return int(np.searchsorted(self._ends, index, side="right"))
 
     def read(self, index: Sequence[int], random: np.ndarray | None = None) -> dict[str, np.ndarray]:
         del random

@@ -68,6 +68,10 @@ class Source:
         """Returns what a message calls element `index`."""
         return f"{self!r}[{index}]"
 
+    def origin(self, index: int) -> int:
+        """Returns the number of the image that element `index` is a crop of; an uncropped image is its own origin."""
+        return index
+
     def elements(self, indices: Sequence[int]) -> Iterator[Element | BadRecordError]:
         """Yields the elements at `indices`, each read when it is asked for; for a bad record its error."""
         for index in indices:

@@ -20,12 +20,12 @@ def base() -> ConfigDict:
     model.gain_init = "released"  # "released": N(0, (2/576)^2) | "unit": ones
 
     config.noise = noise = ConfigDict()
-    noise.low = 0.0  # noise standard deviation while training, in 1/255
-    noise.high = 255.0
+    noise.sigma_min = 0.0  # noise standard deviation while training, for images in [0, 1]
+    noise.sigma_max = 1.0
     noise.rule = "quadratic"  # "quadratic": uniform in the square root of the level | "linear": uniform
     noise.freeze_after = 1.0  # fraction of the run after which the normalisation uses its frozen running deviations
 
-    config.synthetic = synthetic = ConfigDict()  # images made here: data.source = "calpha", "disks", "cone" or "ray"
+    config.synthetic = synthetic = ConfigDict()  # data.source = "calpha" | "disks" | "sinusoids" | "scaled_image"
     synthetic.seed = 0  # of the images; the test images have another one
     synthetic.num_train = 100_000  # different training images (made when needed, so their number costs nothing)
     synthetic.num_test = 1000
@@ -37,18 +37,18 @@ def base() -> ConfigDict:
     synthetic.antialias = 0  # calpha, hard disks: times a larger picture is halved by a low-pass filter
     synthetic.disk = "smooth"  # disks: "smooth" (anti-aliased, differentiable) | "hard" (the original's)
     synthetic.integer = False  # hard disks: centre and radius are integers
-    synthetic.frequency = (1, 0)  # cone: cycles a picture, downwards and across
-    synthetic.image = "photographs"  # ray: the data.source whose training image is multiplied by s ~ U(0, 1)
-    synthetic.image_index = 0  # ray: number of that image
+    synthetic.frequency = (1, 0)  # sinusoids: cycles a picture, downwards and across
+    synthetic.image = "photographs"  # scaled_image: the data.source of the image that is multiplied by s ~ U(0, 1)
+    synthetic.image_index = 0  # scaled_image: number of that training image
     synthetic.shuffle = False  # any data.source: one permutation of the pixels for all images
     synthetic.shuffle_seed = 0
 
     config.evaluate = evaluate = ConfigDict()
-    evaluate.levels = (10.0, 25.0, 50.0, 100.0)  # noise standard deviations of the table, in 1/255
+    evaluate.sigmas = tuple(each / 255 for each in (10, 25, 50, 100))  # noise of the table, for images in [0, 1]
     evaluate.curve_db = tuple(float(db) for db in range(42, -1, -3))  # PSNRs of the noisy images of the curve, dB
     evaluate.num_images = 256  # held-out images
     evaluate.batch_size = 64
-    evaluate.panel_images = 3  # held-out images kept to be looked at
+    evaluate.panel_images = 3  # held-out images kept for pictures
     evaluate.panel_size = (
         0  # where training takes crops: side of their central square, pixels (0 = crops as in training)
     )
@@ -88,13 +88,17 @@ def base() -> ConfigDict:
     study.trajectory_every = 5  # iterations between kept iterates
 
     config.classes = classes = ConfigDict()  # of `python -m gahb classes`: one model for each class of images
-    # "calpha-A" (A a number), "disks", "cone", "ray", "images" (those of data.source) and "shuffled" (their pixels)
-    classes.names = ("calpha-1", "calpha-2", "calpha-3", "calpha-5", "disks", "cone", "ray", "images", "shuffled")
+    # "calpha-A" (A a number), "disks", "sinusoids", "scaled_image", "images" (data.source), "shuffled" (their pixels)
+    geometric, manifolds = ("calpha-1", "calpha-2", "calpha-3", "calpha-5"), ("disks", "sinusoids", "scaled_image")
+    classes.names = (*geometric, *manifolds, "images", "shuffled")
     classes.steps = (2000,)  # training steps, one number for each class or one for all
-    classes.levels = (51.0, 51.0, 51.0, 51.0, 10.2, 20.4, 10.2, 76.5, 76.5)  # noise of the bases, in 1/255; likewise
-    classes.moderate_db = (4.0, 18.0)  # PSNRs of noisy images, dB, to which a second slope is fitted
+    # Noise of the bases, for images in [0, 1]; likewise.
+    classes.sigmas = tuple(each / 255 for each in (51, 51, 51, 51, 10.2, 20.4, 10.2, 76.5, 76.5))
+    classes.window_db = (14.0, 20.0)  # PSNRs of noisy images, dB, to which slope_in_window is fitted
     classes.num_images = 256  # held-out images of each PSNR curve
-    classes.basis_images = 4  # held-out images whose eigenvectors are looked for
+    classes.oracle_images = 16  # calpha: held-out images of the oracle that knows the contour (0 = none)
+    classes.seeds = 1  # models of each class, with seeds from config.seed on
+    classes.basis_images = 4  # held-out images whose eigenvectors are computed
     classes.top = 20  # eigenvectors of each
     classes.probes = 64  # random probes of each trace
     classes.bootstrap = 1000  # resamplings behind each standard error of a slope

@@ -6,7 +6,7 @@
 Data: 200 training and 200 test images (321x481, official splits) from `bsds500_images/1.0.0` in $SCOREBRIDGE_DATA, data
 or ../shared/data. Network: UNet with 32 kernels and 3 blocks. Hardware: any; meant for two CPU cores, 530 CPU seconds
 of training. Expected, seed 0, mean PSNR in dB over 256 crops of the test images at sigma = 10, 25, 50, 100 (of 255):
-29.4, 26.8, 24.7, 22.6; the stationary Wiener filter in the DCT domain, which is told sigma: 30.7, 26.2, 23.9, 22.1. So
+29.4, 26.8, 24.7, 22.6; the stationary Wiener filter in the DCT domain, which knows sigma: 30.7, 26.2, 23.9, 22.1. So
 short a run has not learned weak noise yet.
 """
 

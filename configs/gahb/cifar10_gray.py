@@ -8,7 +8,7 @@ These are re-encoded as JPEG, so numbers are not comparable with published ones;
 set and use --config.data.source=tfds:cifar10.
 Network: UNet with 32 kernels and 2 blocks. Hardware: any; meant for two CPU cores, 370 CPU seconds of training.
 Expected, seed 0, mean PSNR in dB over 256 test images at sigma = 10, 25, 50, 100 (of 255): 30.7, 26.0, 23.0, 20.2; the
-stationary Wiener filter in the DCT domain, which is told sigma: 30.6, 25.4, 22.2, 19.6.
+stationary Wiener filter in the DCT domain, which knows sigma: 30.6, 25.4, 22.2, 19.6.
 """
 
 from configs.base import prepared

@@ -1,4 +1,4 @@
-"""Denoisers of classes whose best possible error is known, on a small scale: 32x32, gray.
+"""Denoisers of classes with a known optimum, on a small scale: 32x32, gray.
 
     python -m gahb classes --config configs/gahb/classes32.py --workdir runs/classes32
     python -m gahb figures --workdir runs/classes32
@@ -7,15 +7,12 @@ Each of its models is an ordinary run: `python -m gahb train --config configs/ga
 the one of faces alone, and with data.source and synthetic.alpha set one of another class.
 
 Kadkhodaie, Guth, Simoncelli, Mallat, ICLR 2024, sections 4.1 and 4.2, figures 4, 5, 16, 19, 20 and 21: geometric
-C^alpha images (alpha = 1, 2, 3, 5), disks, sinusoids, the ray of one face, faces, and faces with shuffled pixels.
+C^alpha images (alpha = 1, 2, 3, 5), disks, sinusoids, multiples of one face, faces, and faces with shuffled pixels.
 
 Data: made in the training step, or `faces_gray80/1.0.0` in $SCOREBRIDGE_DATA, data or ../shared/data, resized to 32x32.
 Network: UNet with 32 kernels and 2 blocks. Training: the recipe of photographs.py.
 Hardware: two CPU cores, about 35 CPU minutes in all. The command may be stopped and given again at any time.
-Measured (seed 0; docs/gahb.md has all): slopes .38, .57, .64, .67 for alpha = 1, 2, 3, 5 at 4 to 18 dB, below the best
-.50, .67, .75, .83; at small noise the short training limits them. Leading eigenvectors of disks hold their tangent
-space by .65 (mean squared cosine), of sinusoids by .78, of the ray by .97, 9 to 11 dB from the best possible error.
-Shuffled faces are denoised by 5 dB less than faces at 10 dB.
+Results: docs/gahb.md. The short training limits the slopes at small noise.
 """
 
 from configs.base import prepared

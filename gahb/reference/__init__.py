@@ -1,6 +1,7 @@
 """Denoisers without training: linear filters, shrinkage in a fixed basis, and the exact optimum of a finite set."""
 
 from gahb.reference.bases import Basis, dct, wavelet
+from gahb.reference.contour import contour_variances, wiener_mse
 from gahb.reference.gaussian import Covariance, covariance_mse, covariance_wiener, fit_covariance
 from gahb.reference.patches import equivariant, local
 from gahb.reference.posterior import dominant, empirical, jacobian, jacobian_product, weights
@@ -11,6 +12,7 @@ __all__ = [
     "Basis",
     "Covariance",
     "Prior",
+    "contour_variances",
     "covariance_mse",
     "covariance_wiener",
     "dct",
@@ -30,4 +32,5 @@ __all__ = [
     "wavelet",
     "weights",
     "wiener",
+    "wiener_mse",
 ]

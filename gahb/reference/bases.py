@@ -11,7 +11,7 @@ from jax.tree_util import Partial
 
 from common.arrays import as_numbers
 from common.errors import choice, input_error
-from gahb.reference.checks import check_shape
+from gahb.reference.checks import check_count, check_shape
 from gahb.reference.stationary import cosines
 
 
@@ -26,6 +26,7 @@ class Basis(NamedTuple):
 
 def dct(shape: tuple[int, int, int]) -> Basis:
     """Returns the orthonormal DCT-II of images of `shape (H, W, C)`, channel by channel; coarse is the mean."""
+    _check_sides(shape)
     pair = tuple(jnp.asarray(cosines(length), float) for length in shape[:2])
     coarse = np.zeros((*shape[:2], 1), bool)
     coarse[0, 0] = True
@@ -39,6 +40,7 @@ def wavelet(shape: tuple[int, int, int], *, name: str = "sym4", levels: int | No
     coarsest in the upper left corner. levels: halvings of the image (None: down to 4 pixels or an odd side). Raises
     `InputError` for a wavelet that is not orthonormal, or sides that cannot be halved that often.
     """
+    _check_sides(shape)
     filters = pywt.Wavelet(choice("name", name, pywt.wavelist(kind="discrete")))
     if not filters.orthogonal:
         raise input_error("name", expected="an orthonormal wavelet", got=f'"{name}"', fix='use "haar", "db4" or "sym4"')
@@ -59,6 +61,14 @@ def wavelet(shape: tuple[int, int, int], *, name: str = "sym4", levels: int | No
     coarse = np.zeros((height, width, 1), bool)
     coarse[: height >> levels, : width >> levels] = True
     return _basis(pairs, shape, coarse)
+
+
+def _check_sides(shape) -> None:
+    if len(shape) != 3:
+        fix = "give the shape of one image, for example (32, 32, 1)"
+        raise input_error("shape", expected="(H, W, C)", got=tuple(shape), fix=fix)
+    for i, length in enumerate(shape):
+        check_count(f"shape[{i}]", length)
 
 
 def _basis(pairs, shape, coarse) -> Basis:

@@ -1,4 +1,4 @@
-"""What every reference denoiser asks of its input."""
+"""The checks that all reference denoisers make of their input."""
 
 from collections.abc import Sequence
 
@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from common.arrays import as_images
-from common.errors import input_error
+from common.errors import input_error, shown
 
 
 def as_set(images: np.ndarray) -> np.ndarray | jax.Array:
@@ -30,10 +30,30 @@ def check_shape(y: jax.Array, shape: Sequence[int]) -> None:
         raise input_error("y", expected=f"[B, {', '.join(map(str, shape))}]", got=list(y.shape), fix=fix)
 
 
-def check_sigma(sigma: object) -> None:
-    """Raises `InputError` unless the noise is positive; what is traced has been checked by whoever made it."""
-    if isinstance(sigma, jax.core.Tracer):
+def check_sigma(sigma: object, *, several: bool = False) -> None:
+    """Raises `InputError` unless `sigma` is one positive finite number (intensity units).
+
+    several: accept a list of such numbers `[S]` too. The values of a traced sigma are not known and not checked.
+    """
+    try:
+        shape = np.shape(sigma)
+        values = None if isinstance(sigma, jax.core.Tracer) else np.asarray(sigma)
+    except ValueError:  # a list of unequal rows
+        shape, values = None, None
+    # A scalar is the usual case, also where a list is possible.
+    expected = "a positive number" if shape == () or not several else "a list of positive numbers"
+    if shape is None or len(shape) > several or 0 in shape:
+        fix = "give one list of numbers" if several else "make one denoiser for each level"
+        raise input_error("sigma", expected=expected, got=shown(sigma), fix=fix)
+    if values is None:
         return
-    levels = np.asarray(sigma, float)
-    if levels.ndim > 1 or levels.size == 0 or not (levels > 0).all():
-        raise input_error("sigma", expected="a positive number", got=sigma, fix="give the noise in intensity units")
+    real = jnp.issubdtype(values.dtype, jnp.floating) or np.issubdtype(values.dtype, np.integer)
+    if not real or not ((values > 0) & (values < np.inf)).all():
+        fix = "give the standard deviation of the noise for images in [0, 1], for example 0.1"
+        raise input_error("sigma", expected=expected, got=shown(sigma), fix=fix)
+
+
+def check_count(field: str, value: object) -> None:
+    """Raises `InputError` unless `value` is a whole number of at least 1."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
+        raise input_error(field, expected="a whole number of at least 1", got=shown(value), fix="use 1 or more")

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import Partial
 
-from gahb.reference.checks import as_noisy, as_set
+from gahb.reference.checks import as_noisy, as_set, check_count, check_sigma
 
 
 class Covariance(NamedTuple):
@@ -22,20 +22,22 @@ def fit_covariance(images: np.ndarray, *, block: int = 1024) -> Covariance:
     """Measures the mean image and the covariance (divided by N) of `images [N, H, W, C]`, in float64.
 
     One decomposition of a matrix with min(N, d) rows, d = H W C; r is the rank. With N < d the model holds the images
-    to lie in the span of the set. images: bytes, or floats in [0, 1]; raises `InputError` for others.
+    to lie in the span of the set. images: bytes, or floats in [0, 1]; raises `InputError` for others,
+    and unless `block` is at least 1.
     """
     images = as_set(images)
+    check_count("block", block)
     count, size = len(images), int(np.prod(images.shape[1:]))
-    parts = [slice(start, start + block) for start in range(0, count, block)]
-    mean = sum(np.asarray(images[part], np.float64).sum(0) for part in parts) / count
+    blocks = [slice(start, start + block) for start in range(0, count, block)]
+    mean = sum(np.asarray(images[rows], np.float64).sum(0) for rows in blocks) / count
 
-    def centred(part):
-        return (np.asarray(images[part], np.float64) - mean).reshape(-1, size)
+    def centred(rows):
+        return (np.asarray(images[rows], np.float64) - mean).reshape(-1, size)
 
     if size <= count:
-        values, vectors = np.linalg.eigh(sum(x.T @ x for x in map(centred, parts)) / count)
+        values, vectors = np.linalg.eigh(sum(x.T @ x for x in map(centred, blocks)) / count)
     else:
-        flat = np.concatenate([centred(part) for part in parts])
+        flat = np.concatenate([centred(rows) for rows in blocks])
         values, left = np.linalg.eigh(flat @ flat.T / count)
         vectors = flat.T @ left
     # What rounding leaves of a variance that is zero; its direction is noise.
@@ -48,12 +50,18 @@ def covariance_wiener(prior: Covariance, sigma: float | jax.Array) -> Partial:
     """Returns the denoiser f(y) = m + V [L / (L + sigma^2)] V^T (y - m) for noise of the known deviation `sigma`.
 
     It takes `y [B, H, W, C]` of the fitted size, else raises `InputError`. Another sigma compiles nothing anew.
+    Raises `InputError` unless sigma is one positive number.
     """
+    check_sigma(sigma)
     return Partial(_filter, *(jnp.asarray(leaf, float) for leaf in (*prior, sigma)))
 
 
 def covariance_mse(prior: Covariance, sigma: float) -> float:
-    """Returns the mean squared error per pixel of `covariance_wiener` under its own prior, sigma^2 tr J / (H W C)."""
+    """Returns the mean squared error per pixel of `covariance_wiener` under its own prior, sigma^2 tr J / (H W C).
+
+    Raises `InputError` unless sigma is one positive number.
+    """
+    check_sigma(sigma)
     return float(np.sum(sigma**2 * prior.values / (prior.values + sigma**2)) / prior.mean.size)
 
 

@@ -15,7 +15,7 @@ from jax import lax
 from jax.tree_util import Partial
 
 from common.errors import choice, input_error
-from gahb.reference.checks import as_noisy, as_set, check_sigma
+from gahb.reference.checks import as_noisy, as_set, check_count, check_sigma
 from gahb.reference.streaming import NEVER, in_blocks, softmax_mean
 
 BOUNDARIES = ("cut", "wrap")
@@ -158,7 +158,8 @@ def _checked(images, sigma, patch, boundary):
     images = as_set(images)
     check_sigma(sigma)
     choice("boundary", boundary, BOUNDARIES)
-    if patch < 1 or patch % 2 == 0:
+    check_count("patch", patch)
+    if patch % 2 == 0:
         raise input_error("patch", expected="an odd number of pixels", got=patch, fix="it has a centre then")
     if boundary == "wrap" and patch > min(images.shape[1:3]):
         expected = f"at most the side of the image, {min(images.shape[1:3])}"

@@ -26,10 +26,10 @@ def empirical(images: np.ndarray, sigma: float | Sequence[float] | jax.Array, *,
     w_i = sum_s s^-d exp(-||y - x_i||^2 / (2 s^2)), the optimum of a blind network that is trained on the set with these
     levels. All images are compared with every `y`, `block` of them at once; distances are sums of squared differences,
     not differences of sums. As sigma -> 0 it returns the nearest image, as sigma -> infinity the mean.
-    Raises `InputError` for sigma <= 0, and for images that are neither bytes nor floats in [0, 1].
+    Raises `InputError` for sigma <= 0, block < 1, and images that are neither bytes nor floats in [0, 1].
     """
     images = as_set(images)
-    check_sigma(sigma)
+    check_sigma(sigma, several=True)
     return Partial(_Posterior(len(images)), in_blocks(images, block), jnp.atleast_1d(jnp.asarray(sigma, float)))
 
 
@@ -61,9 +61,13 @@ def jacobian_product(posterior: Partial, y: jax.Array, v: jax.Array) -> jax.Arra
 
     For a known sigma J v = sum_i w_i <x_i - f, v> (x_i - f) / sigma^2. Never holds a matrix; two passes over the set.
     """
-    return _jacobian_product(
-        posterior, as_noisy(y, _parts(posterior)[0].images.shape[2:]), jnp.asarray(as_numbers(v, "v"))
-    )
+    y = as_noisy(y, _parts(posterior)[0].images.shape[2:])
+    v = jnp.asarray(as_numbers(v, "v"))
+    if v.shape != y.shape:
+        raise input_error(
+            "v", expected=f"the shape of y, {list(y.shape)}", got=list(v.shape), fix="give one for each y"
+        )
+    return _jacobian_product(posterior, y, v)
 
 
 @jax.jit
@@ -150,7 +154,8 @@ def _weights(blocks, sigmas, y):
 
 def _parts(posterior) -> tuple[Blocks, jax.Array, int]:
     if not isinstance(posterior, Partial) or not isinstance(posterior.func, _Posterior):
-        raise input_error("posterior", expected="a denoiser made by empirical(...)", got=posterior, fix="make one")
+        got, fix = type(posterior).__name__, "make one of the set, gahb.reference.empirical(images, sigma)"
+        raise input_error("posterior", expected="a denoiser made by empirical(...)", got=got, fix=fix)
     return *posterior.args, posterior.func.count
 
 

@@ -9,6 +9,7 @@ from jax.tree_util import Partial
 from scipy.special import ndtr
 
 from common.arrays import as_images
+from common.errors import input_error
 from gahb.reference.bases import Basis
 from gahb.reference.checks import as_noisy, check_sigma
 
@@ -17,7 +18,8 @@ def soft_threshold(basis: Basis, sigma: float | jax.Array, *, threshold: float |
     """Returns the denoiser that moves every coefficient towards zero by `threshold` sigma, but for the coarse ones.
 
     threshold: None is sqrt(2 log d), the universal one of Donoho & Johnstone, Biometrika 1994. Another sigma or
-    threshold compiles nothing anew. Raises `InputError` unless sigma > 0.
+    threshold compiles nothing anew. Raises `InputError` unless sigma is one positive number and the threshold at
+    least 0.
     """
     check_sigma(sigma)
     return Partial(_soft, basis, jnp.asarray(sigma, float), jnp.asarray(_threshold(basis, threshold), float))
@@ -27,7 +29,8 @@ def oracle(basis: Basis, sigma: float | jax.Array) -> Callable[[jax.Array], Part
     """Returns a function of the clean images `x [B, H, W, C]` that makes their denoiser, f(y; x) = make(x)(y).
 
     Each coefficient is multiplied by c^2 / (c^2 + sigma^2), c that of x: no linear map that is diagonal in the basis
-    does better. `x` of one image denoises any batch, else `y` must be the noisy images of x, in order.
+    does better. `x` of one image denoises any batch, else `y` must be the noisy images of x, in order. Raises
+    `InputError` unless sigma is one positive number.
     """
     check_sigma(sigma)
 
@@ -41,8 +44,10 @@ def oracle(basis: Basis, sigma: float | jax.Array) -> Callable[[jax.Array], Part
 def oracle_error(basis: Basis, x: jax.Array, sigma: float) -> np.ndarray:
     """Returns sum_k sigma^2 c_k^2 / (c_k^2 + sigma^2), the squared error of `oracle` summed over each image, `[B]`.
 
-    It is between 1/2 and 1 times sum_k min(c_k^2, sigma^2). Float64 from the coefficients on.
+    It is between 1/2 and 1 times sum_k min(c_k^2, sigma^2). Float64 from the coefficients on. Raises `InputError`
+    unless sigma is one positive number.
     """
+    check_sigma(sigma)
     power = np.square(np.asarray(_coefficients(basis, x), np.float64))
     return (sigma**2 * power / (power + sigma**2)).sum((1, 2, 3))
 
@@ -52,8 +57,9 @@ def soft_error(basis: Basis, x: jax.Array, sigma: float, *, threshold: float | N
 
     In units of sigma, with a = |c| and threshold t, a coefficient costs (Donoho & Johnstone 1994)
     1 + t^2 + (a^2 - t^2 - 1) (P(t - a) - P(-t - a)) - (t - a) p(t + a) - (t + a) p(t - a), p and P the normal density
-    and distribution. Float64 from the coefficients on.
+    and distribution. Float64 from the coefficients on. Raises as `soft_threshold`.
     """
+    check_sigma(sigma)
     t = _threshold(basis, threshold)
     a = np.abs(np.asarray(_coefficients(basis, x), np.float64)) / sigma
     inside = ndtr(t - a) - ndtr(-t - a)
@@ -67,7 +73,12 @@ def _coefficients(basis: Basis, x: jax.Array) -> jax.Array:
 
 
 def _threshold(basis: Basis, threshold: float | None) -> float:
-    return float(np.sqrt(2 * np.log(np.prod(basis.analyze.func.shape)))) if threshold is None else threshold
+    if threshold is None:
+        return float(np.sqrt(2 * np.log(np.prod(basis.analyze.func.shape))))
+    if not isinstance(threshold, jax.core.Tracer) and not 0 <= threshold < np.inf:
+        fix = "use None for sqrt(2 log d)"
+        raise input_error("threshold", expected="a finite number of at least 0", got=threshold, fix=fix)
+    return threshold
 
 
 def _density(x):

@@ -11,7 +11,7 @@ import scipy.fft
 from jax.tree_util import Partial
 
 from common.errors import input_error
-from gahb.reference.checks import as_noisy, as_set
+from gahb.reference.checks import as_noisy, as_set, check_count, check_sigma
 
 BASES = ("dct", "dft")
 
@@ -28,8 +28,9 @@ def fit(images: np.ndarray, *, basis: str = "dct", block: int = 1024) -> Prior:
     """Measures mean and power of `images [N, H, W, C]` in the orthonormal DCT-II or DFT, in float64.
 
     The DCT makes no seam between opposite borders and is the stronger of the two on photographs. Raises `InputError`
-    for another basis, and for images that are neither bytes nor floats in [0, 1].
+    for another basis, for images that are neither bytes nor floats in [0, 1], and unless `block` is at least 1.
     """
+    check_count("block", block)
     if basis not in BASES:
         raise input_error("basis", expected=" or ".join(BASES), got=repr(basis), fix='use "dct"')
     images = as_set(images)
@@ -49,13 +50,19 @@ def wiener(prior: Prior, sigma: float | jax.Array) -> Partial:
     """Returns the denoiser f(y) = m + C^T [S / (S + sigma^2) C (y - m)] for noise of the known deviation `sigma`.
 
     It takes `y [B, H, W, C]` of the fitted size, else raises `InputError`. Another sigma compiles nothing anew.
+    Raises `InputError` unless sigma is one positive number.
     """
+    check_sigma(sigma)
     leaves = (jnp.asarray(leaf, float) for leaf in (prior.mean, prior.power, sigma))
     return Partial(_Filter(prior.basis), *leaves)
 
 
 def expected_mse(prior: Prior, sigma: float) -> float:
-    """Returns the mean squared error per pixel of `wiener` under its own prior, sigma^2 tr J / (H W C)."""
+    """Returns the mean squared error per pixel of `wiener` under its own prior, sigma^2 tr J / (H W C).
+
+    Raises `InputError` unless sigma is one positive number.
+    """
+    check_sigma(sigma)
     return float(np.mean(sigma**2 * prior.power / (prior.power + sigma**2)))
 
 

@@ -8,6 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from gahb.reference.checks import check_count
+
 NEVER = -1e30  # the logit of what must not count; a number, so that differences of two are none of infinities
 
 
@@ -19,7 +21,11 @@ class Blocks(NamedTuple):
 
 
 def in_blocks(images: np.ndarray, block: int) -> Blocks:
-    """Splits `images [N, H, W, C]` into blocks of at most `block` images of nearly equal length."""
+    """Splits `images [N, H, W, C]` into blocks of at most `block` images of nearly equal length.
+
+    Raises `InputError` unless `block` is a whole number of at least 1.
+    """
+    check_count("block", block)
     count = -(-len(images) // block)
     length = -(-len(images) // count)
     filled = jnp.zeros((count * length, *images.shape[1:]), float).at[: len(images)].set(images)

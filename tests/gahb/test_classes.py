@@ -10,6 +10,8 @@ import pytest
 
 from common import config as configs
 from common.cli.dispatch import main
+from common.data.fitted import Fitted
+from common.data.source import BadRecordError
 from common.errors import InputError
 from common.io import results
 from common.training.keys import Purpose, key_for
@@ -17,9 +19,9 @@ from configs.gahb.base import base
 from gahb import manifolds, slopes
 from gahb.__main__ import APP
 from gahb.analysis import psnr_curve
-from gahb.class_figures import NAMES
+from gahb.class_figures import NAMES, first_of_each, read, section
 from gahb.class_measures import Settings, measure
-from gahb.classes import build, config_of
+from gahb.classes import build, config_of, means, settings_of
 from gahb.denoisers import load_denoiser
 from gahb.method import build as build_method
 from gahb.method import spread, spread_indices
@@ -27,7 +29,9 @@ from gahb.method import spread, spread_indices
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 CONFIG = pathlib.Path(__file__).with_name("tiny_classes.py")
-SETTINGS = Settings(curve_db=(40.0, 36.0, 30.0, 26.0, 20.0, 18.0, 4.0), top=6, probes=256, bootstrap=20)
+CURVE = (40.0, 36.0, 30.0, 26.0, 20.0, 18.0, 4.0)
+SETTINGS = Settings(curve_db=CURVE, window_db=(4.0, 18.0), top=6, probes=256, bootstrap=20)
+OF_FILE = Settings(curve_db=(34.0, 30.0, 24.0, 20.0, 16.0, 10.0))
 
 
 @pytest.fixture(scope="module")
@@ -53,13 +57,13 @@ def projection(space):
     return lambda y: ((y.reshape(len(y), -1) @ rows) @ rows.T).reshape(y.shape)
 
 
-@pytest.mark.parametrize("name", ["disks", "cone", "ray"])
+@pytest.mark.parametrize("name", ["disks", "sinusoids", "scaled_image"])
 def test_tangent_spaces_hold_the_derivatives_of_the_images(data, name):
     source = held_out(data, name)
     tangent = source.tangents([3])[0].reshape(manifolds.DIMENSIONS[name], -1)
     np.testing.assert_allclose(tangent @ tangent.T, np.eye(len(tangent)), atol=1e-5)
     image = source[3]["image"].ravel()
-    if name == "ray":
+    if name == "scaled_image":
         np.testing.assert_allclose(np.abs(tangent[0] @ image), np.linalg.norm(image), rtol=1e-5)
         return
     key = jax.random.fold_in(jax.random.key(2 * 0 + 1), 3)
@@ -80,7 +84,7 @@ def test_only_manifolds_have_tangent_spaces(data):
 
 
 def test_projecting_on_a_ray_is_the_best(data):
-    source = held_out(data, "ray")
+    source = held_out(data, "scaled_image")
     images, few = spread(source, 64), spread(source, 2)
     tangents = source.tangents(spread_indices(source, 2))
     denoise = projection(tangents[0])
@@ -96,7 +100,7 @@ def test_projecting_on_a_ray_is_the_best(data):
 
 
 def test_three_directions_for_a_class_of_two_cost_their_ratio(data):
-    source = held_out(data, "cone")
+    source = held_out(data, "sinusoids")
     images, few = spread(source, 64), spread(source, 1)
     angle = 2 * np.pi * np.arange(16)[:, None] / 16 + np.zeros((1, 16))
     space = np.stack([np.ones((16, 16)), np.cos(angle), np.sin(angle)])[..., None].astype(np.float32)
@@ -110,12 +114,14 @@ def test_three_directions_for_a_class_of_two_cost_their_ratio(data):
 
 
 def test_the_plan_names_ordinary_experiments(data):
-    whole = config(data, **{"classes.names": '("calpha-1.5", "ray", "images", "shuffled")', "classes.levels": "(9.0,)"})
+    whole = config(
+        data, **{"classes.names": '("calpha-1.5", "scaled_image", "images", "shuffled")', "classes.sigmas": "(0.04,)"}
+    )
     plan = build(whole)
     made = {each.name: config_of(whole, each) for each in plan.members}
     assert made["calpha-1.5"].data.source == "calpha" and made["calpha-1.5"].synthetic.alpha == 1.5
-    assert plan.members[0].alpha == 1.5 and plan.members[0].level == 9.0 and plan.members[1].alpha is None
-    assert made["ray"].data.source == "ray" and made["ray"].synthetic.image == f"npz:{data}"
+    assert plan.members[0].alpha == 1.5 and plan.members[0].sigma == 0.04 and plan.members[1].alpha is None
+    assert made["scaled_image"].data.source == "scaled_image" and made["scaled_image"].synthetic.image == f"npz:{data}"
     assert made["images"].data.source == made["shuffled"].data.source == f"npz:{data}"
     assert made["shuffled"].synthetic.shuffle and not made["images"].synthetic.shuffle
     assert {each.train.steps for each in made.values()} == {4}
@@ -129,10 +135,15 @@ def test_the_plan_names_ordinary_experiments(data):
         ({"classes.names": '("discs",)'}, 'config.classes.names: expected "calpha-A"'),
         ({"classes.names": '("calpha-0",)'}, 'config.classes.names: expected "calpha-A"'),
         ({"classes.steps": "(1, 2)"}, "config.classes.steps: expected one positive number, or 3"),
-        ({"classes.levels": "(0.0,)"}, "config.classes.levels: expected one positive number"),
+        ({"classes.names": '("calpha-2", "calpha-2.0")'}, "config.classes.names: expected different names"),
+        ({"classes.names": '("disks", "calpha-1e1", "calpha-10")'}, "config.classes.names: expected different names"),
+        ({"classes.sigmas": "(0.0,)"}, "config.classes.sigmas: expected one positive number"),
+        ({"classes.sigmas": "(51.0,)"}, "config.classes.sigmas: expected one positive number"),
+        ({"classes.seeds": "0"}, "config.classes.seeds: expected at least 1, got 0"),
+        ({"classes.oracle_images": "-1"}, "config.classes.oracle_images: expected at least 0, got -1"),
         ({"classes.top": "4"}, "config.classes.top: expected 5 to 256, got 4"),
         ({"evaluate.curve_db": "(30.0, 10.0, 6.0)"}, "config.evaluate.curve_db: expected two different levels"),
-        ({"classes.moderate_db": "(18.0, 4.0)"}, "config.classes.moderate_db: expected (low, high)"),
+        ({"classes.window_db": "(18.0, 4.0)"}, "config.classes.window_db: expected (low, high)"),
         ({"classes.probes": "1"}, "config.classes.probes: expected at least 2"),
     ],
 )
@@ -168,9 +179,11 @@ def test_results_are_those_of_the_trained_models(data, compared):
         np.testing.assert_allclose(arrays["curve.per_image"], curve.per_image, rtol=1e-5)
         fit = slopes.fit_slope(curve.input_psnr, curve.per_image, key[1], resamples=20)
         assert numbers["slope"]["value"] == pytest.approx(fit.slope, rel=1e-4)
-        low, high = (curve.psnr_of_mean[np.abs(curve.input_psnr - db).argmin()] for db in (10, 16))
-        assert numbers["moderate_slope"]["value"] == pytest.approx((high - low) / 6, rel=1e-4)
+        low, high = (curve.psnr_of_mean[np.abs(curve.input_psnr - db).argmin()] for db in (16, 20))
+        assert numbers["slope_in_window"]["value"] == pytest.approx((high - low) / 4, rel=1e-4)
+        assert numbers["sigma"] == 0.1
         assert numbers["step"] == 4 and numbers["class"] == name
+    assert numbers["oracle"] is None and numbers["nominal_slope"] is None
     assert numbers["tangent"]["dimension"] == 5 and arrays["tangents"].shape == (2, 5, 16, 16, 1)
     shuffled = result(compared, "shuffled")[1]
     np.testing.assert_array_equal(np.sort(shuffled["order"]), np.arange(256))
@@ -190,6 +203,21 @@ def test_another_comparison_is_refused(data, compared, capsys):
     assert "expected the comparison of classes it already holds" in capsys.readouterr().err
 
 
+def test_seeds_may_be_added_later(data, compared):
+    whole, more = (config(data, **{"classes.seeds": seeds}) for seeds in (1, 2))
+    member = build(whole).members[0]
+    sources = build_method(config_of(whole, member)).sources()
+    assert settings_of(whole, member, sources, "w") == settings_of(more, member, sources, "w")
+    assert main(arguments(data, compared, "--config.classes.seeds=2", "--dry-run"), APP) == 0
+
+
+def test_results_of_an_earlier_version_are_named(tmp_path):
+    old = {"class": "cone", "moderate_slope": {}, "step": 4, "seed": 0}
+    results.write(tmp_path / "results", "classes-cone", numbers=old, arrays={"a": np.zeros(1)}, settings={})
+    with pytest.raises(InputError, match="got those of an earlier version; run classes first"):
+        NAMES["classes-slopes"](tmp_path)
+
+
 def test_figures_come_from_the_result_files_alone(compared, tmp_path):
     (tmp_path / "results").mkdir()
     for path in (compared / "results").iterdir():
@@ -203,3 +231,138 @@ def test_figures_come_from_the_result_files_alone(compared, tmp_path):
             assert path.stat().st_size > 2000
     drawn = {path.stem.removeprefix("classes-basis-") for path in (tmp_path / "figures").glob("classes-basis-*")}
     assert drawn == {json.loads(path.read_text())["class"] for path in (tmp_path / "results").glob("*.json")}
+
+
+def test_the_oracle_is_measured_beside_the_denoiser(data, compared):
+    numbers, arrays = result(compared, "calpha-2")
+    source = held_out(data, "calpha-2")
+    error = source.oracle_mse(spread_indices(source, 3), OF_FILE.sigmas)
+    best = -10 * np.log10(error.mean(1))
+    np.testing.assert_allclose(arrays["curve.best"], best, rtol=1e-6)
+    assert numbers["nominal_slope"] == pytest.approx(2 / 3) and numbers["oracle"]["num_images"] == 3
+    low, high = best[4], best[3]  # 16 and 20 dB
+    assert numbers["oracle"]["slope_in_window"]["value"] == pytest.approx((high - low) / 4, rel=1e-6)
+    gap = (best - arrays["curve.psnr_of_mean"])[[3, 4]].mean()
+    assert numbers["oracle"]["gap_to_oracle"] == pytest.approx(gap, rel=1e-6) and gap > 0
+    rows = {row["class"]: row for row in json.loads((compared / "results" / "class-means.json").read_text())["classes"]}
+    assert rows["calpha-2"]["gap"] == numbers["oracle"]["gap_to_oracle"] and rows["disks"]["gap"] is None
+    assert rows["calpha-2"]["error"] == numbers["slope"]["standard_error"]
+
+
+def test_errors_are_over_seeds_where_there_are_several():
+    def model(name, seed, slope):
+        line = {"value": slope, "standard_error": 0.5}
+        fits = {"slope": line, "slope_in_window": line, "nominal_slope": 0.5, "oracle": None}
+        return {"class": name, "step": 4, **fits, "shortfall": None, "trace": 1.0 + seed, "tangent": None}
+
+    several = [model("calpha-1", seed, slope) for seed, slope in enumerate((0.4, 0.6, 0.8))]
+    many, one = means([*several, model("calpha-2", 0, 1.0)])
+    assert many["seeds"] == 3 and many["slope"] == pytest.approx(0.6) and many["trace"] == 2.0
+    assert many["error"] == many["error in window"] == pytest.approx(0.2 / np.sqrt(3))
+    assert one["seeds"] == 1 and one["error"] == 0.5 and one["oracle"] is None and many["nominal"] == 0.5
+
+
+def test_every_seed_is_a_run_of_its_own(data):
+    whole = config(data, **{"classes.names": '("disks", "calpha-2")', "classes.seeds": 2, "seed": 5})
+    members = build(whole).members
+    assert [member.title for member in members] == ["disks", "disks-seed-1", "calpha-2", "calpha-2-seed-1"]
+    experiments = [config_of(whole, member) for member in members]
+    assert [each.seed for each in experiments] == [5, 6, 5, 6]
+    assert len({each.synthetic.seed for each in experiments}) == 1
+
+
+@pytest.mark.parametrize("flags", [["--dry-run"], []], ids=["dry", "run"])
+def test_bad_data_is_known_before_anything_is_trained(tmp_path, flags, capsys):
+    """The last class needs images that are not there, or that cannot be read."""
+    folder, workdir = tmp_path / "images", tmp_path / "run"
+    names = ["--config.classes.names=('disks', 'images')", "--config.data.fit=resize"]
+    for source in (f"npz:{tmp_path}/none.npz", f"folder:{folder}"):
+        argv = ["classes", "--config", str(CONFIG), "--workdir", str(workdir), f"--config.data.source={source}"]
+        assert main([*argv, *names, *flags], APP) == 2
+        assert capsys.readouterr().err.startswith("error: ")
+        assert not (workdir / "disks").exists()
+        folder.mkdir(exist_ok=True)
+        for i in range(8):
+            (folder / f"{i}.png").write_bytes(b"no picture")
+
+
+def test_images_that_are_read_late_are_read_before_training(data, tmp_path, monkeypatch, capsys):
+    """Large sets are not decoded when they are opened; those that will be measured are."""
+    elements = Fitted.elements
+
+    def broken(self, indices):
+        if len(self) == 8 and 7 in indices:  # the last held-out image
+            yield BadRecordError("images/7.png", "no image that can be read")
+            return
+        yield from elements(self, indices)
+
+    monkeypatch.setattr(Fitted, "elements", broken)
+    argv = arguments(data, tmp_path / "run", "--config.classes.num_images=8", "--dry-run")
+    assert main([*argv, "--config.classes.names=('disks',)"], APP) == 0
+    assert main([*argv, "--config.classes.names=('disks', 'shuffled')"], APP) == 2
+    assert "images/7.png: no image that can be read" in capsys.readouterr().err
+
+
+def test_a_dry_run_lists_the_models_and_writes_nothing(data, tmp_path, capsys):
+    argv = arguments(data, tmp_path / "run", "--dry-run", "--config.classes.seeds=2")
+    assert main(argv, APP) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert sum("calpha-2" in line for line in lines) == 2 and not (tmp_path / "run").exists()
+
+
+def test_measuring_shows_progress(data, tmp_path, capsys):
+    argv = arguments(data, tmp_path, "--config.classes.names=('calpha-2',)", "--config.classes.steps=(1,)")
+    assert main(argv, APP) == 0
+    # Six levels, two images with a basis, three with an oracle.
+    assert "measuring calpha-2: 11 of 11" in capsys.readouterr().err
+
+
+def made_up(alpha, seed, slope):
+    """Numbers and arrays of a model whose curve is a line, beside an oracle one dB above it."""
+    x = np.array([34.0, 30.0, 24.0, 20.0, 16.0, 10.0])
+    line = {"value": slope, "standard_error": 0.1, "intercept": 10.0, "from_db": 16.0, "to_db": 20.0}
+    picture = np.linspace(0, 1, 64, dtype=np.float32).reshape(1, 8, 8, 1)
+    numbers = {
+        **results.provenance(config_hash="0", seed=seed, step=4, device="cpu", wall_s=1.0, nfe=1),
+        "class": f"calpha-{alpha}",
+        "batch_size": 4,
+        "num_images": 6,
+        "sigma": 0.1,
+        "nominal_slope": 0.5,
+        "best_slope": 0.4,
+        "slope": line,
+        "slope_in_window": line,
+        "shortfall": None,
+        "tangent": None,
+        "trace": 3.0,
+        "oracle": {"num_images": 3, "slope": line, "slope_in_window": {**line, "value": 0.4}, "gap_to_oracle": 1.0},
+        "bases": [],
+    }
+    arrays = {
+        "curve.input_psnr": x,
+        "curve.psnr_of_mean": 10 + slope * x,
+        "curve.best": 11 + 0.4 * x,
+        "slope.local": np.full(5, slope),
+        "slope.local_input_psnr": (x[1:] + x[:-1])[::-1] / 2,
+        "slope.best": np.full(5, 0.4),
+        "basis.values": np.ones((1, 6)),
+        "basis.vectors": np.ones((1, 6, 8, 8, 1)),
+        **{f"basis.{name}": picture for name in ("clean", "noisy", "denoised")},
+    }
+    return numbers, arrays
+
+
+def test_the_page_has_means_over_seeds_and_the_oracle(tmp_path):
+    for seed, slope in ((3, 0.5), (4, 0.7)):
+        numbers, arrays = made_up(1, seed, slope)
+        title = "classes-calpha-1" if seed == 3 else "classes-calpha-1-seed-1"
+        results.write(tmp_path / "results", title, numbers=numbers, arrays=arrays, settings={"seed": seed})
+    assert [each.numbers["seed"] for each in read(tmp_path)] == [3, 4]
+    assert [each.numbers["seed"] for each in first_of_each(tmp_path)] == [3]
+    text, table, *pictures = section(tmp_path)
+    (row,) = table.rows
+    values = dict(zip(table.columns, row, strict=True))
+    assert values["seeds"] == 2 and values["in window"] == pytest.approx(0.6) and values["oracle"] == 0.4
+    assert values["error in window"] == pytest.approx(0.1) and values["gap"] == 1.0 and values["nominal"] == 0.5
+    assert any("sigma_255 = 25.5" in each.caption for each in pictures)
+    assert (tmp_path / "figures" / "classes-slopes.png").stat().st_size > 2000

@@ -57,10 +57,10 @@ def test_misspelt_key(tmp_path):
 
 def test_misspelt_key_in_a_file(tmp_path):
     path = tmp_path / "experiment.py"
-    body = "    config.noise.hihg = 3.0\n    return config\n"
+    body = "    config.noise.sigma_mxa = 3.0\n    return config\n"
     path.write_text(f"from configs.gahb.base import base\n\n\ndef get_config():\n    config = base()\n{body}")
     message = refused("train", "--config", path, "--workdir", tmp_path / "run")
-    assert message == 'config.noise.hihg: unknown key; did you mean "config.noise.high"?'
+    assert message == 'config.noise.sigma_mxa: unknown key; did you mean "config.noise.sigma_max"?'
 
 
 def test_wrong_type(tmp_path):

@@ -34,7 +34,7 @@ def test_it_is_interrupted_resumed_measured_and_drawn(tmp_path, capfd):
     shown = capfd.readouterr().out
     numbers = json.loads((tmp_path / "results.json").read_text())["gahb"]
     assert 200 <= numbers["interrupted_at_step"] < numbers["steps"] == 400
-    assert [row["sigma"] for row in numbers["evaluate"]["table"]] == [10, 25, 50, 100]
+    assert [255 * row["sigma"] for row in numbers["evaluate"]["table"]] == pytest.approx([10, 25, 50, 100])
     assert all(row["gain"] == row["denoised"] - row["wiener"] for row in numbers["evaluate"]["table"])
     assert numbers["sample"]["num_samples"] == 2
     page = (tmp_path / "index.html").read_text()

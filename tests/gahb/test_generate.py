@@ -96,6 +96,18 @@ def test_wrong_flags(tmp_path, more, capsys):
     assert not (tmp_path / "none").exists()
 
 
+def test_equal_images_give_equal_bytes_whatever_the_clock_says(tmp_path, monkeypatch):
+    source = ArraySource({"image": np.arange(5 * 16, dtype=np.uint8).reshape(5, 4, 4, 1)})
+    monkeypatch.setattr(generate, "_BLOCK", 2)
+    for name, when in (("a", 1e9), ("b", 2e9)):
+        monkeypatch.setattr("time.time", lambda when=when: when)
+        generate.write_arrays(tmp_path / f"{name}.npz", {"train": source, "test": source}, "uint8")
+    assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes()
+    with np.load(tmp_path / "a.npz") as arrays:
+        np.testing.assert_array_equal(arrays["test"], source.read(range(5))["image"])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.npz", "b.npz"]
+
+
 def test_other_types_are_converted(tmp_path):
     pixels = np.arange(2 * 4 * 4, dtype=np.uint8).reshape(2, 4, 4, 1)
     source = ArraySource({"image": pixels})

@@ -51,7 +51,7 @@ def linear(network):
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_the_network_is_told_by_names_and_shapes(name):
+def test_the_network_follows_from_names_and_shapes(name):
     network, variables = convert(load_torch(DATA / f"{name}.pt"), first_layer_linear=linear(NETWORKS[name]))
     assert network == NETWORKS[name]
     drawn = jax.eval_shape(lambda: init(network, jax.random.key(0), jnp.zeros((1, 8, 8, network.channels))))

@@ -1,5 +1,7 @@
 """What a config becomes: checks before anything runs, and functions with the config's values inside."""
 
+import json
+
 import jax
 import numpy as np
 import pytest
@@ -17,7 +19,7 @@ TINY = {
     "data.fit": "none",
     "model.num_kernels": 2,
     "model.num_blocks": 1,
-    "evaluate.levels": (25.0, 50.0),
+    "evaluate.sigmas": (25 / 255, 50 / 255),
     "evaluate.curve_db": (20.0, 10.0),
     "evaluate.num_images": 3,
     "evaluate.panel_images": 2,
@@ -65,11 +67,13 @@ def variables_of(method) -> Variables:
         ({"evaluate.panel_size": 9}, "config.evaluate.panel_size: expected a multiple of 2, got 9; use 8"),
         ({"model.num_blocks": 0}, "config.model.num_blocks: expected at least 1, got 0"),
         ({"model.network": "bf_cnn_rf", "model.receptive_field": 10}, "expected one of 5, 9, 13, 23, 43, got 10"),
-        ({"noise.low": 9.0, "noise.high": 3.0}, "config.noise: expected 0 <= low <= high, high > 0, got low=9, high=3"),
-        ({"noise.low": 0.0, "noise.high": 0.0}, "config.noise: expected 0 <= low <= high, high > 0, got low=0, high=0"),
+        ({"noise.sigma_min": 0.9, "noise.sigma_max": 0.3}, "config.noise: expected 0 <= sigma_min <= sigma_max"),
+        ({"noise.sigma_min": 0.0, "noise.sigma_max": 0.0}, "config.noise: expected 0 <= sigma_min <= sigma_max"),
+        ({"noise.sigma_max": 255.0}, "config.noise: expected 0 <= sigma_min <= sigma_max"),
         ({"noise.freeze_after": 1.5}, "config.noise.freeze_after: expected a fraction of the run, got 1.5"),
-        ({"evaluate.levels": ()}, "config.evaluate.levels: expected positive levels, at least one, got ()"),
-        ({"evaluate.levels": (0.0,)}, "config.evaluate.levels: expected positive levels, at least one, got (0.0,)"),
+        ({"evaluate.sigmas": ()}, "config.evaluate.sigmas: expected positive numbers up to 10"),
+        ({"evaluate.sigmas": (0.0,)}, "config.evaluate.sigmas: expected positive numbers up to 10"),
+        ({"evaluate.sigmas": (0.1, 25.0)}, "config.evaluate.sigmas: expected positive numbers up to 10"),
         ({"sampler.beta": 0.0}, "config.sampler.beta: expected a number in (0, 1], got 0.0"),
         ({"sampler.sigma_L": 1.0}, "config.sampler: expected 0 < sigma_L < sigma_0, got sigma_L=1, sigma_0=1"),
         ({"sampler.num": 0}, "config.sampler.num: expected at least 1, got 0"),
@@ -100,13 +104,13 @@ def test_networks_of_configs():
 def test_loss_uses_the_noise_section(images):
     """With one noise level and a network that returns zero, the loss is the noise's energy."""
     batch = {"image": images["train"], "position": np.arange(10, dtype=np.int32), "progress": np.float32(0)}
-    for level in (25.0, 50.0):
-        method = methods.build(tiny(noise__low=level, noise__high=level))
+    for sigma in (25 / 255, 50 / 255):
+        method = methods.build(tiny(noise__sigma_min=sigma, noise__sigma_max=sigma))
         variables = variables_of(method)
         zero = Variables(jax.tree.map(np.zeros_like, variables.params), variables.stats)
         loss, aux = method.loss(zero, jax.random.key(0), batch)
-        np.testing.assert_allclose(loss, 64 * (level / 255) ** 2, rtol=0.15)
-        np.testing.assert_allclose(aux.metrics["psnr"], -20 * np.log10(level / 255), atol=0.7)
+        np.testing.assert_allclose(loss, 64 * sigma**2, rtol=0.15)
+        np.testing.assert_allclose(aux.metrics["psnr"], -20 * np.log10(sigma), atol=0.7)
 
 
 def test_running_deviations_freeze_at_the_stated_fraction(images):
@@ -161,7 +165,7 @@ def test_samples_do_not_depend_on_their_batches(images):
 def test_evaluation_uses_held_out_images(images):
     method = methods.build(tiny())
     found = method.evaluate(variables_of(method), jax.random.key(0))
-    assert found.numbers["num_images"] == 3 and [row["sigma"] for row in found.numbers["table"]] == [25.0, 50.0]
+    assert found.numbers["num_images"] == 3 and [row["sigma"] for row in found.numbers["table"]] == [25 / 255, 50 / 255]
     np.testing.assert_array_equal(found.arrays["panel.clean"], images["test"][[0, 2]])
     assert found.arrays["curve.wiener.per_image"].shape == (2, 3)
     without = methods.build(tiny(evaluate__wiener_images=0)).evaluate(variables_of(method), jax.random.key(0))
@@ -188,3 +192,26 @@ def test_panel_takes_whole_scenes_where_training_takes_crops(monkeypatch):
     method = methods.build(tiny(data__fit="crop", evaluate__panel_size=12))
     method.preview(variables_of(method), jax.random.key(0))
     assert asked == [("resize", 12, 12)]
+
+
+def test_a_stored_config_of_the_first_version_is_read_in_today_s_units(tmp_path):
+    values = configs.to_dict(base())
+    del values["noise"]["sigma_min"], values["noise"]["sigma_max"], values["evaluate"]["sigmas"]
+    del values["classes"]["sigmas"], values["classes"]["window_db"]
+    values["noise"] |= {"low": 5.1, "high": 51.0}
+    values["evaluate"]["levels"] = [25.5, 255.0]
+    values["classes"] |= {"levels": [10.2], "moderate_db": [3.0, 9.0], "names": ["calpha-2", "cone", "ray"]}
+    values["data"]["source"] = "ray"
+    for version in ({}, {"config_version": 1}):
+        (tmp_path / "config.json").write_text(json.dumps({**version, **values}))
+        config = configs.read(tmp_path, base())
+        np.testing.assert_allclose([config.noise.sigma_min, config.noise.sigma_max], [0.02, 0.2])
+        np.testing.assert_allclose(config.evaluate.sigmas, [0.1, 1.0])
+        np.testing.assert_allclose(config.classes.sigmas, [0.04])
+        assert tuple(config.classes.window_db) == (3.0, 9.0)
+        assert tuple(config.classes.names) == ("calpha-2", "sinusoids", "scaled_image")
+        assert config.data.source == "scaled_image"
+    configs.write(config, tmp_path)
+    stored = json.loads((tmp_path / "config.json").read_text())
+    assert stored["config_version"] == 2 and stored["noise"]["sigma_max"] == 0.2
+    assert configs.digest(configs.read(tmp_path, base())) == configs.digest(config)

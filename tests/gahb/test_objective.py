@@ -40,25 +40,25 @@ def batch(rows=slice(None), progress=0.0):
 
 
 @settings(max_examples=30, deadline=None)
-@given(a=st.floats(0, 255), b=st.floats(0, 255), u=st.floats(0, 1), rule=st.sampled_from(RULES))
+@given(a=st.floats(0, 1), b=st.floats(0, 1), u=st.floats(0, 1), rule=st.sampled_from(RULES))
 def test_levels_run_from_low_to_high(a, b, u, rule):
     low, high = min(a, b), max(a, b)
-    ends = noise_level(np.array([0.0, 1.0]), low=low, high=high, rule=rule)
-    np.testing.assert_allclose(ends, [low / 255, high / 255], rtol=1e-9, atol=1e-12)
-    middle = noise_level(u, low=low, high=high, rule=rule)
-    assert low / 255 - 1e-9 <= middle <= high / 255 + 1e-9
-    assert middle >= noise_level(u / 2, low=low, high=high, rule=rule) - 1e-12
+    ends = noise_level(np.array([0.0, 1.0]), sigma_min=low, sigma_max=high, rule=rule)
+    np.testing.assert_allclose(ends, [low, high], rtol=1e-9, atol=1e-12)
+    middle = noise_level(u, sigma_min=low, sigma_max=high, rule=rule)
+    assert low - 1e-9 <= middle <= high + 1e-9
+    assert middle >= noise_level(u / 2, sigma_min=low, sigma_max=high, rule=rule) - 1e-12
 
 
 def test_quadratic_rule_squares_the_draw():
     u = np.linspace(0, 1, 7)
-    np.testing.assert_allclose(noise_level(u, low=0, high=255), u**2, rtol=1e-12)
-    np.testing.assert_allclose(noise_level(u, low=0, high=255, rule="linear"), u, rtol=1e-12)
+    np.testing.assert_allclose(noise_level(u, sigma_min=0, sigma_max=1), u**2, rtol=1e-12)
+    np.testing.assert_allclose(noise_level(u, sigma_min=0, sigma_max=1, rule="linear"), u, rtol=1e-12)
 
 
 def test_unknown_rule():
     with pytest.raises(InputError, match="noise.rule: expected quadratic or linear, got 'cubic'"):
-        noise_level(0.5, low=0, high=255, rule="cubic")
+        noise_level(0.5, sigma_min=0, sigma_max=1, rule="cubic")
 
 
 def test_noise_has_its_level():
@@ -86,7 +86,7 @@ def test_mean_loss_of_a_silent_network_is_the_mean_square_of_the_noise():
     for rule, moment in (("quadratic", 1 / 5), ("linear", 1 / 3)):
         value, _ = jax.jit(functools.partial(loss, NETWORK, rule=rule))(start, jax.random.key(2), many)
         assert float(value) / 16 == pytest.approx(moment, rel=0.06)
-    value, _ = trained(start, jax.random.key(2), many, low=51.0, high=51.0)
+    value, _ = trained(start, jax.random.key(2), many, sigma_min=0.2, sigma_max=0.2)
     assert float(value) / 16 == pytest.approx(0.04, rel=0.03)
 
 

@@ -33,7 +33,7 @@ SETTINGS = {
     "train.preview_every": "4",
     "ema.decay": "0.9",
     "checkpoint.every": "2",
-    "evaluate.levels": "(25, 50)",
+    "evaluate.sigmas": "(0.1, 0.2)",
     "evaluate.curve_db": "(20, 10)",
     "evaluate.num_images": "3",
     "evaluate.panel_size": "0",
@@ -131,7 +131,7 @@ def test_evaluation_result(trained):
     assert numbers["config_hash"] == configs.digest(config) and numbers["config_changes"] == []
     assert (numbers["seed"], numbers["step"], numbers["nfe"], numbers["num_images"]) == (0, 4, 1, 3)
     assert numbers["device"].endswith("cpu") and numbers["wall_s"] > 0 and numbers["versions"]["jax"] == jax.__version__
-    assert [row["sigma"] for row in numbers["table"]] == [25.0, 50.0]
+    assert [row["sigma"] for row in numbers["table"]] == [0.1, 0.2]
     assert arrays["panel.denoised"].shape == (2, 3, 8, 8, 1)
 
 
@@ -331,7 +331,7 @@ def test_many_samples_go_on_after_a_kill(trained, copy, capsys):
 
 def test_other_settings_stand_beside_the_first_result(copy):
     before = {path: path.read_bytes() for path in (*(copy / "results").iterdir(), *(copy / "samples").iterdir())}
-    for flags in (["--config.evaluate.levels=(10,)"], ["--step", "2"], ["--no-ema"], ["--config.seed=1"]):
+    for flags in (["--config.evaluate.sigmas=(0.04,)"], ["--step", "2"], ["--no-ema"], ["--config.seed=1"]):
         command("evaluate", "--workdir", copy, *flags)
     for flags in (["--config.sampler.sigma_L=0.1"], ["--config.sampler.num=2"], ["--step", "2"], ["--no-ema"]):
         command("sample", "--workdir", copy, *flags)
@@ -339,18 +339,19 @@ def test_other_settings_stand_beside_the_first_result(copy):
     assert len(list((copy / "results").glob("evaluate-*.json"))) == len(list((copy / "samples").glob("*.json"))) == 5
     # How it is computed, and what it does not read, decide nothing: these rewrite the first result.
     command("evaluate", "--workdir", copy, "--config.parallel=pmap", "--config.train.log_every=1")
-    command("sample", "--workdir", copy, "--config.evaluate.levels=(10,)")
+    command("sample", "--workdir", copy, "--config.evaluate.sigmas=(0.04,)")
     assert len(list((copy / "results").glob("evaluate-*.json"))) == len(list((copy / "samples").glob("*.json"))) == 5
     numbers, _ = results.read(only(copy / "results", "evaluate-step-2-seed-0-*.json"))
     settings = numbers["settings"]
     assert (settings["step"], settings["ema"], settings["seed"]) == (2, True, 0)
-    assert settings["config"]["evaluate"]["levels"] == [25.0, 50.0] and "train" not in settings["config"]
+    assert settings["config"]["evaluate"]["sigmas"] == [0.1, 0.2] and "train" not in settings["config"]
     # The page lists all of them, and in what they differ.
     command("figures", "index", "--workdir", copy)
     page = (copy / "index.html").read_text()
     for path in (copy / "results").glob("evaluate-*.json"):
         assert path.stem in page
-    assert "evaluate.levels=[10.0]" in page and "ema=false" in page and "sampler.num=2" in page
+    assert "sigma_255" in page
+    assert "evaluate.sigmas=[0.04]" in page and "ema=false" in page and "sampler.num=2" in page
 
 
 def test_new_data_under_the_same_path_make_another_result(copy, tmp_path):

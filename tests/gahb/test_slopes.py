@@ -29,7 +29,7 @@ def test_oracle_of_one_coefficient():
     np.testing.assert_allclose(slopes.oracle_mse(np.array([[4.0], [0.0]]), [1.0]), [[0.8, 0.0]])
 
 
-@pytest.mark.parametrize(("name", "dimension"), [("disks", 5), ("cone", 2), ("ray", 1)])
+@pytest.mark.parametrize(("name", "dimension"), [("disks", 5), ("sinusoids", 2), ("scaled_image", 1)])
 def test_bound_of_a_manifold_is_a_line_of_slope_one(name, dimension):
     assert slopes.DIMENSIONS[name] == dimension
     sigma, pixels = np.array([0.001, 0.01, 0.05]), 40 * 40

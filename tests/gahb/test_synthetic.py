@@ -20,8 +20,8 @@ CLASSES = {
     "calpha, anti-aliased": {"antialias": 1},
     "disks": {},
     "disks, hard": {"disk": "hard", "antialias": 1},
-    "cone": {},
-    "ray": {},
+    "sinusoids": {},
+    "scaled_image": {},
 }
 
 
@@ -107,16 +107,16 @@ def test_fingerprints_tell_settings_apart():
     assert same == prints[0]  # the contour's own exponent, said in words
     disks = [{}, {"disk": "hard"}, {"disk": "hard", "integer": True}, {"disk": "hard", "wrap": True}]
     assert len({synthetic.build(config("disks", **change))["train"].fingerprint for change in disks}) == 4
-    cones = [synthetic.build(config("cone", frequency=each))["train"].fingerprint for each in ((1, 0), (0, 1))]
-    rays = [synthetic.build(config("ray", image_index=each))["train"].fingerprint for each in (0, 1)]
+    cones = [synthetic.build(config("sinusoids", frequency=each))["train"].fingerprint for each in ((1, 0), (0, 1))]
+    rays = [synthetic.build(config("scaled_image", image_index=each))["train"].fingerprint for each in (0, 1)]
     assert len({*cones, *rays}) == 4
 
 
 def test_halves_and_subsets_are_disjoint_and_nested():
-    whole = synthetic.build(config("ray", num_train=40))["train"].read(range(40))["image"].reshape(40, -1)
+    whole = synthetic.build(config("scaled_image", num_train=40))["train"].read(range(40))["image"].reshape(40, -1)
 
     def numbers(**data):
-        source = synthetic.build(config("ray", num_train=40, data=data))["train"]
+        source = synthetic.build(config("scaled_image", num_train=40, data=data))["train"]
         images = source.read(range(len(source)))["image"].reshape(len(source), -1)
         held = source.on_device()
         taken = np.asarray(jax.jit(held.gather)(held.arrays, jnp.arange(len(source)))["image"])
@@ -129,7 +129,7 @@ def test_halves_and_subsets_are_disjoint_and_nested():
 
 
 def test_ray_is_one_image_times_a_number():
-    source = sources("ray")["train"]
+    source = sources("scaled_image")["train"]
     images = source.read(range(8))["image"].reshape(8, -1).astype(np.float64)
     values = np.linalg.svd(images, compute_uv=False)
     assert values[1] < 1e-6 * values[0]
@@ -137,7 +137,7 @@ def test_ray_is_one_image_times_a_number():
 
 
 def test_cone_spans_three_dimensions():
-    images = sources("cone")["train"].read(range(30))["image"].reshape(30, -1).astype(np.float64)
+    images = sources("sinusoids")["train"].read(range(30))["image"].reshape(30, -1).astype(np.float64)
     values = np.linalg.svd(images, compute_uv=False)
     assert values[2] > 1e-2 * values[0] and values[3] < 1e-5 * values[0]
 
@@ -221,9 +221,9 @@ def test_all_splits_share_the_permutation():
         ({"source": "disks", "wrap": True}, "config.synthetic.wrap: expected 0 for smooth disks"),
         ({"source": "disks", "integer": True}, "config.synthetic.integer: expected 0 for smooth disks"),
         ({"source": "disks", "antialias": 1}, "config.synthetic.antialias: expected 0 for smooth disks"),
-        ({"source": "cone", "frequency": (0, 0)}, "config.synthetic.frequency: expected"),
-        ({"source": "cone", "frequency": (9, 0)}, "config.synthetic.frequency: expected"),
-        ({"source": "ray", "image_index": -1}, "config.synthetic.image_index: expected 0 to"),
+        ({"source": "sinusoids", "frequency": (0, 0)}, "config.synthetic.frequency: expected"),
+        ({"source": "sinusoids", "frequency": (9, 0)}, "config.synthetic.frequency: expected"),
+        ({"source": "scaled_image", "image_index": -1}, "config.synthetic.image_index: expected 0 to"),
         ({"source": "photographs", "shuffle": True, "data": {"flip": True}}, "config.data.flip: expected False"),
     ],
 )
@@ -239,3 +239,14 @@ def test_the_method_uses_them_and_looks_before_it_compiles():
     np.testing.assert_array_equal(method.sources()["train"][2]["image"], sources("disks")["train"][2]["image"])
     with pytest.raises(InputError, match=r"config.synthetic.alpha"):
         build_method(config(alpha=-1.0))
+
+
+@pytest.mark.parametrize(
+    ("source", "fingerprint"),
+    [("sinusoids", "51d4e3309b7b5b990a741cf5edbaa7e1"), ("disks", "affe626ed22161961e5c75b074f71661")],
+)
+def test_runs_of_earlier_versions_know_their_images(source, fingerprint):
+    """The class was called "cone" before; a resumed run compares the fingerprint."""
+    made = base()
+    made.data.source, made.data.size, made.data.flip, made.synthetic.num_train = source, 16, False, 9
+    assert synthetic.build(made)["train"].fingerprint == fingerprint

@@ -21,9 +21,10 @@ def get_config():
 
     config.classes.names = ("calpha-2", "disks", "shuffled")
     config.classes.steps = (4,)
-    config.classes.levels = (25.0,)
+    config.classes.sigmas = (0.1,)
     config.classes.num_images = 6
     config.classes.basis_images = 2
+    config.classes.oracle_images = 3
     config.classes.top = 6
     config.classes.probes = 2
     config.classes.bootstrap = 20

@@ -145,7 +145,7 @@ def test_three_training_steps(golden, dtype):
         state = optimizer.init(variables.params)
         for i in range(len(d["clean"])):
             u = jnp.asarray(d["u"][i].reshape(-1), dtype)
-            sigma = objective.noise_level(u, low=low, high=high)
+            sigma = objective.noise_level(u, sigma_min=low / 255, sigma_max=high / 255)
             assert_rel(sigma, d["sigma"][i].reshape(-1), 1e-6)
             noisy, noise = objective.add_noise(nhwc(d["clean"][i], dtype), sigma, nhwc(d["z"][i], dtype))
             assert_rel(noise, nhwc(d["noise"][i]), 1e-6)
@@ -185,13 +185,14 @@ def test_noise_levels(golden):
     d = golden("gahb", "metrics")
     rules = {"quad": "quadratic", "quad_ab": "quadratic", "lin": "linear", "lin_ab": "linear"}
     for case, rule in rules.items():
-        low, high = (float(level) for level in d[f"noise.{case}.level"])
-        check_noise(d, case, objective.noise_level(d[f"noise.{case}.u"].reshape(-1), low=low, high=high, rule=rule))
-    level = float(d["noise.fixed.level"])
+        low, high = (float(level) / 255 for level in d[f"noise.{case}.level"])
+        u = d[f"noise.{case}.u"].reshape(-1)
+        check_noise(d, case, objective.noise_level(u, sigma_min=low, sigma_max=high, rule=rule))
+    sigma = float(d["noise.fixed.level"]) / 255
     for rule in objective.RULES:
         u = jnp.linspace(0, 1, len(d["noise.fixed.clean"]))
-        check_noise(d, "fixed", objective.noise_level(u, low=level, high=level, rule=rule))
-    assert_abs(objective.noise_level(d["noise.map.u"], low=0, high=255), d["noise.map.std"], 1e-6)
+        check_noise(d, "fixed", objective.noise_level(u, sigma_min=sigma, sigma_max=sigma, rule=rule))
+    assert_abs(objective.noise_level(d["noise.map.u"], sigma_min=0, sigma_max=1), d["noise.map.std"], 1e-6)
     levels = d["noise.range.levels"].reshape(-1)
     clean = jnp.broadcast_to(nhwc(d["noise.range.im"]), (len(levels), *nhwc(d["noise.range.im"]).shape))
     noisy, _ = objective.add_noise(clean, jnp.asarray(levels / 255), nhwc(d["noise.range.z"]))

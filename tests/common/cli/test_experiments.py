@@ -86,10 +86,10 @@ def run(installed, directory, *argv):
 
 def test_an_installed_experiment_is_read_anywhere(installed, tmp_path):
     for text in ("photographs", "configs/gahb/photographs.py"):
-        argv = ["-m", "gahb", "train", "--config", text, "--workdir", "run", "--config.noise.hihg=1"]
+        argv = ["-m", "gahb", "train", "--config", text, "--workdir", "run", "--config.noise.sigma_mxa=1"]
         done = run(installed, tmp_path, *argv)
         assert (done.returncode, done.stdout) == (2, "")
-        assert done.stderr == 'error: config.noise.hihg: unknown key; did you mean "config.noise.high"?\n'
+        assert done.stderr == 'error: config.noise.sigma_mxa: unknown key; did you mean "config.noise.sigma_max"?\n'
 
 
 @pytest.mark.parametrize("method", ["gahb", "diffmatch_jax", "phase_bridge"])
