@@ -144,24 +144,17 @@ def read(
 
 
 def from_stored(values: Mapping[str, Any], base: ConfigDict, place: str | os.PathLike) -> ConfigDict:
-    """Returns the locked configuration of values that this or an older version stored at `place`, with base's defaults.
+    """Returns the locked configuration of values that this or an older version stored at `place`; raises `InputError`.
 
-    Keys that `base` has no more are ignored where today's programs always use their value. Raises `InputError` for
-    others.
+    Values without a method are those of a part of `base`'s.
     """
-    stored = dict(flat(experiment(migrations.upgraded({"method": base.method, **values}, place))))
-    return from_dict(_without_implied(stored, dict(flat(to_dict(base)))), base)
-
-
-def _without_implied(stored: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns dotted values without those of removed keys that are what today's programs always use."""
-    return {key: value for key, value in stored.items() if key in known or not migrations.is_implied(key, stored)}
+    return from_dict(experiment(migrations.upgraded({"method": base.method, **values}, place)), base)
 
 
 def filled(values: Mapping[str, Any], base: ConfigDict) -> dict[str, Any]:
     """Returns stored values under today's names, with `base`'s default where they lack a key."""
-    known = dict(flat(to_dict(base)))
-    return {**known, **_without_implied(dict(flat(migrations.upgraded(values, FILE_NAME))), known)}
+    stored = dict(flat(migrations.upgraded(values, FILE_NAME)))
+    return {**dict(flat(to_dict(base))), **stored}
 
 
 def read_dict(workdir: str | os.PathLike) -> dict[str, Any]:
@@ -201,8 +194,7 @@ def _incomplete(path: Path, got: str) -> InputError:
 def _known(values: Mapping[str, Any], base: ConfigDict, workdir: str | os.PathLike, training: bool) -> dict[str, Any]:
     """Returns the stored values of keys that `base` has, as dotted keys, and says what differs between both."""
     path = Path(workdir) / FILE_NAME
-    known = dict(flat(to_dict(base)))
-    stored = _without_implied(dict(flat(values)), known)
+    stored, known = dict(flat(values)), dict(flat(to_dict(base)))
     sections = {key[:end] for key in known for end, letter in enumerate(key) if letter == "."}
     removed = {
         key: value

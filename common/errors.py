@@ -1,6 +1,8 @@
 """Errors that a user can correct, reported in one line."""
 
 import difflib
+import math
+import operator
 from collections.abc import Iterable, Mapping
 
 
@@ -50,6 +52,18 @@ def at_least(values: Mapping[str, tuple[float, float]]) -> None:
     """Raises an `InputError` for the first of `values`, field to (value, least), that is below its least."""
     for field, (value, least) in values.items():
         within(field, value, least)
+
+
+def whole_number(field: str, value: object, *, least: int = 1, most: int | None = None) -> int:
+    """Returns `value` as an integer from `least` to `most`; raises an `InputError` for others and for other types."""
+    bounds = f"at least {least}" if most is None else f"{least} to {most}"
+    try:
+        number = operator.index(value)
+    except TypeError:
+        fix = f"use {max(least, round(value))}" if isinstance(value, float) and math.isfinite(value) else "use an int"
+        raise input_error(field, expected=f"a whole number, {bounds}", got=shown(value), fix=fix) from None
+    within(field, number, least, most)
+    return number
 
 
 def nearest(name: str, options: Iterable[str]) -> str | None:

@@ -29,13 +29,15 @@ class Samples(NamedTuple):
 
     `arrays` go into one `.npz`; `images` (`[N, H, W, C]` in [0, 1], may be None) into a `.png` grid; `info` (plain
     JSON values, with at least `nfe`) into the `.json` beside them. `settings` (plain JSON values) is what decides the
-    samples besides weights, seed and config, such as the fingerprint of data they are made from.
+    samples besides weights, seed and config, such as the fingerprint of data they are made from. `summary`, a line on
+    how the run went, is printed.
     """
 
     arrays: Mapping[str, np.ndarray]
     images: np.ndarray | None
     info: Mapping[str, Any]
     settings: Mapping[str, Any] = MappingProxyType({})
+    summary: str = ""
 
 
 class Sampler(NamedTuple):
@@ -45,7 +47,8 @@ class Sampler(NamedTuple):
     `keys[i]` and the sample's number `index[i]` alone (a class label is a function of these too). `to_unit` maps
     samples to images in [0, 1], None where they are none. `settings` (plain JSON values, at least `nfe`, None where it
     differs between samples) name all that decides the values besides weights and key. `num` and `batch_size` are the
-    config's; every device draws `batch_size` at once.
+    config's; every device draws `batch_size` at once. `summary(load)` says in a line how the samples ended, from the
+    arrays `load(name) [N, ...]`.
     """
 
     draw: Callable[[Variables, jax.Array, jax.Array], Mapping[str, jax.Array]]
@@ -53,6 +56,7 @@ class Sampler(NamedTuple):
     num: int
     batch_size: int
     to_unit: Callable[[jax.Array], jax.Array] | None = None
+    summary: Callable[[Callable[[str], np.ndarray]], str] | None = None
 
 
 class Evaluation(NamedTuple):

@@ -7,20 +7,34 @@ import runpy
 # By its path, since another project's `common` may be in the way.
 runpy.run_path(str(pathlib.Path(__file__).parents[1] / "common" / "layout.py"))["check"]()
 
+_MODULES = ("eigenbasis", "operators", "reference")
 _WHERE = {
-    "denoiser": "gahb.denoisers",
     "as_denoiser": "gahb.denoisers",
-    "load_denoiser": "gahb.denoisers",
+    "at_sigma": "gahb.adapters",
+    "denoiser": "gahb.denoisers",
+    "from_callback": "gahb.adapters",
+    "from_eps": "gahb.adapters",
+    "from_score": "gahb.adapters",
+    "from_torch": "gahb.adapters",
+    "implied_sigma": "gahb.eigenbasis",
+    "load_denoiser": "gahb.api",
+    "psnr_curve": "gahb.analysis",
     "sample": "gahb.sampling",
+    "SamplerSettings": "gahb.sampler_settings",
+    "score": "gahb.adapters",
 }
 
-__all__ = ["as_denoiser", "denoiser", "load_denoiser", "sample"]
+__all__ = [*_MODULES, *_WHERE]
 
 
 def __getattr__(name: str):
     # Imported when first used, so that the command line's --help does not wait for JAX.
+    if name in _MODULES:
+        return importlib.import_module(f"gahb.{name}")
     if name in _WHERE:
         return getattr(importlib.import_module(_WHERE[name]), name)
-    if name == "eigenbasis":
-        return importlib.import_module("gahb.eigenbasis")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -1,25 +1,27 @@
 """`python -m gahb analyse`: the bases in which a trained denoiser shrinks held-out images."""
 
+from typing import Any
+
 from common.cli import workdirs
 from common.cli.app import App, Request, print_lines
 from common.cli.verbs import trained
-from common.errors import InputError, input_error, within
+from common.errors import InputError, input_error, whole_number
 from common.io import results
 from common.plots.tables import text_table
 from gahb.denoisers import denoiser
 from gahb.method import build_network, spread
 
-COLUMNS = ("sigma", "image", "psnr", "trace", "squares", "asymmetry", "largest", "smallest", "residual", "products")
+COLUMNS = ("image", "psnr", "trace", "squares", "asymmetry", "largest", "smallest", "residual", "products")
 
 
 def run(app: App, request: Request) -> None:
     """Writes `results/eigenbasis-step-N-seed-S-KEY.json` and `.npz`, and prints a table."""
     flags = request.flags
     config = _of_size(workdirs.of_trained(app, request).config, flags.size)
-    levels = parse_levels(flags.levels)
+    sigmas = [level / 255 for level in parse_levels(flags.levels)]
     dimension = config.data.size**2 * config.data.channels
     for name, most in (("images", None), ("top", dimension), ("probes", None), ("block", None)):
-        within(f"--{name}", getattr(flags, name), 2 if name == "probes" else 1, most)
+        whole_number(f"--{name}", getattr(flags, name), least=2 if name == "probes" else 1, most=most)
     held_out = app.build(config).sources
     model = trained.load(app, request, "EVALUATE")
     if model is None:
@@ -30,13 +32,13 @@ def run(app: App, request: Request) -> None:
     sources = held_out()
     images = spread(sources["test"], flags.images)
     denoise = denoiser(model.variables, build_network(config))
-    with Progress(len(levels) * len(images), unit="bases", what="analyse") as bar:
+    with Progress(len(sigmas) * len(images), unit="bases", what="analyse") as bar:
         (table, arrays), seconds = trained.timed(
             "",
             lambda: survey(
                 denoise,
                 images,
-                [level / 255 for level in levels],
+                sigmas,
                 flags.top,
                 model.key,
                 num=flags.probes,
@@ -47,7 +49,7 @@ def run(app: App, request: Request) -> None:
     settings = {
         **trained.without(model.settings, "evaluate", "sampler"),
         "data": trained.fingerprints(sources),
-        "levels": levels,
+        "sigmas": sigmas,
         **{name: getattr(flags, name) for name in ("images", "size", "top", "probes", "block")},
     }
     numbers = {
@@ -61,12 +63,22 @@ def run(app: App, request: Request) -> None:
         model.workdir / "results", f"eigenbasis-{model.name}", numbers=numbers, arrays=arrays, settings=settings
     )
     if any(not row["converged"] for row in table):
-        print_lines("note: some eigenvectors did not reach the tolerance; see the residuals")
+        print_lines(
+            "note: some bases did not converge: residuals above the tolerance, or larger factors may be left out"
+        )
     print_lines(
-        *text_table([{name: row[name] for name in COLUMNS} | {"residual": f"{row['residual']:.1e}"} for row in table]),
+        *text_table([_printed(row) for row in table]),
         f"wrote {', '.join(str(path) for path in paths)}",
         f"next: python -m {app.name} figures eigenbasis --workdir {model.workdir}",
     )
+
+
+def _printed(row: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "sigma_255": 255 * row["sigma"],
+        **{name: row[name] for name in COLUMNS},
+        "residual": f"{row['residual']:.1e}",
+    }
 
 
 def parse_levels(text: str) -> list[float]:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from common.arrays import as_images, as_numbers
-from common.errors import input_error
+from common.errors import input_error, whole_number
 from common.metrics.psnr import mse, sigma_to_psnr
 from common.prng import as_key
 from gahb.denoisers import Denoiser, as_denoiser, denoised
@@ -40,13 +40,14 @@ def psnr_curve(
     images: bytes, or floats in [0, 1]. `denoise` is blind, or a sequence with one denoiser per level. The noise of
     image i at level s is drawn from fold_in(fold_in(key, s), i), whatever the batch size; `noise [S, N, H, W, C]`
     (standard normal) replaces it. Compiles once for all levels and batches. Raises `InputError` for lengths that do not
-    fit, and for what is no clean image.
+    fit, an empty batch, and for what is no clean image.
     """
     key = as_key(key)
     if len(images) == 0:
         raise input_error("images", expected="at least one image", got="none", fix="use a larger test set")
     images = as_images(images, "images")
     noise = None if noise is None else as_numbers(noise, "noise")
+    batch_size = whole_number("batch_size", batch_size)
     blind = callable(denoise)
     count = len(images)
     if not blind and len(denoise) != len(sigmas):
@@ -54,7 +55,7 @@ def psnr_curve(
         raise input_error("denoise", expected=f"{len(sigmas)} denoisers", got=len(denoise), fix=fix)
     if noise is not None and noise.shape != (len(sigmas), *images.shape):
         expected = [len(sigmas), *images.shape]
-        raise input_error("noise", expected=expected, got=list(noise.shape), fix="draw it for every level and image")
+        raise input_error("noise", expected=expected, got=list(noise.shape), fix="give one for every level and image")
     error = np.zeros((len(sigmas), count))
     batch_size = min(batch_size, count)
     for s, sigma in enumerate(sigmas):

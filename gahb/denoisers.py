@@ -1,7 +1,6 @@
 """Denoisers: functions `y [B, H, W, C] -> x_hat`, whose weights travel as arguments of whatever compiles them."""
 
 import dataclasses
-import os
 from collections.abc import Callable
 from typing import TypeAlias
 
@@ -20,7 +19,7 @@ Denoiser: TypeAlias = Callable[[jax.Array], jax.Array]
 
 @dataclasses.dataclass(frozen=True)
 class _Subtract:
-    """y - n(y); compared by its network, so that two checkpoints of one network share a compiled program."""
+    """y - n(y); compared by its network, so that one compiled program serves all its checkpoints."""
 
     network: nn.Module
 
@@ -31,21 +30,35 @@ class _Subtract:
         else:
             channels = getattr(self.network, "channels", None)
             y = jnp.asarray(as_images(y, "y", noisy=True, shape=(None, None, channels)))
-        return y - apply(self.network, variables, y)[0]
+        return y - _padded(self.network, variables, y)
+
+
+def _padded(network: nn.Module, variables: Variables, y: jax.Array) -> jax.Array:
+    """Returns the noise n(y) for images of any size: padded by reflection to what the network halves, then cropped."""
+    multiple = 2 ** getattr(network, "num_blocks", 0)
+    spare = [-length % multiple for length in y.shape[1:3]]
+    if not any(spare):
+        return apply(network, variables, y)[0]
+    margins = [(more // 2, more - more // 2) for more in spare]
+    noise = apply(network, variables, jnp.pad(y, [(0, 0), *margins, (0, 0)], mode="reflect"))[0]
+    (top, _), (left, _) = margins
+    return noise[:, top : top + y.shape[1], left : left + y.shape[2]]
 
 
 def denoiser(variables: Variables, network: nn.Module) -> Partial:
     """Returns the denoiser f(y) = y - n(y) of a network in evaluation mode, `y [B, H, W, C]`.
 
     y: noisy images, floats on the scale of [0, 1], which noise may leave; bytes are taken to [0, 1], and x_hat is float
-    in any case. Calling it raises `InputError` for floats in 0..255, other integers, NaN and other shapes.
+    in any case. Heights and widths that the network cannot halve `num_blocks` times are padded by reflection, on both
+    sides, and the result is cropped. Calling it raises `InputError` for floats in 0..255, other integers, NaN and other
+    shapes.
     The result is a pytree of the weights: give it to jitted functions as an argument, never close over it.
     """
     return Partial(_Subtract(network), Variables(*variables))
 
 
 def as_denoiser(function: Denoiser) -> Partial:
-    """Wraps any function `y -> x_hat` as a pytree without leaves; what is one already comes back unchanged.
+    """Wraps any function `y -> x_hat` as a pytree without leaves; returns a `Partial` unchanged.
 
     Arrays inside such a function become constants of every program compiled with it; to avoid that, make it with
     `jax.tree_util.Partial(function, arrays)` and let it take them first.
@@ -67,22 +80,10 @@ def denoised(denoise: Denoiser, y: jax.Array) -> jax.Array:
     try:
         x_hat = denoise(y)
     except (jax.errors.TracerArrayConversionError, jax.errors.ConcretizationTypeError) as error:
-        got, fix = f"one that needs values ({type(error).__name__})", "use jax.numpy in place of NumPy"
+        got = f"one that needs values ({type(error).__name__})"
+        fix = "use jax.numpy in place of NumPy, or gahb.from_callback"
         raise input_error("denoise", expected="a function that JAX can trace", got=got, fix=fix) from None
     if jnp.shape(x_hat) != y.shape:
         got, fix = f"one {list(jnp.shape(x_hat))}", "return the clean images, and nothing beside them"
         raise input_error("denoise", expected=f"an output like its input {list(y.shape)}", got=got, fix=fix)
     return jnp.asarray(x_hat)
-
-
-def load_denoiser(workdir: str | os.PathLike, *, ema: bool = True, step: int | None = None) -> Partial:
-    """Reads the denoiser that was trained (or imported) in `workdir`: averaged weights if there are any, newest step.
-
-    Needs no data and no optimizer. What it takes, see `denoiser`. Raises `InputError` if the directory holds no
-    readable checkpoint.
-    """
-    from gahb import method
-
-    network, variables = method.load(workdir, ema=ema, step=step)
-    # On the device once, instead of with every call.
-    return denoiser(jax.tree.map(jax.numpy.asarray, variables), network)

@@ -43,7 +43,13 @@ def section(workdir: Path) -> list[Block]:
     if results.newest(workdir / "results", "eigenbasis") is None:
         return []
     numbers, arrays = read(workdir)
-    table = [{name: value for name, value in row.items() if name != "converged"} for row in numbers["table"]]
+    table = [
+        {
+            "sigma_255": 255 * arrays["sigma"][i // numbers["num_images"]],
+            **{name: value for name, value in row.items() if name not in ("sigma", "converged")},
+        }
+        for i, row in enumerate(numbers["table"])
+    ]
     words = Paragraph(
         f"Eigenvectors of the symmetric part of the denoiser's Jacobian J at {numbers['num_images']} noisy held-out "
         "images, and the factors by which it shrinks their coefficients. trace: tr J; squares: the squared Frobenius "

@@ -17,6 +17,7 @@ from common.errors import input_error
 from common.metrics.similarity import Closest, closest, one_origin, unit_vectors
 from common.prng import as_key
 from gahb.denoisers import Denoiser, as_denoiser, denoised
+from gahb.sampler_settings import DEFAULT, SamplerSettings, changed
 from gahb.sampling import rms, sample
 
 ORIGINS = ("copy", "recombination", "new")
@@ -197,20 +198,22 @@ def trajectories(
     denoisers: Sequence[Denoiser],
     key: jax.Array,
     shape: tuple[int, int, int, int],
+    sampler: SamplerSettings = DEFAULT,
     *,
     every: int,
     frames: int = 8,
-    **sampler: Any,
+    **changes: Any,
 ) -> dict[str, np.ndarray]:
     """Samples with several denoisers from the same noise and denoises every `every`-th iterate in one step (figure 8).
 
     Two models that have learnt the same density end in the same image; others bifurcate at some noise level. Returns
     `step [T]` (the iteration that each stored iterate enters), `sigma [M, N, T]` (noise level then; NaN after the end),
     `distance [N, T]` (||a - b|| / sqrt(HWC) of the first two denoisers' images), `frames [M, F, N, H, W, C]` and
-    `frame_step [F]`, evenly spread from the first to the last iterate. `sampler` goes to `gahb.sample`.
+    `frame_step [F]`, evenly spread from the first to the last iterate. sampler, or its fields by name: as of
+    `gahb.sample`; with the settings and the key of a sample, this is the way to that sample.
     """
-    key = as_key(key)
-    runs = [sample(denoise, key, shape, store_every=every, **sampler) for denoise in denoisers]
+    key, sampler = as_key(key), changed(sampler, changes)
+    runs = [sample(denoise, key, shape, sampler, store_every=every) for denoise in denoisers]
     steps = np.stack([np.asarray(info["steps"]) for _, info in runs])
     slots = int(steps.max()) // every + 2
     images, levels = [], []

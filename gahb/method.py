@@ -26,6 +26,7 @@ from gahb.evaluation import denoise_at, evaluate
 from gahb.network import BFCNN, BFCNNRF, RECEPTIVE_FIELDS, UNet
 from gahb.network import init as init_network
 from gahb.reference import fit
+from gahb.sampler_settings import SamplerSettings, check, outcomes
 from gahb.sampling import gaussian_noise, sample
 
 NAME = "gahb"
@@ -56,25 +57,16 @@ def build(config) -> Method:
             freeze_after=noise.freeze_after,
         )
 
-    how = {
-        "sigma_0": sampler.sigma_0,
-        "sigma_L": sampler.sigma_L,
-        "h0": sampler.h0,
-        "beta": sampler.beta,
-        "mean": sampler.mean,
-        "fixed_step": sampler.fixed_step,
-        "max_steps": sampler.max_steps,
-        "divergence": sampler.divergence,
-    }
+    how = sampler_settings(config)
 
     def draw(variables: Variables, key: jax.Array) -> Samples:
         batch_size = min(sampler.num, sampler.batch_size)
-        return _draw(denoiser(variables, network), key, (sampler.num, *shape), batch_size=batch_size, **how)
+        return _draw(denoiser(variables, network), key, (sampler.num, *shape), how, batch_size=batch_size)
 
     def draw_rows(variables: Variables, keys: jax.Array, index: jax.Array) -> dict[str, jax.Array]:
         noise = Partial(_noise_of, keys)
-        samples, info = sample(denoiser(variables, network), keys[0], (len(keys), *shape), noise=noise, **how)
-        return {"samples": samples, **{name: info[name] for name in ("converged", "steps", "sigma", "nfe")}}
+        samples, info = sample(denoiser(variables, network), keys[0], (len(keys), *shape), how, noise=noise)
+        return {"samples": samples, **{name: info[name] for name in ("converged", "outcome", "steps", "sigma", "nfe")}}
 
     def measure(variables: Variables, key: jax.Array) -> Evaluation:
         prior = fit(spread(sources()["train"].fixed(), checks.wiener_images)) if checks.wiener_images else None
@@ -110,10 +102,11 @@ def build(config) -> Method:
         sampler=Sampler(
             draw=draw_rows,
             # The number of calls of the denoiser differs between samples.
-            settings={"nfe": None, "size": data.size, "compute_dtype": config.compute_dtype, **how},
+            settings={"nfe": None, "size": data.size, "compute_dtype": config.compute_dtype, **how._asdict()},
             num=sampler.num,
             batch_size=sampler.batch_size,
             to_unit=lambda samples: samples,
+            summary=lambda load: outcomes({name: load(name) for name in ("steps", "outcome")}),
         ),
         uses_progress=(f"noise.freeze_after={noise.freeze_after:g}",) if noise.freeze_after < 1 else (),
     )
@@ -171,7 +164,6 @@ def _check(config) -> None:
         "config.evaluate.panel_size": (checks.panel_size, 0),
         "config.sampler.num": (config.sampler.num, 1),
         "config.sampler.batch_size": (config.sampler.batch_size, 1),
-        "config.sampler.max_steps": (config.sampler.max_steps, 1),
     })  # fmt: skip
     if model.network == "unet":
         _check_multiple("config.data.size", config.data.size, model.num_blocks)
@@ -196,7 +188,6 @@ def _check(config) -> None:
     if not checks.curve_db:
         fix = "for example (30.0, 20.0, 10.0)"
         raise input_error("config.evaluate.curve_db", expected="at least one level", got=checks.curve_db, fix=fix)
-    _check_sampler(config.sampler)
 
 
 def check_sigmas(field: str, sigmas: Sequence[float]) -> None:
@@ -210,16 +201,20 @@ def _fix_sigma(largest: float) -> str:
     return "divide noise levels in 1/255 by 255" if largest > MAX_SIGMA else "for example 0.1"
 
 
-def _check_sampler(sampler) -> None:
-    for name, value in (("h0", sampler.h0), ("beta", sampler.beta)):
-        if not 0 < value <= 1:
-            raise input_error(f"config.sampler.{name}", expected="a number in (0, 1]", got=value, fix="use 0.1 or so")
-    if not 0 < sampler.sigma_L < sampler.sigma_0:
-        got = f"sigma_L={sampler.sigma_L:g}, sigma_0={sampler.sigma_0:g}"
+def sampler_settings(config) -> SamplerSettings:
+    """Returns the settings of the sampler that `config.sampler` describes; raises `InputError` for impossible ones."""
+    sampler = config.sampler
+    found = {name: sampler[name] for name in SamplerSettings._fields}
+    # A number in the config, so that it has one type; zero is no step.
+    settings = SamplerSettings(**{**found, "h0": sampler.h0 or None})
+    if not 0 < settings.sigma_L < settings.sigma_0:
+        got = f"sigma_L={settings.sigma_L:g}, sigma_0={settings.sigma_0:g}"
         raise input_error("config.sampler", expected="0 < sigma_L < sigma_0", got=got, fix="the paper has 0.05 and 1")
-    if sampler.divergence <= 0:
-        got = sampler.divergence
-        raise input_error("config.sampler.divergence", expected="a positive number", got=got, fix="the original has 2")
+    try:
+        check(settings)
+    except InputError as error:
+        raise InputError(f"config.sampler.{error}") from None
+    return settings
 
 
 def _check_multiple(field: str, size: int, num_blocks: int) -> None:
@@ -256,18 +251,18 @@ def spread_indices(source, count: int) -> list[int]:
     return [i * len(source) // count for i in range(count)]
 
 
-def _draw(denoise, key: jax.Array, shape: tuple[int, ...], *, batch_size: int, **settings: Any) -> Samples:
+def _draw(denoise, key: jax.Array, shape: tuple[int, ...], settings: SamplerSettings, *, batch_size: int) -> Samples:
     """Draws samples in batches; sample i depends on the key and on i alone."""
     count = shape[0]
     parts: list[tuple[slice, Any, dict]] = []
     for start in range(0, count, batch_size):
         # The last batch reaches back instead of being shorter, so that one program serves all.
         first = min(start, count - batch_size)
-        images, info = sample(denoise, key, (batch_size, *shape[1:]), first=first, **settings)
+        images, info = sample(denoise, key, (batch_size, *shape[1:]), settings, first=first)
         parts.append((slice(start - first, None), images, info))
     arrays = {
         name: np.concatenate([np.asarray(info[name])[rows] for rows, _, info in parts])
-        for name in ("converged", "steps", "sigma", "nfe", "sigmas", "means")
+        for name in ("converged", "outcome", "steps", "sigma", "nfe", "sigmas", "means")
     }
     arrays["samples"] = np.concatenate([np.asarray(images)[rows] for rows, images, _ in parts])
     longest = int(arrays["steps"].max()) + 2
@@ -278,4 +273,4 @@ def _draw(denoise, key: jax.Array, shape: tuple[int, ...], *, batch_size: int, *
         "num_samples": count,
         "num_converged": int(arrays["converged"].sum()),
     }
-    return Samples(arrays, np.clip(arrays["samples"], 0.0, 1.0), info)
+    return Samples(arrays, np.clip(arrays["samples"], 0.0, 1.0), info, summary=outcomes(arrays))

@@ -51,7 +51,8 @@ def pixels(mask: jax.Array) -> Operator:
 def inpainting(shape: tuple[int, int, int], *, box: tuple[int, int, int, int]) -> Operator:
     """Blanks a block of an image of `shape (H, W, C)`; `box` is (centre row, centre column, height, width).
 
-    Rows from centre - floor(height / 2) up to, not including, centre + floor(height / 2) are lost; so for columns.
+    As in the released code, rows from centre - floor(height / 2) up to, not including, centre + floor(height / 2) are
+    lost, one fewer than an odd height; so for columns. `hole` blanks just the pixels asked for.
     """
     return pixels(inpainting_mask(shape, box=box))
 
@@ -65,8 +66,26 @@ def inpainting_mask(shape: tuple[int, int, int], *, box: tuple[int, int, int, in
         raise input_error(
             "box", expected=f"a block inside {image}", got=tuple(box), fix="move the centre or make it smaller"
         )
+    return hole_mask(shape, rows=(top, bottom), columns=(left, right))
+
+
+def hole(shape: tuple[int, int, int], *, rows: tuple[int, int], columns: tuple[int, int]) -> Operator:
+    """Blanks rows and columns, each from the first number up to, not including, the second, of `shape (H, W, C)`."""
+    return pixels(hole_mask(shape, rows=rows, columns=columns))
+
+
+def hole_mask(shape: tuple[int, int, int], *, rows: tuple[int, int], columns: tuple[int, int]) -> np.ndarray:
+    """Returns the mask of `hole`, float32 `[H, W, C]`, zero inside; raises `InputError` for a hole outside the image.
+
+    >>> int((hole_mask((8, 8, 1), rows=(2, 5), columns=(3, 6)) == 0).sum())
+    9
+    """
+    for name, (low, high), length in (("rows", rows, shape[0]), ("columns", columns, shape[1])):
+        if not 0 <= low <= high <= length:
+            fix = "give first and last + 1"
+            raise input_error(name, expected=f"numbers from 0 to {length}, in order", got=(low, high), fix=fix)
     mask = np.ones(shape, np.float32)
-    mask[top:bottom, left:right] = 0
+    mask[slice(*rows), slice(*columns)] = 0
     return mask
 
 
@@ -99,28 +118,48 @@ def random_basis(key: jax.Array, shape: tuple[int, int, int], *, fraction: float
 
 
 def spectral(shape: tuple[int, int, int], *, fraction: float, symmetric: bool = True) -> Operator:
-    """Keeps about `fraction` of the frequencies, the low ones; m is complex `[B, H, W, C]`, zero elsewhere.
+    """Keeps `fraction` of the frequencies, the low ones; m is complex `[B, H, W, C]`, zero elsewhere.
 
-    `symmetric=False` is the released mask, which has the frequency -f at its edge but not +f, so that M M^T is no
-    projection: for comparisons with earlier results only.
+    The number that is kept is the nearest to `fraction` H W at which with every frequency f its mirror image -f is
+    kept. `symmetric=False` is the released mask, which has the frequency -f at its edge but not +f, and the released M,
+    which takes every frequency of m, so that M M^T is no projection and M no adjoint: for comparisons with earlier
+    results only.
     """
     mask = jnp.asarray(spectral_mask(shape, fraction=fraction, symmetric=symmetric))[..., None]
-    return Operator(Partial(_frequencies, mask), Partial(_real_image))
+    return Operator(Partial(_frequencies, mask), Partial(_real_image, mask if symmetric else jnp.ones_like(mask)))
 
 
 def spectral_mask(shape: tuple[int, int, int], *, fraction: float, symmetric: bool = True) -> np.ndarray:
     """Returns the mask of `spectral` in FFT order, float32 `[H, W]`."""
     height, width = shape[:2]
-    rows = round(height * fraction**0.5) // 2
-    columns = round(height * width * fraction / max(rows, 1)) // 4
-    if not 0 < fraction <= 1 or rows < 1 or columns < 1:
+    keep = (_lowest_pairs if symmetric else _released_block)(height, width, fraction) if 0 < fraction <= 1 else None
+    if keep is None or keep.sum() < 2:
         image = f"{height}x{width}"
         fix = "keep more frequencies"
         raise input_error("fraction", expected=f"a share in (0, 1] with a frequency of {image}", got=fraction, fix=fix)
-    keep = [_lowest(height, rows), _lowest(width, columns)]
-    if symmetric:
-        keep = [part & np.roll(part[::-1], 1) for part in keep]
-    return np.outer(*keep).astype(np.float32)
+    return keep.astype(np.float32)
+
+
+def _lowest_pairs(height, width, fraction):
+    """Keeps f and -f together, from the lowest on: by the larger of their two frequencies, then by their length."""
+    down, across = np.meshgrid(np.fft.fftfreq(height), np.fft.fftfreq(width), indexing="ij")
+    index = np.arange(height * width).reshape(height, width)
+    partner = np.roll(index[::-1, ::-1], (1, 1), (0, 1))
+    first = np.flatnonzero(index <= partner)
+    largest, length = np.maximum(abs(down), abs(across)), np.hypot(down, across)
+    # Rounded, so that frequencies of one length keep their order on every machine.
+    order = first[np.lexsort((first, length.flat[first].round(9), largest.flat[first].round(9)))]
+    kept = np.cumsum(np.where(partner.flat[order] == order, 1, 2))
+    chosen = order[: 1 + np.argmin(abs(kept - fraction * height * width))]
+    keep = np.zeros(height * width, bool)
+    keep[chosen] = keep[partner.flat[chosen]] = True
+    return keep.reshape(height, width)
+
+
+def _released_block(height, width, fraction):
+    rows = round(height * fraction**0.5) // 2
+    columns = round(height * width * fraction / max(rows, 1)) // 4
+    return np.outer(_lowest(height, rows), _lowest(width, columns))
 
 
 def _lowest(length, count):
@@ -191,5 +230,7 @@ def _frequencies(mask, x):
     return mask.astype(x.dtype) * jnp.fft.fft2(x, axes=(1, 2), norm="ortho")
 
 
-def _real_image(m):
+def _real_image(mask, m):
+    m = jnp.asarray(m)
+    m = m * mask.astype(m.real.dtype)
     return jnp.fft.ifft2(m, axes=(1, 2), norm="ortho").real

@@ -42,14 +42,15 @@ class Plan(NamedTuple):
 
     parts: tuple[Part, ...]
     measures: Any
-    sampler: dict[str, float]
+    sampler: Any
 
 
 def build(config: ConfigDict) -> Plan:
     """Returns the plan that `config.study` describes; raises `InputError` for what cannot work."""
+    from gahb.method import sampler_settings
     from gahb.study_measures import Settings
 
-    study, sampler, checks = config.study, config.sampler, config.evaluate
+    study, checks = config.study, config.evaluate
     sizes, steps = tuple(study.sizes), tuple(study.steps)
     if not sizes or min(sizes) < 1 or len(set(sizes)) < len(sizes):
         raise input_error(
@@ -96,14 +97,7 @@ def build(config: ConfigDict) -> Plan:
             trajectory_every=study.trajectory_every,
             batch_size=checks.batch_size,
         ),
-        {
-            "sigma_0": sampler.sigma_0,
-            "sigma_L": sampler.sigma_L,
-            "h0": sampler.h0,
-            "beta": sampler.beta,
-            "mean": sampler.mean,
-            "max_steps": sampler.max_steps,
-        },
+        sampler_settings(config),
     )
 
 

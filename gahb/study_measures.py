@@ -1,6 +1,6 @@
 """Everything measured of one pair of models of the generalisation study, as numbers and arrays for a result file."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -11,6 +11,7 @@ from common.metrics.similarity import closest_patches
 from gahb import generalisation as g
 from gahb.analysis import PsnrCurve, psnr_curve
 from gahb.denoisers import Denoiser
+from gahb.sampler_settings import SamplerSettings
 
 
 class Settings(NamedTuple):
@@ -38,7 +39,7 @@ def measure(
     pair: Pair,
     held_out: np.ndarray,
     settings: Settings,
-    sampler: Mapping[str, Any],
+    sampler: SamplerSettings,
     *,
     key: jax.Array,
     sample_key: jax.Array,
@@ -69,7 +70,7 @@ def measure(
     }
     if settings.trajectories:
         shape = (settings.trajectories, *held_out.shape[1:])
-        found = g.trajectories(pair.denoisers, sample_key, shape, every=settings.trajectory_every, **sampler)
+        found = g.trajectories(pair.denoisers, sample_key, shape, sampler, every=settings.trajectory_every)
         arrays |= {f"trajectory.{name}": value for name, value in found.items()}
         add(1)
     return numbers, arrays

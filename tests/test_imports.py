@@ -141,6 +141,22 @@ def test_rooms_of_common_import_each_other_in_one_direction():
     assert [room for room in graph if room.startswith("common.") and room in reached(room, set())] == []
 
 
+def test_modules_of_gahb_are_in_no_circle():
+    """Neither at the top of a module nor inside a function: loading is on top of what it loads."""
+    modules = {
+        ".".join(path.relative_to(ROOT).with_suffix("").parts): path for path in files() if name(path)[:5] == "gahb/"
+    }
+    graph = {each: {dotted for dotted in imports(tree(path)) if dotted in modules} for each, path in modules.items()}
+
+    def reached(module: str, seen: set[str]) -> set[str]:
+        for each in graph[module] - seen:
+            seen.add(each)
+            reached(each, seen)
+        return seen
+
+    assert [module for module in graph if module in reached(module, set())] == []
+
+
 def test_the_rules_can_be_broken():
     module = ast.parse("import orbax.checkpoint as ocp\nfrom grain import python\nfrom gahb.network import UNet")
     found = set(imports(module))

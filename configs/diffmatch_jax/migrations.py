@@ -1,20 +1,16 @@
 """What the keys of older `diffmatch_jax` runs are called today, and the values of those that are gone."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-RENAMED: Mapping[int, Mapping[str, str]] = {
-    2: {
-        "conditions.fit": "conditioning.fit",
-        "conditions.refine": "conditioning.refine",
-        "conditions.score": "conditioning.score",
-        "conditions.wide": "conditioning.wide",
-        "variable.coherence": "process.noise_correlation",
-        "variable.learned_scale": "process.predict_variance",
-    },
+RENAMED = {
+    "conditions.fit": "conditioning.fit",
+    "conditions.refine": "conditioning.refine",
+    "conditions.score": "conditioning.score",
+    "conditions.wide": "conditioning.wide",
+    "variable.coherence": "process.noise_correlation",
+    "variable.learned_scale": "process.predict_variance",
 }
-
-CHANGED: Mapping[int, Mapping[str, Callable]] = {}
 
 
 def _scale(stored: Mapping[str, Any]) -> float:
@@ -63,3 +59,23 @@ REMOVED: Mapping[str, Any] = {
     "variable.shrunk": lambda stored: not stored["features.compat"],
     "variable.skip": lambda stored: stored["process.predict_variance"],
 }
+
+
+def _second(stored: Mapping[str, Any]) -> dict[str, Any]:
+    """Renames keys, and drops removed ones that had the value which is always used today.
+
+    A run that stored another value keeps the key, which is unknown today, and so cannot be trained further.
+    """
+    values = {RENAMED.get(key, key): value for key, value in stored.items()}
+
+    def is_implied(key: str) -> bool:
+        try:
+            today = REMOVED[key]
+            return values[key] == (today(values) if callable(today) else today)
+        except KeyError:  # no removed key, or one that decides its value is not stored
+            return False
+
+    return {key: value for key, value in values.items() if not is_implied(key)}
+
+
+MIGRATIONS = {2: _second}

@@ -56,25 +56,32 @@ def base() -> ConfigDict:
 
     evaluate.restore = restore = ConfigDict()  # of `python -m gahb restore`, which samples as config.sampler says
     restore.problems = ("inpainting", "super_resolution", "random_pixels", "random_basis", "spectral")
-    restore.num = 3  # held-out images
+    restore.num = 16  # held-out images
     restore.samples = 2  # samples of each, given its measurement
     restore.size = 0  # side of the images, pixels; where training takes crops, that of a central square (0 = data.size)
     restore.hole = 0.25  # inpainting: side of the square to fill, as a share of the image's
     restore.scale = 4  # super_resolution: means of squares of so many pixels a side are known
     restore.fraction = 0.1  # share of pixels, basis vectors or frequencies that are known
+    restore.baselines = ("dps", "diffpir")  # published solvers measured beside the sampler
+    restore.baseline_steps = 80  # noise levels of theirs after the first: as many as the sampler's iterations
+    restore.dps_weight = 0.3  # step zeta' along the gradient of the misfit
+    restore.diffpir_renewal = 0.3  # zeta, the fraction of the noise that is drawn anew at each level, in (0, 1]
     restore.impose = False  # put the measurement back into the result, which the original does not
 
+    # The published algorithm is sampler.h0=0.01, sampler.beta=0.1, sampler.sigma_L=0.05.
     config.sampler = sampler = ConfigDict()
     sampler.num = 16  # samples
     sampler.batch_size = 64  # of them at once
-    sampler.sigma_0 = 1.0  # noise at the start, intensity units
-    sampler.sigma_L = 0.05  # noise at the end
-    sampler.h0 = 0.01  # first step size
-    sampler.beta = 0.1  # in (0, 1]; 1 = no injected noise
+    sampler.sigma_0 = 1.0  # noise standard deviation at the start, images in [0, 1]
+    sampler.sigma_L = 0.02  # noise standard deviation at the end, likewise
     sampler.mean = 0.5  # intensity of the initial image
-    sampler.fixed_step = False  # steps of size h0 throughout, instead of growing ones
-    sampler.max_steps = 2000  # iterations after which a sample is given up as not converged
-    sampler.divergence = 2.0  # times sigma_0: a sample whose noise grows beyond is given up too
+    sampler.step = 0.35  # step size h of the corrected algorithm, in (0, 1]
+    sampler.beta = 0.2  # in (0, 1]: an iteration lowers the noise by the factor 1 - beta h; 1 = no injected noise
+    sampler.hold = 25  # first iterations of the corrected algorithm, which stay at sigma_0
+    sampler.h0 = 0.0  # first step size of the published algorithm, in (0, 1]; 0 = the corrected algorithm
+    sampler.fixed_step = False  # published algorithm: steps of size h0 throughout, instead of growing ones
+    sampler.max_steps = 2000  # iterations after which a sample that has not converged ends
+    sampler.divergence = 2.0  # times sigma_0: a sample ends when its noise exceeds that
 
     config.study = study = ConfigDict()  # of `python -m gahb study`: pairs of models on disjoint training sets
     study.sizes = (1, 10, 100, 1000)  # images in each of the two training sets

@@ -1,4 +1,8 @@
-"""What older runs of `gahb` stored, in the keys and units of today; see common/migrations.py."""
+"""Stored configurations of `gahb` in the keys and units of today; see common/migrations.py."""
+
+from typing import Any
+
+from common.migrations import renamed
 
 
 def _from_255(value):
@@ -14,24 +18,18 @@ def _class_name(value):
     return {"cone": "sinusoids", "ray": "scaled_image"}.get(value, value) if isinstance(value, str) else value
 
 
-# Version that introduced the new names -> {old dotted key: new dotted key}.
-RENAMED = {
-    2: {
+def _standard_deviations(values: dict[str, Any]) -> dict[str, Any]:
+    """Noise levels become standard deviations for images in [0, 1]; two classes of images have other names."""
+    values = renamed(values, {
         "noise.low": "noise.sigma_min",
         "noise.high": "noise.sigma_max",
         "evaluate.levels": "evaluate.sigmas",
         "classes.levels": "classes.sigmas",
         "classes.moderate_db": "classes.window_db",
-    },
-}
-# Version that introduced the new values -> {dotted key of that version: function of the value before}.
-CHANGED = {
-    2: {
-        "noise.sigma_min": _from_255,
-        "noise.sigma_max": _from_255,
-        "evaluate.sigmas": _from_255,
-        "classes.sigmas": _from_255,
-        "data.source": _class_name,
-        "classes.names": _class_name,
-    },
-}
+    })  # fmt: skip
+    levels = ("noise.sigma_min", "noise.sigma_max", "evaluate.sigmas", "classes.sigmas")
+    changed = {**dict.fromkeys(levels, _from_255), "data.source": _class_name, "classes.names": _class_name}
+    return {key: changed[key](value) if key in changed else value for key, value in values.items()}
+
+
+MIGRATIONS = {2: _standard_deviations}

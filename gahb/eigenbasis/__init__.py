@@ -1,6 +1,7 @@
-"""The bases in which a denoiser shrinks: eigenvectors of its Jacobian at a noisy image, and what they say about it.
+"""The bases in which a denoiser shrinks: eigenvectors of its Jacobian at a noisy image, and sums over its spectrum.
 
-Any function `y [B, H, W, C] -> x_hat` will do, with any number of channels. J = df/dy at one image; lambda_k and e_k
+Every function takes any denoiser `y [B, H, W, C] -> x_hat`, with any number of channels; see `gahb.adapters` for scores
+and for code outside JAX. J = df/dy at one image; lambda_k and e_k
 are the eigenpairs of S = (J + J^T) / 2 (Kadkhodaie et al., ICLR 2024, section 3).
 """
 
@@ -14,9 +15,17 @@ from gahb.eigenbasis.expansion import (
     shrinkage,
     truncate,
 )
-from gahb.eigenbasis.linear import Linearisation, homogeneity, linearise, pull, push, symmetric
+from gahb.eigenbasis.linear import Linearisation, homogeneity, jvp, linearise, symmetric, vjp
 from gahb.eigenbasis.topk import top_k, top_singular
-from gahb.eigenbasis.traces import EffectiveDimension, Estimate, asymmetry, effective_dimension, sure, trace
+from gahb.eigenbasis.traces import (
+    EffectiveDimension,
+    Estimate,
+    asymmetry,
+    effective_dimension,
+    implied_sigma,
+    sure,
+    trace,
+)
 
 __all__ = [
     "EffectiveDimension",
@@ -30,12 +39,12 @@ __all__ = [
     "count_above",
     "effective_dimension",
     "homogeneity",
+    "implied_sigma",
     "jacobian",
+    "jvp",
     "linearise",
     "pictures",
     "principal_angles",
-    "pull",
-    "push",
     "shrinkage",
     "singular_basis",
     "sure",
@@ -45,4 +54,5 @@ __all__ = [
     "top_singular",
     "trace",
     "truncate",
+    "vjp",
 ]

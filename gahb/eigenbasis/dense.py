@@ -5,9 +5,9 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from common.errors import choice, input_error
+from common.errors import choice, input_error, whole_number
 from gahb.denoisers import Denoiser
-from gahb.eigenbasis.linear import linearise, pull, push, unit_images
+from gahb.eigenbasis.linear import Linearisation, jvp, linearise, require_finite, unit_images, vjp
 
 
 class Eigenbasis(NamedTuple):
@@ -17,18 +17,18 @@ class Eigenbasis(NamedTuple):
     vectors: np.ndarray  # [k, H, W, C] orthonormal images
     residuals: np.ndarray  # [k]
     products: int  # evaluations of S v for one v (the dense route: of J v)
-    converged: bool
+    converged: bool  # residuals within the tolerance, and no larger eigenvalue is left out
 
 
 class SingularBasis(NamedTuple):
     """J = sum_k value_k left_k right_k^T; residuals ||J^T left - value right|| are relative to the largest value."""
 
     values: np.ndarray  # [k] descending, float64
-    left: np.ndarray  # [k, H, W, C] orthonormal images, what the denoiser puts out
-    right: np.ndarray  # [k, H, W, C] orthonormal images, what it answers to
+    left: np.ndarray  # [k, H, W, C] orthonormal images, in the output
+    right: np.ndarray  # [k, H, W, C] orthonormal images, in the input
     residuals: np.ndarray  # [k]
     products: int  # evaluations of J v or J^T v for one v, in pairs
-    converged: bool
+    converged: bool  # residuals within the tolerance, and no larger singular value is left out
 
 
 def jacobian(
@@ -37,32 +37,39 @@ def jacobian(
     """Returns J `[d, d]` of any denoiser at one image `y [H, W, C]` or `[1, H, W, C]`; J[i, j] = d f_i / d y_j.
 
     Pixels are numbered row by row, channels fastest. mode: "forward" makes `block` columns at a time, "reverse" rows;
-    both give the same. Raises `InputError` where the matrix would pass `max_bytes`.
+    both give the same. Raises `InputError` where the matrix would pass `max_bytes`, `RunError` where it is not finite.
     """
     choice("mode", mode, ("forward", "reverse"))
-    linear = linearise(denoise, y)
+    whole_number("block", block)
+    return jacobian_of(linearise(denoise, y), block=block, mode=mode, max_bytes=max_bytes)
+
+
+def jacobian_of(linear: Linearisation, *, block: int = 64, mode: str = "forward", max_bytes: int = 2**31) -> np.ndarray:
+    """Returns J `[d, d]` of a linearised denoiser; see `jacobian`."""
     size, dtype = linear.size, np.dtype(linear.y.dtype)
     if size**2 * dtype.itemsize > max_bytes:
         got = f"{size} x {size} numbers"
         raise input_error(
             "y", expected=f"a Jacobian of at most {max_bytes} bytes", got=got, fix="use top_k, which needs none"
         )
-    product = push if mode == "forward" else pull
+    product = jvp if mode == "forward" else vjp
     rows = np.empty((size, size), dtype)
+    block = min(block, size)
     for start in range(0, size, block):
-        part = np.asarray(product(linear, unit_images(linear, start, block))).reshape(block, size)
-        rows[start : start + block] = part[: size - start]
+        moved = np.asarray(product(linear, unit_images(linear, start, block))).reshape(block, size)
+        rows[start : start + block] = moved[: size - start]
+    require_finite(rows)
     return rows.T if mode == "forward" else rows
 
 
 def symmetric_basis(matrix: np.ndarray, shape: tuple[int, ...], k: int | None = None) -> Eigenbasis:
     """Returns the `k` largest (default: all) eigenpairs of (J + J^T) / 2 of a Jacobian `[d, d]` of `shape` images."""
     matrix = np.asarray(matrix, np.float64)
-    part = (matrix + matrix.T) / 2
-    values, vectors = np.linalg.eigh(part)
+    symmetric = (matrix + matrix.T) / 2
+    values, vectors = np.linalg.eigh(symmetric)
     scale = np.abs(values).max() or 1.0
     values, vectors = values[::-1][:k], vectors[:, ::-1][:, :k]
-    residuals = np.linalg.norm(part @ vectors - vectors * values, axis=0) / scale
+    residuals = np.linalg.norm(symmetric @ vectors - vectors * values, axis=0) / scale
     return Eigenbasis(values, vectors.T.reshape(-1, *shape), residuals, len(matrix), True)
 
 

@@ -44,13 +44,13 @@ def truncate(basis: Eigenbasis, y: np.ndarray, terms: Sequence[int]) -> np.ndarr
     if not len(terms) or min(terms) < 0 or max(terms) > len(basis.values):
         expected = f"numbers from 0 to {len(basis.values)}"
         raise input_error("terms", expected=expected, got=list(terms), fix="ask top_k for more vectors")
-    parts = (basis.values * coefficients(basis, y))[:, None] * _rows(basis.vectors)
-    sums = np.concatenate([np.zeros((1, parts.shape[1])), np.cumsum(parts, axis=0)])
+    addends = (basis.values * coefficients(basis, y))[:, None] * _rows(basis.vectors)
+    sums = np.concatenate([np.zeros((1, addends.shape[1])), np.cumsum(addends, axis=0)])
     return sums[list(terms)].reshape(len(terms), *basis.vectors.shape[1:])
 
 
 def count_above(basis: Eigenbasis, threshold: float) -> int:
-    """Returns how many shrinkage factors are above `threshold`; `InputError` if all those of a part of them are."""
+    """Returns the number of factors above `threshold`; raises `InputError` where an incomplete basis has no other."""
     count = int((basis.values > threshold).sum())
     if count == len(basis.values) < basis.vectors[0].size:
         got = f"{basis.values[-1]:.4g} as the smallest of {count}"
@@ -70,9 +70,9 @@ def principal_angles(vectors: np.ndarray, others: np.ndarray) -> np.ndarray:
 
 
 def pictures(vectors: np.ndarray) -> np.ndarray:
-    """Returns vectors `[k, H, W, C]` as images in [0, 1] to be looked at: zero is 0.5, the largest pixel 1.
+    """Returns vectors `[k, H, W, C]` as images in [0, 1] for display: zero is 0.5, the largest pixel 1.
 
-    The sign of an eigenvector means nothing, so each is shown with the one that makes its largest pixel positive.
+    The sign of an eigenvector has no meaning; the one that makes its largest pixel positive is shown.
     """
     rows = _rows(vectors)
     peak = rows[np.arange(len(rows)), np.abs(rows).argmax(1)]

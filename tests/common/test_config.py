@@ -1,5 +1,6 @@
 """Loading, checking, durations, hashing and storing of configurations."""
 
+import functools
 import json
 import os
 
@@ -415,9 +416,9 @@ def test_a_removed_key_is_ignored_for_inference_and_named_for_training(tmp_path,
 
 
 def test_renamed_keys_are_read_under_their_new_names(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(migrations, "VERSION", 3)
     names = {2: {"train.count": "train.batch"}, 3: {"train.batch": "train.batch_size", "size": "data.size"}}
-    monkeypatch.setattr(migrations, "RENAMED", names)
+    table = {since: functools.partial(migrations.renamed, names=each) for since, each in names.items()}
+    monkeypatch.setattr(migrations, "MIGRATIONS", table)
     for version, old in ((None, "count"), (1, "count"), (2, "batch"), (3, "batch_size")):
         values = configs.to_dict(example())
         values["train"][old] = 5
@@ -434,6 +435,18 @@ def test_renamed_keys_are_read_under_their_new_names(tmp_path, monkeypatch, caps
     assert capsys.readouterr().err == ""
     configs.write(found, tmp_path)
     assert json.loads((tmp_path / "config.json").read_text())["config_version"] == 3
+
+
+def test_stored_values_without_a_meaning_today_are_refused(tmp_path, monkeypatch):
+    def refuse(values):
+        raise migrations.UnusableError(f"data.size={values['data.size']}")
+
+    monkeypatch.setattr(migrations, "MIGRATIONS", {2: refuse})
+    write_stored(tmp_path, configs.to_dict(example()))
+    with pytest.raises(
+        InputError, match=r"config\.json: .* of this version, got data\.size=32; use"
+    ):
+        configs.read(tmp_path, example())
 
 
 def test_the_record_of_a_run_is_no_part_of_its_experiment(tmp_path):

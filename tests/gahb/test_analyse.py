@@ -37,7 +37,7 @@ def workdir(tmp_path_factory):
 def test_results_are_those_of_the_tools(workdir):
     numbers, arrays = results.read(results.newest(workdir / "results", "eigenbasis"))
     assert numbers["step"] == 4 and numbers["nfe"] is None and numbers["config_hash"]
-    assert [row["sigma"] for row in numbers["table"]] == pytest.approx([25] * 3 + [100] * 3)
+    assert [row["sigma"] for row in numbers["table"]] == pytest.approx([25 / 255] * 3 + [100 / 255] * 3)
     np.testing.assert_allclose(arrays["sigma"], [25 / 255, 100 / 255])
     assert arrays["vectors"].shape == (2, 3, 5, 8, 8, 1)
     denoise = gahb.load_denoiser(workdir)
@@ -85,6 +85,31 @@ def test_what_does_not_reach_the_tolerance_is_said(workdir):
     assert table[0]["residual"] == arrays["residuals"].max() > 1e-9
 
 
+def test_a_survey_costs_one_linearisation_and_the_products_it_reports():
+    calls = {"function": 0, "jvp": 0, "vjp": 0}
+
+    def counted(name, result):
+        def function(*arrays):
+            calls[name] += len(arrays[-1])
+            return result(arrays[-1])
+
+        return function
+
+    half = gahb.from_callback(**{name: counted(name, lambda v: v / 2) for name in calls})
+    image = np.random.default_rng(0).uniform(size=(1, 6, 6, 1)).astype(np.float32)
+    table, _ = survey(half, image, [0.1], 3, jax.random.key(0), num=16)
+    assert table[0]["products"] == 36  # the whole Jacobian
+    assert calls == {"function": 1, "jvp": 36 + 16 + 1, "vjp": 16}  # one product for the homogeneity
+    row, key = table[0], jax.random.fold_in(jax.random.key(0), 1)
+    y = (
+        image[0]
+        + np.float32(0.1) * np.asarray(jax.random.normal(jax.random.fold_in(jax.random.key(0), 0), image.shape))[0]
+    )
+    assert row["trace"] == pytest.approx(18) and row["squares"] == pytest.approx(9) and row["asymmetry"] == 0
+    risk = sure(lambda y: y / 2, y, 0.1, key=key, num=16)
+    assert (row["sure"], row["sure_error"]) == (pytest.approx(risk.value), pytest.approx(risk.error, abs=1e-9))
+
+
 def test_dry_run_writes_nothing(workdir):
     before = sorted(workdir.rglob("*"))
     command("analyse", "--workdir", workdir, "--dry-run")
@@ -96,7 +121,7 @@ def test_dry_run_writes_nothing(workdir):
     [
         (["--levels", "25;50"], "--levels: expected positive numbers"),
         (["--levels", "0"], "--levels: expected positive numbers"),
-        (["--top", "65"], "--top: expected 1 to 64"),
+        (["--top", "65"], "--top: expected 1 to 64, got 65; use 64 or less"),
         (["--images", "0"], "--images: expected at least 1"),
         (["--probes", "1"], "--probes: expected at least 2"),
         (["--size", "16"], "--size: expected 0"),
@@ -121,6 +146,6 @@ def test_other_levels_stand_beside_the_first(workdir):
     assert {path: path.read_bytes() for path in before} == before
     (path,) = set((workdir / "results").glob("eigenbasis-*.json")) - set(before)
     settings = results.read(path)[0]["settings"]
-    assert settings["levels"] == [10.0] and (settings["images"], settings["top"], settings["size"]) == (1, 5, 0)
+    assert settings["sigmas"] == [10 / 255] and (settings["images"], settings["top"], settings["size"]) == (1, 5, 0)
     command("analyse", "--workdir", workdir, "--levels", "10.0", "--top", 5, "--images", 1)
     assert len(list((workdir / "results").glob("eigenbasis-*.json"))) == 2

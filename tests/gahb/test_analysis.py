@@ -87,3 +87,10 @@ def test_mistakes_are_named():
         psnr_curve(identity, IMAGES[:0], SIGMAS, KEY)
     with pytest.raises(InputError, match=r"noise: expected \[3, 7, 8, 8, 1\], got \[7, 8, 8, 1\]"):
         psnr_curve(identity, IMAGES, SIGMAS, KEY, noise=IMAGES)
+    with pytest.raises(InputError, match=r"images: expected \[N, None, None, None\]|images: expected \[N, H, W, C\]"):
+        psnr_curve(identity, IMAGES[0], SIGMAS, KEY)
+    with pytest.raises(InputError, match="images: .*divide by 255"):
+        psnr_curve(identity, 255 * IMAGES, SIGMAS, KEY)
+    for batch_size in (0, -1, 2.5):
+        with pytest.raises(InputError, match="batch_size: expected .*at least 1"):
+            psnr_curve(identity, IMAGES, SIGMAS, KEY, batch_size=batch_size)

@@ -19,10 +19,10 @@ from configs.gahb.base import base
 from gahb import manifolds, slopes
 from gahb.__main__ import APP
 from gahb.analysis import psnr_curve
+from gahb.api import load_denoiser
 from gahb.class_figures import NAMES, first_of_each, read, section
 from gahb.class_measures import Settings, measure
 from gahb.classes import build, config_of, means, settings_of
-from gahb.denoisers import load_denoiser
 from gahb.method import build as build_method
 from gahb.method import spread, spread_indices
 

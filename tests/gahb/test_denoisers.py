@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-import types
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +12,8 @@ from jax.tree_util import Partial
 import gahb
 from common.errors import InputError
 from common.method import Variables
-from gahb.network import BFCNN, apply, init
+from gahb import method
+from gahb.network import BFCNN, UNet, apply, init
 
 
 def network(**fields):
@@ -69,8 +69,7 @@ def test_load_reads_through_the_method(monkeypatch, tmp_path):
         asked.append((workdir, ema, step))
         return network(), variables
 
-    monkeypatch.setitem(sys.modules, "gahb.method", types.SimpleNamespace(load=load))
-    monkeypatch.setattr(gahb, "method", types.SimpleNamespace(load=load), raising=False)
+    monkeypatch.setattr(method, "load", load)
     denoise = gahb.load_denoiser(tmp_path, ema=False, step=7)
     assert asked == [(tmp_path, False, 7)]
     np.testing.assert_array_equal(denoise(Y), gahb.denoiser(variables, network())(Y))
@@ -81,3 +80,29 @@ def test_importing_the_package_imports_no_jax():
     subprocess.run([sys.executable, "-c", code], check=True)
     with pytest.raises(AttributeError, match="no attribute 'denoize'"):
         _ = gahb.denoize
+
+
+@pytest.mark.parametrize(("height", "width"), [(8, 8), (7, 8), (9, 11), (10, 5)])
+def test_any_size_is_padded_by_reflection(height, width):
+    unet = UNet(num_kernels=2, num_blocks=2, gain_init="unit")
+    variables = init(unet, jax.random.key(1), jnp.zeros((1, 8, 8, 1)))
+    y = jax.random.normal(jax.random.key(2), (2, height, width, 1))
+    spare = [-length % 4 for length in (height, width)]
+    (top, bottom), (left, right) = margins = [(more // 2, more - more // 2) for more in spare]
+    padded = np.pad(y, [(0, 0), *margins, (0, 0)], mode="reflect")
+    want = padded - np.asarray(apply(unet, variables, padded)[0])
+    want = want[:, top : top + height, left : left + width]
+    got = gahb.denoiser(variables, unet)(y)
+    assert got.shape == y.shape
+    np.testing.assert_allclose(got, want, atol=1e-5)
+    np.testing.assert_allclose(gahb.denoiser(variables, unet)(3 * y), 3 * got, rtol=1e-4, atol=1e-4)
+
+
+def test_everything_public_is_there_after_importing_the_package():
+    code = (
+        "import gahb; assert set(gahb.__all__) <= set(dir(gahb));"
+        "gahb.reference.fit, gahb.operators.inpainting, gahb.eigenbasis.top_k;"
+        "print(*[name for name in gahb.__all__ if getattr(gahb, name) is None])"
+    )
+    found = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert found.stdout.strip() == ""

@@ -16,6 +16,7 @@ from common.io import results
 from gahb import inverse, operators
 from gahb.__main__ import APP
 from gahb.reference import empirical
+from gahb.sampler_settings import SamplerSettings
 from gahb.sampling import rms
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -69,6 +70,27 @@ def test_with_the_memorising_prior_the_measured_image_comes_back():
     np.testing.assert_allclose(arrays["minimum_norm_psnr"], -10 * np.log10(36 / 64 / 4), rtol=1e-5)
     row = inverse.summary("inpainting", arrays)
     assert row["converged"] == "6/6" and row["gain"] == pytest.approx(row["restored"] - row["minimum_norm"])
+
+
+@pytest.mark.parametrize(("size", "hole"), [(12, 0.25), (13, 0.25), (9, 0.4)])
+def test_the_hole_has_the_side_asked_for(size, hole):
+    operator = inverse.problems(["inpainting"], KEY, (size, size, 1), hole=hole)["inpainting"]
+    lost = np.asarray(operator.analyze(jnp.ones((1, size, size, 1))))[0, ..., 0] == 0
+    side = int(hole * size)
+    assert lost.sum() == side**2 and lost.any(0).sum() == lost.any(1).sum() == side
+    assert abs(np.argwhere(lost).mean(0) - (size - 1) / 2).max() <= 0.5
+
+
+def test_batches_give_the_samples_of_one_run():
+    x, counted = images(3), []
+    operator = inverse.problems(["super_resolution"], KEY, SHAPE)["super_resolution"]
+    denoise = Partial(shrink, jnp.float32(0.2))
+    settings = SamplerSettings(sigma_L=0.3, hold=4)
+    whole = inverse.restore(denoise, KEY, x, operator, settings, samples=2)
+    parts = inverse.restore(denoise, KEY, x, operator, settings, samples=2, batch_size=4, add=counted.append)
+    assert counted == [4, 2]
+    for name, array in whole.items():
+        np.testing.assert_allclose(parts[name], array, atol=1e-5, err_msg=name)
 
 
 @pytest.mark.parametrize(
@@ -147,6 +169,7 @@ def run(tmp_path_factory):
         "evaluate.restore.num": 2,
         "evaluate.restore.samples": 2,
         "evaluate.restore.fraction": 0.2,
+        "evaluate.restore.baseline_steps": 4,
         "sampler.max_steps": 6,
         "sampler.sigma_L": 1e-9,
     }
@@ -164,6 +187,15 @@ def test_command_and_figures(run, capsys):
     assert numbers["num_images"] == 2 and numbers["step"] == 2 and numbers["nfe"] == 7
     assert any("restore.size: 0 -> 16" in each for each in numbers["config_changes"])
     assert arrays["original"].shape == (2, 16, 16, 1)
+    assert list(numbers["baselines"]) == ["dps", "diffpir"]
+    for solver, rows in numbers["baselines"].items():
+        assert [row["problem"] for row in rows] == list(inverse.PROBLEMS)
+        for row, ours in zip(rows, numbers["table"], strict=True):
+            assert row["minimum_norm"] == ours["minimum_norm"]
+            per_image = arrays[f"{row['problem']}.{solver}.psnr"].mean(1)
+            assert row["restored"] == pytest.approx(per_image.mean())
+            assert row["error"] == pytest.approx(per_image.std(ddof=1) / np.sqrt(2))
+    assert "dps" in said and "super_resolution: 6 steps; 0 of 4 converged (0.00), 4 not a denoiser" in said
     centre = np.asarray(Image.open(json.loads((run / "config.json").read_text())["data"]["source"][7:] + "/test/0.png"))
     np.testing.assert_allclose(arrays["original"][0, ..., 0], centre[4:20, 4:20] / 255, atol=1e-6)
     for name in inverse.PROBLEMS:
@@ -189,6 +221,10 @@ def test_command_and_figures(run, capsys):
         ("problems=('inpaintng',)", 'config.evaluate.restore.problems: expected one of "inpainting"'),
         ("size=10", "expected a number that divides 10 and 10, got 4"),
         ("num=0", "config.evaluate.restore.num: expected at least 1, got 0"),
+        ("baselines=('dsp',)", 'config.evaluate.restore.baselines: expected one of "dps", "diffpir", got "dsp"'),
+        ("dps_weight=-1.0", "config.evaluate.restore.dps_weight: expected a positive number, got -1.0"),
+        ("diffpir_renewal=2.0", "config.evaluate.restore.diffpir_renewal: expected a number in (0, 1], got 2.0"),
+        ("baseline_steps=0", "config.evaluate.restore.baseline_steps: expected at least 1, got 0"),
     ],
 )
 def test_refusals(run, capsys, override, message):

@@ -12,7 +12,11 @@ from common.errors import InputError
 from common.method import Variables
 from configs.gahb.base import base
 from gahb import method as methods
+from gahb import study
+from gahb.denoisers import denoiser
+from gahb.generalisation import trajectories
 from gahb.network import BFCNN, BFCNNRF, UNet
+from gahb.sampler_settings import SamplerSettings
 
 TINY = {
     "data.size": 8,
@@ -215,3 +219,49 @@ def test_a_stored_config_of_the_first_version_is_read_in_today_s_units(tmp_path)
     stored = json.loads((tmp_path / "config.json").read_text())
     assert stored["config_version"] == 2 and stored["noise"]["sigma_max"] == 0.2
     assert configs.digest(configs.read(tmp_path, base())) == configs.digest(config)
+
+
+def test_every_setting_of_the_sampler_goes_everywhere(images):
+    values = {
+        "sigma_0": 0.7,
+        "sigma_L": 0.11,
+        "mean": 0.4,
+        "step": 0.21,
+        "beta": 0.33,
+        "hold": 7,
+        "h0": 0.02,
+        "fixed_step": True,
+        "max_steps": 9,
+        "divergence": 1.7,
+    }
+    assert tuple(values) == SamplerSettings._fields
+    config = tiny(data__flip=False, **{f"sampler__{name}": value for name, value in values.items()})
+    record = methods.sampler_settings(config)
+    assert record == SamplerSettings(**values)
+    assert study.build(config).sampler == record
+    method = methods.build(config)
+    assert {name: method.sampler.settings[name] for name in values} == values
+    # A trajectory with these settings is the way to its sample.
+    variables, key = variables_of(method), jax.random.key(2)
+    drawn = method.sample(variables, key).arrays["samples"]
+    denoise = denoiser(variables, methods.build_network(config))
+    found = trajectories([denoise], key, (5, 8, 8, 1), record, every=2)
+    np.testing.assert_allclose(found["frames"][0, -1], drawn, atol=1e-5)
+
+
+def test_the_published_algorithm_is_a_number_in_the_config():
+    assert methods.sampler_settings(tiny()).h0 is None
+    assert methods.sampler_settings(tiny(sampler__h0=0.01)).h0 == 0.01
+    with pytest.raises(InputError, match=r"^config.sampler.h0: expected a number in \(0, 1\], got 2.0"):
+        methods.build(tiny(sampler__h0=2.0))
+    with pytest.raises(InputError, match="^config.sampler.hold: expected at least 0, got -1"):
+        methods.build(tiny(sampler__hold=-1))
+
+
+def test_a_run_says_how_its_samples_ended(images):
+    method = methods.build(tiny())
+    run = method.sample(variables_of(method), jax.random.key(3))
+    assert run.summary == "4 steps; 0 of 5 converged (0.00), 5 not a denoiser"
+    assert method.sampler.summary({"steps": np.array([3, 5]), "outcome": np.array([0, 1])}.get) == (
+        "3 to 5 steps; 1 of 2 converged (0.50), 1 unfinished"
+    )

@@ -11,7 +11,10 @@ from jax.tree_util import Partial
 import gahb
 from common.errors import InputError
 from gahb import operators
+from gahb.network import BFCNN, UNet, init
+from gahb.sampler_settings import OUTCOMES, PUBLISHED, SamplerSettings, outcomes
 from gahb.sampling import gaussian_noise, recorded_noise, rms
+from gahb.sampling_moments import gaussian_moments
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -100,11 +103,16 @@ def test_samples_of_a_gaussian_prior_have_its_mean_and_covariance():
     assert np.abs(covariance - np.diag(np.diag(covariance))).max() < 0.16
 
 
+TINY = {"sigma_L": 0.05, "h0": 0.1, "beta": 0.5, "max_steps": 200}
+
+
+def tiny_denoiser():
+    return Partial(blind_wiener, jnp.asarray(gaussian_prior(8), jnp.float32), jnp.float32(0.5))
+
+
 def tiny(**settings):
-    power = jnp.asarray(gaussian_prior(8), jnp.float32)
-    settings = {"sigma_L": 0.05, "h0": 0.1, "beta": 0.5, "max_steps": 200} | settings
-    denoise = Partial(blind_wiener, power, jnp.float32(0.5))
-    return lambda count, **more: gahb.sample(denoise, jax.random.key(3), (count, 8, 8, 1), **settings, **more)
+    settings = TINY | settings
+    return lambda count, **more: gahb.sample(tiny_denoiser(), jax.random.key(3), (count, 8, 8, 1), **settings, **more)
 
 
 def test_a_sample_does_not_depend_on_its_batch():
@@ -277,3 +285,173 @@ def test_mistaken_shape_or_denoiser():
         gahb.sample(nothing, jax.random.key(0), (4, 4, 1))
     with pytest.raises(InputError, match="denoise: expected a function y -> x_hat, got str"):
         gahb.sample("runs/x", jax.random.key(0), (1, 4, 4, 1))
+
+
+@pytest.mark.parametrize("settings", [SamplerSettings(), PUBLISHED, PUBLISHED._replace(beta=1.0, fixed_step=True)])
+@pytest.mark.parametrize(
+    "denoise", [lambda y: y, lambda y: 0.95 * y, lambda y: y + 1e-3, lambda y: 0 * y + y.mean() + 0.9 * (y - y.mean())]
+)
+def test_noise_that_is_not_removed_is_no_sample(denoise, settings):
+    _, info = gahb.sample(denoise, jax.random.key(0), (2, 8, 8, 1), settings)
+    assert not info["converged"].any()
+    assert [OUTCOMES[i] for i in info["outcome"]] == ["not a denoiser"] * 2
+    assert outcomes(info).endswith(" steps; 0 of 2 converged (0.00), 2 not a denoiser")
+
+
+@pytest.mark.parametrize("settings", [SamplerSettings(), PUBLISHED])
+def test_an_identity_below_some_noise_is_no_denoiser(settings):
+    # Removes all noise above .3, none below: the residual drops to zero with the noise still there.
+    def denoise(y):
+        return jnp.where(rms(y)[:, None, None, None] > 0.3, 0, y)
+
+    _, info = gahb.sample(denoise, jax.random.key(0), (3, 8, 8, 1), settings, mean=0.0)
+    assert (info["steps"] > 5).all()
+    assert [OUTCOMES[i] for i in info["outcome"]] == ["not a denoiser"] * 3
+
+
+@pytest.mark.parametrize("gain", ["released", "unit"])
+def test_untrained_networks_do_not_converge(gain):
+    for seed, network in enumerate(
+        [UNet(4, 1, gain_init=gain), UNet(8, 2, gain_init=gain), BFCNN(6, 5, gain_init=gain)]
+    ):
+        variables = init(network, jax.random.key(seed), jnp.zeros((1, 8, 8, 1)))
+        settings = {"max_steps": 150} if gain == "unit" else {}
+        for published in ({}, {"h0": 0.01, "beta": 0.1}):
+            _, info = gahb.sample(
+                gahb.denoiser(variables, network), jax.random.key(1), (3, 8, 8, 1), **published, **settings
+            )
+            assert not info["converged"].any(), (network, published)
+
+
+def low_rank(basis, variance, mean, y):
+    """The optimal denoiser of a Gaussian prior with variance along the columns of `basis`, blind to sigma."""
+    a = y.reshape(len(y), -1) - mean
+    c = a @ basis
+    noise = (jnp.square(a).sum(1) - jnp.square(c).sum(1)) / (a.shape[1] - basis.shape[1])
+    return (((variance / (variance + noise[:, None])) * c) @ basis.T + mean).reshape(y.shape)
+
+
+@pytest.mark.parametrize("settings", [SamplerSettings(), PUBLISHED], ids=["corrected", "published"])
+def test_closed_form_of_what_is_left_of_a_gaussian_prior(settings):
+    size, count, mean = 16, 4000, 0.35
+    variance = np.geomspace(6, 0.03, 10)
+    basis = np.linalg.qr(np.random.default_rng(5).normal(size=(size**2, len(variance))))[0]
+    denoise = Partial(low_rank, *(jnp.asarray(each, jnp.float32) for each in (basis, variance, mean)))
+    x, info = gahb.sample(denoise, jax.random.key(11), (count, size, size, 1), settings)
+    assert info["converged"].all()
+    want = gaussian_moments(variance, settings)
+    coefficients = (np.asarray(x, np.float64).reshape(count, -1) - mean) @ basis
+    error = np.sqrt(2 / count)
+    fraction = coefficients.var(0) / variance
+    np.testing.assert_allclose(fraction, want.variance_fraction, atol=4.5 * error)
+    # The start is off by .15 in each pixel.
+    offset = want.mean_factor * (np.full(size**2, 0.15) @ basis)
+    assert (np.abs(coefficients.mean(0) - offset) / np.sqrt(variance * fraction / count)).max() < 4.5
+    if settings == SamplerSettings():
+        assert abs(info["nfe"].max() - want.nfe) <= 2
+        assert want.variance_fraction.min() > 0.97 and want.variance_fraction.max() < 1.05
+        assert want.nfe < gaussian_moments(variance, PUBLISHED).nfe
+    else:
+        assert want.variance_fraction.max() < 0.85 and want.variance_fraction.min() < 0.7
+
+
+def white(variance, y):
+    """The optimal denoiser of images whose first channel is white Gaussian and whose second one is 1/2."""
+    a = y - 0.5
+    noise = jnp.square(a[..., 1:]).mean((1, 2, 3), keepdims=True)
+    return 0.5 + a * jnp.array([1.0, 0.0]) * variance / (variance + noise)
+
+
+@pytest.mark.parametrize("variance", [0.02, 0.06, 0.2])
+def test_a_white_prior_keeps_its_variance(variance):
+    x, info = gahb.sample(Partial(white, jnp.float32(variance)), jax.random.key(2), (40, 16, 16, 2), mean=0.3)
+    assert info["converged"].all()
+    first, second = np.asarray(x[..., 0]), np.asarray(x[..., 1])
+    # Of 10240 numbers: a standard error of .014.
+    np.testing.assert_allclose(first.var() / variance, 1, atol=0.06)
+    np.testing.assert_allclose(first.mean(), 0.5, atol=0.02)
+    np.testing.assert_allclose(second, 0.5, atol=1e-6)
+
+
+def test_a_power_law_keeps_the_variance_of_every_frequency():
+    size, count = 16, 1500
+    k = np.fft.fftfreq(size) * size
+    radius = np.hypot(*np.meshgrid(k, k))
+    power = np.where(radius < 5, 2.0 / np.maximum(radius, 0.5) ** 2, 0)
+    x, info = gahb.sample(
+        Partial(blind_wiener, jnp.asarray(power, jnp.float32), jnp.float32(0.4)),
+        jax.random.key(7),
+        (count, size, size, 1),
+    )
+    assert info["converged"].all()
+    spectrum = np.fft.fft2(np.asarray(x)[..., 0] - 0.4, norm="ortho")
+    kept = power > 0
+    ratio = np.square(np.abs(spectrum)).mean(0)[kept] / power[kept]
+    # Real coefficients of two frequencies in three have a standard error of .026, the others of .037.
+    assert 0.97 < ratio.mean() < 1.04 and np.abs(ratio - 1).max() < 0.15
+    assert (np.abs(spectrum.mean(0))[kept] / np.sqrt(power[kept])).max() < 0.15
+
+
+def test_settings_travel_as_one_record_or_by_name():
+    record = SamplerSettings(sigma_L=0.1, step=0.4, beta=0.6, hold=3)
+    one, _ = gahb.sample(nothing, jax.random.key(0), (1, 4, 4, 1), record)
+    two, info = gahb.sample(nothing, jax.random.key(0), (1, 4, 4, 1), **record._asdict())
+    np.testing.assert_array_equal(one, two)
+    # 3 iterations at sigma_0, then sigma falls by 1 - .24 until it is below .1; the last one begins there.
+    assert info["steps"].tolist() == [3 + math.ceil(math.log(0.1) / math.log(0.76)) + 1]
+    with pytest.raises(InputError, match='settings: expected one of .*got "sigma_l"; did you mean "sigma_L"'):
+        gahb.sample(nothing, jax.random.key(0), (1, 4, 4, 1), sigma_l=0.1)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"sigma_0": np.float32(-1)}, "sigma_0: expected a positive number, got -1"),
+        ({"sigma_0": jnp.float32(-1)}, "sigma_0: expected a positive number, got -1"),
+        ({"sigma_L": np.array([0.1, 0.2])}, r"sigma_L: expected a positive number, got an array \[2\]"),
+        ({"sigma_L": "small"}, "sigma_L: expected a positive number, got small"),
+        ({"sigma_L": 1.5}, "sigma_L: expected below sigma_0=1, got 1.5"),
+        ({"step": 0}, r"step: expected a number in \(0, 1\], got 0"),
+        ({"hold": -1}, "hold: expected at least 0, got -1"),
+        ({"max_steps": 2.5}, "max_steps: expected a whole number of at least 1, got 2.5"),
+        ({"mean": 127}, r"mean: expected an intensity in \[0, 1\], got 127"),
+        ({"mean": np.ones((5, 4, 1))}, r"mean: expected what broadcasts to \[3, 4, 4, 1\], got \[5, 4, 1\]"),
+        ({"mean": np.ones((1, 3, 4, 4, 1))}, r"mean: expected what broadcasts to \[3, 4, 4, 1\]"),
+        ({"initial": np.ones((3, 4, 5, 1))}, r"initial: expected \[3, 4, 4, 1\], or one image of it, got"),
+        ({"initial": np.ones((2, 4, 4, 1))}, r"initial: expected \[3, 4, 4, 1\], or one image of it, got"),
+        (
+            {"operator": operators.super_resolution(2), "measurement": np.ones((3, 4, 4, 1))},
+            r"measurement: expected \[3, 2, 2, 1\], or one measurement \[1, 2, 2, 1\], got \[3, 4, 4, 1\]",
+        ),
+        (
+            {"operator": operators.super_resolution(2), "measurement": np.ones((2, 2, 2, 1))},
+            r"measurement: expected \[3, 2, 2, 1\]",
+        ),
+        (
+            {"operator": operators.random_pixels(0, (5, 5, 1), fraction=0.5), "measurement": np.ones((3, 5, 5, 1))},
+            r"operator: expected one of images \[3, 4, 4, 1\], got",
+        ),
+    ],
+)
+def test_mistaken_numbers_and_shapes_are_named(settings, message):
+    with pytest.raises(InputError, match=message):
+        gahb.sample(nothing, jax.random.key(0), (3, 4, 4, 1), **settings)
+
+
+@pytest.mark.parametrize(
+    "denoise",
+    [lambda y: y[:, :2], lambda y: y.reshape(3, 16) @ jnp.ones((25, 16)), lambda y: y + jnp.ones((3, 5, 5, 1))],
+)
+def test_a_denoiser_of_another_shape_is_named(denoise):
+    with pytest.raises(InputError, match="^denoise: expected "):
+        gahb.sample(denoise, jax.random.key(0), (3, 4, 4, 1))
+
+
+@pytest.mark.parametrize("shape", [(0, 4, 4, 1), (1, 4, -4, 1), (1, 4.5, 4, 1)])
+def test_mistaken_lengths(shape):
+    with pytest.raises(InputError, match="^shape: expected four whole numbers above 0"):
+        gahb.sample(nothing, jax.random.key(0), shape)
+
+
+def test_a_seed_is_a_key():
+    np.testing.assert_array_equal(tiny()(1)[0], gahb.sample(tiny_denoiser(), 3, (1, 8, 8, 1), **TINY)[0])

@@ -51,6 +51,7 @@ def run(app: App, request: Request) -> None:
         settings={**trained.without(model.settings, "evaluate"), **samples.settings},
     )
     print_lines(
+        *([samples.summary] if samples.summary else []),
         f"wrote {', '.join(str(path) for path in paths)}",
         f"next: python -m {app.name} figures --workdir {model.workdir}",
     )
@@ -137,4 +138,6 @@ def _many(app: App, request: Request, model: trained.Trained, num: int) -> None:
         images=images,
         settings=many.settings,
     )
+    if sampler.summary is not None:
+        print_lines(sampler.summary(lambda name: many.store.load(name, num)))
     print_lines(f"wrote {num} samples to {directory}; {', '.join(str(path) for path in paths)}")

@@ -166,7 +166,7 @@ def test_the_same_key_gives_the_same_and_another_key_agrees():
     np.testing.assert_allclose(one.values, other.values, atol=1e-5)
 
 
-def test_stopping_early_is_told():
+def test_stopping_early_is_reported():
     denoise, y = matrices.linear(matrices.symmetric(matrices.spectra()["negative"])), matrices.image()
     found = eigenbasis.top_k(denoise, y, 4, method="krylov", tolerance=1e-6, max_products=10)
     assert not found.converged and found.products == 10 and found.residuals.max() > 1e-6
@@ -196,6 +196,12 @@ def test_the_basis_fits_its_budget():
         ({"k": 0}, "k: expected 1 to 144"),
         ({"k": 145}, "k: expected 1 to 144"),
         ({"block": 0}, "block: expected at least 1"),
+        ({"k": 2.0}, r"k: expected a whole number, 1 to 144, got 2.0; use 2$"),
+        ({"k": "2"}, "k: expected a whole number"),
+        ({"block": 1.5}, "block: expected a whole number, at least 1"),
+        ({"max_products": 0}, "max_products: expected at least 1"),
+        ({"tolerance": 0}, "tolerance: expected a positive number"),
+        ({"start": np.zeros((3, 4, 4, 1))}, r"start: expected images \[n, 6, 8, 3\], got \[3, 4, 4, 1\]"),
         ({"method": "kryolv"}, 'did you mean "krylov"'),
         ({"max_basis": 8}, "max_basis: expected k \\+ 3 block <= max_basis <= d"),
         ({"y": np.zeros((2, *SHAPE), np.float32)}, "y: expected one image"),
@@ -210,9 +216,37 @@ def test_mistakes(change, message):
         eigenbasis.top_k(**call)
 
 
-def test_numbers_that_are_none_are_told():
+def not_a_number(y):
+    return y * jnp.nan
+
+
+def infinite_slope(y):
+    """Finite, with a Jacobian that is not."""
+    return jnp.sqrt(jnp.abs(y - y[:, :1, :1]))
+
+
+@pytest.mark.parametrize("denoise", [not_a_number, infinite_slope])
+@pytest.mark.parametrize(
+    "call",
+    [
+        *(lambda f, y, m=method: eigenbasis.top_k(f, y, 3, method=m) for method in ("dense", "krylov")),
+        *(lambda f, y, m=method: eigenbasis.top_singular(f, y, 3, method=m) for method in ("dense", "krylov")),
+        eigenbasis.jacobian,
+        eigenbasis.trace,
+        eigenbasis.asymmetry,
+        lambda f, y: eigenbasis.trace(f, y, key=0, num=12, method="hutch++"),
+        lambda f, y: eigenbasis.implied_sigma(f, y),
+    ],
+)
+def test_numbers_that_are_not_finite_are_one_error(call, denoise):
     with pytest.raises(RunError, match="product: expected finite numbers"):
-        eigenbasis.top_k(lambda y: y * jnp.nan, matrices.image(), 3, method="krylov")
+        call(denoise, matrices.image())
+
+
+@pytest.mark.parametrize("function", [eigenbasis.jacobian, eigenbasis.trace, eigenbasis.asymmetry])
+def test_an_empty_block(function):
+    with pytest.raises(InputError, match="block: expected at least 1, got 0; use 1 or more"):
+        function(lambda y: y, matrices.image(), block=0)
 
 
 def test_a_jacobian_too_large_is_refused():

@@ -101,6 +101,42 @@ def test_homogeneity():
     assert eigenbasis.homogeneity(lambda y: y + 1, y) == pytest.approx(want, rel=1e-5)
 
 
+def test_homogeneity_of_zero_output():
+    y = matrices.image()
+    with np.errstate(all="raise"):
+        assert eigenbasis.homogeneity(lambda y: 0 * y, y) == 0
+        # f(1) = 0, J = 2: a straight line that does not pass through the origin.
+        assert eigenbasis.homogeneity(lambda y: 2 * (y - 1), np.ones_like(y)) == np.inf
+
+
+@pytest.mark.parametrize("sigma", [0.05, 0.2])
+def test_the_noise_level_that_a_filter_assumes(sigma):
+    """An optimal denoiser of Gaussian images implies the noise that is there: E ||y - f||^2 = sigma^2 (d - tr J)."""
+    rng, deviation, count = np.random.default_rng(0), np.linspace(0.02, 0.6, SIZE), 400
+    gain = (deviation**2 / (deviation**2 + sigma**2)).reshape(SHAPE).astype(np.float32)
+    x = deviation.reshape(SHAPE) * rng.normal(size=(count, *SHAPE))
+    y = (x + sigma * rng.normal(size=x.shape)).astype(np.float32)
+    f = Partial(jnp.multiply, gain)
+    found = [eigenbasis.implied_sigma(f, each, block=SIZE) for each in y[:40]]
+    assert {each.error for each in found} == {0.0}
+    assert np.mean([each.value for each in found]) == pytest.approx(sigma, rel=0.03)
+    for each, noisy in zip(found[:3], y, strict=False):
+        assert each.value == pytest.approx(np.linalg.norm((1 - gain) * noisy) / np.sqrt(SIZE - gain.sum()), rel=1e-4)
+    # J is diagonal, so that random signs give its trace exactly.
+    probed = eigenbasis.implied_sigma(f, y[0], key=jax.random.key(0), num=8)
+    assert probed.value == pytest.approx(found[0].value, rel=1e-4) and probed.products == 8
+    assert np.isnan(eigenbasis.implied_sigma(lambda y: y, y[0]).value)
+
+
+def test_the_error_of_the_implied_noise_level():
+    matrix, y = lopsided(), matrices.image()
+    exact = eigenbasis.implied_sigma(matrices.linear(matrix), y)
+    moved = np.linalg.norm(y.reshape(-1) - matrix @ y.reshape(-1))
+    assert exact.value == pytest.approx(moved / np.sqrt(SIZE - np.trace(matrix)), rel=1e-4)
+    found = estimates(lambda key: eigenbasis.implied_sigma(matrices.linear(matrix), y, key=key, num=48))
+    assert_honest(*found, exact.value)
+
+
 def smooth_images(count=60, shape=(6, 8, 2)):
     rough = np.random.default_rng(0).normal(size=(count, *shape))
     return (0.4 + 0.1 * (rough + np.roll(rough, 1, 1) + np.roll(rough, 1, 2))).astype(np.float32)

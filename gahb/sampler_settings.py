@@ -1,0 +1,109 @@
+"""Settings of the sampler, and how its samples end."""
+
+import math
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from common.errors import choice, input_error, within
+
+# How a sample ended, in the order of the numbers in `info["outcome"]`.
+OUTCOMES = ("converged", "unfinished", "diverged", "not a denoiser", "not finite")
+
+
+class SamplerSettings(NamedTuple):
+    """Settings of `sample`; see there.
+
+    sigma_0: noise at the start, in intensity units, 1. sigma_L: noise at the end, 0.02. mean: intensity, or an image,
+    around which the start is drawn, 0.5. step: step size h of the corrected algorithm, in (0, 1], 0.35. beta: in (0,
+    1]; sigma falls by the factor 1 - beta h an iteration and 1 injects no noise, 0.2. hold: first iterations of the
+    corrected algorithm, at sigma_0, 25. h0: first step size of the published algorithm, in (0, 1]; None, the default,
+    takes the corrected one. fixed_step: the published algorithm with h = h0 throughout, False. max_steps: iterations
+    after which a sample ends, 2000. divergence: sigma_0 times it is the noise above which a sample ends, 2.
+    """
+
+    sigma_0: float = 1.0
+    sigma_L: float = 0.02  # noqa: N815
+    mean: float | jax.Array = 0.5
+    step: float = 0.35
+    beta: float = 0.2
+    hold: int = 25
+    h0: float | None = None
+    fixed_step: bool = False
+    max_steps: int = 2000
+    divergence: float = 2.0
+
+
+DEFAULT = SamplerSettings()
+# Of Kadkhodaie & Simoncelli 2021, algorithm 2, as the released code runs it.
+PUBLISHED = SamplerSettings(sigma_L=0.05, beta=0.1, h0=0.01)
+
+
+def outcomes(info: dict[str, Any]) -> str:
+    """Describes in a line how the samples of `info` (of `sample`) ended: steps, and the number of each outcome.
+
+    >>> outcomes({"steps": np.array([68, 69]), "outcome": np.array([0, 1])})
+    '68 to 69 steps; 1 of 2 converged (0.50), 1 unfinished'
+    """
+    steps, outcome = (np.asarray(info[name]).reshape(-1) for name in ("steps", "outcome"))
+    counts = {name: int((outcome == number_of(name)).sum()) for name in OUTCOMES}
+    low, high = int(steps.min()), int(steps.max())
+    reached = counts.pop("converged")
+    others = [f"{count} {name}" for name, count in counts.items() if count]
+    said = f"{reached} of {len(outcome)} converged ({reached / len(outcome):.2f})"
+    counted = f"{low}" if low == high else f"{low} to {high}"
+    return f"{counted} steps; " + ", ".join([said, *others])
+
+
+def number_of(name: str) -> int:
+    """Returns the number of an outcome, its place in `OUTCOMES`."""
+    return OUTCOMES.index(name)
+
+
+def changed(settings: Any, changes: dict[str, Any]) -> Any:
+    """Returns the record `settings` with the fields of `changes`; raises `InputError` for a name that is no field."""
+    for name in changes:
+        choice("settings", name, settings._fields)
+    return settings._replace(**changes)
+
+
+def check(settings: SamplerSettings) -> None:
+    """Raises `InputError`, naming the field, for numbers that `sample` cannot run with; traced ones are not checked."""
+    for name in ("sigma_0", "sigma_L", "divergence", "step", "beta", "h0"):
+        value = getattr(settings, name)
+        if name == "h0" and value is None:
+            continue
+        check_positive(name, value, most=1 if name in ("step", "beta", "h0") else math.inf)
+    for name, least in (("max_steps", 1), ("hold", 0)):
+        check_count(name, getattr(settings, name), least)
+    mean = settings.mean
+    if np.ndim(mean) == 0 and not isinstance(mean, jax.core.Tracer) and not (_is_number(mean) and abs(mean) <= 4):
+        raise input_error("mean", expected="an intensity in [0, 1]", got=_got(mean), fix="divide it by 255")
+
+
+def _is_number(value):
+    return np.ndim(value) == 0 and np.issubdtype(np.asarray(value).dtype, np.number) and not np.iscomplexobj(value)
+
+
+def _got(value):
+    return f"an array {list(np.shape(value))}" if np.ndim(value) else value
+
+
+def check_positive(name: str, value: object, *, most: float = math.inf) -> None:
+    """Raises `InputError` unless `value` is traced or a number above 0, at most `most`."""
+    if isinstance(value, jax.core.Tracer) or (_is_number(value) and 0 < value <= most):
+        return
+    expected = "a positive number" if most == math.inf else f"a number in (0, {most:g}]"
+    fix = "see the docstring of gahb.sampler_settings for its default"
+    raise input_error(name, expected=expected, got=_got(value), fix=fix)
+
+
+def check_count(name: str, value: Any, least: int) -> None:
+    """Raises `InputError` unless `value` is traced or a whole number of at least `least`."""
+    if isinstance(value, jax.core.Tracer):
+        return
+    if not (_is_number(value) and value == int(value)):
+        expected = f"a whole number of at least {least}"
+        raise input_error(name, expected=expected, got=_got(value), fix=f"use {least} or more")
+    within(name, value, least)
