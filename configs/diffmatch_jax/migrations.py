@@ -1,8 +1,5 @@
 """What the keys of older `diffmatch_jax` runs are called today, and the values of those that are gone."""
 
-from collections.abc import Mapping
-from typing import Any
-
 RENAMED = {
     "conditions.fit": "conditioning.fit",
     "conditions.refine": "conditioning.refine",
@@ -13,14 +10,14 @@ RENAMED = {
 }
 
 
-def _scale(stored: Mapping[str, Any]) -> float:
+def _scale(stored: dict) -> float:
     if stored["features.compat"]:
         return 1.0
     fitted, cell = ("conditioning.fit", 8) if stored.get("task", "stage1") == "stage1" else ("conditioning.refine", 2)
     return cell / stored["features.fine"] if stored[fitted] else 0.1
 
 
-REMOVED: Mapping[str, Any] = {
+REMOVED = {
     "conditions.gain": lambda stored: 0.0 if stored["features.compat"] else 8.0,
     "conditions.median": 0,
     "conditions.radius": 4,
@@ -61,7 +58,7 @@ REMOVED: Mapping[str, Any] = {
 }
 
 
-def _second(stored: Mapping[str, Any]) -> dict[str, Any]:
+def _second(stored: dict) -> dict:
     """Renames keys, and drops removed ones that had the value which is always used today.
 
     A run that stored another value keeps the key, which is unknown today, and so cannot be trained further.
