@@ -26,15 +26,14 @@ from common.method import Method, Variables
 from common.training import settings as training_settings
 from common.training.loop import compile_step, initial_state
 from common.training.parallel import device_count, make_backend
-from diffmatch_jax import backbone, features
-from diffmatch_jax import conditions as looking
-from diffmatch_jax.export import portable
-from diffmatch_jax.features import Prepared
-from diffmatch_jax.matcher import Model, Plan, on_grid
+from diffmatch_jax.commands.export import portable
 from diffmatch_jax.method import build, model_of
-from diffmatch_jax.network import inputs
-from diffmatch_jax.sampling import draw
-from diffmatch_jax.settings import VGG, build_plan
+from diffmatch_jax.model import backbone, conditioning, features
+from diffmatch_jax.model.features import Prepared
+from diffmatch_jax.model.matcher import MatcherConfig, Model, on_grid
+from diffmatch_jax.model.sampling import draw
+from diffmatch_jax.model.unet import inputs
+from diffmatch_jax.settings import VGG, build_matcher_config
 
 # Only for counting: the arithmetic that is asked for, whatever kernel does it and whatever is computed twice.
 COUNTED = {"model.fused_attention": False, "train.remat": False}
@@ -72,8 +71,6 @@ QUICK = Settings(
         "data.source": "photographs",
         "data.size": 64,
         "features.fine": 32,
-        "features.coarse": 16,
-        "conditions.radius": 1,
         "model.channels": 8,
         "model.multipliers": (1,),
         "model.attention": (),
@@ -114,7 +111,7 @@ def run(settings: Settings) -> Report:
         pairs = (settings.pairs, *(each.config.train.batch_size for each in stages))
         devices = (1, device_count(), device_count())
         product = matrix_product(side=settings.side, dtype=dtype, seed=stages[0].config.seed)
-        drawing, calling = (f"{each}, {dtype}" for each in names(model.plan, settings))
+        drawing, calling = (f"{each}, {dtype}" for each in names(model.config, settings))
         blocks = {name: each.block for name, each in programs.items()}
         blocks |= dict(zip((drawing, calling), sampling(model, settings), strict=True))
         taken = harness.alternate(blocks | {f"matrix product, {dtype}": product.block}, rounds=settings.rounds)
@@ -155,7 +152,7 @@ def init_for(config, first: Callable | None = None) -> Callable:
     """Returns a method's `init` that reads no weights: the pyramid's are random, and stage 1's are made by `first`."""
     alone = {"features.pyramid": "embedded", "stage2.stage1": "", "stage2.from_stage1": False}
     trained = build(configs.from_dict(config.to_dict(), config, alone)).init
-    widths = features.WIDTHS if config.features.pyramid.startswith(VGG) else backbone.WIDTHS
+    widths = features.VGG_WIDTHS if config.features.pyramid.startswith(VGG) else backbone.WIDTHS
 
     def init(key, batch):
         stats = {"pyramid": backbone.init(key, widths)}
@@ -166,9 +163,9 @@ def init_for(config, first: Callable | None = None) -> Callable:
     return init
 
 
-def plan_for(stages: tuple[Stage, Stage]) -> Plan:
+def plan_for(stages: tuple[Stage, Stage]) -> MatcherConfig:
     """Returns how the matcher of both stages works."""
-    return build_plan(stages[1].config, stages[0].config)
+    return build_matcher_config(stages[1].config, stages[0].config)
 
 
 def model_for(stages: tuple[Stage, Stage]) -> Model:
@@ -179,17 +176,20 @@ def model_for(stages: tuple[Stage, Stage]) -> Model:
 
 def images_for(model: Model, settings: Settings) -> Prepared:
     """Returns prepared images of uniform noise in [0, 1], one for each pair."""
-    keys, sides = jax.random.split(jax.random.key(1)), (model.plan.look.fine, model.plan.look.coarse)
+    keys, sides = (
+        jax.random.split(jax.random.key(1)),
+        (model.config.conditioning.fine, model.config.conditioning.coarse),
+    )
     return Prepared(
         *(jax.random.uniform(key, (settings.pairs, side, side, 3)) for key, side in zip(keys, sides, strict=True))
     )
 
 
-def inference(model: Model, counted: Plan, settings: Settings) -> Program:
+def inference(model: Model, counted: MatcherConfig, settings: Settings) -> Program:
     """Returns the matching of prepared images by both stages; the plan `counted` does the same arithmetic."""
     images, keys = images_for(model, settings), jax.random.split(jax.random.key(2), settings.pairs)
     arrays = model.weights, images, images, keys
-    compiled = on_grid.lower(model.plan, *arrays, settings.hypotheses).compile()
+    compiled = on_grid.lower(model.config, *arrays, settings.hypotheses).compile()
     arithmetic = flops.products(on_grid.trace(counted, *arrays, settings.hypotheses))
     return Program(harness.timed(lambda: compiled(*arrays)), arithmetic, program_bytes(compiled))
 
@@ -216,34 +216,36 @@ def training_step(stage: Stage, counted: Method) -> Program:
     return Program(harness.timed(step), arithmetic, program_bytes(compiled))
 
 
-def names(plan: Plan, settings: Settings) -> tuple[str, str]:
+def names(matcher_config: MatcherConfig, settings: Settings) -> tuple[str, str]:
     """Returns what the times of drawing hypotheses and of the network alone are called."""
-    return f"stage 1: {settings.hypotheses} hypotheses drawn", f"{plan.first.nfe} network calls"
+    return f"stage 1: {settings.hypotheses} hypotheses drawn", f"{matcher_config.first.nfe} network calls"
 
 
 def sampling(model: Model, settings: Settings) -> tuple[Callable[[], Seconds], Callable[[], Seconds]]:
     """Returns blocks that draw hypotheses by stage 1 for known conditions, and call its network as often as they do."""
-    plan, params = model.plan, model.weights.first
+    matcher_config, params = model.config, model.weights.first
     keys = jax.random.split(jax.random.key(3), settings.pairs)
 
     @jax.jit
     def told(weights, images):
-        of_images = looking.maps(weights.pyramid, images, plan.look).first
-        return looking.stage1(of_images, of_images, plan.look).conditions
+        of_images = conditioning.maps(weights.pyramid, images, matcher_config.conditioning).first
+        return conditioning.stage1(of_images, of_images, matcher_config.conditioning).conditions
 
     conditions = told(model.weights, images_for(model, settings))
     repeated = jax.tree.map(lambda each: jnp.repeat(each, settings.hypotheses, axis=0), conditions)
-    seen = inputs(jnp.zeros_like(repeated.flow), repeated, plan.first.variable)
-    time = jnp.full(seen.shape[:1], plan.first.process.times[-1])
+    seen = inputs(jnp.zeros_like(repeated.flow), repeated, matcher_config.first.variable)
+    time = jnp.full(seen.shape[:1], matcher_config.first.process.times[-1])
     drawn = jax.jit(draw, static_argnums=0, static_argnames="hypotheses")
-    call = jax.jit(lambda params, seen, time: plan.first.network.apply({"params": params}, seen, time))
+    call = jax.jit(lambda params, seen, time: matcher_config.first.network.apply({"params": params}, seen, time))
 
     def calls():
-        for _ in range(plan.first.nfe):
+        for _ in range(matcher_config.first.nfe):
             last = jax.block_until_ready(call(params, seen, time))
         return last
 
     return (
-        harness.timed(lambda: drawn(plan.first, params, conditions, hypotheses=settings.hypotheses, keys=keys)),
+        harness.timed(
+            lambda: drawn(matcher_config.first, params, conditions, hypotheses=settings.hypotheses, keys=keys)
+        ),
         harness.timed(calls),
     )

@@ -143,6 +143,14 @@ def read(
     return from_dict(values if base is None else _known(values, base, workdir, training), base, overrides)
 
 
+def from_stored(values: Mapping[str, Any], base: ConfigDict, place: str | os.PathLike) -> ConfigDict:
+    """Returns the locked configuration of values that this or an older version stored at `place`; raises `InputError`.
+
+    Values without a method are those of a part of `base`'s.
+    """
+    return from_dict(experiment(migrations.upgraded({"method": base.method, **values}, place)), base)
+
+
 def filled(values: Mapping[str, Any], base: ConfigDict) -> dict[str, Any]:
     """Returns stored values under today's names, with `base`'s default where they lack a key."""
     stored = dict(flat(migrations.upgraded(values, FILE_NAME)))

@@ -32,22 +32,22 @@ def _import_weights(path, **how):
 
 
 def _figures():
-    from diffmatch_jax.figures import NAMES
+    from diffmatch_jax.figures.runs import NAMES
 
     return NAMES
 
 
 def _arguments(module):
-    """Returns the function that adds the flags of `diffmatch_jax.MODULE`."""
+    """Returns the function that adds the flags of `diffmatch_jax.commands.MODULE`."""
 
     def add(parser):
-        importlib.import_module(f"diffmatch_jax.{module}").arguments(parser)
+        importlib.import_module(f"diffmatch_jax.commands.{module}").arguments(parser)
 
     return add
 
 
 def _run(module):
-    return lambda app, request: importlib.import_module(f"diffmatch_jax.{module}").run(app, request)
+    return lambda app, request: importlib.import_module(f"diffmatch_jax.commands.{module}").run(app, request)
 
 
 MATCH = Verb(
@@ -56,8 +56,8 @@ MATCH = Verb(
     "Writes match-KEY.npz, .json and .png, flow-KEY.flo (Middlebury's format), warped-KEY.png and, of several\n"
     "hypotheses, hypotheses-KEY.png to --out DIR; KEY is a hash of images, weights and flags. Uses the weights\n"
     "that come with the package, or those of the run in --workdir.",
-    _arguments("match_command"),
-    _run("match_command"),
+    _arguments("match"),
+    _run("match"),
     reads_config=False,
 )
 

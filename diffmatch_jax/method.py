@@ -19,31 +19,35 @@ from common.io.pictures import grid
 from common.method import Evaluation, Method, Samples, Variables
 from common.networks.initial import initialise
 from configs.diffmatch_jax.base import base
-from diffmatch_jax import backbone, features, held_out, pretraining, training
-from diffmatch_jax.cutouts import WithObjects, read_coco
-from diffmatch_jax.datasets import listed
-from diffmatch_jax.datasets.record import PairSource
-from diffmatch_jax.features import Pyramid
-from diffmatch_jax.matcher import Match, Model, Weights
-from diffmatch_jax.matching import warp
-from diffmatch_jax.pairs import Pair
-from diffmatch_jax.sampling import Stage
+from diffmatch_jax.data.objects import WithObjects, read_coco
+from diffmatch_jax.data.pairs import augmentation
+from diffmatch_jax.data.warps import Pair
+from diffmatch_jax.evaluation import evaluate
+from diffmatch_jax.evaluation.datasets import listed
+from diffmatch_jax.evaluation.datasets.record import PairSource
+from diffmatch_jax.model import backbone, features, weights
+from diffmatch_jax.model.features import Pyramid
+from diffmatch_jax.model.flow import warp
+from diffmatch_jax.model.matcher import Model, Weights
+from diffmatch_jax.model.pair_match import Match
+from diffmatch_jax.model.sampling import Stage
 from diffmatch_jax.settings import (
     VGG,
-    build_goal,
-    build_look,
-    build_making,
-    build_plan,
-    build_second,
+    build_conditioning,
+    build_loss_config,
+    build_matcher_config,
+    build_pair_config,
     build_stage,
-    compat_of,
+    build_stage2_training,
+    is_released,
     kind_of,
 )
+from diffmatch_jax.training import pretraining, stages
 
 NAME = "diffmatch_jax"
 TASKS = ("stage1", "stage2", "backbone")
 # The sections of a config that say what a trained stage 1 is.
-MATTERS = ("features", "conditions", "model", "process", "variable", "objective", "sampler")
+MATTERS = ("features", "conditioning", "model", "process", "objective", "sampler")
 
 
 class Frozen(NamedTuple):
@@ -59,23 +63,26 @@ def build(config) -> Method:
     if config.task == "backbone":
         return pretraining.build(config)
     before = first_config(config)
-    plan, making, goal = build_plan(config, before), build_making(config), build_goal(config)
-    plain = build_making(config, plain=True)
-    second = build_second(config, plan) if config.task == "stage2" else None
-    trained = plan.first if second is None else plan.second
+    matcher_config, pair_config, loss_config = (
+        build_matcher_config(config, before),
+        build_pair_config(config),
+        build_loss_config(config),
+    )
+    plain = build_pair_config(config, plain=True)
+    second = build_stage2_training(config, matcher_config) if config.task == "stage2" else None
+    trained = matcher_config.first if second is None else matcher_config.second
     sampler, checks, size = config.sampler, config.evaluate, config.pairs.size
     sources = functools.cache(lambda: build_all_sources(config))
     frozen = functools.cache(lambda: build_frozen(config))
-    if config.objective.pooled and config.train.accumulate > 1:
+    if is_released(config) and config.train.accumulate > 1:
         # The mean of means over parts of the batch, which have different numbers of valid pixels, is another loss.
-        fix = "use train.accumulate=1, or objective.pooled=false"
+        fix = "use train.accumulate=1, or leave out features.compat"
         raise input_error(
-            "config.train.accumulate", expected="1 with objective.pooled", got=config.train.accumulate, fix=fix
+            "config.train.accumulate", expected="1 with features.compat", got=config.train.accumulate, fix=fix
         )
     at_least(
         {
             "config.sampler.hypotheses": (sampler.hypotheses, 1),
-            "config.sampler.rounds": (sampler.rounds, 1),
             "config.sampler.num": (sampler.num, 1),
             "config.evaluate.num": (checks.num, 1),
             "config.evaluate.batch_size": (checks.batch_size, 1),
@@ -84,48 +91,51 @@ def build(config) -> Method:
 
     def init(key, batch):
         del batch
-        cells, evidence = plan.look.cells, plan.look.evidence
+        cells, evidence = matcher_config.conditioning.cells, matcher_config.conditioning.evidence
         if second is not None:
-            cells, evidence = second.size or plan.look.fine_cells, plan.look.fine_evidence
+            cells, evidence = (
+                second.size or matcher_config.conditioning.fine_cells,
+                matcher_config.conditioning.fine_evidence,
+            )
         params, kept = initial_params(trained, key, cells=cells, evidence=evidence), frozen()
         if second is not None and config.stage2.from_stage1:
             params = continued(params, kept.stage1)
         return Variables(params, {name: each for name, each in kept._asdict().items() if each is not None})
 
     def loss(variables, key, batch):
-        keys = training.batch_keys(key, batch)
+        keys = stages.batch_keys(key, batch)
         pyramid = as_pyramid(before or config, variables.stats["pyramid"])
         if second is None:
-            seen = training.stage1_batch(plan.look, pyramid, batch)
+            seen = stages.stage1_batch(matcher_config.conditioning, pyramid, batch)
         else:
-            first = variables.stats["stage1"] if plan.first else None
-            seen = training.stage2_batch(plan.look, plan.first, second, pyramid, first, batch, keys)
-        value, metrics = training.loss(goal, trained.network, variables.params, *seen, keys)
-        return value, training.aux(variables, metrics)
+            first = variables.stats["stage1"] if matcher_config.first else None
+            seen = stages.stage2_batch(
+                matcher_config.conditioning, matcher_config.first, second, pyramid, first, batch, keys
+            )
+        value, metrics = stages.loss(loss_config, trained.network, variables.params, *seen, keys)
+        return value, stages.aux(variables, metrics)
 
     def model(variables):
         return model_of(config, variables, before)
 
     def matched(variables, key, num):
         of_pairs, of_noise = jax.random.split(key)
-        made = held_out.pairs(plain, sources()["test"], of_pairs, num=num)
+        made = evaluate.pairs(plain, sources()["test"], of_pairs, num=num)
         settings = {"hypotheses": sampler.hypotheses, "batch_size": min(num, checks.batch_size)}
-        return made, held_out.matched(model(variables), made, of_noise, **settings)
+        return made, evaluate.matched(model(variables), made, of_noise, **settings)
 
     def measure(variables: Variables, key: jax.Array) -> Evaluation:
         of_pairs, of_noise = jax.random.split(key)
-        made = held_out.pairs(plain, sources()["test"], of_pairs, num=checks.num)
+        made = evaluate.pairs(plain, sources()["test"], of_pairs, num=checks.num)
         settings = {"hypotheses": sampler.hypotheses, "batch_size": checks.batch_size}
-        return held_out.evaluate(model(variables), made, of_noise, **settings)
+        return evaluate.evaluate(model(variables), made, of_noise, **settings)
 
     def sample(variables: Variables, key: jax.Array) -> Samples:
         made, found = matched(variables, key, sampler.num)
         arrays = {name: getattr(made, name) for name in ("source", "target", "flow", "mask")}
-        arrays |= {"predicted": found.flow} | {
-            name: getattr(found, name) for name in ("confidence", "spread", "winner")
-        }
-        told = {"hypotheses": sampler.hypotheses, "estimate": sampler.estimate, "num_samples": sampler.num}
-        info = {"nfe": plan.nfe(sampler.hypotheses), **told}
+        arrays |= {"predicted": found.flow} | {name: getattr(found, name) for name in ("confidence", "std", "wta_flow")}
+        settings = {"hypotheses": sampler.hypotheses, "estimate": sampler.estimate, "num_samples": sampler.num}
+        info = {"nfe": matcher_config.nfe(sampler.hypotheses), **settings}
         return Samples(arrays, shown(made, found), info, settings={"data": {"test": sources()["test"].fingerprint}})
 
     def preview(variables: Variables, key: jax.Array) -> dict[str, np.ndarray]:
@@ -137,7 +147,7 @@ def build(config) -> Method:
         name=NAME,
         init=init,
         loss=loss,
-        augment=training.augmentation(making),
+        augment=augmentation(pair_config),
         sources=sources,
         sample=sample,
         evaluate=measure,
@@ -162,7 +172,7 @@ def first_config(config):
     if config.task != "stage2" or not config.stage2.stage1:
         return None
     if config.stage2.stage1_config:
-        return configs.from_dict(json.loads(config.stage2.stage1_config), base())
+        return configs.from_stored(json.loads(config.stage2.stage1_config), base(), "config.stage2.stage1_config")
     return read_first(config.stage2.stage1)
 
 
@@ -184,11 +194,11 @@ def complete(config, workdir: Path):
     if config.task != "stage2" or not config.stage2.stage1:
         return config
     if saved_steps(workdir) and (workdir / configs.FILE_NAME).exists():
-        told = configs.read(workdir, base()).stage2.stage1_config
+        stored = configs.read(workdir, base()).stage2.stage1_config
     else:
-        told = json.dumps(matters(read_first(config.stage2.stage1)), sort_keys=True)
+        stored = json.dumps(matters(read_first(config.stage2.stage1)), sort_keys=True)
         restore_params(config.stage2.stage1)
-    return configs.from_dict(configs.to_dict(config), base(), {"stage2.stage1_config": told})
+    return configs.from_dict(configs.to_dict(config), base(), {"stage2.stage1_config": stored})
 
 
 def matters(config) -> dict[str, Any]:
@@ -199,21 +209,21 @@ def matters(config) -> dict[str, Any]:
 
 def build_all_sources(config) -> dict[str, Source]:
     """Returns the photographs of a config; for training, the pairs of a list if it names one, and objects to paste."""
-    told = config.pairs
-    if told.coco and not told.objects:
+    section = config.pairs
+    if section.coco and not section.objects:
         expected = "a share above 0, for the objects of pairs.coco"
         raise input_error(
-            "config.pairs.objects", expected=expected, got=told.objects, fix="use 0.5, or leave pairs.coco empty"
+            "config.pairs.objects", expected=expected, got=section.objects, fix="use 0.5, or leave pairs.coco empty"
         )
     found = build_sources(config.data)
-    if told.listed:
-        photographs, _, rows = told.listed.partition(":")
+    if section.listed:
+        photographs, _, rows = section.listed.partition(":")
         if not rows:
             fix = "name the folder of photographs and the list"
-            raise input_error("config.pairs.listed", expected="PHOTOGRAPHS:CSV", got=told.listed, fix=fix)
-        pairs = listed.listed(photographs, rows, size=told.size, compat=compat_of(config))
+            raise input_error("config.pairs.listed", expected="PHOTOGRAPHS:CSV", got=section.listed, fix=fix)
+        pairs = listed.listed(photographs, rows, size=section.size, half_pixel=is_released(config))
         found = {**found, "train": PairSource(pairs)}
-    if not told.coco:
+    if not section.coco:
         return found
     annotations, _, folder = config.pairs.coco.partition(":")
     if not folder:
@@ -240,12 +250,12 @@ def build_frozen(config) -> Frozen:
     except InputError:
         if not config.stage2.stage1_config:
             raise
-    look, key = build_look(before), jax.random.key(0)
-    stage = build_stage(before, cells=look.cells)
-    widths = features.WIDTHS if kind_of(before.features.pyramid) == VGG else backbone.WIDTHS
+    settings, key = build_conditioning(before), jax.random.key(0)
+    stage = build_stage(before, cells=settings.cells)
+    widths = features.VGG_WIDTHS if kind_of(before.features.pyramid) == VGG else backbone.WIDTHS
     shapes = Frozen(
         jax.eval_shape(lambda: backbone.init(key, widths)),
-        jax.eval_shape(lambda: initial_params(stage, key, cells=look.cells, evidence=look.evidence)),
+        jax.eval_shape(lambda: initial_params(stage, key, cells=settings.cells, evidence=settings.evidence)),
     )
     return jax.tree.map(lambda x: np.full(x.shape, np.nan, x.dtype), shapes)
 
@@ -265,7 +275,7 @@ def continued(params: Any, first: Any) -> Any:
     for name in sorted(ours.keys() | theirs.keys()):
         if ours.get(name) != theirs.get(name):
             expected = f"a stage 1 of the same network and evidence: {name} {ours.get(name, 'absent')}"
-            got, fix = theirs.get(name, "absent"), "use false, or give both stages one model and one conditions.wide"
+            got, fix = theirs.get(name, "absent"), "use false, or give both stages one model and one conditioning.wide"
             raise input_error("config.stage2.from_stage1", expected=expected, got=got, fix=fix)
     return jax.tree.map(jnp.asarray, first)
 
@@ -273,10 +283,10 @@ def continued(params: Any, first: Any) -> Any:
 def pyramid_params(name: str) -> Any:
     """Returns the parameters of the pyramid that a config names."""
     if name.startswith(VGG):
-        return features.load(name.removeprefix(VGG))
+        return weights.load_vgg(name.removeprefix(VGG))
     if name == "random":
         return backbone.init(jax.random.key(0))
-    (params,) = backbone.embedded().args
+    (params,) = weights.embedded().args
     return params
 
 
@@ -288,11 +298,11 @@ def as_pyramid(config, params: Any) -> Pyramid:
 
 def model_of(config, variables: Variables, before=None) -> Model:
     """Returns the matcher that variables of a config's run make; `before` is as in `build_plan`."""
-    plan, stats = build_plan(config, before), variables.stats
+    matcher_config, stats = build_matcher_config(config, before), variables.stats
     pyramid = as_pyramid(before or config, stats["pyramid"])
     if config.task == "stage1":
-        return Model(plan, Weights(pyramid, variables.params))
-    return Model(plan, Weights(pyramid, stats["stage1"] if plan.first else None, variables.params))
+        return Model(matcher_config, Weights(pyramid, variables.params))
+    return Model(matcher_config, Weights(pyramid, stats["stage1"] if matcher_config.first else None, variables.params))
 
 
 def load(workdir: str | os.PathLike, *, ema: bool = True, step: int | None = None) -> Model:

@@ -53,8 +53,8 @@ def test_the_matching_example_is_nearer_than_the_best_cells():
     _, _, disparity = skimage.data.stereo_motorcycle()
     seen = np.isfinite(disparity)
     truth = np.stack([-disparity[seen], np.zeros(seen.sum())], -1)
-    ours, winner = (np.linalg.norm(flow[seen] - truth, axis=-1).mean() for flow in (result.flow, result.winner))
-    assert ours < 0.95 * winner < 10
+    ours, wta = (np.linalg.norm(flow[seen] - truth, axis=-1).mean() for flow in (result.flow, result.wta_flow))
+    assert ours < 0.95 * wta < 10
     assert result.confidence.shape == (500, 741)
 
 

@@ -19,7 +19,7 @@ DOORS = {
     "tensorflow_datasets": ["common/data"],
     "grain": ["common/data"],
     "tensorboardX": ["common/io/metrics_log.py"],
-    "cv2": ["diffmatch_jax/classical.py"],
+    "cv2": ["diffmatch_jax/model/geometry.py"],
 }
 # What configurations import beside each other: they describe, and compute nothing.
 CONFIG_IMPORTS = ("collections", "ml_collections", "os", "pathlib", "typing")

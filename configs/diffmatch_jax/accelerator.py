@@ -18,10 +18,8 @@ def get_config():
     config.compute_dtype = "bfloat16"
 
     config.features.fine = 512
-    config.features.coarse = 256
     config.features.compute_dtype = "bfloat16"
-    config.variable.scale = 8 / 512  # a cell
-    config.variable.coherence = 6.0  # as large in the pairs as in bsds.py; not measured at this size
+    config.process.noise_correlation = 6.0  # as large in the pairs as in bsds.py; not measured at this size
     config.sampler.confidence = 8.0  # pixels of 512, as 4 of 256
 
     config.model.channels = 64

@@ -17,11 +17,10 @@ from configs.diffmatch_jax import accelerator, bsds_stage2
 def get_config():
     config, refining = accelerator.get_config(), bsds_stage2.get_config()
     config.task = refining.task
-    config.variable.update(refining.variable)
+    config.process.update(refining.process)
     config.objective.update(refining.objective)
     config.stage2.update(refining.stage2)
-    config.variable.scale = 2 / 512  # a cell
-    config.variable.coherence = 16.0  # as large in the pairs as in bsds_stage2.py; not measured at this size
+    config.process.noise_correlation = 16.0  # as large in the pairs as in bsds_stage2.py; not measured at this size
 
     config.train.steps = 20_000
     return config

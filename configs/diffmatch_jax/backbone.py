@@ -6,7 +6,7 @@
 
 Data: 200 training and 200 test images (321x481, official splits) from `bsds500_images/1.0.0` in $SCOREBRIDGE_DATA, data
 or ../shared/data; pairs of 128x128 are warped anew in every step, four in five of their pictures change in colour,
-contrast, sharpness and noise. Objective: diffmatch_jax/contrastive.py at strides 4, 8 and 16.
+contrast, sharpness and noise. Objective: diffmatch_jax/training/pretraining.py at strides 4, 8 and 16.
 Network: VGG-16 up to its fourth pool at a quarter of the width, 478,032 weights; `export` writes their average over
 steps in half precision, 0.85 MiB. Those that come with the package are this run's.
 Hardware: any; two CPU cores shared with other work took 25 minutes, 800 CPU seconds, about 1 s a step.

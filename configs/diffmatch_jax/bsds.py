@@ -22,17 +22,14 @@ def get_config():
     config.data.source = prepared("bsds500_images/1.0.0")
     config.data.size = 481
 
-    config.conditions.fit = 4.0
-    config.conditions.refine = 2
-    config.conditions.wide = 4
-    config.conditions.score = True
-    config.variable.scale = 1 / 32
-    config.variable.skip = True
-    config.variable.learned_scale = True
-    config.variable.coherence = 3.0
+    config.conditioning.fit = 4.0
+    config.conditioning.refine = 2
+    config.conditioning.wide = 4
+    config.conditioning.score = True
+    config.process.predict_variance = True
+    config.process.noise_correlation = 3.0
     config.objective.draws = 2
     config.objective.first_weight = 8.0  # with 1 the flow, which is the noisiest level's, is 1.3 % worse
-    config.objective.likelihood = 0.3
 
     config.train.steps = 1000
     config.train.batch_size = 8

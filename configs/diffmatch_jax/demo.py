@@ -17,16 +17,13 @@ def get_config():
     config.data.source = "photographs"
     config.data.size = 512
 
-    config.conditions.fit = 4.0
-    config.conditions.refine = 2
-    config.conditions.wide = 4
-    config.conditions.score = True
-    config.variable.scale = 1 / 32
-    config.variable.skip = True
-    config.variable.learned_scale = True
-    config.variable.coherence = 3.0
+    config.conditioning.fit = 4.0
+    config.conditioning.refine = 2
+    config.conditioning.wide = 4
+    config.conditioning.score = True
+    config.process.predict_variance = True
+    config.process.noise_correlation = 3.0
     config.objective.draws = 2
-    config.objective.likelihood = 0.3
 
     config.model.multipliers = (1, 2)
     config.model.attention = ()

@@ -17,7 +17,7 @@ def get_config():
     refining = bsds_stage2.get_config()
     config.task = refining.task
     config.model.update(refining.model)
-    config.variable.update(refining.variable)
+    config.process.update(refining.process)
     config.objective.update(refining.objective)
     config.stage2.update(refining.stage2)
     config.stage2.size = 32

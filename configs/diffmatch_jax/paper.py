@@ -24,24 +24,14 @@ def get_config():
     config.data.flip = False
 
     config.features.fine = 512
-    config.features.coarse = 256
     config.features.compat = "released"
 
     config.model.channels = 128
     config.model.multipliers = (1, 2, 3, 4)
     config.model.num_blocks = 3
     config.model.attention = (2, 3)
-    config.model.min_group = 1
 
-    config.conditions.gain = 0.0
-
-    config.variable.scale = 1.0
-    config.variable.shrunk = False
-    config.variable.residual = False
-    config.objective.penalty = "squared"
     config.objective.scale = 1.0
-    config.objective.first_share = 0.0
-    config.objective.pooled = True
 
     config.pairs.size = 520
     config.pairs.photometric = 0.0

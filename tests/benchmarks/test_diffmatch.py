@@ -11,7 +11,7 @@ from benchmarks import flops
 from common import config as configs
 from common.networks.convolution import convolve
 from configs.diffmatch_jax import bsds, bsds_stage2, paper, paper_stage2
-from diffmatch_jax import features
+from diffmatch_jax.model import features
 
 TYPES = ['compute_dtype: "float32" -> "bfloat16"', 'features.compute_dtype: "float32" -> "bfloat16"']
 
@@ -33,10 +33,14 @@ def test_stage_2_is_trained_on_stage_1_without_any_file():
     for each in (params, stats["stage1"]):
         assert sum(leaf.size for leaf in jax.tree.leaves(each)) == 121_153_794
     widths = [leaf.shape[-1] for leaf in jax.tree.leaves(stats["pyramid"]) if leaf.ndim == 4]
-    assert sorted(set(widths)) == list(features.WIDTHS) and len(widths) == 10
-    plan = benchmark.plan_for(stages)
-    assert plan.first.network == plan.second.network
-    assert (plan.look.cells, plan.look.fine_cells, plan.nfe(3)) == (64, 256, 30)
+    assert sorted(set(widths)) == list(features.VGG_WIDTHS) and len(widths) == 10
+    matcher_config = benchmark.plan_for(stages)
+    assert matcher_config.first.network == matcher_config.second.network
+    assert (matcher_config.conditioning.cells, matcher_config.conditioning.fine_cells, matcher_config.nfe(3)) == (
+        64,
+        256,
+        30,
+    )
 
 
 def test_loops_count_as_often_as_they_run():

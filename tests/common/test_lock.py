@@ -103,7 +103,7 @@ assert common.cli.dispatch.main(
 ) == 0
 import numpy as np
 np.save({str(tmp_path / "out.npy")!r}, gahb.load_denoiser({str(tmp_path)!r})(np.full((1, 8, 8, 1), 0.5, np.float32)))
-from diffmatch_jax.matcher import load
+from diffmatch_jax.api import load
 load()
 print("done")
 """

@@ -49,10 +49,8 @@ SMALLER = {
     "diffmatch_jax": {
         "data.fit": "pad",
         "features.pyramid": "random",
-        "features.fine": "16",
-        "features.coarse": "16",
-        "conditions.median": "0",
-        "conditions.wide": "0",
+        "features.fine": "32",
+        "conditioning.wide": "0",
         "model.channels": "8",
         "model.multipliers": "(1,)",
         "model.num_blocks": "1",

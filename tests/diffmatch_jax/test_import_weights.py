@@ -17,8 +17,9 @@ from common.errors import InputError
 from common.networks.adm_unet import ADMUNet
 from configs.diffmatch_jax import paper, paper_stage2
 from configs.diffmatch_jax.base import base
-from diffmatch_jax import authors, backbone, features, matcher
+from diffmatch_jax import api, import_weights
 from diffmatch_jax.__main__ import APP
+from diffmatch_jax.model import backbone, features, weights
 
 NETWORK = ADMUNet(
     2, channels=8, multipliers=(1, 2, 2), num_blocks=2, attention=(1,), heads=4, resampling="convolution", min_group=1
@@ -35,12 +36,12 @@ def params():
 
 @pytest.fixture(scope="module")
 def tensors(params):
-    return authors.export(NETWORK, params)
+    return import_weights.export(NETWORK, params)
 
 
 @pytest.fixture(autouse=True)
 def no_vgg(monkeypatch):
-    monkeypatch.setattr(features, "load", lambda path: backbone.init(jax.random.key(0), (2, 2, 2, 2)))
+    monkeypatch.setattr(weights, "load_vgg", lambda path: backbone.init(jax.random.key(0), (2, 2, 2, 2)))
 
 
 def equal(got, want):
@@ -49,7 +50,7 @@ def equal(got, want):
 
 
 def test_there_and_back(params, tensors):
-    network, own = authors.convert({f"module.{name}": each for name, each in tensors.items()})
+    network, own = import_weights.convert({f"module.{name}": each for name, each in tensors.items()})
     assert network == NETWORK
     equal(own, params)
 
@@ -82,12 +83,12 @@ def test_both_stages_from_the_command_line(params, tensors, tmp_path, capsys):
     assert command(tmp_path / "sr.safetensors", tmp_path / "second", *words) == 0
     equal(restore_params(first).params, params)
     config = configs.read(tmp_path / "second", base())
-    assert (config.features.compat, config.features.fine, config.variable.scale) == ("released", 512, 1.0)
-    model = matcher.load(tmp_path / "second")
+    assert (config.features.compat, config.features.fine) == ("released", 512)
+    model = api.load(tmp_path / "second")
     equal(jax.tree.map(np.asarray, model.weights.first), params)
     equal(jax.tree.map(np.asarray, model.weights.second), jax.tree.map(lambda x: x + 1, params))
-    assert model.plan.first.network == model.plan.second.network == NETWORK
-    assert model.plan.first.clip == 1 and len(model.plan.first.process) == 5
+    assert model.config.first.network == model.config.second.network == NETWORK
+    assert model.config.first.clip == 1 and len(model.config.first.process) == 5
     # Stage 2 sees the features of stage 1, also where its own config does not name them.
     assert config.features.pyramid == "embedded"
     image = np.random.default_rng(1).random((1, 16, 16, 3), np.float32)
@@ -151,4 +152,4 @@ def without(tensors, name):
 )
 def test_misfits(tensors, change, words):
     with pytest.raises(InputError, match=words):
-        authors.convert(change(tensors))
+        import_weights.convert(change(tensors))

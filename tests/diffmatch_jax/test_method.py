@@ -14,22 +14,32 @@ from common.cli.dispatch import main
 from common.errors import InputError
 from common.training.state import TrainState
 from configs.diffmatch_jax.base import base
-from diffmatch_jax import baselines, entrants, matcher, method, pretrained, shipped
+from diffmatch_jax import api, method
 from diffmatch_jax.__main__ import APP
-from diffmatch_jax.datasets import flow_files
-from diffmatch_jax.export import portable
+from diffmatch_jax.commands.export import portable
+from diffmatch_jax.evaluation.baselines import open_baselines
+from diffmatch_jax.evaluation.datasets import flow_files
+from diffmatch_jax.model import pair_match, weights
 
 SMALL = {
-    "features.pyramid": "random", "features.fine": 32, "features.coarse": 16, "conditions.radius": 1,
+    "features.pyramid": "random", "features.fine": 32,
     "model.channels": 8, "model.multipliers": (1,), "model.attention": (), "model.heads": 1,
-    "process.steps": 2, "conditions.fit": 2.0, "conditions.refine": 1, "variable.skip": True,
-    "variable.learned_scale": True, "objective.likelihood": 0.3,
+    "process.steps": 2, "conditioning.fit": 2.0, "conditioning.refine": 1,
+    "process.predict_variance": True,
     "pairs.size": 32, "pairs.photometric": 0.0, "pairs.shares": (0, 1, 0),
     "data.fit": "none", "data.size": 40,
     "train.steps": 2, "train.batch_size": 2, "train.log_every": 1, "checkpoint.every": 1, "ema.decay": 0.5,
     "optimizer.schedule": "constant", "sampler.hypotheses": 2, "sampler.num": 2, "evaluate.num": 2,
     "evaluate.batch_size": 2,
 }  # fmt: skip
+
+
+RELEASED = {
+    "features.compat": "released",
+    "conditioning.fit": 0.0,
+    "conditioning.refine": 0,
+    "process.predict_variance": False,
+}
 
 
 def config(**changes):
@@ -129,8 +139,8 @@ def test_refused_sources(photographs, changes, words):
 
 
 def test_stages_and_their_weights(runs):
-    one, two = matcher.load(runs / "one"), matcher.load(runs / "two")
-    assert one.plan.second is None and two.plan.first == one.plan.first and two.plan.second is not None
+    one, two = api.load(runs / "one"), api.load(runs / "two")
+    assert one.config.second is None and two.config.first == one.config.first and two.config.second is not None
     for got, name in ((two.weights.first, "one"), (two.weights.second, "two")):
         jax.tree.map(np.testing.assert_array_equal, got, restore_params(runs / name).params)
     # What is frozen goes along, from one to the other.
@@ -150,7 +160,7 @@ def test_evaluation_and_match(runs, capsys):
     np.testing.assert_allclose(told["ratio"], rows["model"] / rows["winner-take-all"])
     assert told["nfe"] == 2 * 2 * 2 and -1 <= told["rank_correlation"] <= 1
     image = np.random.default_rng(1).random((20, 30, 3))
-    found = matcher.match(image, image[:, ::-1], model=runs / "two", hypotheses=2)
+    found = api.match(image, image[:, ::-1], model=runs / "two", hypotheses=2)
     assert found.flow.shape == (20, 30, 2) and found.hypotheses.shape == (2, 16, 16, 2)
 
 
@@ -167,7 +177,7 @@ def test_the_match_command_writes_what_match_finds(runs, tmp_path):
     files = [str(tmp_path / f"{name}.png") for name in "ab"]
     words = ["--workdir", str(runs / "two"), "--hypotheses", "2", "--out", str(tmp_path / "out")]
     assert main(["match", *files, *words], APP) == 0
-    found = matcher.match(picture, picture[:, ::-1], model=runs / "two", hypotheses=2)
+    found = api.match(picture, picture[:, ::-1], model=runs / "two", hypotheses=2)
     stored = np.load(only(tmp_path / "out", "match-*.npz"))
     np.testing.assert_allclose(stored["flow"], found.flow, atol=1e-4)
     assert json.loads(only(tmp_path / "out", "match-*.json").read_text())["step"] == 2
@@ -175,7 +185,7 @@ def test_the_match_command_writes_what_match_finds(runs, tmp_path):
     np.testing.assert_array_equal(flow, stored["flow"])
     assert known.all()
     drawn = np.asarray(Image.open(only(tmp_path / "out", "warped-*.png")))
-    np.testing.assert_allclose(drawn, baselines.warped(picture, found.flow), atol=1)
+    np.testing.assert_allclose(drawn, pair_match.warped(picture, found.flow), atol=1)
     # Columns of 2.6 inches at 200 dots: four of the match, three of the hypotheses, whose means' differences are below.
     sizes = [Image.open(only(tmp_path / "out", f"{name}-*.png")).size for name in ("match", "hypotheses")]
     height = 2 * (0.94 * 2.6 * 20 / 30 + 0.2)
@@ -190,11 +200,11 @@ def test_the_match_command_takes_a_gray_png_and_a_colour_jpeg(runs, tmp_path):
     assert gray.shape == (24, 36) and colour.shape == (20, 30, 3)
     words = ["--workdir", str(runs / "two"), "--hypotheses", "2", "--out", str(tmp_path / "out")]
     assert main(["match", str(tmp_path / "a.png"), str(tmp_path / "b.jpg"), *words], APP) == 0
-    found = matcher.match(gray, colour, model=runs / "two", hypotheses=2)
+    found = api.match(gray, colour, model=runs / "two", hypotheses=2)
     stored = np.load(only(tmp_path / "out", "match-*.npz"))
     np.testing.assert_allclose(stored["flow"], found.flow, atol=1e-4)
     drawn = np.asarray(Image.open(only(tmp_path / "out", "warped-*.png")))
-    np.testing.assert_allclose(drawn, baselines.warped(gray[..., None], found.flow)[..., 0], atol=1)
+    np.testing.assert_allclose(drawn, pair_match.warped(gray[..., None], found.flow)[..., 0], atol=1)
 
 
 @pytest.mark.parametrize(
@@ -217,15 +227,15 @@ def test_the_match_command_refuses(tmp_path, capsys, flags, words):
 def test_a_stage_2_does_without_its_stage_1(runs, tmp_path, capsys):
     """It matches, measures, is exported and resumed with what it keeps, and a new run is refused in words."""
     own = shutil.copytree(runs / "two", tmp_path / "two")
-    whole = matcher.load(runs / "two")
+    whole = api.load(runs / "two")
     stored = configs.read(own, base())
     config_of_stage1 = json.loads(stored.stage2.stage1_config)
     assert config_of_stage1["model"]["channels"] == 8 and "data" not in config_of_stage1
     first = runs / "one"
     first.rename(runs / "elsewhere")
     try:
-        model = matcher.load(own)
-        assert model.plan == whole.plan
+        model = api.load(own)
+        assert model.config == whole.config
         jax.tree.map(np.testing.assert_array_equal, model.weights.first, whole.weights.first)
         assert main(["evaluate", "--workdir", str(own), "--dry-run"], APP) == 0
         assert main(["export", "--workdir", str(own)], APP) == 0
@@ -256,25 +266,20 @@ def test_a_stage_2_does_without_its_stage_1(runs, tmp_path, capsys):
         ({"model.multipliers": (1, 1, 1, 1)}, "config.model.multipliers: expected a grid divisible by 8"),
         ({"model.heads": 3}, "config.model.heads: expected a divisor of 8"),
         ({"model.attention": (2,)}, "config.model.attention: expected levels from 0 to 0"),
-        ({"process.schedule": "sigmoid"}, "config.process.schedule"),
-        ({"objective.penalty": "huber"}, "config.objective.penalty"),
         ({"sampler.estimate": "best"}, "config.sampler.estimate"),
         ({"sampler.confidence": 0.0}, "config.sampler.confidence"),
-        ({"objective.pooled": True, "train.accumulate": 2}, "config.train.accumulate: expected 1 with objective"),
+        (
+            RELEASED | {"train.accumulate": 2},
+            "config.train.accumulate: expected 1 with features.compat",
+        ),
+        ({"features.compat": "released"}, "config.conditioning.refine: expected 0"),
         ({"evaluate.num": 0}, "config.evaluate.num"),
-        ({"sampler.rounds": 0}, "config.sampler.rounds"),
         ({"task": "stage2", "stage2.degraded": 1.5}, "config.stage2.degraded"),
         ({"task": "stage2", "stage2.from_stage1": True}, "config.stage2.from_stage1: expected false without a stage 1"),
         ({"task": "stage2", "stage2.size": 99}, "config.stage2.size: expected 0 to 16 cells"),
         (
-            {
-                "task": "stage2",
-                "stage2.size": 8,
-                "features.compat": "released",
-                "conditions.fit": 0.0,
-                "conditions.refine": 0,
-            },
-            "config.stage2.size: expected 0 with compat='released', got 8",
+            RELEASED | {"task": "stage2", "stage2.size": 8},
+            "config.stage2.size: expected 0 with features.compat, got 8",
         ),
         ({"task": "stage2", "stage2.stage1": "nowhere"}, "nowhere"),
     ],
@@ -285,14 +290,14 @@ def test_refusals(changes, words):
 
 
 def test_other_features_than_stage_1(runs):
-    with pytest.raises(InputError, match="config.features: expected those of stage 1: fine 32"):
-        method.build(config(**{"task": "stage2", "stage2.stage1": str(runs / "one"), "features.fine": 48}))
+    with pytest.raises(InputError, match="config.features: expected that of stage 1: fine 32"):
+        method.build(config(**{"task": "stage2", "stage2.stage1": str(runs / "one"), "features.fine": 64}))
 
 
 def test_entrants_of_several_hypotheses(runs):
     """One run with different numbers of hypotheses, each a row with a name, title and record of its own."""
     two = runs / "two"
-    one, three, plain = entrants.open_entrants(f"run:{two}@1,a=run:{two}@3,a=run:{two}", 2)
+    one, three, plain = open_baselines(f"run:{two}@1,a=run:{two}@3,a=run:{two}", 2)
     assert [each.name for each in (one, three, plain)] == ["two@1", "a@3", "a"]
     assert [each.title for each in (one, three, plain)] == ["two, 1 hypothesis", "a, 3 hypotheses", "a"]
     for each, hypotheses in ((one, 1), (three, 3), (plain, 2)):
@@ -300,21 +305,21 @@ def test_entrants_of_several_hypotheses(runs):
         assert each.described == told and each.identity["hypotheses"] == hypotheses
     image = np.random.default_rng(1).random((20, 30, 3))
     for each, hypotheses in ((one, 1), (plain, 2)):
-        found = matcher.match(image, image[:, ::-1], model=two, hypotheses=hypotheses)
+        found = api.match(image, image[:, ::-1], model=two, hypotheses=hypotheses)
         np.testing.assert_array_equal(each.matcher(image, image[:, ::-1])[0], found.flow)
-    (shipped,) = entrants.open_entrants("match@8")
+    (shipped,) = open_baselines("match@8")
     assert shipped.name == "match@8" and shipped.title == "this model, 8 hypotheses"
-    assert shipped.described["nfe"] == matcher.load().plan.nfe(8) and shipped.described["step"] is None
+    assert shipped.described["nfe"] == api.load().config.nfe(8) and shipped.described["step"] is None
     with pytest.raises(InputError, match="--methods: expected each name once"):
-        entrants.open_entrants(f"run:{two}@1,two=run:{two}@1")
+        open_baselines(f"run:{two}@1,two=run:{two}@1")
 
 
 def test_other_conditions_than_stage_1(runs):
     """Stage 2 looks where stage 1 looks, so another choice would be ignored."""
     second = {"task": "stage2", "stage2.stage1": str(runs / "one")}
-    for name, value in (("radius", 2), ("gain", 1.0), ("score", True)):
-        with pytest.raises(InputError, match=f"config.conditions.{name}: expected .*, as in stage 1, got {value}"):
-            method.build(config(**second, **{f"conditions.{name}": value}))
+    for name, value in (("wide", 2), ("fit", 4.0), ("score", True)):
+        with pytest.raises(InputError, match=f"config.conditioning.{name}: expected .*, as in stage 1, got {value}"):
+            method.build(config(**second, **{f"conditioning.{name}": value}))
 
 
 def test_stage_2_may_start_from_the_weights_of_stage_1(runs, tmp_path):
@@ -323,7 +328,7 @@ def test_stage_2_may_start_from_the_weights_of_stage_1(runs, tmp_path):
     expected = r"config.stage2.from_stage1: expected a stage 1 of the same network and evidence: .* \(3, 3, "
     with pytest.raises(InputError, match=expected):
         method.build(config(**second)).init(jax.random.key(0), {})
-    same = {"conditions.fit": 0.0, "conditions.refine": 0}
+    same = {"conditioning.fit": 0.0, "conditioning.refine": 0}
     # That of paper.py, but for its size: nothing but the patch is seen by either stage.
     seen = method.build(config(**same))
     variables = seen.init(jax.random.key(4), {})
@@ -351,20 +356,20 @@ def test_exported_stages_are_the_same_matcher(runs, tmp_path):
         task = {"one": "stage1", "two": "stage2"}[name]
         words = ["export", "--workdir", str(runs / name), "--output", str(tmp_path / f"{task}.npz")]
         assert main(words, APP) == 0
-    model, own = pretrained.read(tmp_path), matcher.load(runs / "two")
-    assert model.plan == own.plan
+    model, own = api.read(tmp_path), api.load(runs / "two")
+    assert model.config == own.config
     for got, want in zip(jax.tree.leaves(model.weights[1:]), jax.tree.leaves(own.weights[1:]), strict=True):
         np.testing.assert_allclose(got, want, rtol=1e-3, atol=1e-6)
     told = (tmp_path / "stage2.json").read_text()
     for damage in (lambda path: path.write_text(told[:-2]), lambda path: path.unlink()):
         damage(tmp_path / "stage2.json")
         with pytest.raises(InputError, match="stage2.json: expected the config of stage2.npz"):
-            pretrained.read(tmp_path)
+            api.read(tmp_path)
     (tmp_path / "stage2.npz").unlink()
-    assert pretrained.read(tmp_path).plan == matcher.load(runs / "one").plan
+    assert api.read(tmp_path).config == api.load(runs / "one").config
     (tmp_path / "stage1.npz").unlink()
     with pytest.raises(InputError, match="stage1.npz: expected weights of a matcher"):
-        pretrained.read(tmp_path)
+        api.read(tmp_path)
 
 
 def test_what_is_exported_names_no_directories():
@@ -384,8 +389,8 @@ def test_what_is_exported_names_no_directories():
 
 def test_a_package_without_its_second_stage_is_refused(tmp_path, monkeypatch):
     for name in ("stage1.npz", "stage1.json"):
-        shutil.copy(shipped.DIRECTORY / name, tmp_path)
-    assert pretrained.read(tmp_path).plan.second is None
-    monkeypatch.setattr(shipped, "DIRECTORY", tmp_path)
+        shutil.copy(weights.DIRECTORY / name, tmp_path)
+    assert api.read(tmp_path).config.second is None
+    monkeypatch.setattr(weights, "DIRECTORY", tmp_path)
     with pytest.raises(InputError, match="stage2.npz: expected weights of a matcher, got no such file; install"):
-        pretrained.read(tmp_path)
+        api.read(tmp_path)

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from diffmatch_jax.corrupted import corruption
-from diffmatch_jax.datasets.catalogue import Options, open_datasets
-from diffmatch_jax.entrants import open_entrants
-from diffmatch_jax.evaluation import measure_pair, seed_of
+from diffmatch_jax.evaluation.baselines import open_baselines
+from diffmatch_jax.evaluation.corruptions.pairs import corruption
+from diffmatch_jax.evaluation.datasets.catalogue import Options, open_datasets
+from diffmatch_jax.evaluation.evaluate import measure_pair, seed_of
 
 COUNT = 12
 
@@ -21,13 +21,13 @@ def measured():
         if name != "clean":
             change = corruption(name, 5, 0)
             examples = [change(each, seed_of(each.name)) for each in examples]
-        for entrant in open_entrants("match,wta,wta-random,refined"):
-            rows = [measure_pair(entrant.matcher, example) for example in examples]
-            found[name, entrant.name] = {
+        for baseline in open_baselines("match,wta,wta-random,refined"):
+            rows = [measure_pair(baseline.matcher, example) for example in examples]
+            found[name, baseline.name] = {
                 key: np.mean([row[key] for row in rows]) for key in ("aepe", "rank_correlation")
             }
             shares = [row["correct"] / row["valid"] for row in rows]
-            found[name, entrant.name]["pck"] = np.mean(shares, axis=0)
+            found[name, baseline.name]["pck"] = np.mean(shares, axis=0)
     return found
 
 

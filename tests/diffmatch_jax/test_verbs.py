@@ -11,7 +11,7 @@ from PIL import Image
 from common.checkpoint import restore_params
 from common.cli.dispatch import main
 from diffmatch_jax.__main__ import APP
-from diffmatch_jax.matching import warp
+from diffmatch_jax.model.flow import warp
 
 CONFIG = str(pathlib.Path(__file__).with_name("tiny.py"))
 
@@ -37,8 +37,8 @@ def test_sample(run):
     assert told["settings"]["data"] == {"test": data["test"]} and len(data["test"]) == 32
     assert {name: each.shape for name, each in arrays.items() if name != "config"} == {
         **dict.fromkeys(("source", "target"), (3, 32, 32, 3)),
-        **dict.fromkeys(("flow", "predicted", "winner"), (3, 32, 32, 2)),
-        **dict.fromkeys(("mask", "confidence", "spread"), (3, 32, 32)),
+        **dict.fromkeys(("flow", "predicted", "wta_flow"), (3, 32, 32, 2)),
+        **dict.fromkeys(("mask", "confidence", "std"), (3, 32, 32)),
     }
     # The truth is true: where it is valid, it brings source to target.
     mask = arrays["mask"]
@@ -46,15 +46,15 @@ def test_sample(run):
     assert mask.mean() > 0.3 and away[mask].mean() < 0.05
     assert np.abs(arrays["flow"][mask]).max() > 1
     assert np.isfinite(arrays["predicted"]).all() and np.abs(arrays["predicted"]).max() < 3 * 32
-    assert (arrays["spread"] > 0).all() and (arrays["confidence"] > 0).all() and (arrays["confidence"] < 1).all()
+    assert (arrays["std"] > 0).all() and (arrays["confidence"] > 0).all() and (arrays["confidence"] < 1).all()
     # Unsure is what is spread out, or flat: confidence is that of the spread times the texture, at most 1.
     config = json.loads((run / "config.json").read_text())
-    spread = arrays["spread"] / 32 * config["features"]["fine"]
-    evidence = arrays["confidence"] * (1 + (spread / config["sampler"]["confidence"]) ** 2)
+    std = arrays["std"] / 32 * config["features"]["fine"]
+    evidence = arrays["confidence"] * (1 + (std / config["sampler"]["confidence"]) ** 2)
     assert evidence.min() > 0 and evidence.max() < 1.02
     assert evidence.max() > 0.9
     # The winner leads from a cell to a cell.
-    landed = arrays["winner"] + np.stack(np.meshgrid(np.arange(32), np.arange(32)), -1)
+    landed = arrays["wta_flow"] + np.stack(np.meshgrid(np.arange(32), np.arange(32)), -1)
     assert landed.min() > -8 and landed.max() < 32 + 8
     picture = np.asarray(Image.open(path.with_suffix(".png")))
     assert picture.std() > 10

@@ -11,9 +11,9 @@ from flax import traverse_util
 
 from common.networks.adm_unet import ADMUNet
 from common.networks.embeddings import positional
-from diffmatch_jax import authors
-from diffmatch_jax.diffusion import Process, forward
-from diffmatch_jax.objective import pooled, totals
+from diffmatch_jax import import_weights
+from diffmatch_jax.model.diffusion import Process, forward
+from diffmatch_jax.training.objective import pooled, totals
 
 DATA = Path(__file__).parent / "data"
 KEPT = ("unet_full_formula",)
@@ -45,7 +45,7 @@ def network_of(channels, multipliers, num_blocks, heads, factors, outputs):
 
 def params_of(tensors, network, dtype):
     """Returns the original's tensors as a tree of ours."""
-    return jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), authors.params_of(tensors, network))
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), import_weights.params_of(tensors, network))
 
 
 def nhwc(array, dtype):
@@ -75,7 +75,7 @@ def small_network(d):
         set(d["cfg_attention_ds"].tolist()),
         int(d["cfg_out_channels"]),
     )
-    assert authors.infer(tensors, heads=network.heads) == network
+    assert import_weights.infer(tensors, heads=network.heads) == network
     return network, tensors
 
 
@@ -134,11 +134,11 @@ def test_training_gradient(arrays):
     @jax.value_and_grad
     def loss(params):
         prediction = denoise(network, params, noisy, 200.0 * index, flow, corr)
-        return pooled(totals(prediction, clean, mask, compat="released"))
+        return pooled(totals(prediction, clean, mask, alignment="corner"))
 
     value, gradient = loss(params)
     np.testing.assert_allclose(value, d["loss_value"], rtol=0, atol=1e-6)
-    found = authors.export(network, gradient)
+    found = import_weights.export(network, gradient)
     wanted = {key.removeprefix("loss_grad/"): each for key, each in d.items() if key.startswith("loss_grad/")}
     for name, want in wanted.items():
         np.testing.assert_allclose(found[name], want, rtol=0, atol=1e-4 * np.abs(want).max(), err_msg=name)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from diffmatch_jax.datasets import listed, planar, record
+from diffmatch_jax.evaluation.datasets import listed, planar, record
 
 
 def first(array):
@@ -15,10 +15,10 @@ def first(array):
 def test_training_pairs(golden, variant):
     d = golden("diffmatch", "csv_training_pairs")
     names = {0: f"aff_{variant}", 1: f"tps_{variant}", 2: "homo"}
-    compat = "released" if variant == "modern" else None
+    half_pixel = variant == "modern"
     for kind, numbers in zip(d["csv_type"].tolist(), d["csv_params"], strict=True):
         name = names[kind]
-        got = listed.pair(d["image"], kind, numbers, size=int(d["output_size"]), compat=compat)
+        got = listed.pair(d["image"], kind, numbers, size=int(d["output_size"]), half_pixel=half_pixel)
         want = first(d[f"{name}_flow"])
         known = (np.abs(want) < 1e3).all(-1)
         np.testing.assert_allclose(got.flow[known], want[known], rtol=0, atol=1e-3, err_msg=name)
@@ -46,12 +46,12 @@ def test_homography_scenes(golden, size):
         d["hp_H"],
         source=(tuple(d["hp_ref_hw"].tolist()), to),
         target=(tuple(d["hp_trg_hw"].tolist()), to),
-        compat="released",
+        half_pixel=False,
     )
     np.testing.assert_allclose(matrix, d[f"hp_{size}_scaled_H"], rtol=0, atol=1e-9)
     got = planar.example_of(
         "", d["hp_ref_image"], d["hp_trg_image"], d["hp_H"],
-        source_size=to, target_size=to, antialias=False, compat="released",
+        source_size=to, target_size=to, antialias=False, half_pixel=False,
     )  # fmt: skip
     np.testing.assert_allclose(got.flow, first(d[f"hp_{size}_flow"]), rtol=0, atol=1e-4)
     np.testing.assert_array_equal(got.mask, d[f"hp_{size}_mask"])

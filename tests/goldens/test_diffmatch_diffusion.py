@@ -8,9 +8,12 @@ import pytest
 
 from common.training.optimizers import make_optimizer
 from common.training.state import update_ema
-from diffmatch_jax import diffusion, matching, metrics, objective
-from diffmatch_jax.diffusion import Process
-from diffmatch_jax.resize import resize_normalised
+from diffmatch_jax.evaluation import metrics
+from diffmatch_jax.model import diffusion, released
+from diffmatch_jax.model.diffusion import Process
+from diffmatch_jax.model.flow import to_pixels
+from diffmatch_jax.model.resize import resize_normalised
+from diffmatch_jax.training import objective
 
 
 def nhwc(array):
@@ -33,7 +36,7 @@ def processes(d):
     return {
         "cos5": Process.cosine(5),
         "cos1000": Process.cosine(1000),
-        "lin1000": Process.linear(1000),
+        "lin1000": released.linear_process(1000),
         "cosN": Process.cosine(count),
     }
 
@@ -60,17 +63,17 @@ def test_respacing(golden):
     cases = [name.removesuffix("_spec") for name in d if name.startswith("respace_") and name.endswith("_spec")]
     assert cases
     for case in cases:
-        got = diffusion.kept_levels(int(d[f"{case}_num_timesteps"]), str(d[f"{case}_spec"]))
+        got = released.kept_levels(int(d[f"{case}_num_timesteps"]), str(d[f"{case}_spec"]))
         np.testing.assert_array_equal(got, d[f"{case}_timesteps"])
-    process = Process.cosine(1000, keep="ddim5")
+    process = released.respaced(Process.cosine(1000), "ddim5")
     np.testing.assert_array_equal(process.times, d["cos1000_ddim5_timestep_map"])
     np.testing.assert_allclose(process.betas, d["cos1000_ddim5_betas"], rtol=0, atol=1e-12)
     np.testing.assert_allclose(process.alphas_bar, d["cos1000_ddim5_alphas_cumprod"], rtol=0, atol=1e-12)
-    released = Process.cosine(5)
-    np.testing.assert_array_equal(released.times, d["released_model_timesteps"])
-    np.testing.assert_array_equal(released.times, 200 * d["released_timestep_map"])
-    np.testing.assert_allclose(released.betas, d["released_betas"], rtol=0, atol=1e-12)
-    np.testing.assert_allclose(released.alphas_bar, d["released_alphas_cumprod"], rtol=0, atol=1e-12)
+    theirs = Process.cosine(5)
+    np.testing.assert_array_equal(theirs.times, d["released_model_timesteps"])
+    np.testing.assert_array_equal(theirs.times, 200 * d["released_timestep_map"])
+    np.testing.assert_allclose(theirs.betas, d["released_betas"], rtol=0, atol=1e-12)
+    np.testing.assert_allclose(theirs.alphas_bar, d["released_alphas_cumprod"], rtol=0, atol=1e-12)
 
 
 def test_forward_process(golden):
@@ -105,7 +108,7 @@ def test_ddim_step(golden, eta):
 @pytest.mark.parametrize("name", ["cos5", "cos5_clip", "cos1000_ddim5"])
 def test_sampling_loop(golden, name):
     d = golden("diffmatch", "diffusion")
-    process = Process.cosine(1000, keep="ddim5") if "ddim" in name else Process.cosine(5)
+    process = released.respaced(Process.cosine(1000), "ddim5") if "ddim" in name else Process.cosine(5)
     condition = (nhwc(d["loop_init_flow"]), nhwc(d["loop_local_corr"]))
     denoise = diffusion.per_hypothesis(stand_in, condition)
     noise = nhwc(d["loop_noise"])[None]
@@ -126,7 +129,7 @@ def test_loss(golden):
     truth, mask = nhwc(d["q_x_start"]), jnp.asarray(d["loss_mask"])
 
     def loss(prediction):
-        return objective.pooled(objective.totals(prediction, truth, mask, compat="released"))
+        return objective.pooled(objective.totals(prediction, truth, mask, alignment="corner"))
 
     value, gradient = jax.value_and_grad(loss)(nhwc(d["loss_pred"]))
     np.testing.assert_allclose(value, d["loss_value"], rtol=0, atol=1e-7)
@@ -157,7 +160,7 @@ def test_optimizer_and_average(golden):
 
 def measured(d, i, normalised):
     size = tuple(d["image_hw"][i].tolist())
-    flow = matching.to_pixels(resize_normalised(normalised, size, alignment="corner"))
+    flow = to_pixels(resize_normalised(normalised, size, alignment="corner"))
     truth = np.moveaxis(d[f"gt_flow_{i}"], 0, -1)
     return flow, metrics.measure(np.asarray(flow), truth, d[f"mask_{i}"])
 

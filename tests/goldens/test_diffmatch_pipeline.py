@@ -7,12 +7,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffmatch_jax import authors, conditions, correlation, features, matcher, matching, metrics, sampling
-from diffmatch_jax.conditions import Conditions
-from diffmatch_jax.diffusion import Process, Variable
-from diffmatch_jax.matcher import Plan, Weights
-from diffmatch_jax.resize import resize_normalised
-from diffmatch_jax.sampling import Stage
+from diffmatch_jax import import_weights
+from diffmatch_jax.evaluation import metrics
+from diffmatch_jax.model import conditioning, cost_volume, features, matcher, released, sampling
+from diffmatch_jax.model.conditioning import Conditions
+from diffmatch_jax.model.diffusion import Process, Variable
+from diffmatch_jax.model.flow import mapping_of, to_pixels
+from diffmatch_jax.model.matcher import MatcherConfig, Weights
+from diffmatch_jax.model.resize import resize_normalised
+from diffmatch_jax.model.sampling import Stage
+from diffmatch_jax.model.weights import convert_vgg
 
 DATA = Path(__file__).parent / "data"
 
@@ -29,7 +33,7 @@ def nhwc(array):
 
 
 def prepared(d, name):
-    images = features.prepared(jnp.moveaxis(jnp.asarray(d[f"{name}_image"]), 0, -1)[None], compat="released")
+    images = released.prepared(jnp.moveaxis(jnp.asarray(d[f"{name}_image"]), 0, -1)[None])
     # One of the released evaluations gives the fine image in place of the coarse one.
     return images._replace(coarse=images.fine) if d["hp240_variant"] else images
 
@@ -39,7 +43,7 @@ def maps(arrays):
     """The first stage's maps and the second's map of both images."""
     tensors = {name.removeprefix("vgg/"): each for name, each in arrays.items() if name.startswith("vgg/")}
     run = jax.jit(features.both_stages)
-    pyramid = features.vgg(features.convert(tensors))
+    pyramid = features.vgg(convert_vgg(tensors))
     return {name: run(pyramid, prepared(arrays, name)) for name in ("source", "target")}
 
 
@@ -55,25 +59,25 @@ def test_images(arrays):
 
 def test_first_stage(arrays, maps):
     d = arrays
-    source, target = (correlation.descriptor(maps[name][0], (64, 64), compat="released") for name in maps)
-    scores = correlation.volume(source, target)
+    source, target = (cost_volume.descriptor(maps[name][0], (64, 64), alignment="corner") for name in maps)
+    scores = cost_volume.volume(source, target)
     np.testing.assert_allclose(
         jnp.moveaxis(scores[0, ::16, ::16], (0, 1), (2, 3)), d["raw_corr_sub"], rtol=0, atol=3e-6
     )
     np.testing.assert_allclose(scores[0, 31, 17], d["raw_corr_trg_row"], rtol=0, atol=3e-6)
     np.testing.assert_allclose(np.asarray(scores, np.float64).mean(), d["raw_corr_mean"], rtol=0, atol=1e-6)
-    _, best = correlation.top_k(scores, 2)
+    _, best = cost_volume.top_k(scores, 2)
     margin = best[0, ..., 0] - best[0, ..., 1]
     np.testing.assert_allclose(margin, d["argmax_margin"], rtol=0, atol=1e-5)
 
-    found = correlation.search(source, target)
+    found = cost_volume.search(source, target)
     sure = d["argmax_margin"] > 1e-5
     assert sure.mean() > 0.5
     np.testing.assert_array_equal(found.flow[0][sure], np.moveaxis(d["argmax_flow"][0], 0, -1)[sure])
     np.testing.assert_array_equal(nhwc(d["argmax_flow"]) / 64, nhwc(d["init_flow_normalised"]))
     # From the stored flow, so that a tie that was broken in another way does not matter.
     flow = nhwc(d["lr_init_flow"])[None]
-    got = correlation.local(scores, matching.mapping_of(matching.to_pixels(flow)))
+    got = cost_volume.local(scores, mapping_of(to_pixels(flow)))
     np.testing.assert_allclose(got, nhwc(d["lr_local_corr"])[None], rtol=0, atol=1e-5)
     np.testing.assert_allclose(found.local[0][sure], got[0][sure], rtol=0, atol=1e-5)
 
@@ -82,8 +86,8 @@ def test_second_stage(arrays, maps):
     d = arrays
     flow = resize_normalised(nhwc(d["lr_sample"])[None], (256, 256), alignment="corner")
     np.testing.assert_allclose(flow[0], nhwc(d["sr_init_flow"]), rtol=0, atol=1e-5)
-    positions = matching.mapping_of(matching.to_pixels(nhwc(d["sr_init_flow"])[None]))
-    look = jax.jit(lambda *each: correlation.local_features(*each, compat="released"))
+    positions = mapping_of(to_pixels(nhwc(d["sr_init_flow"])[None]))
+    look = jax.jit(lambda *each: released.local_features(*each))
     got = np.moveaxis(np.asarray(look(maps["source"][1], maps["target"][1], positions)[0]), -1, 0)
     for part, name in ((got[:, ::8, ::8], "sub8"), (got[:, [0, 100, 255], ::2], "rows")):
         reliable = d[f"sr_local_corr_reliable_{name}"]
@@ -95,7 +99,7 @@ def test_second_stage(arrays, maps):
 def stage_of(golden, name):
     """Returns the released stage of a file of goldens, and its weights."""
     tensors = {key.removeprefix("sd/"): each for key, each in golden("diffmatch", name).items() if key[:3] == "sd/"}
-    network, params = authors.convert(tensors)
+    network, params = import_weights.convert(tensors)
     return Stage(network, Variable(), Process.cosine(5), clip=1.0), params
 
 
@@ -103,7 +107,7 @@ def hypotheses_of(stage, params, given, noise):
     """Returns the stage's result from stored noise `[n, 2, h, w]`, one hypothesis at a time."""
     run = jax.jit(lambda each: sampling.draw(stage, params, given, hypotheses=1, noise=each).hypotheses)
     found = jnp.concatenate([run(each[None, None]) for each in nhwc(noise)], 1)
-    return sampling.summarise(stage, sampling.Drawn(found, found)).flow[0]
+    return sampling.summarise(stage, sampling.StageSamples(found, found)).flow[0]
 
 
 def test_first_denoiser(arrays, golden):
@@ -116,13 +120,13 @@ def test_first_denoiser(arrays, golden):
 
 def test_second_denoiser(arrays, golden, maps):
     d = arrays
-    settings = conditions.Settings(compat="released")
-    given = conditions.stage2(maps["source"][1], maps["target"][1], nhwc(d["lr_sample"])[None], settings)
+    settings = conditioning.ConditioningConfig(released=True)
+    given = conditioning.stage2(maps["source"][1], maps["target"][1], nhwc(d["lr_sample"])[None], settings)
     got = hypotheses_of(*stage_of(golden, "unet_sr"), given, d["noise_sr"])
     away = np.abs(got - nhwc(d["sr_sample"]))
     # A look-up one cell outside the source is ill-conditioned in the original.
     assert np.mean(away <= 1e-4) >= 0.99 and np.mean(away <= 1e-3) >= 0.999 and away.max() <= 5e-3
-    pixels = matching.to_pixels(resize_normalised(got, d["mask"].shape, alignment="corner"))
+    pixels = to_pixels(resize_normalised(got, d["mask"].shape, alignment="corner"))
     off = np.abs(pixels - nhwc(d["final_flow_pixels"]))
     assert off.max() <= 0.5 and off.mean() <= 1e-3
 
@@ -139,15 +143,15 @@ def test_the_whole_path(arrays, golden, monkeypatch):
         return sampling.draw(stage, params, given, hypotheses=hypotheses, noise=noise[given.flow.shape[1]])
 
     monkeypatch.setattr(matcher, "draw", draw)
-    plan = Plan(conditions.Settings(compat="released"), first, second)
-    weights = Weights(features.vgg(features.convert(tensors)), of_first, of_second)
+    matcher_config = MatcherConfig(conditioning.ConditioningConfig(released=True), first, second)
+    weights = Weights(features.vgg(convert_vgg(tensors)), of_first, of_second)
     # Compiled here, so that no program with this noise stays behind.
-    run = jax.jit(lambda *each: matcher.on_grid.__wrapped__(plan, weights, *each, len(d["noise_lr"])))
+    run = jax.jit(lambda *each: matcher.on_grid.__wrapped__(matcher_config, weights, *each, len(d["noise_lr"])))
     found = run(prepared(d, "source"), prepared(d, "target"), jax.random.split(jax.random.key(0), 1))
     size = d["mask"].shape
-    flow, confidence, *_ = matcher._finish(found, size=size, source=size, compat="released")
+    flow, confidence, *_ = matcher._finish(found, size=size, source=size, alignment="corner")
     sure = d["argmax_margin"] > 1e-5
-    np.testing.assert_array_equal(found.winner[0][sure], nhwc(d["init_flow_normalised"])[0][sure])
+    np.testing.assert_array_equal(found.wta_flow[0][sure], nhwc(d["init_flow_normalised"])[0][sure])
     # The first stage's flow is the original's but for rounding, 1e-6 at most; the look-ups of the second one turn that
     # into 1e-4 in a few percent of the cells, and into more where they are ill-conditioned.
     away = np.abs(found.flow[0] - nhwc(d["sr_sample"]))
@@ -162,7 +166,7 @@ def test_the_whole_path(arrays, golden, monkeypatch):
 def test_result(arrays):
     d = arrays
     size = d["mask"].shape
-    flow = matching.to_pixels(resize_normalised(nhwc(d["sr_sample"]), size, alignment="corner"))
+    flow = to_pixels(resize_normalised(nhwc(d["sr_sample"]), size, alignment="corner"))
     np.testing.assert_allclose(flow, nhwc(d["final_flow_pixels"]), rtol=0, atol=1e-3)
     found = metrics.measure(np.asarray(flow), np.moveaxis(d["gt_flow"], 0, -1), d["mask"])
     np.testing.assert_allclose(found.aepe, d["final_aepe"], rtol=0, atol=1e-2)

@@ -3,17 +3,19 @@
 import jax.numpy as jnp
 import numpy as np
 
-from diffmatch_jax import matching, warps
+from diffmatch_jax.data import warps
+from diffmatch_jax.model import released
+from diffmatch_jax.model.flow import flow_of, grid, pixels_of_relative, relative_of_pixels, sample, within
 
 
 def relative_grid(size, alignment="corner"):
-    return matching.relative_of_pixels(matching.grid(*size), size, alignment=alignment)
+    return relative_of_pixels(grid(*size), size, alignment=alignment)
 
 
 def flow(relative, size):
     """Returns the pixel flow, channels first, of relative corner-aligned positions."""
-    positions = matching.pixels_of_relative(relative, size, alignment="corner")
-    return np.moveaxis(np.asarray(matching.flow_of(positions)), -1, 1)
+    positions = pixels_of_relative(relative, size, alignment="corner")
+    return np.moveaxis(np.asarray(flow_of(positions)), -1, 1)
 
 
 def check(d, name, relative, grid_name=None, flow_name=None):
@@ -53,9 +55,9 @@ def test_thin_plate_spline(golden):
     theta = jnp.asarray(d["affine_theta"]).reshape(-1, 2, 3)
     count = len(d["affine_tps_grid"])
     first = warps.affine(theta[:count], relative_grid(size))
-    positions = matching.pixels_of_relative(moved[:count], size, alignment="corner")
-    both = matching.sample(first, positions)
-    known = (np.abs(d["affine_tps_grid"]) < 10).all(-1) & np.asarray(matching.within(positions, size))
+    positions = pixels_of_relative(moved[:count], size, alignment="corner")
+    both = sample(first, positions)
+    known = (np.abs(d["affine_tps_grid"]) < 10).all(-1) & np.asarray(within(positions, size))
     assert known.mean() > 0.3
     np.testing.assert_allclose(both[known], d["affine_tps_grid"][known], rtol=0, atol=1e-4)
 
@@ -68,11 +70,11 @@ def test_moved_object(golden):
         "scale": float(d["obj_scale"]),
         "translation": d["obj_translation_xy"].tolist(),
     }
-    matrix = warps.object_motion(size, **motion, compat="released")
+    matrix = released.object_motion(size, **motion)
     np.testing.assert_allclose(matrix, d["obj_matrix"], rtol=0, atol=1e-9)
-    positions = matching.grid(*size)
+    positions = grid(*size)
     moved, _ = warps.project(jnp.asarray(matrix, jnp.float32), positions)
     np.testing.assert_allclose(np.moveaxis(np.asarray(moved - positions), -1, 0), d["obj_flow"], rtol=0, atol=1e-4)
     back, _ = warps.project(jnp.asarray(np.linalg.inv(matrix), jnp.float32), positions)
-    got = matching.sample(jnp.asarray(d["obj_mask"])[..., None], back)[..., 0]
+    got = sample(jnp.asarray(d["obj_mask"])[..., None], back)[..., 0]
     np.testing.assert_allclose(got, d["obj_mask_warped"], rtol=0, atol=2e-2)

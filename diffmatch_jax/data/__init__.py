@@ -1,0 +1,1 @@
+"""Training pairs: warps, objects pasted on them, changes of their pictures."""

@@ -1,0 +1,1 @@
+"""Evaluation: metrics, data sets, corruptions, and the matchers that are compared."""

@@ -1,0 +1,1 @@
+"""Training: the losses of both stages, and of the backbone."""
