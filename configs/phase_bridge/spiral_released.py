@@ -32,9 +32,9 @@ def get_config():
     config.checkpoint.every = "10 percent"
 
     config.sampler.nfe = 200
-    config.sampler.rule = "euler"
-    config.sampler.grid = "uniform"
-    config.sampler.last_time = 0.999
+    config.sampler.solver = "euler_maruyama"
+    config.sampler.schedule = "uniform"
+    config.sampler.last = 0.999
     config.sampler.num = 10000
     config.sampler.batch_size = 10000
     return config
