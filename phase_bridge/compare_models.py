@@ -120,12 +120,12 @@ def sampler_of(settings: Mapping[str, Any], *, sigma_data: float) -> dict[str, A
 
 def words_of(settings: Mapping[str, Any]) -> str:
     """Returns a candidate in a few words for tables."""
-    schedule = settings["schedule"]
-    degree = "" if settings.get("degree") is None else f" {settings['degree']}"
-    numbers = [f"{value:g}" for name, value in schedule.items() if name != "kind"]
-    return (
-        f"{settings['solver']}{degree}{'c' * bool(settings.get('corrector'))}, {' '.join([schedule['kind'], *numbers])}"
-    )
+    schedule = dict(settings["schedule"])
+    kind = schedule.pop("kind")
+    degree = f" {settings['degree']}" if "degree" in settings else ""
+    corrected = "c" if settings == {**settings, "corrector": True} else ""
+    numbers = [f"{value:g}" for value in schedule.values()]
+    return f"{settings['solver']}{degree}{corrected}, {' '.join([kind, *numbers])}"
 
 
 def split_name(model: str) -> tuple[str, str]:

@@ -14,6 +14,7 @@ from common.arrays import SIGNED, as_images, as_numbers
 from common.errors import input_error
 from phase_bridge import bridge as bridges
 from phase_bridge.bridge import Bridge
+from phase_bridge.processes.base import join, split
 
 
 class Condition(NamedTuple):
@@ -72,18 +73,18 @@ def impose(image, known, noise, keys, n, row, m, estimate):
     y is the image, and `estimate` where pixels are unknown.
     """
     on, c_x, c_v, slope, spread = row
-    x, v = bridges.split(m)
+    x, v = split(m)
     y = jnp.broadcast_to(image, x.shape).astype(x.dtype)
     if known is not None:
         y = jnp.where(known > 0, y, estimate)
     new = c_v * y + slope * (x - c_x * y) + spread * noise(keys, n, 2, x)
-    return bridges.join(x, jnp.where(on > 0, new, v))
+    return join(x, jnp.where(on > 0, new, v))
 
 
 def begin(condition: Condition, m: jax.Array) -> jax.Array:
     """Mixes the image into the velocity of the first state, v <- (1 - start) v + start y ("init-v")."""
-    x, v = bridges.split(m)
-    return bridges.join(x, (1 - condition.start) * v + condition.start * condition.image.astype(v.dtype))
+    x, v = split(m)
+    return join(x, (1 - condition.start) * v + condition.start * condition.image.astype(v.dtype))
 
 
 def finish(condition: Condition | None, x: jax.Array) -> jax.Array:

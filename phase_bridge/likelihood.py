@@ -20,6 +20,7 @@ from common.prng import as_key
 from phase_bridge import bridge as bridges
 from phase_bridge.bridge import Bridge
 from phase_bridge.models import Model, Sampler
+from phase_bridge.processes.base import join, split
 from phase_bridge.schedules import END
 
 # With more coordinates the trace is estimated unless asked for.
@@ -92,11 +93,11 @@ def _solve(model, m, directions, t, tolerances, *, exact, max_steps):
     bridge = model.process
 
     def force(x, v, t):
-        m = bridges.join(x, v)
+        m = join(x, v)
         return bridges.force_from_data(bridge, m, model.estimate(m, t).astype(m.dtype), t, kind="ode")
 
     def slope(t, state, directions):
-        x, v = bridges.split(state[0])
+        x, v = split(state[0])
 
         def along(direction):
             direction = jnp.broadcast_to(direction, v.shape)
@@ -104,7 +105,7 @@ def _solve(model, m, directions, t, tolerances, *, exact, max_steps):
             return f, jnp.sum(direction * change, range(1, v.ndim))
 
         f, each = jax.vmap(along, out_axes=(None, 0))(directions)
-        return bridges.join(v, f), each.sum(0) if exact else each.mean(0)
+        return join(v, f), each.sum(0) if exact else each.mean(0)
 
     rtol, atol = tolerances
     solution = diffrax.diffeqsolve(
@@ -128,7 +129,7 @@ def _solve(model, m, directions, t, tolerances, *, exact, max_steps):
 def prior_log_density(bridge: Bridge, m: jax.Array) -> jax.Array:
     """Returns log p(x, v) `[B]` of states `[B, ..., 2C]` under the prior at t = 0."""
     l_xx, l_xv, l_vv = (float(value) for value in bridges.cholesky(bridge, 0.0))
-    x, v = bridges.split(m)
+    x, v = split(m)
     e_x = x / l_xx
     e_v = (v - l_xv * e_x) / l_vv
     return jnp.sum(-(e_x**2 + e_v**2) / 2 - math.log(2 * math.pi * l_xx * l_vv), range(1, m.ndim))
@@ -160,7 +161,7 @@ def log_likelihood(
     std = float(np.hypot(l_xv - c_v * l_xx / c_x, l_vv))
     for_noise, for_trace = jax.random.split(key)
     e = jax.random.normal(for_noise, (draws, *x.shape), x.dtype)
-    states = bridges.join(jnp.broadcast_to(x, e.shape), float(c_v / c_x) * x + std * e)
+    states = join(jnp.broadcast_to(x, e.shape), float(c_v / c_x) * x + std * e)
     if model.labels is not None and model.labels.ndim:
         model = replace(model, labels=jnp.tile(model.labels, draws))
     found = log_density(model, states.reshape(-1, *states.shape[2:]), t=t, **{"key": for_trace, **options})

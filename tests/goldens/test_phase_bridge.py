@@ -16,6 +16,7 @@ from phase_bridge.bridge import Bridge
 from phase_bridge.conditioning import impose, inpainting, stroke
 from phase_bridge.mixtures import mixture
 from phase_bridge.models import estimate_model
+from phase_bridge.processes.base import join
 from phase_bridge.solvers import phase
 
 DTYPES = ("float32", "float64")
@@ -158,7 +159,7 @@ def test_data_estimates(golden, kind, dtype):
             return jnp.asarray(array.reshape(count, -1), dtype)
 
         t = jnp.asarray(np.repeat(d["t"], d["x"].shape[1]), dtype)
-        m = bridges.join(flat(d["x"]), flat(d["v"]))
+        m = join(flat(d["x"]), flat(d["v"]))
         for i, row in enumerate(d["params"]):
             b = bridge_of(row)
             force = flat(d["F"]) * bridges.force_scale(b, t, kind=kind)[:, None]
@@ -323,7 +324,7 @@ def test_splitting_as_released(golden, dtype):
             (z_x, z_v), (x, v) = bridges.split(z), bridges.split(states[:, :-1])
             (l_xx, _), (l_xv, l_vv) = np.moveaxis(table.before_noise[..., None], 0, -2)
             half = (end - t)[:, None] / 2
-            middle = bridges.join(x + half * v + l_xx * z_x, v + l_xv * z_x + l_vv * z_v)
+            middle = join(x + half * v + l_xx * z_x, v + l_xv * z_x + l_vv * z_v)
             outputs = along(field, jnp.asarray(middle, dtype), jnp.asarray(t, dtype))
             close(outputs, d[f"orig_F_{i}"], atol=10 * atol)
 
