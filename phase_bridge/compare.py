@@ -9,7 +9,7 @@ DIR/results/compare-KEY.json and .md, and figures.
 """
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,30 +23,23 @@ from common.errors import choice, input_error
 from common.io import results
 from common.io.files import write_atomically
 from common.io.progress import Progress
-from common.plots.tables import markdown_table
 from configs.phase_bridge.base import base
 from phase_bridge.compare_models import (
     CANDIDATES,
     GROUPS,
+    MEASURES,
     MODELS,
     NETWORKS,
     PATHS,
+    markdown,
     networks_of,
     sampler_of,
     split_name,
+    summary,
     title_of,
     usual,
     words_of,
 )
-
-MEASURES = {
-    "frechet": "Frechet distance of features",
-    "w2": "Sliced W2",
-    "recall": "Recall",
-    "coverage": "Coverage",
-    "beyond": "Fraction of samples off the support",
-    "distance": "Mean distance to the support",
-}
 
 # A comparison may grow by models and seeds; how it samples is its own.
 MAY_CHANGE = (*multi_run.MAY_CHANGE, "sampler.*", "compare.models", "compare.seeds")
@@ -393,49 +386,3 @@ def finish(config: ConfigDict, workdir: Path, plan: Plan, app: App) -> None:
     table = write_atomically(path.with_suffix(".md"), markdown(numbers).encode())
     print_lines(markdown(numbers), f"wrote {path} and {table}")
     print_lines(*(f"wrote {each}" for each in app.figures()["compare"](workdir)))
-
-
-def summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
-    """Returns the mean of each measure that rows have, and its standard deviation over them (None for one row)."""
-    import numpy as np
-
-    found: dict[str, float | None] = {}
-    for name in MEASURES:
-        known = rows[0][name] is not None
-        values = np.asarray([row[name] for row in rows], float) if known else None
-        found[name] = float(values.mean()) if known else None
-        found[f"{name}_deviation"] = float(values.std(ddof=1)) if known and len(values) > 1 else None
-    return found
-
-
-def markdown(numbers: Mapping[str, Any]) -> str:
-    """Returns the comparison as Markdown: a table a measure, with the floor (data against data) as its last row."""
-    rows, floor = numbers["rows"], numbers["floor"]
-    counts = sorted({row["nfe"] for row in rows})
-    trained = f"{numbers['seeds']} training seed(s), {numbers['step']} steps of {numbers['batch_size']}, "
-    if numbers["step"] == 0:
-        trained = f"the exact denoiser, {numbers['seeds']} sampling seed(s), "
-    parts = [
-        f"{numbers['source']}, {trained}{numbers['num']} samples. Mean over seeds ± standard deviation; the sampler of "
-        "each entry was chosen among as many candidates as all others', on other samples."
-    ]
-    titles = dict.fromkeys(row["title"] for row in rows)
-    cells = {(row["title"], row["nfe"]): row for row in rows}
-    for measure, words in MEASURES.items():
-        if floor[measure] is None:
-            continue
-        parts.append(f"\n{words}\n")
-        lines = [[title, *(_cell(cells.get((title, nfe)), measure) for nfe in counts)] for title in titles]
-        lines.append(["data against data", *[_cell(floor, measure)] * len(counts)])
-        parts += markdown_table(["model", *(f"NFE {nfe}" for nfe in counts)], lines)
-    parts.append("\nSamplers\n")
-    lines = [[title, *((cells.get((title, nfe)) or {}).get("sampler", "") for nfe in counts)] for title in titles]
-    parts += markdown_table(["model", *(f"NFE {nfe}" for nfe in counts)], lines)
-    return "\n".join(parts) + "\n"
-
-
-def _cell(row: Mapping[str, Any] | None, measure: str) -> str:
-    if row is None:
-        return ""
-    spread = row[f"{measure}_deviation"]
-    return f"{row[measure]:.3f}" + ("" if spread is None else f" ± {spread:.3f}")

@@ -1,11 +1,15 @@
-"""What a comparison consists of: networks (objective and law of noise levels), paths, and samplers of each path.
+"""What a comparison consists of: networks (objective and law of noise levels), paths, samplers, measures and tables.
 
 A model is NETWORK/PATH: a denoiser is trained once and sampled along every path. Every path has the same number of
 candidates, of which one is chosen for each number of evaluations, on samples that are not reported.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
+
+import numpy as np
+
+from common.plots.tables import markdown_table
 
 
 class Network(NamedTuple):
@@ -22,6 +26,15 @@ class Path(NamedTuple):
     title: str
     changes: Mapping[str, Any]
 
+
+MEASURES = {
+    "frechet": "Frechet distance of features",
+    "w2": "Sliced W2",
+    "recall": "Recall",
+    "coverage": "Coverage",
+    "beyond": "Fraction of samples off the support",
+    "distance": "Mean distance to the support",
+}
 
 EVERY = ("agm-ode", "agm-sde", "edm", "flow", "cld")
 _DENOISER = {"objective.name": "denoiser", "objective.process": "bridge", "model.time": "raw"}
@@ -143,3 +156,47 @@ def title_of(model: str) -> str:
 def networks_of(models) -> tuple[str, ...]:
     """Returns the networks that some models need, each once."""
     return tuple(dict.fromkeys(split_name(each)[0] for each in models))
+
+
+def summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
+    """Returns the mean of each measure that rows have, and its standard deviation over them (None for one row)."""
+    found: dict[str, float | None] = {}
+    for name in MEASURES:
+        known = rows[0][name] is not None
+        values = np.asarray([row[name] for row in rows], float) if known else None
+        found[name] = float(values.mean()) if known else None
+        found[f"{name}_deviation"] = float(values.std(ddof=1)) if known and len(values) > 1 else None
+    return found
+
+
+def markdown(numbers: Mapping[str, Any]) -> str:
+    """Returns the comparison as Markdown: a table a measure, with the floor (data against data) as its last row."""
+    rows, floor = numbers["rows"], numbers["floor"]
+    counts = sorted({row["nfe"] for row in rows})
+    trained = f"{numbers['seeds']} training seed(s), {numbers['step']} steps of {numbers['batch_size']}, "
+    if numbers["step"] == 0:
+        trained = f"the exact denoiser, {numbers['seeds']} sampling seed(s), "
+    parts = [
+        f"{numbers['source']}, {trained}{numbers['num']} samples. Mean over seeds ± standard deviation; the sampler of "
+        "each entry was chosen among as many candidates as all others', on other samples."
+    ]
+    titles = dict.fromkeys(row["title"] for row in rows)
+    cells = {(row["title"], row["nfe"]): row for row in rows}
+    for measure, words in MEASURES.items():
+        if floor[measure] is None:
+            continue
+        parts.append(f"\n{words}\n")
+        lines = [[title, *(_cell(cells.get((title, nfe)), measure) for nfe in counts)] for title in titles]
+        lines.append(["data against data", *[_cell(floor, measure)] * len(counts)])
+        parts += markdown_table(["model", *(f"NFE {nfe}" for nfe in counts)], lines)
+    parts.append("\nSamplers\n")
+    lines = [[title, *((cells.get((title, nfe)) or {}).get("sampler", "") for nfe in counts)] for title in titles]
+    parts += markdown_table(["model", *(f"NFE {nfe}" for nfe in counts)], lines)
+    return "\n".join(parts) + "\n"
+
+
+def _cell(row: Mapping[str, Any] | None, measure: str) -> str:
+    if row is None:
+        return ""
+    spread = row[f"{measure}_deviation"]
+    return f"{row[measure]:.3f}" + ("" if spread is None else f" ± {spread:.3f}")

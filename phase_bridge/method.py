@@ -3,7 +3,7 @@
 import functools
 import os
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
@@ -93,11 +93,12 @@ def build(config) -> Method:
         kept = {name: info[name] for name in ("states", "estimates") if store}
         return {"samples": samples} | ({"labels": labels} if classes else {}) | kept
 
+    described = sampling.describe(setup.process, setup.kind, setup.sampler)
     own_label = {"label": sampler.label} if classes else {}
     to_unit = None if of_points else lambda x: (x + 1) / 2
     many = Sampler(
         draw=draw_rows,
-        settings={"shape": list(shape), "compute_dtype": config.compute_dtype, **describe(setup), **own_label},
+        settings={"shape": list(shape), "compute_dtype": config.compute_dtype, **described, **own_label},
         num=sampler.num,
         batch_size=sampler.batch_size,
         to_unit=to_unit,
@@ -113,14 +114,14 @@ def build(config) -> Method:
     def sample(variables: Variables, key: jax.Array) -> Samples:
         settings = {"own": setup.sampler, "num": sampler.num, "batch_size": sampler.batch_size}
         arrays = draw_many(variables, key, **settings)
-        if setup.process.parts == 2 and SOLVERS[describe(setup)["solver"]].stages == 1:
+        if setup.process.parts == 2 and SOLVERS[described["solver"]].stages == 1:
             few = min(sampler.num, 512 if of_points else 16)
             keys = drawing.sample_keys(key, jnp.arange(few))
             stored = jax.jit(functools.partial(draw_rows, store=True))(variables, keys, None)
             arrays |= {name: np.asarray(stored[name]) for name in ("states", "estimates")}
             arrays["times"] = times_of(setup)[:-1]
         images = None if of_points else np.clip((arrays["samples"][:64] + 1) / 2, 0, 1)
-        return Samples(arrays, images, {**describe(setup), **own_label, "num_samples": sampler.num})
+        return Samples(arrays, images, {**described, **own_label, "num_samples": sampler.num})
 
     def measure(variables: Variables, key: jax.Array) -> Evaluation:
         return evaluate(
@@ -140,7 +141,9 @@ def build(config) -> Method:
     def preview(variables: Variables, key: jax.Array) -> dict[str, np.ndarray]:
         few = 2048 if of_points else 16
         samples = draw_samples(variables, key, own=setup.sampler, num=few, batch_size=few)
-        return {"samples": density(samples, of_points.extent) if of_points else grid(np.clip((samples + 1) / 2, 0, 1))}
+        return {
+            "samples": toy.density(samples, of_points.extent) if of_points else grid(np.clip((samples + 1) / 2, 0, 1))
+        }
 
     return Method(
         name=NAME,
@@ -350,22 +353,6 @@ def times_of(setup: Setup) -> np.ndarray:
     return sampling.times_of(setup.process, solver, own.schedule, own.nfe, kind=setup.kind)
 
 
-def describe(setup: Setup) -> dict[str, Any]:
-    """Returns plain values that say how samples are made."""
-    own, process = setup.sampler, setup.process
-    solver = chosen(process, own.solver, setup.kind)
-    return {
-        "process": process.name,
-        **({"bridge": vars(process)} if process.name == "bridge" else {}),
-        "kind": setup.kind,
-        "solver": solver,
-        "schedule": dict(own.schedule),
-        "degree": own.degree,
-        "corrector": own.corrector,
-        "nfe": sampling.nfe_of(solver, own.nfe),
-    }
-
-
 def held_out(config, sources) -> Callable[[int, int], np.ndarray]:
     """Returns `data(i, count)`: held-out examples, other ones for each i; images as `held_out_images` has them."""
     if is_toy(config):
@@ -395,13 +382,6 @@ def held_out_images(config, sources) -> Callable[[int, int], dict[str, np.ndarra
         return {"data": 2 * as_unit(found["image"]) - 1} | ({"label": found["label"]} if "label" in found else {})
 
     return images
-
-
-def density(points: np.ndarray, extent: float, *, side: int = 128) -> np.ndarray:
-    """Returns a picture `[side, side, 1]` of how many points fall where, dark on white, the square of +-1.15 extent."""
-    half = 1.15 * extent
-    counts, _, _ = np.histogram2d(points[:, 1], points[:, 0], bins=side, range=[[-half, half]] * 2)
-    return (1 - np.minimum(1, counts / max(np.quantile(counts, 0.995), 1)))[::-1, :, None]
 
 
 def _to_data(

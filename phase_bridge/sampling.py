@@ -152,9 +152,12 @@ def times_of(process: Process, solver: str, schedule, nfe: int | None, *, kind: 
     return make_schedule(process, count, sampler=kind, **options)
 
 
-def nfe_of(solver: str, nfe: int) -> int:
-    """Returns how many of `nfe` evaluations a solver makes."""
-    return steps_for(solver, nfe)[1]
+def describe(process: Process, kind: str, sampler: Sampler) -> dict[str, Any]:
+    """Returns plain values that say how samples are made along a path."""
+    solver = chosen(process, sampler.solver, kind)
+    own = {"process": process.name} | ({"bridge": vars(process)} if process.name == "bridge" else {})
+    used = {"solver": solver, "schedule": dict(sampler.schedule), "nfe": steps_for(solver, sampler.nfe)[1]}
+    return own | {"kind": kind, "degree": sampler.degree, "corrector": sampler.corrector} | used
 
 
 def check_shape(shape: Sequence[int]) -> tuple[int, ...]:
