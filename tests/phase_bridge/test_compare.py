@@ -143,7 +143,7 @@ def test_measures_see_collapse_where_distances_do_not():
     points, data = draw("spiral", seed=0, count=2000), draw("spiral", seed=1, count=2000)
     honest = quality(points, data, toy("spiral"))
     repeated = quality(np.repeat(points[:200], 10, 0), data, toy("spiral"))
-    assert honest.recall > 0.9 and honest.coverage > 0.9 and repeated.beyond == honest.beyond == 0
+    assert honest.recall > 0.9 and honest.coverage > 0.8 and repeated.beyond == honest.beyond == 0
     assert repeated.recall < 0.5 * honest.recall and repeated.coverage < 0.7 * honest.coverage
 
 
