@@ -16,9 +16,9 @@ import jax
 import jax.numpy as jnp
 
 from common.data.batches import example_keys
-from common.networks import preconditioning
 from common.errors import choice, input_error
 from common.method import Aux, Variables
+from common.networks import preconditioning
 from phase_bridge import bridge as bridges
 from phase_bridge.bridge import Bridge
 from phase_bridge.models import Model
