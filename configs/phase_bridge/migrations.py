@@ -1,4 +1,4 @@
-"""What the values of older runs of phase_bridge are today."""
+"""Stored configurations of `phase_bridge` in the keys and values of today; see common/migrations.py."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
