@@ -443,9 +443,7 @@ def test_stored_values_without_a_meaning_today_are_refused(tmp_path, monkeypatch
 
     monkeypatch.setattr(migrations, "MIGRATIONS", {2: refuse})
     write_stored(tmp_path, configs.to_dict(example()))
-    with pytest.raises(
-        InputError, match=r"config\.json: .* of this version, got data\.size=32; use"
-    ):
+    with pytest.raises(InputError, match=r"config\.json: .* of this version, got data\.size=32; use"):
         configs.read(tmp_path, example())
 
 
