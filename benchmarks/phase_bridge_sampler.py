@@ -16,8 +16,7 @@ from benchmarks import harness
 from benchmarks.harness import Goal, Report, Seconds
 from common import config as configs
 from common.errors import RunError
-from phase_bridge import bridge as bridges
-from phase_bridge.method import as_field, build, build_model
+from phase_bridge.method import as_model, build, build_setup
 from phase_bridge.sampling import sample
 
 LIMIT = 1.05
@@ -85,26 +84,25 @@ def config_for(settings: Settings):
 
 def measure(config, *, batch_size: int, nfe: tuple[int, ...], rounds: int) -> dict[str, list[Seconds]]:
     """Returns the times of samplers and of calls of the network, each by one evaluation."""
-    method, model = build(config), build_model(config)
+    method, setup = build(config), build_setup(config)
     key = jax.random.key(config.seed)
     batch = {name: jnp.zeros((1, *each.shape), each.dtype) for name, each in method.example().items()}
     variables = jax.jit(method.init)(key, batch)
-    field, how, shape = as_field(model, variables), model.how, (batch_size, *batch["data"].shape[1:])
-    options = {"bridge": how.bridge, "kind": how.kind, "normaliser": how.normaliser}
-    state, t = bridges.prior(how.bridge, key, shape), jnp.full((batch_size,), 0.5)
+    model, goal, shape = as_model(setup, variables), setup.objective, (batch_size, *setup.shape)
+    noise, t = jnp.ones((*shape[:-1], goal.parts * shape[-1])), jnp.full((batch_size,), 0.5)
     tree = {"params": variables.params, "stats": variables.stats}
-    inputs, label = model.objective.inputs(state, t), model.objective.label(t)
-    call = jax.jit(model.network.apply)
+    inputs, time = goal.inputs(noise, t), goal.time_input(t)
+    call = jax.jit(setup.network.apply)
 
     def draw(count: int):
-        drawn, info = sample(field, key, shape, nfe=count, **options)
+        drawn, info = sample(model, key, shape, nfe=count)
         if info["nfe"] != count:
             raise RunError(f"the sampler made {info['nfe']} evaluations instead of {count}: no fair comparison")
         return drawn
 
     def calls(count: int):
         for _ in range(count):
-            last = jax.block_until_ready(call(tree, inputs, label))
+            last = jax.block_until_ready(call(tree, inputs, time))
         return last
 
     blocks = {}

@@ -1,6 +1,6 @@
 """Error against NFE for every sampler of the phase-space bridge, on the exact drift of a mixture of Gaussians.
 
-No network, no training: what is measured is the samplers alone. Data are four isotropic Gaussians (standard deviation
+No network, no training: the samplers alone are measured. Data are four isotropic Gaussians (standard deviation
 0.08) in the plane. ODE: root mean square distance of the data estimate of the last evaluation from where the exact
 trajectory of the same start ends, once with the published time of the last evaluation and once with the best of a
 list. SDE: spread of positions about the modes at t = 0.95, relative to the true one there, and that of the data
@@ -16,14 +16,17 @@ from benchmarks import harness
 from benchmarks.harness import Goal, Report
 from common.solvers import grids
 from phase_bridge import bridge as bridges
-from phase_bridge import sampling
-from phase_bridge.analytic import mixture_field
 from phase_bridge.bridge import Bridge
+from phase_bridge.mixtures import mixture
+from phase_bridge.sampling import estimate, sample
+from phase_bridge.sampling import run as run_steps
+from phase_bridge.schedules import schedule, usual_last
+from phase_bridge.solvers.table import make_steps
 
 MEANS = np.array([[0.5, 0.5], [-0.5, 0.3], [0.2, -0.6], [-0.4, -0.5]])
 WEIGHTS = np.array([0.4, 0.3, 0.2, 0.1])
 STD, BRIDGE, SEED = 0.08, Bridge(), 0
-STOP = 0.95  # where the spread of the SDE's states is looked at
+STOP = 0.95  # where the spread of the SDE's states is measured
 LAST = (0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 0.98, 0.999)
 
 
@@ -34,8 +37,8 @@ class Settings(NamedTuple):
     nfe_sde: tuple[int, ...] = (10, 20, 50, 200)
     particles: int = 1000
     particles_sde: int = 40_000
-    orders: tuple[int, ...] = (0, 1, 2, 3)
-    orders_sde: tuple[int, ...] = (0, 1)
+    degrees: tuple[int, ...] = (0, 1, 2, 3)
+    degrees_sde: tuple[int, ...] = (0, 1)
     reference: int = 1000
     rounds: int = 7
 
@@ -68,40 +71,41 @@ def run(settings: Settings) -> Report:
     )
 
 
-def ode_rules(orders) -> dict[str, dict[str, Any]]:
+def ode_rules(degrees) -> dict[str, dict[str, Any]]:
     """Returns the options of every ODE sampler by its name in the table."""
-    rules = {"euler": {"rule": "euler"}}
-    for rule in ("exponential", "data"):
+    rules = {"euler": {"solver": "euler"}}
+    for solver in ("gddim", "data_multistep"):
         for corrector in (False, True):
-            for order in orders:
-                name = f"{rule} r={order}" + " + corrector" * corrector
-                rules[name] = {"rule": rule, "order": order, "corrector": corrector}
+            for degree in degrees:
+                name = f"{solver} r={degree}" + " + corrector" * corrector
+                rules[name] = {"solver": solver, "degree": degree, "corrector": corrector}
     return rules
 
 
 def ode_tables(settings: Settings) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Returns the rows of both ODE tables."""
-    field, key = mixture_field(BRIDGE, MEANS, WEIGHTS, STD, kind="ode"), jax.random.key(SEED)
-    rules, most = ode_rules(settings.orders), max(settings.orders) + 2
+    model, key = mixture(BRIDGE, MEANS, WEIGHTS, STD), jax.random.key(SEED)
+    rules, field = ode_rules(settings.degrees), jax.tree_util.Partial(estimate, model)
+    most = max(make_steps(BRIDGE, np.linspace(0, 0.9, 12), **each).weights.shape[1] for each in rules.values())
 
     def draw(times, **options):
-        steps = sampling.make_steps(BRIDGE, times, kind="ode", **options)
-        # One program for all orders: older outputs count nothing.
+        steps = make_steps(BRIDGE, times, **options)
+        # One program for all degrees: older outputs count nothing.
         older = ((0, 0), (0, most - steps.weights.shape[1]), (0, 0))
         steps = steps._replace(weights=np.pad(steps.weights, older))
-        return np.asarray(sampling.sample(field, key, (settings.particles, 2), steps=steps)[0], float)
+        return np.asarray(run_steps(field, steps, key, (settings.particles, 2), BRIDGE)[0], float)
 
-    order = max(settings.orders)
+    degree = max(settings.degrees)
     times = np.append(1 - grids.power(1, 1e-4, settings.reference - 1, order=3), 1 - 5e-5)
-    exact = draw(times, rule="data", order=order, corrector=True)
+    exact = draw(times, solver="data_multistep", degree=degree, corrector=True)
     published, best = [], []
     for name, options in rules.items():
         row, other = {"sampler": name}, {"sampler": name}
         for nfe in settings.nfe:
-            usual = sampling.usual_last(nfe, kind="ode")
+            usual = usual_last(nfe, sampler="ode")
             errors = {}
             for last in sorted({*LAST, usual}):
-                times = sampling.time_grid("reversed_power", nfe, last=last)
+                times = schedule(BRIDGE, nfe, last=last)
                 errors[last] = float(np.sqrt(np.mean(np.sum((draw(times, **options) - exact) ** 2, 1)) / 2))
             least = min(errors, key=errors.get)
             row[f"{nfe} NFE (T={usual:.3g})"] = _digits(1e3 * errors[usual])
@@ -111,33 +115,32 @@ def ode_tables(settings: Settings) -> tuple[list[dict[str, Any]], list[dict[str,
     return published, best
 
 
-def sde_rules(orders) -> dict[str, dict[str, Any]]:
+def sde_rules(degrees) -> dict[str, dict[str, Any]]:
     """Returns the options of every SDE sampler; the last one, without options, is the recommended one."""
-    rules = {"Euler-Maruyama": {"rule": "euler"}, "splitting": {"rule": "splitting"}}
+    rules = {"Euler-Maruyama": {"solver": "euler_maruyama"}, "splitting": {"solver": "splitting"}}
     for corrector in (False, True):
-        for order in orders:
-            if (order, corrector) != (1, True):
-                name = f"data r={order}" + " (frozen)" * (order == 0) + " + corrector" * corrector
-                rules[name] = {"rule": "data", "order": order, "corrector": corrector}
-    rules["data r=1 + corrector (recommended)"] = {}
+        for degree in degrees:
+            if (degree, corrector) != (1, True):
+                name = f"data_multistep r={degree}" + " (frozen)" * (degree == 0) + " + corrector" * corrector
+                rules[name] = {"solver": "data_multistep", "degree": degree, "corrector": corrector}
+    rules["data_multistep r=1 + corrector (recommended)"] = {}
     return rules
 
 
 def sde_table(settings: Settings) -> tuple[list[dict[str, Any]], dict[int, tuple[float, float]]]:
     """Returns the rows of the SDE table, and the recommended sampler's two relative errors by NFE."""
-    field, key, n = mixture_field(BRIDGE, MEANS, WEIGHTS, STD, kind="sde"), jax.random.key(SEED), settings.particles_sde
+    model, key, n = mixture(BRIDGE, MEANS, WEIGHTS, STD, kind="sde"), jax.random.key(SEED), settings.particles_sde
     rng = np.random.default_rng(SEED)
     noise = rng.normal(size=(4 * n, 4))
-    true = spread_at(bridges.sample_bridge(BRIDGE, noise, draw_data(rng, 4 * n), STOP)[0][:, :2], STOP)
+    true = spread_at(BRIDGE.perturb(draw_data(rng, 4 * n), noise, STOP)[:, :2], STOP)
     rows, errors = [], {}
-    for name, options in sde_rules(settings.orders_sde).items():
+    for name, options in sde_rules(settings.degrees_sde).items():
         row: dict[str, Any] = {"sampler": name}
         for nfe in settings.nfe_sde:
             times = 1 - grids.power(1, 1 - STOP, nfe, order=2)
-            call = {"kind": "sde", **options}
-            x, _ = sampling.sample(field, key, (n, 2), times=times, output="state", **call)
+            x, _ = sample(model, key, (n, 2), schedule=times, output="state", **options)
             early = spread_at(np.asarray(x, float), STOP) / true - 1
-            x, _ = sampling.sample(field, key, (n, 2), nfe=nfe, **call)
+            x, _ = sample(model, key, (n, 2), nfe=nfe, **options)
             last = spread_at(np.asarray(x, float), 1.0) / STD - 1
             errors[nfe] = early, last
             row[f"{nfe} NFE"] = f"{100 * early:+.1f}; {100 * last:+.1f}"
@@ -159,15 +162,15 @@ def spread_at(x: np.ndarray, t: float) -> float:
 
 def overhead(settings: Settings) -> tuple[dict[str, list[harness.Seconds]], dict[str, Any]]:
     """Times a sampler of 20 evaluations beside 20 calls of the jitted field."""
-    field, key = mixture_field(BRIDGE, MEANS, WEIGHTS, STD, kind="ode"), jax.random.key(SEED)
+    model, key = mixture(BRIDGE, MEANS, WEIGHTS, STD), jax.random.key(SEED)
     shape = (settings.particles_sde, 2)
-    call = jax.jit(lambda field, m, t: field(m, t))
-    m, times = bridges.prior(BRIDGE, key, shape), np.linspace(0, 0.9, 20, dtype=np.float32)
-    names = ("sampler with 20 evaluations", "20 calls of the field")
+    call = jax.jit(lambda model, m, t: model.estimate(m, t))
+    m, times = BRIDGE.prior(key, shape), np.linspace(0, 0.9, 20, dtype=np.float32)
+    names = ("sampler with 20 evaluations", "20 calls of the model")
     samples = harness.alternate(
         {
-            names[0]: harness.timed(lambda: sampling.sample(field, key, shape, nfe=20)[0]),
-            names[1]: harness.timed(lambda: [call(field, m, t) for t in times]),
+            names[0]: harness.timed(lambda: sample(model, key, shape, nfe=20)[0]),
+            names[1]: harness.timed(lambda: [call(model, m, t) for t in times]),
         },
         rounds=settings.rounds,
     )

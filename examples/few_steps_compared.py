@@ -1,7 +1,7 @@
 # %% [markdown]
 # # Samplers at five steps, compared
 #
-# A sampler's error and a network's error are easily confused. Here the field of the bridge is exact, that of a mixture
+# A sampler's error and a network's error are easily confused. Here the denoiser is exact, that of a mixture
 # of Gaussians, so all error is the sampler's. Every sampler starts from the same states; the reference takes many
 # steps.
 
@@ -17,29 +17,29 @@ REFERENCE = 400  # evaluations of the reference
 
 bridge = phase_bridge.Bridge()
 means = [[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0], [0.0, -1.0]]
-field = phase_bridge.mixture_field(bridge, means, [0.25] * 4, 0.08, kind="ode")
+model = phase_bridge.mixture(bridge, means, [0.25] * 4, 0.08)
 key = jax.random.key(0)
 
 
 def draw(nfe, **sampler):
-    points, _ = phase_bridge.sample(field, key, (COUNT, 2), bridge=bridge, kind="ode", nfe=nfe, **sampler)
+    points, _ = phase_bridge.sample(model, key, (COUNT, 2), nfe=nfe, **sampler)
     return np.asarray(points)
 
 
-reference = draw(REFERENCE, rule="exponential", order=2, last_time=0.999)
+reference = draw(REFERENCE, solver="gddim", schedule={"last": 0.999})
 
 # %% [markdown]
 # ## The rules
 #
-# `exponential` extrapolates the force and is the published one; `data` extrapolates the data estimate; a corrector
+# `gddim` extrapolates the force and is the published one; `data_multistep` extrapolates the data estimate; a corrector
 # improves each step by the evaluation that the next step needs anyway, so it costs none.
 
 # %%
 samplers = {
-    "euler": {"rule": "euler"},
-    "exponential, order 2 (published)": {"rule": "exponential", "order": 2},
-    "exponential, order 1, corrector": {"rule": "exponential", "order": 1, "corrector": True},
-    "data, order 1, corrector": {"rule": "data", "order": 1, "corrector": True},
+    "euler": {"solver": "euler"},
+    "gddim, degree 2 (published)": {"solver": "gddim"},
+    "gddim, degree 1, corrector": {"solver": "gddim", "degree": 1, "corrector": True},
+    "data_multistep, degree 1, corrector": {"solver": "data_multistep", "degree": 1, "corrector": True},
 }
 evaluations = (5, 10, 20)
 points = {name: {nfe: draw(nfe, **sampler) for nfe in evaluations} for name, sampler in samplers.items()}
@@ -65,7 +65,7 @@ axis.legend(fontsize=8)
 # With five evaluations the distances are those of a few points between the modes; with 20 the order decides.
 
 # %%
-shown = ("euler", "exponential, order 2 (published)", "data, order 1, corrector")
+shown = ("euler", "gddim, degree 2 (published)", "data_multistep, degree 1, corrector")
 figure, axes = plt.subplots(2, 4, figsize=(10, 5), layout="constrained", sharex=True, sharey=True)
 for row, nfe in zip(axes, (5, 20), strict=True):
     for axis, name in zip(row, shown, strict=False):

@@ -1,4 +1,11 @@
-"""AGM (Chen et al., ICLR 2024): generative modelling in phase space, by bridges of position and velocity."""
+"""AGM (Chen et al., ICLR 2024): generative modelling in phase space, by bridges of position and velocity.
+
+A `Model` is a path (`Bridge`, `Flow`, `EDM`, `CLD`) and an estimate of the data along it. `load` gives a trained one,
+`denoiser_model` one of any denoiser; `sample`, `stroke`, `inpainting`, `guided` and `log_likelihood` take it.
+
+    model = phase_bridge.load("runs/spiral")
+    points, info = phase_bridge.sample(model, jax.random.key(0), (1000, *model.shape), nfe=10)
+"""
 
 import importlib
 import pathlib
@@ -9,27 +16,27 @@ runpy.run_path(str(pathlib.Path(__file__).parents[1] / "common" / "layout.py"))[
 
 _WHERE = {
     "Bridge": "phase_bridge.bridge",
-    "inpainting": "phase_bridge.conditional",
+    "CLD": "phase_bridge.processes.cld",
+    "EDM": "phase_bridge.processes.edm",
+    "Flow": "phase_bridge.processes.flow",
+    "Model": "phase_bridge.models",
+    "denoiser_model": "phase_bridge.models",
+    "guided": "phase_bridge.models",
+    "inpainting": "phase_bridge.conditioning",
+    "load": "phase_bridge.method",
     "log_density": "phase_bridge.likelihood",
     "log_likelihood": "phase_bridge.likelihood",
-    "make_steps": "phase_bridge.sampling",
-    "mixture_field": "phase_bridge.analytic",
+    "make_steps": "phase_bridge.solvers.table",
+    "mixture": "phase_bridge.mixtures",
     "sample": "phase_bridge.sampling",
-    "stroke": "phase_bridge.conditional",
-    "time_grid": "phase_bridge.sampling",
+    "schedule": "phase_bridge.schedules",
+    "stroke": "phase_bridge.conditioning",
 }
 
 __all__ = [
-    "Bridge",
-    "inpainting",
-    "log_density",
-    "log_likelihood",
-    "make_steps",
-    "mixture_field",
-    "sample",
-    "stroke",
-    "time_grid",
-]
+    "CLD", "EDM", "Bridge", "Flow", "Model", "denoiser_model", "guided", "inpainting", "load", "log_density",
+    "log_likelihood", "make_steps", "mixture", "sample", "schedule", "stroke",
+]  # fmt: skip
 
 
 def __getattr__(name: str):
@@ -37,3 +44,7 @@ def __getattr__(name: str):
     if name in _WHERE:
         return getattr(importlib.import_module(_WHERE[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -45,17 +45,17 @@ def _compare(app, request):
 
 def _compare_arguments(parser):
     add_dry_run(parser, "and list the models")
-    parser.add_argument("--only", metavar="MODEL/SEED", help="train this one model and stop: edm/0, ...")
+    parser.add_argument("--only", metavar="NETWORK/SEED", help="train this one network and stop: denoiser/0, ...")
 
 
 def _guide(app, request):
-    from phase_bridge.guided import run
+    from phase_bridge.guide import run
 
     run(app, request)
 
 
 def _guide_arguments(parser):
-    from phase_bridge.guided import arguments
+    from phase_bridge.guide import arguments
 
     arguments(parser)
 
@@ -71,10 +71,10 @@ DEMO = Verb(
 
 COMPARE = Verb(
     "compare",
-    "train and measure bridges, flow matching and diffusion on the same data and network",
-    "Trains every model of config.compare.models with config.compare.seeds seeds, measures each sampler at each\n"
-    "number of evaluations, and writes DIR/results/compare-KEY.json, .md and figures. The same command goes on\n"
-    "where it was stopped.",
+    "train and measure networks along bridges, flow and diffusion on the same data and budget",
+    "Trains the networks of config.compare.models with config.compare.seeds seeds, chooses one of equally many\n"
+    "samplers for each path and number of evaluations, measures it on other samples, and writes\n"
+    "DIR/results/compare-KEY.json, .md and figures. The same command goes on where it was stopped.",
     _compare_arguments,
     _compare,
 )

@@ -12,25 +12,29 @@ subtraction up to t = 0.99999, where the textbook form of the conditional varian
 
 import math
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from common.errors import choice, input_error
-from common.prng import as_keys
+from phase_bridge.processes.base import Process, split
 
 KINDS = ("sde", "ode")
-CONVENTIONS = ("released", "consistent")
 
 
 @dataclass(frozen=True)
-class Bridge:
+class Bridge(Process):
     """The numbers of a bridge: g(t) = p (1 - t), and correlation and variances of x and v in the prior.
 
-    Hashable, hence fit for `static_argnames`. Raises `InputError` for numbers that describe no bridge.
+    Raises `InputError` for numbers that describe no bridge.
     """
+
+    name: ClassVar[str] = "bridge"
+    parts: ClassVar[int] = 2
+    first: ClassVar[float] = 0.0
+    last: ClassVar[float] = 1.0
 
     p: float = 3.0
     correlation: float = -0.2
@@ -51,9 +55,28 @@ class Bridge:
             fix = "the published models have -0.2"
             raise input_error("bridge.correlation", expected="a number between -1 and 1", got=self.correlation, fix=fix)
 
+    def mean(self, t):
+        return mean_coefficients(self, t)
+
+    def factor(self, t):
+        return cholesky(self, t)
+
+    def flow(self, t):
+        e_f, e_x, e_v = estimate_coefficients(self, t, kind="ode")
+        return ((0 * e_f, 1 + 0 * e_f), (-e_x / e_f, -e_v / e_f)), (0 * e_f, 1 / e_f)
+
+    def whitening(self, t):
+        xp = jnp if isinstance(t, jax.Array) else np
+        l_xx, l_xv, l_vv = cholesky(self, t)
+        # The means over t, whose direction is known also where both vanish.
+        first = t * (6 - 4 * t + t**2) / 3 / l_xx
+        second = (4 * (3 - 3 * t + t**2) / 3 - l_xv * first) / l_vv
+        length = xp.hypot(first, second)
+        return (first / length, second / length), t * length
+
 
 class _Parts(NamedTuple):
-    """What all closed forms are made of, with the powers of s that vanish at t = 1 taken out."""
+    """Scaled moments that stay finite at t = 1, of which all closed forms are made."""
 
     s: object
     w: object  # s^3
@@ -140,17 +163,6 @@ def diffusion(b: Bridge, t):
     return b.p * (1 - t)
 
 
-def conditional_velocity(b: Bridge, x, x1, t):
-    """Returns mean `[..., C]` and standard deviation of v given x and x1 at t."""
-    t = _beside(t, x)
-    c_x, c_v = mean_coefficients(b, t)
-    q = _parts(b, t)
-    xp = jnp if isinstance(t, jax.Array) else np
-    slope, std = q.xv / (q.s * q.xx), xp.sqrt(q.w * q.det / q.xx)
-    c_x, c_v, slope, std = _like(x, c_x, c_v, slope, std)
-    return c_v * x1 + slope * (x - c_x * x1), std
-
-
 def control(b: Bridge, m, x1, t):
     """Returns a = (4/s) ((x1 - x)/s - v), the acceleration that steers m `[..., 2C]` to x1 (same for every bridge)."""
     x, v = split(m)
@@ -181,32 +193,30 @@ def _force_coefficients(b, t, kind):
 
 
 def _pull(b, q):
-    """Returns s g^2 / (2 L_vv^2): the share of the score in the probability-flow force."""
+    """Returns s g^2 / (2 L_vv^2): the contribution of the score to the probability-flow force."""
     return b.p**2 * q.xx / (2 * q.det)
 
 
-def normaliser(b: Bridge, t, *, kind: str, convention: str = "released"):
-    """Returns z(t): a network's output times z is a force.
+def force_scale(b: Bridge, t, *, kind: str, sign: int = 1):
+    """Returns z(t): the output of a network trained as published, times z, is a force.
 
-    kind "sde": z s is the standard deviation of the noise in f. kind "ode": the same with convention "consistent"; the
-    published models were trained with "released", which adds the score's part where it should be subtracted (z is then
-    2.2 to 2.8 times larger). Infinite at t = 1, as s^(-1/2).
+    kind "sde": z s is the standard deviation of the noise in f. kind "ode": the same with the part of the score added
+    where it should be subtracted, as in the published code; z is then 2.2 to 2.8 times larger, which changes units
+    alone. `sign` -1 subtracts it. Infinite at t = 1, as s^(-1/2).
     """
     xp = jnp if isinstance(t, jax.Array) else np
     choice("kind", kind, KINDS)
-    choice("convention", convention, CONVENTIONS)
     q = _parts(b, t)
     if kind == "sde":
         return 4 * xp.sqrt(q.error / q.s)
-    sign = 1 if convention == "released" else -1
     along_v = 1 + sign * _pull(b, q) / 4
     return 4 * xp.sqrt((q.w * q.shared**2 + q.det * along_v**2) / (q.xx * q.s))
 
 
-def target(b: Bridge, x1, noise, t, *, kind: str, convention: str = "released"):
-    """Returns `force / normaliser`, the network's target; of order s as t goes to 1."""
+def target(b: Bridge, x1, noise, t, *, kind: str):
+    """Returns `force / force_scale`, the published target of a network; of order s as t goes to 1."""
     at = _beside(t, x1)
-    z = normaliser(b, at, kind=kind, convention=convention)
+    z = force_scale(b, at, kind=kind)
     signal, along_x, along_v = _force_coefficients(b, at, kind)
     signal, along_x, along_v = _like(x1, signal / z, along_x / z, along_v / z)
     e_x, e_v = split(noise)
@@ -268,48 +278,6 @@ def force_from_data(b: Bridge, m, x1, t, *, kind: str):
     e_f, e_x, e_v = estimate_coefficients(b, _beside(t, x), kind=kind)
     e_f, e_x, e_v = _like(x, 1 / e_f, e_x / e_f, e_v / e_f)
     return e_f * x1 - e_x * x - e_v * v
-
-
-def sample_bridge(b: Bridge, key, x1, t):
-    """Draws m `[..., 2C]` at t given x1 `[..., C]`, and returns it with the noise it was made of.
-
-    key: a PRNG key, one key a sample `[B]`, or the noise `[..., 2C]` itself.
-    """
-    noise = _noise(key, (*x1.shape[:-1], 2 * x1.shape[-1]), x1.dtype)
-    t = _beside(t, x1)
-    c_x, c_v, l_xx, l_xv, l_vv = _like(x1, *mean_coefficients(b, t), *cholesky(b, t))
-    e_x, e_v = split(noise)
-    return join(c_x * x1 + l_xx * e_x, c_v * x1 + l_xv * e_x + l_vv * e_v), noise
-
-
-def prior(b: Bridge, key, shape: tuple[int, ...], dtype=jnp.float32) -> jax.Array:
-    """Draws m `[..., 2C]` at t = 0 for data of `shape [..., C]`; key: one for all, one a sample, or the noise."""
-    noise = _noise(key, (*shape[:-1], 2 * shape[-1]), dtype)
-    l_xx, l_xv, l_vv = (float(value) for value in cholesky(b, 0.0))
-    e_x, e_v = split(noise)
-    return join(l_xx * e_x, l_xv * e_x + l_vv * e_v)
-
-
-def split(m):
-    """Returns position and velocity `[..., C]` of a state `[..., 2C]`."""
-    half = m.shape[-1] // 2
-    return m[..., :half], m[..., half:]
-
-
-def join(x, v):
-    """Returns the state `[..., 2C]` of position and velocity `[..., C]`."""
-    xp = jnp if isinstance(x, jax.Array) or isinstance(v, jax.Array) else np
-    return xp.concatenate([x, v], -1)
-
-
-def _noise(key, shape, dtype):
-    """Returns standard normal noise from a key, from one key for each row, or what is noise already."""
-    if isinstance(key, np.ndarray | jax.Array) and jnp.issubdtype(key.dtype, jnp.floating):
-        return key
-    key = as_keys(key, shape[0] if len(shape) > 1 else None)
-    if key.ndim == 0:
-        return jax.random.normal(key, shape, dtype)
-    return jax.vmap(lambda one: jax.random.normal(one, shape[1:], dtype))(key)
 
 
 def _beside(t, like):

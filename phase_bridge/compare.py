@@ -1,14 +1,15 @@
-"""`python -m phase_bridge compare`: the same data, network, steps, batch and seeds for all models; quality against NFE.
+"""`python -m phase_bridge compare`: quality against evaluations for networks and paths, on the same data and budget.
 
-Each model is an ordinary run in DIR/models/MODEL/SEED, resumed as `train` resumes. Settings of samplers are chosen on
-the first seed's model with samples of their own (DIR/results/settings-MODEL-KEY.json), then every seed's model is
-measured (DIR/results/measured-MODEL-SEED-KEY.json). What has its file, of the same weights and settings, is not done
-again, so the command may be stopped anywhere, and given again; it ends with DIR/results/compare-KEY.json and .md, and
-figures.
+Each network is an ordinary run in DIR/models/NETWORK/SEED, resumed as `train` resumes, and is sampled along every path
+that is asked for. For each model, a network along a path, and number of evaluations one of the path's candidates is
+chosen on samples and data of their own (DIR/results/settings-MODEL-KEY.json, with the first seed); then every seed is
+measured with it on others (DIR/results/measured-MODEL-SEED-KEY.json). What has its file, of the same weights and
+settings, is not done again, so the command may be stopped anywhere, and given again; it ends with
+DIR/results/compare-KEY.json and .md, and figures.
 """
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,11 +23,23 @@ from common.errors import choice, input_error
 from common.io import results
 from common.io.files import write_atomically
 from common.io.progress import Progress
-from common.plots.tables import markdown_table
 from configs.phase_bridge.base import base
-from phase_bridge.entrants import ENTRANTS, GROUPS, how_of, usual
-
-MEASURES = ("w2", "distance", "beyond")
+from phase_bridge.compare_models import (
+    CANDIDATES,
+    GROUPS,
+    MEASURES,
+    MODELS,
+    NETWORKS,
+    PATHS,
+    markdown,
+    networks_of,
+    sampler_of,
+    split_name,
+    summary,
+    title_of,
+    usual,
+    words_of,
+)
 
 # A comparison may grow by models and seeds; how it samples is its own.
 MAY_CHANGE = (*multi_run.MAY_CHANGE, "sampler.*", "compare.models", "compare.seeds")
@@ -47,11 +60,11 @@ class Plan(NamedTuple):
 
 def build(config: ConfigDict) -> Plan:
     """Returns the plan of `config.compare`; raises `InputError` for what cannot work."""
-    from phase_bridge.method import TOY, is_toy
+    from phase_bridge.method import TOY
 
     compare = config.compare
     for name in compare.models:
-        choice("config.compare.models", name, (*GROUPS, *ENTRANTS))
+        choice("config.compare.models", name, (*GROUPS, *MODELS))
     chosen = tuple(dict.fromkeys(each for name in compare.models for each in GROUPS.get(name, (name,))))
     if not chosen:
         raise input_error("config.compare.models", expected="names of models", got="none", fix='use ("main",)')
@@ -61,12 +74,13 @@ def build(config: ConfigDict) -> Plan:
         raise input_error(
             "config.compare.nfe", expected="numbers above 0", got=compare.nfe, fix="for example (3, 5, 10)"
         )
-    if not is_toy(config):
-        got, fix = config.data.source, "use toy:spiral"
-        raise input_error("config.data.source", expected="points of the plane", got=got, fix=fix)
     if compare.exact and config.data.source != f"{TOY}mixture":
         fix = "use configs/phase_bridge/mixture.py"
         raise input_error("config.compare.exact", expected=f"false for {config.data.source}", got=True, fix=fix)
+    for model in chosen if compare.exact else ():
+        if "objective.coupling" in NETWORKS[split_name(model)[0]].changes:
+            expected, fix = "models that have an exact denoiser", "leave it out"
+            raise input_error("config.compare.models", expected=expected, got=model, fix=fix)
     return Plan(
         models=chosen,
         seeds=compare.seeds,
@@ -78,13 +92,41 @@ def build(config: ConfigDict) -> Plan:
     )
 
 
-def config_of(config: ConfigDict, model: str, seed: int) -> ConfigDict:
-    """Returns the config of one model, an ordinary experiment."""
-    values, changes = configs.to_dict(config), dict(ENTRANTS[model].changes)
+def config_of(config: ConfigDict, network: str, seed: int) -> ConfigDict:
+    """Returns the config of one network, an ordinary experiment."""
+    values, fresh = configs.to_dict(config), base().objective
+    changes = {f"objective.{name}": fresh[name] for name in ("output", "weight", "noise", "coupling")}
+    changes |= dict(NETWORKS[network].changes)
+    if values["model"]["network"] != "mlp":
+        del changes["model.time"]
+        if network.startswith("force"):
+            changes["objective.output"] = "preconditioned"  # as published for images
     if configs.diff(values, configs.from_dict(values, base(), changes)):
-        # What the config says of sampling is meant for its own model.
-        changes |= {"sampler.rule": "", "sampler.order": -1, "sampler.corrector": "", "sampler.grid": ""}
+        changes |= _plain_sampler()  # what the config says of sampling is meant for its own network
     return configs.from_dict(values, base(), {**changes, "seed": config.seed + seed})
+
+
+def along(config: ConfigDict, path: str) -> ConfigDict:
+    """Returns the config of a network, sampled along a path."""
+    return configs.from_dict(configs.to_dict(config), base(), {**_plain_sampler(), **PATHS[path].changes})
+
+
+def _plain_sampler() -> dict[str, Any]:
+    fresh = base().sampler
+    names = (
+        "process",
+        "kind",
+        "solver",
+        "degree",
+        "corrector",
+        "schedule",
+        "last",
+        "power",
+        "sigma_max",
+        "sigma_min",
+        "rho",
+    )
+    return {f"sampler.{name}": fresh[name] for name in names}
 
 
 def run(app: App, request: Request) -> None:
@@ -94,16 +136,18 @@ def run(app: App, request: Request) -> None:
     workdirs.check_writable(workdir)
     plan = build(config)
     multi_run.check_same(app, config, workdir, what="comparison", may_change=MAY_CHANGE)
+    networks = networks_of(plan.models)
     only = _only(plan, request.flags.only)
-    for model in plan.models:
+    for network in networks:
         for seed in range(plan.seeds):
-            own = config_of(config, model, seed)
-            if plan.exact:
-                app.build(own)
-            elif only in (None, (model, seed)):
-                multi_run.check(app, own, model_path(workdir, model, seed))
+            own = config_of(config, network, seed)
+            for model in plan.models:
+                if split_name(model)[0] == network:
+                    app.build(along(own, split_name(model)[1]))
+            if not plan.exact and only in (None, (network, seed)):
+                multi_run.check(app, own, model_path(workdir, network, seed))
     if request.flags.dry_run:
-        print_lines(*(f"{name}/{seed}: {ENTRANTS[name].title}" for name in plan.models for seed in range(plan.seeds)))
+        print_lines(*(f"{name}: {title_of(name)}, {plan.seeds} seed(s)" for name in plan.models))
         print_lines("nothing was compiled or written")
         return
     from common.training import parallel
@@ -113,15 +157,17 @@ def run(app: App, request: Request) -> None:
     configs.write(config, workdir)
     # Seeds outermost: what is there after a while is a whole comparison.
     for seed in range(plan.seeds):
-        for model in plan.models:
-            if only not in (None, (model, seed)):
+        for network in networks:
+            if only not in (None, (network, seed)):
                 continue
-            folder, title = model_path(workdir, model, seed), f"{model}/{seed}"
-            if not plan.exact and not multi_run.train(app, config_of(config, model, seed), folder, title=title):
-                print_lines(f"interrupted in {model}/{seed}; the same command goes on from there")
+            folder, title = model_path(workdir, network, seed), f"{network}/{seed}"
+            if not plan.exact and not multi_run.train(app, config_of(config, network, seed), folder, title=title):
+                print_lines(f"interrupted in {title}; the same command goes on from there")
                 return
-            if only is None and not measured_path(config, workdir, plan, model, seed).exists():
-                _measure(config, workdir, plan, model, seed)
+            for model in plan.models if only is None else ():
+                own = split_name(model)[0] == network
+                if own and not measured_path(config, workdir, plan, model, seed).exists():
+                    _measure(config, workdir, plan, model, seed)
     if only is None:
         finish(config, workdir, plan, app)
 
@@ -129,15 +175,16 @@ def run(app: App, request: Request) -> None:
 def measured_path(config: ConfigDict, workdir: Path, plan: Plan, model: str, seed: int) -> Path:
     """Returns the file whose presence says that a model, as it was trained, has been measured."""
     settings = settings_of(config, workdir, plan, model, seed)
-    return results.path_of(workdir / "results", f"measured-{model}-{seed}", settings)
+    return results.path_of(workdir / "results", f"measured-{_file(model)}-{seed}", settings)
 
 
 def settings_of(config: ConfigDict, workdir: Path, plan: Plan, model: str, seed: int) -> dict[str, Any]:
     """Returns all that decides the measures of a model; the settings of its samplers follow from the first seed's."""
+    network, path = split_name(model)
     trained = {
-        of: None if plan.exact else multi_run.trained_weights(model_path(workdir, model, of)) for of in {0, seed}
+        of: None if plan.exact else multi_run.trained_weights(model_path(workdir, network, of)) for of in {0, seed}
     }
-    own = config_settings(config_of(config, model, seed))
+    own = config_settings(along(config_of(config, network, seed), path))
     del own["compare"]  # it may grow by models and seeds
     return {
         "model": model,
@@ -145,6 +192,7 @@ def settings_of(config: ConfigDict, workdir: Path, plan: Plan, model: str, seed:
         "settings_from": trained[0] if plan.tune else None,
         "seed": config.seed + seed,
         "evaluation_seed": config.seed,
+        "candidates": CANDIDATES[path] if plan.tune else [usual(path, nfe) for nfe in plan.nfe],
         "nfe": list(plan.nfe),
         "tune": plan.tune,
         "exact": plan.exact,
@@ -152,15 +200,19 @@ def settings_of(config: ConfigDict, workdir: Path, plan: Plan, model: str, seed:
     }
 
 
-def model_path(workdir: Path, model: str, seed: int) -> Path:
-    """Returns the directory of one model's run."""
-    return workdir / "models" / model / str(seed)
+def model_path(workdir: Path, network: str, seed: int) -> Path:
+    """Returns the directory of one network's run."""
+    return workdir / "models" / network / str(seed)
+
+
+def _file(model: str) -> str:
+    return model.replace("/", "-along-")
 
 
 def _only(plan: Plan, text: str | None) -> tuple[str, int] | None:
     if text is None:
         return None
-    known = {f"{model}/{seed}": (model, seed) for model in plan.models for seed in range(plan.seeds)}
+    known = {f"{name}/{seed}": (name, seed) for name in networks_of(plan.models) for seed in range(plan.seeds)}
     return known[choice("--only", text, known)]
 
 
@@ -176,20 +228,14 @@ def _measure(config: ConfigDict, workdir: Path, plan: Plan, model: str, seed: in
     root = jax.random.key(config.seed)
     chosen = _settings(config, workdir, plan, model, subject, key_for(root, Purpose.PREVIEW))
     key = key_for(root, Purpose.EVALUATE, seed)
-    titles = {each.name: each.title for each in ENTRANTS[model].samplers}
     rows, samples = [], {}
-    count = sum(map(len, chosen.values()))
-    with Progress(count, unit="samplers", what=f"measure {model}/{seed}") as bar:
-        for sampler, by_nfe in chosen.items():
-            for nfe, settings in by_nfe.items():
-                points, used = subject.draw(key, settings, nfe=int(nfe), num=plan.num)
-                title = titles[sampler] or ENTRANTS[model].title
-                how = {"sampler": sampler, "title": title, "nfe": int(nfe), "used": used, "settings": settings}
-                rows.append({**how, **subject.quality(points, index=0)})
-                samples[f"{sampler}.{nfe}"] = points[:2048]
-                bar.add()
-    best = {nfe: _best(rows, nfe) for nfe in plan.nfe}
-    arrays = {f"samples.{nfe}": samples[f"{row['sampler']}.{nfe}"] for nfe, row in best.items() if row}
+    with Progress(len(chosen), unit="samplers", what=f"measure {model}/{seed}") as bar:
+        for nfe, settings in chosen.items():
+            made, used = subject.draw(key, settings, nfe=int(nfe), num=plan.num)
+            row = {"nfe": int(nfe), "used": used, "sampler": words_of(settings), "settings": settings}
+            rows.append({**row, **subject.quality(made, index=0)})
+            samples[f"samples.{nfe}"] = made[: 2048 if subject.points else 64]
+            bar.add()
     origin = results.provenance(
         config_hash=configs.digest(config),
         seed=config.seed + seed,
@@ -198,108 +244,119 @@ def _measure(config: ConfigDict, workdir: Path, plan: Plan, model: str, seed: in
         wall_s=time.perf_counter() - start,
         nfe=None,
     )
-    numbers = {**origin, "model": model, "title": ENTRANTS[model].title, "rows": rows}
+    numbers = {**origin, "model": model, "title": title_of(model), "rows": rows}
     results.write(
         workdir / "results",
-        f"measured-{model}-{seed}",
+        f"measured-{_file(model)}-{seed}",
         numbers=numbers,
-        arrays=arrays,
+        arrays=samples,
         settings=settings_of(config, workdir, plan, model, seed),
     )
-    print_lines(f"measured {model}/{seed}: " + ", ".join(f"{row['w2']:.3f} @{nfe}" for nfe, row in best.items() if row))
+    print_lines(f"measured {model}/{seed}: " + ", ".join(f"{row['w2']:.3f} @{row['nfe']}" for row in rows))
 
 
 def _subject(config: ConfigDict, workdir: Path, plan: Plan, model: str, seed: int) -> tuple["Subject", int]:
     """Returns a model ready to be sampled, and the steps it was trained for."""
     import jax
 
+    from common.checkpoint import restore_params
     from phase_bridge import method
 
+    network, path = split_name(model)
+    own = along(config_of(config, network, seed), path)
     if plan.exact:
-        return Subject(config, method.build_model(config_of(config, model, seed)), None, plan.sigma_data), 0
-    folder = model_path(workdir, model, seed)
-    trained, variables = method.load(folder)
-    variables = jax.tree.map(jax.numpy.asarray, variables)
-    return Subject(config, trained, variables, plan.sigma_data), results.read_step(folder / "trained.json")
-
-
-def _best(rows: Sequence[Mapping[str, Any]], nfe: int) -> Mapping[str, Any] | None:
-    return min((row for row in rows if row["nfe"] == nfe), key=lambda row: row["w2"], default=None)
+        return Subject(own, None, plan.sigma_data, path), 0
+    folder = model_path(workdir, network, seed)
+    variables = jax.tree.map(jax.numpy.asarray, restore_params(folder))
+    trained = method.as_model(method.build_setup(own), variables)
+    return Subject(own, trained, plan.sigma_data, path), results.read_step(folder / "trained.json")
 
 
 def _settings(
     config: ConfigDict, workdir: Path, plan: Plan, model: str, subject: "Subject", key
 ) -> dict[str, dict[str, Any]]:
-    """Returns the settings of each sampler and number of evaluations, chosen now or before."""
+    """Returns the candidate for each number of evaluations, chosen now or before."""
+    path = split_name(model)[1]
+    if not plan.tune:
+        return {str(nfe): dict(usual(path, nfe)) for nfe in plan.nfe}
     decided_by = settings_of(config, workdir, plan, model, 0)
-    place, name = workdir / "results", f"settings-{model}"
-    if (path := results.path_of(place, name, decided_by)).exists():
-        return results.read(path)[0]["chosen"]
-    chosen: dict[str, dict[str, Any]] = {}
-    tried = []
-    options = {
-        (candidate.name, nfe): list(candidate.settings) if plan.tune else [usual(candidate, nfe)]
-        for candidate in ENTRANTS[model].samplers
-        for nfe in plan.nfe
-        if nfe >= candidate.least
-    }
-    count = sum(len(each) for each in options.values() if len(each) > 1)
-    with Progress(count, unit="settings", what=f"choose samplers of {model}") as bar:
-        for (sampler, nfe), several in options.items():
+    place, name = workdir / "results", f"settings-{_file(model)}"
+    if (there := results.path_of(place, name, decided_by)).exists():
+        return results.read(there)[0]["chosen"]
+    chosen, tried = {}, []
+    by = "w2" if subject.points else "frechet"
+    with Progress(len(plan.nfe) * len(CANDIDATES[path]), unit="settings", what=f"choose samplers of {model}") as bar:
+        for nfe in plan.nfe:
             distances = []
-            for settings in several if len(several) > 1 else ():
-                points, _ = subject.draw(key, settings, nfe=nfe, num=_TUNED_ON)
-                distances.append(subject.quality(points, index=1)["w2"])
-                tried.append({"sampler": sampler, "nfe": nfe, **settings, "w2": distances[-1]})
+            for settings in CANDIDATES[path]:
+                made, _ = subject.draw(key, settings, nfe=nfe, num=min(plan.num, _TUNED_ON))
+                distances.append(subject.quality(made, index=1, neighbours=False)[by])
+                tried.append({"nfe": nfe, "sampler": words_of(settings), by: distances[-1]})
                 bar.add()
-            best = min(range(len(distances)), key=distances.__getitem__) if distances else 0
-            chosen.setdefault(sampler, {})[str(nfe)] = dict(several[best])
-    numbers = {"model": model, "chosen": chosen, "tried": tried}
-    results.write(place, name, numbers=numbers, arrays={}, settings=decided_by)
+            chosen[str(nfe)] = dict(CANDIDATES[path][min(range(len(distances)), key=distances.__getitem__)])
+    results.write(
+        place, name, numbers={"model": model, "chosen": chosen, "tried": tried}, arrays={}, settings=decided_by
+    )
     return chosen
 
 
 class Subject:
-    """A trained model, or (without variables) the exact one, ready to be sampled and measured."""
+    """A trained model, or the exact one of a mixture, sampled with any settings of its path and held against data."""
 
-    def __init__(self, config: ConfigDict, trained, variables, sigma_data: float):
-        from phase_bridge import method
+    def __init__(self, config: ConfigDict, trained, sigma_data: float, path: str):
+        from phase_bridge import method, toy
+        from phase_bridge.evaluation import image_features
+        from phase_bridge.mixtures import mixture
 
-        self._trained, self._variables, self._sigma_data = trained, variables, sigma_data
-        self._data = method.held_out(config, None)
-        self._points = method.toy.toy(config.data.source.removeprefix(method.TOY))
-        self._fields: dict[str, Any] = {}
+        self._config, self._sigma_data, self._path = config, sigma_data, path
+        self._setup = method.build_setup(config)
+        self.points = None
+        if method.is_toy(config):
+            self.points = toy.toy(config.data.source.removeprefix(method.TOY), "config.data.source")
+        self._features = None
+        if self.points is None:
+            self._features = image_features(
+                config.evaluate.features, channels=config.data.channels, field="config.evaluate.features"
+            )
+        if trained is None:
+            centres = self.points.centres
+            trained = mixture(
+                self._setup.process, centres, [1.0] * len(centres), self.points.mode, kind=self._setup.kind
+            )
+        self._model = trained
+        self._data = method.held_out(config, method.build(config).sources)
 
     def draw(self, key, settings: Mapping[str, Any], *, nfe: int, num: int):
-        """Returns samples `[num, 2]` and the number of evaluations used."""
-        import jax.numpy as jnp
+        """Returns samples `[num, ...]` with settings of a candidate, and the number of evaluations."""
         import numpy as np
 
-        from common.sampling import sample_keys
-        from phase_bridge import drawing, exact
-        from phase_bridge.method import as_field
+        from phase_bridge.sampling import sample
 
-        how = how_of(self._trained.how, settings, nfe=nfe, sigma_data=self._sigma_data)
-        if how.kind not in self._fields and self._variables is None:
-            self._fields[how.kind] = exact.field(how, self._points.centres, self._points.mode)
-        elif how.kind not in self._fields:
-            self._fields[how.kind] = as_field(self._trained, self._variables, how)
-        drawn, _ = drawing.draw(self._fields[how.kind], sample_keys(key, jnp.arange(num)), (num, 2), how)
-        return np.asarray(drawn), drawing.nfe_of(how)
+        options = sampler_of(settings, sigma_data=self._sigma_data)
+        size, parts = min(num, self._config.evaluate.batch_size), []
+        for first in range(0, num, size):
+            made, info = sample(
+                self._model,
+                key,
+                (size, *self._setup.shape),
+                nfe=nfe,
+                kind=self._setup.kind,
+                first_index=first,
+                **options,
+            )
+            parts.append(np.asarray(made))
+        return np.concatenate(parts)[:num], info["nfe"]
 
-    def quality(self, drawn, *, index: int) -> dict[str, float]:
-        """Returns the measures of samples against the `index`-th draw of held-out data of the same size."""
+    def quality(self, samples, *, index: int, neighbours: bool = True) -> dict[str, float]:
+        """Returns the measures of samples against the `index`-th set of held-out data of the same size."""
         from phase_bridge.evaluation import quality
 
-        return dict(quality(drawn, self._data(index, len(drawn)), self._points)._asdict())
+        data = self._data(index, len(samples))
+        return dict(quality(samples, data, self.points, self._features, neighbours=neighbours)._asdict())
 
     def floor(self, num: int, repeats: int) -> list[dict[str, float]]:
         """Returns the measures of fresh data against the data that samples are compared with."""
-        return [self.quality_of_data(i, num) for i in range(repeats)]
-
-    def quality_of_data(self, i: int, num: int) -> dict[str, float]:
-        """Returns the measures of the (i + 2)-th draw of held-out data."""
-        return self.quality(self._data(i + 2, num), index=0)
+        return [self.quality(self._data(i + 2, num), index=0) for i in range(repeats)]
 
 
 def finish(config: ConfigDict, workdir: Path, plan: Plan, app: App) -> None:
@@ -312,18 +369,16 @@ def finish(config: ConfigDict, workdir: Path, plan: Plan, app: App) -> None:
         measured[model] = [path.stem for path in paths]
         found = [results.read(path)[0] for path in paths]
         for first in found[0]["rows"]:
-            same = [
-                row for each in found for row in each["rows"]
-                if (row["sampler"], row["nfe"]) == (first["sampler"], first["nfe"])
-            ]  # fmt: skip
-            shared = {name: first[name] for name in ("sampler", "title", "nfe", "used", "settings")}
-            rows.append({"model": model, **shared, **summary(same)})
+            same = [row for each in found for row in each["rows"] if row["nfe"] == first["nfe"]]
+            shared = {name: first[name] for name in ("sampler", "nfe", "used", "settings")}
+            each = {name: [row[name] for row in same] for name in MEASURES if same[0][name] is not None}
+            rows.append({"model": model, "title": title_of(model), **shared, **summary(same), "seeds": each})
     numbers = {
         **results.provenance(
             config_hash=configs.digest(config), seed=config.seed, step=found[0]["step"],
             device=found[0]["device"], wall_s=0.0, nfe=None,
         ),
-        "toy": config.data.source, "seeds": plan.seeds, "num": plan.num, "batch_size": config.train.batch_size,
+        "source": config.data.source, "seeds": plan.seeds, "num": plan.num, "batch_size": config.train.batch_size,
         "floor": summary(floors), "rows": rows, "measured": measured,
     }  # fmt: skip
     settings = {"seed": config.seed, "config": config_settings(config), "measured": measured}
@@ -331,44 +386,3 @@ def finish(config: ConfigDict, workdir: Path, plan: Plan, app: App) -> None:
     table = write_atomically(path.with_suffix(".md"), markdown(numbers).encode())
     print_lines(markdown(numbers), f"wrote {path} and {table}")
     print_lines(*(f"wrote {each}" for each in app.figures()["compare"](workdir)))
-
-
-def summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """Returns the mean of each measure and its standard deviation over rows (None for one row)."""
-    import numpy as np
-
-    found = {}
-    for name in MEASURES:
-        values = np.asarray([row[name] for row in rows], float)
-        found[name] = float(values.mean())
-        found[f"{name}_deviation"] = float(values.std(ddof=1)) if len(values) > 1 else None
-    return found
-
-
-def markdown(numbers: Mapping[str, Any]) -> str:
-    """Returns the comparison as Markdown: each model with its best sampler at each number of evaluations."""
-    rows = numbers["rows"]
-    counts = sorted({row["nfe"] for row in rows})
-    floor = numbers["floor"]
-    how = f"{numbers['seeds']} training seed(s), {numbers['step']} steps of {numbers['batch_size']}, "
-    if numbers["step"] == 0:
-        how = f"the exact denoiser, {numbers['seeds']} sampling seed(s), "
-    parts = [
-        f"{numbers['toy']}, {how}{numbers['num']} samples. Mean over seeds ± standard deviation; the best sampler of "
-        "each model by sliced W2."
-    ]
-    for measure, words in (("w2", "Sliced W2"), ("beyond", "Share of samples off the support")):
-        deviation = floor[f"{measure}_deviation"]
-        parts.append(f"\n{words}; data against data: {floor[measure]:.4f} ± {deviation:.4f}\n")
-        lines = []
-        for title in dict.fromkeys(row["title"] for row in rows):
-            best = [_best([row for row in rows if row["title"] == title], nfe) for nfe in counts]
-            lines.append([title, *("" if each is None else _cell(each, measure) for each in best)])
-        parts += markdown_table(["model", *(f"NFE {nfe}" for nfe in counts)], lines)
-    return "\n".join(parts) + "\n"
-
-
-def _cell(row: Mapping[str, Any], measure: str) -> str:
-    spread = row[f"{measure}_deviation"]
-    error = "" if spread is None else f" ± {spread:.3f}"
-    return f"{row[measure]:.3f}{error} ({row['sampler']})"

@@ -1,4 +1,4 @@
-"""`python -m phase_bridge demo`: a spiral learned with an interruption, sampled, and compared with its rivals."""
+"""`python -m phase_bridge demo`: a spiral learned with an interruption, sampled, and compared along other paths."""
 
 import shutil
 import time
@@ -15,7 +15,7 @@ from common.plots.report import Paragraph
 from phase_bridge import compare, figures
 
 CONFIG = Path(configs.phase_bridge.__file__).with_name("demo.py")
-MODEL = "agm-improved"
+NETWORK = "denoiser"
 
 
 def run(app: App, request: Request) -> None:
@@ -29,8 +29,8 @@ def run(app: App, request: Request) -> None:
     )
     start = time.perf_counter()
     folder = demo.prepare(root, app.name)
-    # The bridge's run is the one that the comparison would make, so it is trained once.
-    own = compare.model_path(folder, MODEL, 0)
+    # It is the run that the comparison would make, so it is trained once.
+    own = compare.model_path(folder, NETWORK, 0)
     changes = [f"--config.{key}={text}" for key, text in request.overrides.items()]
     chosen = ("--config", str(CONFIG), "--workdir", str(own), *changes)
     seconds = {}
@@ -48,18 +48,18 @@ def run(app: App, request: Request) -> None:
     seconds["draw"] = time.perf_counter() - before
     seconds["all"] = time.perf_counter() - start
     last = read_metrics(own)[-1]
-    best = figures.best_lines(compared)
+    lines = figures.lines_of(compared)
     numbers = {
         "interrupted_at_step": saved,
         "steps": last["step"],
         "loss": last["loss"],
         "seconds": seconds,
         "floor": compared["floor"],
-        "best": {title: {str(nfe): row for nfe, row in found} for title, found in best.items()},
+        "lines": {title: {str(nfe): row for nfe, row in found} for title, found in lines.items()},
     }
     words = Paragraph(
-        f"The bridge was trained for {last['step']} steps, stopped by SIGTERM after step {saved} and resumed from "
-        f"there, flow matching and diffusion as long; {seconds['all']:.0f} s in all, sampling and measures included."
+        f"The denoiser was trained for {last['step']} steps, stopped by SIGTERM after step {saved} and resumed from "
+        f"there, the velocity of flow matching as long; {seconds['all']:.0f} s in all, sampling and measures included."
     )
     headed = {f"phase_bridge: {heading}": blocks for heading, blocks in sections.items()}
     first = next(iter(headed))
@@ -68,7 +68,7 @@ def run(app: App, request: Request) -> None:
     )
     distances = [
         f"{title}: " + ", ".join(f"{row['w2']:.3f} @{nfe} ({row['sampler']})" for nfe, row in found)
-        for title, found in best.items()
+        for title, found in lines.items()
     ]
     print_lines(
         "",

@@ -17,7 +17,14 @@ from common.plots import plotting, report
 from common.plots.report import Block, Paragraph, Picture, Row, Table, write_report
 from phase_bridge import toy
 
-_WORDS = {"w2": "sliced W2 to held-out data", "beyond": "share of samples off the support"}
+_WORDS = {
+    "frechet": "Frechet distance of features",
+    "w2": "sliced W2 to held-out data",
+    "recall": "recall",
+    "coverage": "coverage",
+    "beyond": "fraction of samples off the support",
+}
+_FRACTIONS = ("recall", "coverage", "beyond")
 _COLUMNS = 5
 _CLASS_ROWS = 16  # classes that get a row of their own
 
@@ -34,7 +41,7 @@ def quality(workdir: Path) -> list[Path]:
     """Draws the measures of `evaluate` against the number of evaluations: `figures/quality.png`."""
     numbers, _ = _evaluation(workdir)
     floor, *table = numbers["table"]
-    measures = [name for name in _WORDS if floor[name] is not None]
+    measures = [name for name in _WORDS if floor.get(name) is not None]
     path = plotting.path_in(workdir, "quality")
     with plotting.figure(path, width=plotting.COLUMN * len(measures), columns=len(measures)) as made:
         for axes, name in zip(made if len(measures) > 1 else [made], measures, strict=True):
@@ -134,12 +141,16 @@ def compare(workdir: Path) -> list[Path]:
     """Draws quality against NFE for all models of a comparison: `figures/compare.png` and `compare-samples.png`."""
     numbers = _comparison(workdir)
     paths = [plotting.path_in(workdir, "compare")]
-    lines = best_lines(numbers)
-    with plotting.figure(paths[0], width=2.2 * plotting.COLUMN, height=3.4, columns=2) as made:
-        for axes, name in zip(made, _WORDS, strict=True):
+    lines = lines_of(numbers)
+    measures = [name for name in _WORDS if numbers["floor"][name] is not None]
+    with plotting.figure(
+        paths[0], width=1.1 * len(measures) * plotting.COLUMN, height=3.4, columns=len(measures)
+    ) as made:
+        for axes, name in zip(made, measures, strict=True):
             chosen = {model: [(nfe, row[name]) for nfe, row in found] for model, found in lines.items()}
             _against_nfe(axes, chosen, numbers["floor"][name], _WORDS[name])
-        made[1].get_legend().remove()
+        for axes in made[1:]:
+            axes.get_legend().remove()
     rows = {}
     shown = [nfe for nfe in (3, 5, 10, 20) if any(row["nfe"] == nfe for row in numbers["rows"])]
     for model in dict.fromkeys(row["model"] for row in numbers["rows"]):
@@ -147,9 +158,15 @@ def compare(workdir: Path) -> list[Path]:
         rows[measured["title"]] = {
             f"NFE {nfe}": arrays[f"samples.{nfe}"] for nfe in shown if f"samples.{nfe}" in arrays
         }
-    if rows and shown:
+    if rows and shown and not numbers["source"].startswith("toy:"):
         paths.append(plotting.path_in(workdir, "compare-samples"))
-        extent = toy.toy(numbers["toy"].partition(":")[2]).extent
+        pictures = {
+            textwrap.fill(name, 18): np.stack([_unit(each[0]) for each in own.values()]) for name, own in rows.items()
+        }
+        plotting.panels(paths[-1], pictures, columns=[f"NFE {nfe}" for nfe in shown])
+    elif rows and shown:
+        paths.append(plotting.path_in(workdir, "compare-samples"))
+        extent = toy.toy(numbers["source"].partition(":")[2]).extent
         _table_of_clouds(paths[-1], rows, [f"NFE {nfe}" for nfe in shown], extent)
     return paths
 
@@ -166,14 +183,14 @@ def sections(workdir: Path) -> dict[str, Sequence[Block]]:
     found: dict[str, Sequence[Block]] = {}
     origins: list[Mapping[str, Any]] = []
     if results.newest(workdir / "results", "compare"):
-        found["Bridges and what one would pick instead"] = comparison_blocks(workdir)
+        found["Networks and paths compared"] = comparison_blocks(workdir)
     if results.newest(workdir / "results", "evaluate"):
         numbers, _ = _evaluation(workdir)
         origins.append(numbers)
         found["Quality against evaluations"] = [
             Paragraph(
-                f"{numbers['num']} samples against as many held-out data, {numbers['repeats']} draws; the first row is "
-                "data against fresh data, below which nothing can be told apart."
+                f"{numbers['num']} samples against as many held-out data, {numbers['repeats']} sets; the first row is "
+                "data against fresh data, the floor of each measure."
             ),
             Table.of(numbers["table"], digits=3),
             Row(
@@ -221,16 +238,18 @@ def by_class(images: np.ndarray, labels: np.ndarray, *, most: int = 10) -> dict[
 def comparison_blocks(workdir: Path) -> list[Block]:
     """Returns tables and figures of a comparison."""
     numbers = _comparison(workdir)
-    lines, floor = best_lines(numbers), numbers["floor"]
+    lines, floor = lines_of(numbers), numbers["floor"]
     counts = sorted({row["nfe"] for row in numbers["rows"]})
     blocks: list[Block] = [
         Paragraph(
-            f"{numbers['toy']}: the same network, {numbers['step']} steps of {numbers['batch_size']} fresh points, "
-            f"{numbers['seeds']} training seed(s), {numbers['num']} samples. Each model with the sampler that is best "
-            "by sliced W2 at that number of evaluations (NFE)."
+            f"{numbers['source']}: the same architecture, {numbers['step']} steps of {numbers['batch_size']}, "
+            f"{numbers['seeds']} training seed(s), {numbers['num']} samples. Each entry's sampler was chosen for its "
+            "number of evaluations (NFE) among equally many candidates, on other samples."
         )
     ]
     for measure, words in _WORDS.items():
+        if floor[measure] is None:
+            continue
         rows = [
             [model, *(dict(found)[nfe][measure] if nfe in dict(found) else None for nfe in counts)]
             for model, found in lines.items()
@@ -254,16 +273,12 @@ NAMES: Mapping[str, Callable[[Path], Sequence[Path]]] = {
 }
 
 
-def best_lines(numbers: Mapping[str, Any]) -> dict[str, list[tuple[int, Mapping[str, Any]]]]:
-    """Returns, by model, (nfe, row of the best sampler) with rising nfe."""
+def lines_of(numbers: Mapping[str, Any]) -> dict[str, list[tuple[int, Mapping[str, Any]]]]:
+    """Returns, by title of the model, (nfe, row) with rising nfe."""
     lines: dict[str, list[tuple[int, Mapping[str, Any]]]] = {}
-    for title in dict.fromkeys(row["title"] for row in numbers["rows"]):
-        rows = [row for row in numbers["rows"] if row["title"] == title]
-        counts = sorted({row["nfe"] for row in rows})
-        lines[title] = [
-            (nfe, min((row for row in rows if row["nfe"] == nfe), key=lambda row: row["w2"])) for nfe in counts
-        ]
-    return lines
+    for row in sorted(numbers["rows"], key=lambda row: row["nfe"]):
+        lines.setdefault(row["title"], []).append((row["nfe"], row))
+    return {title: lines[title] for title in dict.fromkeys(row["title"] for row in numbers["rows"])}
 
 
 def _against_nfe(axes, lines: Mapping[str, Sequence[tuple[int, float]]], floor: float, words: str) -> None:
@@ -271,7 +286,7 @@ def _against_nfe(axes, lines: Mapping[str, Sequence[tuple[int, float]]], floor: 
         axes.plot([nfe for nfe, _ in points], [value for _, value in points], label=name)
     axes.axhline(floor, color="#777777", linestyle=":", marker="", label="data")
     axes.set(xscale="log", xlabel="network evaluations (NFE)", ylabel=words)
-    if words == _WORDS["w2"]:
+    if words not in [_WORDS[name] for name in _FRACTIONS]:
         axes.set_yscale("log")
         axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.yaxis.set_major_formatter("{x:.3g}")

@@ -59,7 +59,7 @@ def build(config: ConfigDict, tensors: Mapping[str, np.ndarray], *, field: str) 
     network = imported.network
     if isinstance(network, ResidualMLP):
         settings = {"network": "mlp", "width": network.width, "depth": network.depth, "time": "log"}
-        others = {"objective.output": "force"}
+        others = {"objective.output": ""}
     else:
         song = isinstance(network, SongUNet)
         settings = {
@@ -89,8 +89,7 @@ def build(config: ConfigDict, tensors: Mapping[str, np.ndarray], *, field: str) 
         if config.data.source.startswith("toy:"):
             others |= {"data.source": "photographs", "data.fit": "crop"}
     # As all of them were trained.
-    others |= {f"objective.{name}": "" for name in ("inputs", "label", "weight", "times")}
-    others |= {"objective.process": "bridge", "objective.normaliser": "released", "objective.recipe": "released"}
+    others |= {"objective.name": "force", "objective.process": "bridge", "objective.weight": "", "objective.noise": ""}
     settings = {f"model.{name}": value for name, value in settings.items()} | others
     return configs.from_dict(configs.to_dict(config), config, settings), imported
 

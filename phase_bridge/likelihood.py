@@ -6,6 +6,7 @@ prior's (Chen et al., NeurIPS 2018). All densities are in nats, of states or pos
 
 import functools
 import math
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import diffrax
@@ -14,11 +15,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from common.arrays import SIGNED, as_images, as_numbers
-from common.errors import RunError, choice, input_error
+from common.errors import RunError, input_error
 from common.prng import as_key
 from phase_bridge import bridge as bridges
 from phase_bridge.bridge import Bridge
-from phase_bridge.sampling import END, Field
+from phase_bridge.models import Model, Sampler
+from phase_bridge.processes.base import join, split
+from phase_bridge.schedules import END
 
 # With more coordinates the trace is estimated unless asked for.
 EXACT_UP_TO = 4
@@ -33,12 +36,9 @@ class Density(NamedTuple):
 
 
 def log_density(
-    field: Field,
+    model: Model,
     m: jax.Array,
     *,
-    bridge: Bridge = Bridge(),  # noqa: B008 (frozen)
-    kind: str = "ode",
-    normaliser: str = "released",
     t: float = END,
     exact: bool | None = None,
     key: jax.Array | None = None,
@@ -49,22 +49,17 @@ def log_density(
 ) -> Density:
     """Returns log p(x, v) of states m `[B, ..., 2C]` at time t.
 
-    field: as in `sampling.sample`; that of the SDE gives its ODE through the data estimate, which both share. exact:
-    the whole trace (default where data have up to 4 coordinates), else Hutchinson's unbiased estimate from `probes`
-    random signs, drawn from `key`. rtol, atol: of the adaptive steps (Dormand-Prince 5).
+    model: along a Bridge. exact: the whole trace (default where data have up to 4 coordinates), else Hutchinson's
+    unbiased estimate from `probes` random signs, made from `key`. rtol, atol: of the adaptive steps (Dormand-Prince 5).
     Raises `InputError` for what does not fit together and `RunError` if `max_steps` do not suffice.
     """
-    choice("kind", kind, bridges.KINDS)
-    choice("normaliser", normaliser, bridges.CONVENTIONS)
+    _bridge(model)
     m = jnp.asarray(as_numbers(m, "m", scale=SIGNED))
     if m.ndim < 2 or m.shape[-1] % 2:
         raise input_error(
             "m", expected="states [B, ..., 2C]", got=m.shape, fix="put x and v side by side on the last axis"
         )
-    if not 0 < t < 1:
-        raise input_error(
-            "t", expected="a time between 0 and 1", got=t, fix="the published models are trained up to 0.999"
-        )
+    _check_time(t)
     shape = (*m.shape[:-1], m.shape[-1] // 2)
     size = math.prod(shape[1:])
     exact = size <= EXACT_UP_TO if exact is None else bool(exact)
@@ -79,12 +74,11 @@ def log_density(
             raise input_error("probes", expected="at least 1", got=probes, fix="use 1 or more")
         directions = jax.random.rademacher(as_key(key), (probes, *shape), m.dtype)
     solved = _solve(
-        field if isinstance(field, jax.tree_util.Partial) else jax.tree_util.Partial(field),
+        replace(model, sampler=Sampler(), shape=(), kind="ode"),
         m,
         directions,
         jnp.asarray(t, m.dtype),
         (jnp.asarray(rtol, m.dtype), jnp.asarray(atol, m.dtype)),
-        settings=(bridge, kind, normaliser),
         exact=exact,
         max_steps=int(max_steps),
     )
@@ -94,19 +88,16 @@ def log_density(
     return Density(log_p, origin, int(steps))
 
 
-@functools.partial(jax.jit, static_argnames=("settings", "exact", "max_steps"))
-def _solve(field, m, directions, t, tolerances, *, settings, exact, max_steps):
-    bridge, kind, normaliser = settings
+@functools.partial(jax.jit, static_argnames=("exact", "max_steps"))
+def _solve(model, m, directions, t, tolerances, *, exact, max_steps):
+    bridge = model.process
 
     def force(x, v, t):
-        m = bridges.join(x, v)
-        f = field(m, t).astype(m.dtype) * bridges.normaliser(bridge, t, kind=kind, convention=normaliser)
-        if kind == "ode":
-            return f
-        return bridges.force_from_data(bridge, m, bridges.data_estimate(bridge, m, f, t, kind="sde"), t, kind="ode")
+        m = join(x, v)
+        return bridges.force_from_data(bridge, m, model.estimate(m, t).astype(m.dtype), t, kind="ode")
 
     def slope(t, state, directions):
-        x, v = bridges.split(state[0])
+        x, v = split(state[0])
 
         def along(direction):
             direction = jnp.broadcast_to(direction, v.shape)
@@ -114,7 +105,7 @@ def _solve(field, m, directions, t, tolerances, *, settings, exact, max_steps):
             return f, jnp.sum(direction * change, range(1, v.ndim))
 
         f, each = jax.vmap(along, out_axes=(None, 0))(directions)
-        return bridges.join(v, f), each.sum(0) if exact else each.mean(0)
+        return join(v, f), each.sum(0) if exact else each.mean(0)
 
     rtol, atol = tolerances
     solution = diffrax.diffeqsolve(
@@ -138,20 +129,19 @@ def _solve(field, m, directions, t, tolerances, *, settings, exact, max_steps):
 def prior_log_density(bridge: Bridge, m: jax.Array) -> jax.Array:
     """Returns log p(x, v) `[B]` of states `[B, ..., 2C]` under the prior at t = 0."""
     l_xx, l_xv, l_vv = (float(value) for value in bridges.cholesky(bridge, 0.0))
-    x, v = bridges.split(m)
+    x, v = split(m)
     e_x = x / l_xx
     e_v = (v - l_xv * e_x) / l_vv
     return jnp.sum(-(e_x**2 + e_v**2) / 2 - math.log(2 * math.pi * l_xx * l_vv), range(1, m.ndim))
 
 
 def log_likelihood(
-    field: Field,
+    model: Model,
     x: jax.Array,
     key: jax.Array,
     *,
     draws: int = 1,
     t: float = END,
-    bridge: Bridge = Bridge(),  # noqa: B008 (frozen)
     **options: Any,
 ) -> jax.Array:
     """Returns a lower bound `[B]` on log p(x) of positions `[B, ..., C]` at time t, where they are data almost exactly.
@@ -160,6 +150,8 @@ def log_likelihood(
     velocities from q(v | x), which is p(v | x) wherever the density of the data is flat on the scale of L_xx (1.4e-3 at
     t = 0.999). x: points, or images `[B, H, W, C]` of bytes or floats in [-1, 1]. options: of `log_density`.
     """
+    bridge = _bridge(model)
+    _check_time(t)
     if draws < 1:
         raise input_error("draws", expected="at least 1", got=draws, fix="use 1 or more")
     key, check = as_key(key), as_images if np.ndim(x) == 4 else as_numbers
@@ -169,11 +161,26 @@ def log_likelihood(
     std = float(np.hypot(l_xv - c_v * l_xx / c_x, l_vv))
     for_noise, for_trace = jax.random.split(key)
     e = jax.random.normal(for_noise, (draws, *x.shape), x.dtype)
-    states = bridges.join(jnp.broadcast_to(x, e.shape), float(c_v / c_x) * x + std * e)
-    found = log_density(
-        field, states.reshape(-1, *states.shape[2:]), bridge=bridge, t=t, **{"key": for_trace, **options}
-    )
+    states = join(jnp.broadcast_to(x, e.shape), float(c_v / c_x) * x + std * e)
+    if model.labels is not None and model.labels.ndim:
+        model = replace(model, labels=jnp.tile(model.labels, draws))
+    found = log_density(model, states.reshape(-1, *states.shape[2:]), t=t, **{"key": for_trace, **options})
     axes = range(2, e.ndim)
     log_q = jnp.sum(-(e**2) / 2 - math.log(math.sqrt(2 * math.pi) * std), axes)
     ratio = found.log_density.reshape(draws, -1) - log_q
     return jax.nn.logsumexp(ratio, 0) - math.log(draws)
+
+
+def _bridge(model) -> Bridge:
+    if not isinstance(model, Model) or not isinstance(model.process, Bridge):
+        got = getattr(getattr(model, "process", None), "name", type(model).__name__)
+        raise input_error("model", expected="a Model along a Bridge", got=got, fix="see phase_bridge.load")
+    if model.num_classes and model.labels is None:
+        raise input_error("model", expected="classes", got="none", fix="use model.of_class(labels)")
+    return model.process
+
+
+def _check_time(t: float) -> None:
+    if not 0 < t < 1:
+        fix = "the published models are trained up to 0.999"
+        raise input_error("t", expected="a time between 0 and 1", got=t, fix=fix)

@@ -3,7 +3,7 @@
 import functools
 import os
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from common import config as configs
-from common import sampling
+from common import sampling as drawing
 from common.checkpoint import restore_params
 from common.data import augment
 from common.data.pipeline import build as build_sources
@@ -22,13 +22,18 @@ from common.method import Evaluation, Method, Sampler, Samples, Variables
 from common.networks.initial import initialise
 from configs.phase_bridge.base import base
 from phase_bridge import bridge as bridges
-from phase_bridge import drawing, objective, recipes, toy
-from phase_bridge.baselines import cld, edm, flow
+from phase_bridge import objectives, sampling, toy
 from phase_bridge.bridge import Bridge
-from phase_bridge.drawing import How
-from phase_bridge.evaluation import evaluate
+from phase_bridge.evaluation import FEATURES, evaluate, image_features
+from phase_bridge.models import Model
+from phase_bridge.models import Sampler as SamplerConfig
 from phase_bridge.network import build as build_network
-from phase_bridge.objective import Objective, field
+from phase_bridge.objectives import Objective
+from phase_bridge.processes.base import Process
+from phase_bridge.processes.cld import CLD
+from phase_bridge.processes.edm import EDM
+from phase_bridge.processes.flow import Flow
+from phase_bridge.solvers.table import SOLVERS, chosen, make_steps
 
 NAME = "phase_bridge"
 PROCESSES = ("bridge", "flow", "edm", "cld")
@@ -37,22 +42,27 @@ TOY = "toy:"
 _CORRECTOR = {"": None, "on": True, "off": False}
 
 
-class Model(NamedTuple):
-    """What a trained run consists of beside its weights: network, objective, and how it is sampled by default."""
+class Setup(NamedTuple):
+    """What a trained run consists of beside its weights: network, objective, path, and how it is sampled by default."""
 
     network: nn.Module
     objective: Objective
-    how: How
+    process: Process
+    kind: str
+    sampler: SamplerConfig
+    shape: tuple[int, ...]
+    num_classes: int
 
 
 def build(config) -> Method:
     """Returns the generative model that `config` describes; raises `InputError` for what cannot work."""
-    model = build_model(config)
+    setup = build_setup(config)
+    goal = setup.objective
     data, sampler, checks = config.data, config.sampler, config.evaluate
     of_points = toy.toy(data.source.removeprefix(TOY), "config.data.source") if is_toy(config) else None
-    shape = (2,) if of_points else (data.size, data.size, data.channels)
-    classes = check_classes(config)
+    shape, classes = setup.shape, setup.num_classes
     sources = functools.cache(lambda: build_all_sources(config))
+    choice("config.evaluate.features", checks.features.partition(":")[0], FEATURES)
     at_least(
         {
             "config.sampler.num": (sampler.num, 1),
@@ -66,65 +76,74 @@ def build(config) -> Method:
     def init(key, batch):
         x1 = batch["data"][:1]
         t = jnp.full((1,), 0.5, x1.dtype)
-        noise = jnp.zeros((*x1.shape[:-1], model.objective.parts * x1.shape[-1]), x1.dtype)
-        shown = model.objective.inputs(model.objective.perturb(x1, noise, t), t)
+        noise = jnp.zeros((*x1.shape[:-1], goal.parts * x1.shape[-1]), x1.dtype)
+        shown = goal.inputs(goal.perturb(x1, noise, t), t)
         labels = jnp.zeros((1,), jnp.int32) if classes else None
-        return initialise(model.network, key, shown, model.objective.label(t), labels)
+        return initialise(setup.network, key, shown, goal.time_input(t), labels)
 
     def loss(variables, key, batch):
-        return objective.loss(model.network, model.objective, variables, key, batch, dropout=config.model.dropout > 0)
+        drops = {"dropout": config.model.dropout > 0, "label_dropout": config.objective.label_dropout}
+        return objectives.loss(setup.network, goal, variables, key, batch, **drops)
 
-    def draw_rows(variables, keys, index, how: How = model.how):
+    def draw_rows(variables, keys, index, own: SamplerConfig = setup.sampler, store: bool = False):
         del index
         labels = draw_labels(keys, classes, sampler.label)
-        samples, _ = drawing.draw(as_field(model, variables, how, labels), keys, (len(keys), *shape), how)
-        return {"samples": samples} | ({"labels": labels} if classes else {})
+        model = as_model(setup._replace(sampler=own), variables, labels)
+        samples, info = sampling.sample(model, keys, (len(keys), *shape), store_states=store, store_estimates=store)
+        kept = {name: info[name] for name in ("states", "estimates") if store}
+        return {"samples": samples} | ({"labels": labels} if classes else {}) | kept
 
-    told_label = {"label": sampler.label} if classes else {}
+    described = sampling.describe(setup.process, setup.kind, setup.sampler)
+    own_label = {"label": sampler.label} if classes else {}
     to_unit = None if of_points else lambda x: (x + 1) / 2
     many = Sampler(
         draw=draw_rows,
-        settings={"shape": list(shape), "compute_dtype": config.compute_dtype, **told(model.how), **told_label},
+        settings={"shape": list(shape), "compute_dtype": config.compute_dtype, **described, **own_label},
         num=sampler.num,
         batch_size=sampler.batch_size,
         to_unit=to_unit,
     )
 
-    def draw_many(variables, key, *, how: How, num: int, batch_size: int):
-        rows = functools.partial(draw_rows, how=how)
-        return sampling.draw(many._replace(draw=rows), variables, key, num=num, batch_size=min(num, batch_size))
+    def draw_many(variables, key, *, own: SamplerConfig, num: int, batch_size: int):
+        rows = functools.partial(draw_rows, own=own)
+        return drawing.draw(many._replace(draw=rows), variables, key, num=num, batch_size=min(num, batch_size))
 
     def draw_samples(*args, **settings):
         return draw_many(*args, **settings)["samples"]
 
     def sample(variables: Variables, key: jax.Array) -> Samples:
-        settings = {"how": model.how, "num": sampler.num, "batch_size": sampler.batch_size}
+        settings = {"own": setup.sampler, "num": sampler.num, "batch_size": sampler.batch_size}
         arrays = draw_many(variables, key, **settings)
-        few = min(sampler.num, 512 if of_points else 16)
-        if model.how.process == "bridge":
-            keys = sampling.sample_keys(key, jnp.arange(few))
-            field = as_field(model, variables, model.how, draw_labels(keys, classes, sampler.label))
-            _, info = _drawn(field, keys, (few, *shape), how=model.how)
-            arrays |= {name: np.asarray(info[name]) for name in ("states", "estimates")}
-            arrays["times"] = np.asarray(info["times"])
+        if setup.process.parts == 2 and SOLVERS[described["solver"]].stages == 1:
+            few = min(sampler.num, 512 if of_points else 16)
+            keys = drawing.sample_keys(key, jnp.arange(few))
+            stored = jax.jit(functools.partial(draw_rows, store=True))(variables, keys, None)
+            arrays |= {name: np.asarray(stored[name]) for name in ("states", "estimates")}
+            arrays["times"] = times_of(setup)[:-1]
         images = None if of_points else np.clip((arrays["samples"][:64] + 1) / 2, 0, 1)
-        return Samples(arrays, images, {**told(model.how), **told_label, "num_samples": sampler.num})
+        return Samples(arrays, images, {**described, **own_label, "num_samples": sampler.num})
 
     def measure(variables: Variables, key: jax.Array) -> Evaluation:
         return evaluate(
-            {nfe: functools.partial(draw_samples, variables, how=model.how._replace(nfe=nfe)) for nfe in checks.nfe},
+            {
+                nfe: functools.partial(draw_samples, variables, own=setup.sampler._replace(nfe=nfe))
+                for nfe in checks.nfe
+            },
             key,
             data=held_out(config, sources),
             num=checks.num,
             batch_size=checks.batch_size,
             repeats=checks.repeats,
             points=of_points,
+            features=None if of_points else image_features(checks.features, channels=data.channels),
         )
 
     def preview(variables: Variables, key: jax.Array) -> dict[str, np.ndarray]:
         few = 2048 if of_points else 16
-        samples = draw_samples(variables, key, how=model.how, num=few, batch_size=few)
-        return {"samples": density(samples, of_points.extent) if of_points else grid(np.clip((samples + 1) / 2, 0, 1))}
+        samples = draw_samples(variables, key, own=setup.sampler, num=few, batch_size=few)
+        return {
+            "samples": toy.density(samples, of_points.extent) if of_points else grid(np.clip((samples + 1) / 2, 0, 1))
+        }
 
     return Method(
         name=NAME,
@@ -143,105 +162,105 @@ def build(config) -> Method:
     )
 
 
-def build_model(config) -> Model:
-    """Returns network, objective and default sampling of a config; raises `InputError` for what cannot work."""
+def build_setup(config) -> Setup:
+    """Returns network, objective, path and default sampling of a config; raises `InputError` for what cannot work."""
     data, goal = config.data, config.objective
     choice("config.objective.process", goal.process, PROCESSES)
-    features = 2 if is_toy(config) else data.channels
-    if is_toy(config) and config.model.network != "mlp":
+    points = is_toy(config)
+    if points and config.model.network != "mlp":
         got = f'"{config.model.network}"'
         raise input_error(
             "config.model.network", expected='"mlp" for points', got=got, fix="set config.model.network=mlp"
         )
-    return Model(build_network(config, features=features), build_objective(config), build_how(config))
+    shape = (2,) if points else (data.size, data.size, data.channels)
+    process = build_process(config, config.sampler.process or goal.process, "config.sampler.process")
+    kind = config.sampler.kind or (goal.kind if process.name == "bridge" else "ode")
+    setup = Setup(
+        network=build_network(config, features=shape[-1]),
+        objective=build_objective(config),
+        process=process,
+        kind=choice("config.sampler.kind", kind, bridges.KINDS),
+        sampler=build_sampler(config),
+        shape=shape,
+        num_classes=check_classes(config),
+    )
+    as_model(setup, None)
+    own = setup.sampler
+    make_steps(process, times_of(setup), solver=own.solver, kind=kind, degree=own.degree, corrector=own.corrector)
+    return setup
 
 
-def build_bridge(config) -> Bridge:
-    """Returns the bridge of a config."""
+def build_process(config, name: str, field: str = "config.objective.process") -> Process:
+    """Returns the path of that name with the numbers of a config."""
     b = config.bridge
-    return Bridge(p=b.p, correlation=b.correlation, varx=b.varx, varv=b.varv)
+    choice(field, name, PROCESSES)
+    if name == "bridge":
+        return Bridge(p=b.p, correlation=b.correlation, varx=b.varx, varv=b.varv)
+    return {"flow": Flow, "edm": EDM, "cld": CLD}[name]()
 
 
-def build_objective(config, *, kind: str = "") -> Objective:
-    """Returns the objective of a config; raises `InputError`. `kind` replaces that of a bridge."""
+def build_objective(config) -> Objective:
+    """Returns the objective of a config; raises `InputError`."""
     goal = config.objective
-    levels = {"mean": goal.level_mean, "std": goal.level_std, "least": goal.level_least, "most": goal.level_most}
+    choice("config.objective.name", goal.name, objectives.NAMES)
     if goal.sigma_data <= 0:
         got = goal.sigma_data
         raise input_error(
             "config.objective.sigma_data", expected="a positive number", got=got, fix="images in [-1, 1]: 0.5"
         )
-    if goal.coupling and goal.process != "flow":
-        raise input_error(
-            "config.objective.coupling", expected='0 but for "flow"', got=goal.coupling, fix="set it to 0"
-        )
-    if goal.process == "flow":
-        return flow.objective(coupling=goal.coupling)
-    if goal.process == "edm":
-        times = choice("config.objective.times", goal.times or "log_normal", recipes.TIMES[1:])
-        return edm.objective(sigma_data=goal.sigma_data, times=times, **levels)
-    if goal.process == "cld":
-        return cld.objective(sigma_data=goal.sigma_data)
-    return recipes.objective(
-        build_bridge(config),
-        build_recipe(config),
-        kind=kind or goal.kind,
-        convention=goal.normaliser,
+    for key in ("output", "weight"):
+        if getattr(goal, key) and goal.name != "force":
+            got = f'"{getattr(goal, key)}"'
+            raise input_error(f"config.objective.{key}", expected='"" but for "force"', got=got, fix='set it to ""')
+    if goal.noise and goal.name != "denoiser":
+        fix = 'set it to ""'
+        raise input_error("config.objective.noise", expected='"" but for "denoiser"', got=f'"{goal.noise}"', fix=fix)
+    if goal.coupling and goal.name != "velocity":
+        expected = '0 but for "velocity"'
+        raise input_error("config.objective.coupling", expected=expected, got=goal.coupling, fix="set it to 0")
+    if goal.name == "velocity":
+        return objectives.velocity(coupling=goal.coupling)
+    times = {"first": goal.first, "last": goal.last}
+    process = build_process(config, goal.process)
+    if goal.name == "force":
+        if process.name != "bridge":
+            got, fix = f'"{goal.process}"', "set config.objective.name=denoiser"
+            raise input_error("config.objective.process", expected='"bridge" for "force"', got=got, fix=fix)
+        choice("config.objective.kind", goal.kind, bridges.KINDS)
+        output = choice("config.objective.output", goal.output or "force", objectives.OUTPUTS)
+        weight = choice("config.objective.weight", goal.weight or "reciprocal", objectives.WEIGHTS)
+        return objectives.force(process, kind=goal.kind, output=output, weight=weight, **times)
+    law = goal.noise or ("log_normal" if process.name == "edm" else "uniform")
+    return objectives.denoiser(
         sigma_data=goal.sigma_data,
-        first=goal.first,
-        last=goal.last,
-        **levels,
+        law=choice("config.objective.noise", law, objectives.LAWS),
+        process=process,
+        mean=goal.level_mean,
+        std=goal.level_std,
+        least=goal.level_least,
+        most=goal.level_most,
+        **times,
     )
 
 
-def build_recipe(config) -> recipes.Recipe:
-    """Returns the recipe of a config, with the parts that it changes."""
-    goal = config.objective
-    recipe = recipes.RECIPES[choice("config.objective.recipe", goal.recipe, recipes.RECIPES)]
-    parts = {
-        "inputs": goal.inputs,
-        "output": goal.output,
-        "label": goal.label,
-        "weight": goal.weight,
-        "times": goal.times,
-    }
-    return recipes.check(recipe._replace(**{name: part for name, part in parts.items() if part}), "config.objective")
-
-
-def build_how(config) -> How:
-    """Returns how a config draws samples; raises `InputError` for what does not fit what is trained."""
-    goal, sampler = config.objective, config.sampler
-    kind = sampler.kind or goal.kind
-    if goal.process == "bridge":
-        choice("config.sampler.kind", kind, bridges.KINDS)
-        if kind != goal.kind and build_recipe(config).output != "data":
-            expected = f'"{goal.kind}", as the network was trained'
-            fix = 'leave it "", or train with config.objective.output=data, which serves both'
-            raise input_error("config.sampler.kind", expected=expected, got=f'"{kind}"', fix=fix)
-    how = How(
-        process=goal.process,
-        bridge=build_bridge(config),
-        kind=kind,
-        normaliser=goal.normaliser,
-        rule=sampler.rule,
-        order=sampler.order,
-        corrector=_CORRECTOR[choice("config.sampler.corrector", sampler.corrector, _CORRECTOR)],
+def build_sampler(config) -> SamplerConfig:
+    """Returns how a config makes samples; what does not fit its path is found by `build_setup`."""
+    sampler = config.sampler
+    options = {"kind": sampler.schedule, "last": sampler.last, "power": sampler.power, "rho": sampler.rho}
+    options |= {"sigma_max": sampler.sigma_max, "sigma_min": sampler.sigma_min}
+    return SamplerConfig(
+        solver=sampler.solver or None,
+        schedule=tuple((name, value) for name, value in options.items() if value),
         nfe=sampler.nfe,
-        grid=sampler.grid,
-        power=sampler.power,
-        last_time=sampler.last_time,
-        largest=sampler.largest,
-        smallest=sampler.smallest,
-        level_power=sampler.level_power,
+        degree=None if sampler.degree < 0 else sampler.degree,
+        corrector=_CORRECTOR[choice("config.sampler.corrector", sampler.corrector, _CORRECTOR)],
     )
-    drawing.check(how)
-    return how
 
 
 def build_all_sources(config) -> dict[str, Source]:
     """Returns {"train": Source, "test": Source}: points `{"point": [2]}` or images `{"image": [H, W, C]}`.
 
-    Raises `InputError` for data of more classes than the network is told.
+    Raises `InputError` for data of more classes than the network knows.
     """
     data = config.data
     if not is_toy(config):
@@ -262,7 +281,7 @@ def build_all_sources(config) -> dict[str, Source]:
 
 
 def check_classes(config) -> int:
-    """Returns how many classes the network is told; raises `InputError` for what does not fit together."""
+    """Returns how many classes the network knows; raises `InputError` for what does not fit together."""
     classes, labels, chosen = config.model.num_classes, config.data.labels, config.sampler.label
     if is_toy(config) and labels:
         fix = "set config.data.labels=False"
@@ -278,6 +297,10 @@ def check_classes(config) -> int:
     if not -1 <= chosen < classes:
         expected = f"-1, or a class below {classes}" if classes else "-1 for a model without classes"
         raise input_error("config.sampler.label", expected=expected, got=chosen, fix="use -1 for all classes")
+    if not 0 <= config.objective.label_dropout < 1 or (config.objective.label_dropout and not classes):
+        expected = "a probability below 1" if classes else "0 for a model without classes"
+        got, fix = config.objective.label_dropout, "set it to 0"
+        raise input_error("config.objective.label_dropout", expected=expected, got=got, fix=fix)
     if classes and config.objective.coupling:
         # Noise that is paired with the data of all classes is no longer the same for each class.
         got, fix = config.objective.coupling, "set it to 0"
@@ -290,44 +313,44 @@ def is_toy(config) -> bool:
     return config.data.source.startswith(TOY)
 
 
-def load(workdir: str | os.PathLike, *, ema: bool = True, step: int | None = None) -> tuple[Model, Variables]:
-    """Returns model and variables of the run in `workdir`, without data or optimizer; raises `InputError`."""
+def load_setup(workdir: str | os.PathLike, *, ema: bool = True, step: int | None = None) -> tuple[Setup, Variables]:
+    """Returns set-up and variables of the run in `workdir`, without data or optimizer; raises `InputError`."""
     method = configs.read_dict(workdir).get("method")
     if method != NAME:
         raise input_error(
             f"workdir {workdir}", expected=f"a run of {NAME}", got=f"one of {method}", fix="name another workdir"
         )
-    return build_model(configs.read(workdir, base())), restore_params(workdir, ema=ema, step=step)
+    return build_setup(configs.read(workdir, base())), restore_params(workdir, ema=ema, step=step)
 
 
-def as_field(model: Model, variables: Variables, how: How | None = None, labels: jax.Array | None = None):
-    """Returns the trained function that samplers of `how` take; with the data as output it serves both kinds.
+def load(workdir: str | os.PathLike, *, ema: bool = True, step: int | None = None) -> Model:
+    """Returns the trained model of a run, with its path, the shape of its samples and the sampler of its config.
 
-    labels: classes `[B]` of what is to be drawn, for a model that is told them.
+    workdir: the directory that `train` or `import-weights` wrote. ema: the running average of the weights. step: of the
+    checkpoint (default: the last). Raises `InputError` for what is no run of this method.
     """
-    goal = model.objective
-    if how is not None and how.process == "bridge" and how.kind != model.how.kind:
-        goal = goal.of_kind(how.kind)
-    return field(model.network, goal, variables, labels)
+    setup, variables = load_setup(workdir, ema=ema, step=step)
+    return as_model(setup, jax.tree.map(jnp.asarray, variables))
+
+
+def as_model(setup: Setup, variables: Variables | None, labels: jax.Array | None = None) -> Model:
+    """Returns the trained network as what samplers take; labels: classes `[B]`, for a model of classes."""
+    options = {"kind": setup.kind, "num_classes": setup.num_classes, "shape": setup.shape, "sampler": setup.sampler}
+    return objectives.model(setup.network, setup.objective, setup.process, variables, labels=labels, **options)
 
 
 def draw_labels(keys: jax.Array, num_classes: int, label: int = -1) -> jax.Array | None:
     """Returns a class for each of `keys [B]`, int32: `label`, or for -1 all equally likely; None without classes."""
     if not num_classes:
         return None
-    if label >= 0:
-        return jnp.full(keys.shape, label, jnp.int32)
-    # A fold of its own, so that the class does not decide the noise.
-    return jax.vmap(lambda key: jax.random.randint(jax.random.fold_in(key, 2**31), (), 0, num_classes))(keys)
+    return jnp.full(keys.shape, label, jnp.int32) if label >= 0 else sampling.random_labels(keys, num_classes)
 
 
-def told(how: How) -> dict[str, Any]:
-    """Returns plain values that say how samples are drawn."""
-    values = {**how._asdict(), "bridge": vars(how.bridge), "nfe": drawing.nfe_of(how)}
-    if how.process != "bridge":
-        values = {name: values[name] for name in ("process", "rule", "nfe", "largest", "smallest", "level_power")}
-        values["rule"] = how.rule or drawing.RECOMMENDED[how.process]
-    return values
+def times_of(setup: Setup) -> np.ndarray:
+    """Returns the times of a set-up's sampler."""
+    own = setup.sampler
+    solver = chosen(setup.process, own.solver, setup.kind)
+    return sampling.times_of(setup.process, solver, own.schedule, own.nfe, kind=setup.kind)
 
 
 def held_out(config, sources) -> Callable[[int, int], np.ndarray]:
@@ -361,13 +384,6 @@ def held_out_images(config, sources) -> Callable[[int, int], dict[str, np.ndarra
     return images
 
 
-def density(points: np.ndarray, extent: float, *, side: int = 128) -> np.ndarray:
-    """Returns a picture `[side, side, 1]` of how many points fall where, dark on white, the square of +-1.15 extent."""
-    half = 1.15 * extent
-    counts, _, _ = np.histogram2d(points[:, 1], points[:, 0], bins=side, range=[[-half, half]] * 2)
-    return (1 - np.minimum(1, counts / max(np.quantile(counts, 0.995), 1)))[::-1, :, None]
-
-
 def _to_data(
     *, flip: bool, points: bool, labels: bool
 ) -> Callable[[jax.Array, Mapping[str, jax.Array]], dict[str, jax.Array]]:
@@ -380,8 +396,3 @@ def _to_data(
         return {"data": 2 * to_unit(key, example)["image"] - 1, **own}
 
     return to_data
-
-
-@functools.partial(jax.jit, static_argnames=("shape", "how"))
-def _drawn(field, keys, shape, *, how):
-    return drawing.draw(field, keys, shape, how, store=True)

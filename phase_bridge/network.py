@@ -30,6 +30,7 @@ def build(config, *, features: int) -> nn.Module:
             embedding=model.time,
             num_frequencies=model.num_frequencies,
             highest=model.highest,
+            num_classes=model.num_classes,
             dtype=dtype,
         )
     shared = {
@@ -80,9 +81,6 @@ def _check(model, size: int) -> None:
         fix = "the paper has 0.13 on CIFAR-10"
         raise input_error("config.model.dropout", expected="a probability below 1", got=model.dropout, fix=fix)
     if model.network == "mlp":
-        if model.num_classes:
-            fix = "use a U-Net, or set it to 0"
-            raise input_error("config.model.num_classes", expected='0 for "mlp"', got=model.num_classes, fix=fix)
         choice("config.model.time", model.time, EMBEDDINGS)
         return
     choice("config.model.embedding", model.embedding, KINDS)

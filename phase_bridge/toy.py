@@ -187,6 +187,13 @@ def draw(name: str, *, seed: int, count: int, first: int = 0) -> np.ndarray:
     return _made(toy(name).draw, key, np.arange(first, first + count))
 
 
+def density(points: np.ndarray, extent: float, *, side: int = 128) -> np.ndarray:
+    """Returns a picture `[side, side, 1]` of how many points fall where, dark on white, the square of +-1.15 extent."""
+    half = 1.15 * extent
+    counts, _, _ = np.histogram2d(points[:, 1], points[:, 0], bins=side, range=[[-half, half]] * 2)
+    return (1 - np.minimum(1, counts / max(np.quantile(counts, 0.995), 1)))[::-1, :, None]
+
+
 def _made(rule, key: np.ndarray, indices: Sequence[int]) -> np.ndarray:
     indices = np.asarray(indices, np.int64).reshape(-1)
     block = 1 if len(indices) == 1 else _BLOCK  # two shapes, hence two compilations, whatever is asked for

@@ -141,7 +141,7 @@ def test_few_steps_compared(plots):
     errors = scope["errors"]
     assert all(row[-1] < 0.6 * row[0] for row in errors.values())  # 20 evaluations against 5
     euler, published, corrected = (
-        errors[each][-1] for each in ("euler", "exponential, order 2 (published)", "data, order 1, corrector")
+        errors[each][-1] for each in ("euler", "gddim, degree 2 (published)", "data_multistep, degree 1, corrector")
     )
     assert corrected < published < 0.2 * euler
 

@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 
 from common.errors import choice, input_error
+from common.networks.embeddings import one_hot
 from common.networks.initial import Scaled
 
 EMBEDDINGS = ("log", "raw", "sinusoidal")
@@ -18,8 +19,9 @@ class ResidualMLP(nn.Module):
     sines and cosines of it at `num_frequencies` frequencies, from half a period to `highest` periods a unit of time.
     Hidden weights are drawn as PyTorch's linear layers draw them, the last layer begins at zero.
 
-    Called with `x [B, ..., C]`, `time` `[]` or `[B]` (above 0 for "log") and one-hot `labels [B, K]` or None; returns
-    `[B, ..., features]`. Products are computed in `dtype`, the embedding and the result in float32 or better.
+    Called with `x [B, ..., C]`, `time` `[]` or `[B]` (above 0 for "log"), and `labels` or None: one-hot `[B, K]`, or
+    for a network of `num_classes` also integers `[B]`, of which -1 is no class. Returns `[B, ..., features]`.
+    Products are computed in `dtype`, the embedding and the result in float32 or better.
     """
 
     features: int
@@ -28,6 +30,7 @@ class ResidualMLP(nn.Module):
     embedding: str = "log"
     num_frequencies: int = 8
     highest: float = 16.0
+    num_classes: int = 0
     dtype: jnp.dtype | None = None
 
     @nn.compact
@@ -37,6 +40,8 @@ class ResidualMLP(nn.Module):
         del keys  # there is no dropout to switch on
         e = embed(time, kind=self.embedding, num_frequencies=self.num_frequencies, highest=self.highest)
         e = jnp.broadcast_to(e, (x.shape[0], e.shape[-1]))
+        if self.num_classes:
+            labels = one_hot(labels, self.num_classes, e.dtype)
         if labels is not None:
             e = jnp.concatenate([e, labels.astype(e.dtype)], axis=-1)
         e = jnp.broadcast_to(e.reshape(x.shape[0], *([1] * (x.ndim - 2)), -1), (*x.shape[:-1], e.shape[-1]))

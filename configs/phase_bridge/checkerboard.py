@@ -6,7 +6,7 @@
 
 Data: fresh points in every step (phase_bridge/toy.py); nothing to download.
 Network: residual perceptron, 7 layers of 128. Hardware: any; about 10 ms of one CPU core a step.
-The published recipe: add --config.objective.recipe=released --config.model.time=log.
+The published recipe: add --config.objective.name=force --config.model.time=log.
 """
 
 from configs.phase_bridge import spiral

@@ -1,4 +1,4 @@
-"""CIFAR-10 with a small network and the improved recipe: the whole path from images to samples on two CPU cores.
+"""CIFAR-10 with a small network, as a denoiser: the whole path from images to samples on two CPU cores.
 
     python -m phase_bridge train    --config configs/phase_bridge/cifar10_small.py --workdir runs/cifar10-small
     python -m phase_bridge sample   --workdir runs/cifar10-small
@@ -19,7 +19,7 @@ def get_config():
     config.model.num_blocks = 1
     config.model.dropout = 0.0
 
-    config.objective.recipe = "improved"
+    config.objective.name = "denoiser"
     config.objective.output = ""
 
     config.train.steps = 2000

@@ -21,7 +21,7 @@ def get_config():
     config.sampler.num = 4096
     config.sampler.batch_size = 4096
     config.evaluate.num = 5000
-    config.compare.models = ("agm-improved", "flow", "edm")
+    config.compare.models = ("denoiser/agm-ode", "denoiser/edm", "denoiser/flow", "velocity/flow")
     config.compare.seeds = 1
     config.compare.nfe = (3, 5, 10, 20)
     config.compare.tune = False

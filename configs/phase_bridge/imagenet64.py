@@ -1,7 +1,7 @@
 """AGM-ODE on ImageNet at 64x64 with the paper's network and recipe, without classes as there.
 
     python -m phase_bridge train    --config configs/phase_bridge/imagenet64.py --workdir runs/imagenet64
-    python -m phase_bridge sample   --workdir runs/imagenet64 --config.sampler.nfe=20 --config.sampler.last_time=0.99
+    python -m phase_bridge sample   --workdir runs/imagenet64 --config.sampler.nfe=20 --config.sampler.last=0.99
     python -m phase_bridge fidelity --workdir runs/imagenet64 --num 50000 --weights inception.pth --reference train
 
 Chen et al., ICLR 2024: FID of 50,000 samples 10.55 with 20 evaluations (the authors' README; T = 0.99).

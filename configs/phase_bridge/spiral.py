@@ -1,4 +1,4 @@
-"""Five spirals in the plane, learned with the improved recipe: what a bridge does, in a minute on two CPU cores.
+"""Five spirals in the plane, learned as a denoiser: what a bridge does, in a minute on two CPU cores.
 
     python -m phase_bridge train    --config configs/phase_bridge/spiral.py --workdir runs/spiral
     python -m phase_bridge evaluate --workdir runs/spiral
@@ -8,7 +8,7 @@
 
 Data: fresh points in every step (phase_bridge/toy.py); nothing to download.
 Network: residual perceptron, 7 layers of 128. Hardware: any; about 10 ms of one CPU core a step.
-The published recipe: spiral_released.py, or add --config.objective.recipe=released --config.model.time=log.
+The published recipe: spiral_released.py, or add --config.objective.name=force --config.model.time=log.
 """
 
 from configs.phase_bridge.base import base
@@ -24,7 +24,7 @@ def get_config():
     config.data.source = "toy:spiral"
     config.data.channels = 2
     config.objective.sigma_data = 1.1253
-    config.objective.recipe = "improved"
+    config.objective.name = "denoiser"
 
     config.train.steps = 4500
     config.train.batch_size = 1024
@@ -36,8 +36,8 @@ def get_config():
     config.ema.decay = 0.999
     config.checkpoint.every = 1500
 
-    config.sampler.rule = "data"
-    config.sampler.order = 1
+    config.sampler.solver = "data_multistep"
+    config.sampler.degree = 1
     config.sampler.corrector = "on"
     config.sampler.num = 10000
     config.sampler.batch_size = 10000

@@ -4,7 +4,8 @@
     python -m phase_bridge evaluate --workdir runs/spiral-released
     python -m phase_bridge sample   --workdir runs/spiral-released
 
-AGM-SDE; for AGM-ODE add --config.objective.kind=ode. Fresh points instead of 5,000: --config.data.points=0.
+AGM-SDE; for AGM-ODE add --config.objective.kind=ode --config.sampler.solver=euler.
+Fresh points instead of 5,000: --config.data.points=0.
 
 Data: points made here (phase_bridge/toy.py); nothing to download.
 Network: residual perceptron, 333,828 parameters. Hardware: any accelerator; 40,001 steps of 2,048 points take hours on
@@ -32,9 +33,9 @@ def get_config():
     config.checkpoint.every = "10 percent"
 
     config.sampler.nfe = 200
-    config.sampler.rule = "euler"
-    config.sampler.grid = "uniform"
-    config.sampler.last_time = 0.999
+    config.sampler.solver = "euler_maruyama"
+    config.sampler.schedule = "uniform"
+    config.sampler.last = 0.999
     config.sampler.num = 10000
     config.sampler.batch_size = 10000
     return config

@@ -185,16 +185,16 @@ def test_a_run_goes_on_with_another_optimizer(command, copy, changes):
 
 
 def test_after_a_loss_that_is_not_finite_the_advised_command_goes_on(command, copy, monkeypatch):
-    from phase_bridge import objective
+    from phase_bridge import objectives
 
-    honest = objective.loss
+    honest = objectives.loss
 
     def loss(network, goal, variables, key, batch, **how):
         value, aux = honest(network, goal, variables, key, batch, **how)
         return value * jax.numpy.where(batch["progress"] * 12 >= 5, jax.numpy.inf, 1.0), aux
 
     with monkeypatch.context() as patch:
-        patch.setattr(objective, "loss", loss)
+        patch.setattr(objectives, "loss", loss)
         _, err = command("train", "--workdir", copy, "--config.train.steps=12", code=1)
     rate = configs.read(copy).optimizer.learning_rate / 10
     advised = f"python -m phase_bridge train --workdir {copy} --config.optimizer.learning_rate={rate:g}"

@@ -11,14 +11,17 @@ from jax.tree_util import Partial
 
 from common.solvers.linear import recorded_noise
 from phase_bridge import bridge as bridges
-from phase_bridge import coefficients, sampling
-from phase_bridge.analytic import field_of_estimate, mixture_field
+from phase_bridge import conditioning, released, sampling, schedules
 from phase_bridge.bridge import Bridge
-from phase_bridge.conditional import draw_velocity, impose, inpainting, rows, stroke
+from phase_bridge.conditioning import impose, inpainting, stroke
+from phase_bridge.mixtures import mixture
+from phase_bridge.models import estimate_model
+from phase_bridge.processes.base import join
+from phase_bridge.solvers import phase
 
 DTYPES = ("float32", "float64")
 DRIFTS = ("single", "gmm", "smooth")
-GRIDS = ("uniform", "quadratic", "reversed_power")
+GRIDS = ("uniform", "quadratic", "power_from_0")
 SPLIT = 0.99  # the release loses digits beyond
 
 
@@ -58,9 +61,9 @@ def quantities(b, t):
         "Lxv": l_xv,
         "Lvv": l_vv,
         "ell": bridges.score_coefficient(b, t),
-        "normalizer_sde": bridges.normaliser(b, t, kind="sde"),
-        "normalizer_ode": bridges.normaliser(b, t, kind="ode"),
-        "normalizer_ode_fixed": bridges.normaliser(b, t, kind="ode", convention="consistent"),
+        "normalizer_sde": bridges.force_scale(b, t, kind="sde"),
+        "normalizer_ode": bridges.force_scale(b, t, kind="ode"),
+        "normalizer_ode_fixed": bridges.force_scale(b, t, kind="ode", sign=-1),
         "mean_x": c_x,
         "mean_v": c_v,
     }
@@ -125,8 +128,7 @@ def test_bridge_samples_and_targets(golden, case, dtype):
         close(scale, d[f"{case}_orig_lambda"], rtol=1e-5)
         for i, row in enumerate(d["params"]):
             b = bridge_of(row)
-            m, drawn = bridges.sample_bridge(b, noise, x1, t)
-            np.testing.assert_array_equal(drawn, noise)
+            m = b.perturb(x1, noise, t)
             for name, got in zip(("xt", "vt"), bridges.split(m), strict=True):
                 assert got.dtype == dtype
                 want = last(d[f"{case}_exact_{name}"][i])
@@ -157,10 +159,10 @@ def test_data_estimates(golden, kind, dtype):
             return jnp.asarray(array.reshape(count, -1), dtype)
 
         t = jnp.asarray(np.repeat(d["t"], d["x"].shape[1]), dtype)
-        m = bridges.join(flat(d["x"]), flat(d["v"]))
+        m = join(flat(d["x"]), flat(d["v"]))
         for i, row in enumerate(d["params"]):
             b = bridge_of(row)
-            force = flat(d["F"]) * bridges.normaliser(b, t, kind=kind)[:, None]
+            force = flat(d["F"]) * bridges.force_scale(b, t, kind=kind)[:, None]
             want = d[f"force_{kind}"][i].reshape(count, -1)
             close(force, want, rtol=1e-9 if double else 1e-4, atol=0 if double else 1e-4)
             got = bridges.data_estimate(b, m, flat(d[f"force_{kind}"][i]), t, kind=kind)
@@ -172,7 +174,8 @@ def test_data_estimates(golden, kind, dtype):
 
 def times_of(kind, nfe, last, order, first=1e-5):
     """Returns the times of the original's `Euler`, `quad` or `rev-quad` grid."""
-    return sampling.time_grid(GRIDS[kind], int(nfe), first=float(first), last=float(last), power=float(order))
+    options = {"power": float(order)} if GRIDS[kind] == "power_from_0" else {}
+    return schedules.schedule(Bridge(), int(nfe), kind=GRIDS[kind], first=float(first), last=float(last), **options)
 
 
 def test_discretisations(golden):
@@ -180,10 +183,10 @@ def test_discretisations(golden):
     for i, kind in enumerate(d["cfg_kind"]):
         nfe, last = int(d["cfg_nfe"][i]), d["cfg_T"][i]
         grid = times_of(kind, nfe, last, d["cfg_order"][i], d["cfg_t0"][i])
-        close(grid[:-1], d[f"ts_{i}"], atol=1e-12 if GRIDS[kind] == "reversed_power" else 2e-7)
+        close(grid[:-1], d[f"ts_{i}"], atol=1e-12 if GRIDS[kind] == "power_from_0" else 2e-7)
         steps = d[f"dts_{i}"]
-        close(np.diff(grid), steps[:nfe], atol=3e-8 if GRIDS[kind] == "reversed_power" else 2e-7)
-        close(steps[nfe:], np.full(len(steps) - nfe, sampling.END - last), atol=2e-7)
+        close(np.diff(grid), steps[:nfe], atol=3e-8 if GRIDS[kind] == "power_from_0" else 2e-7)
+        close(steps[nfe:], np.full(len(steps) - nfe, schedules.END - last), atol=2e-7)
 
 
 def single(x1, m, t):
@@ -199,9 +202,10 @@ def smooth(numbers, m, t):
 def drift(d, name, b, kind, dtype):
     """Returns the field of a drift that the README describes."""
     if name == "single":
-        return field_of_estimate(b, Partial(single, jnp.asarray(d["drift_single_x1"], dtype)), kind=kind)
+        model = estimate_model(b, Partial(single, jnp.asarray(d["drift_single_x1"], dtype)))
+        return released.outputs(model, kind=kind)
     if name == "gmm":
-        return mixture_field(b, d["drift_gmm_mu"], d["drift_gmm_w"], d["drift_gmm_sd"], kind=kind)
+        return released.outputs(mixture(b, d["drift_gmm_mu"], d["drift_gmm_w"], d["drift_gmm_sd"]), kind=kind)
     return Partial(smooth, jnp.asarray(d["drift_smooth_abcd"], dtype))
 
 
@@ -221,14 +225,14 @@ def test_coefficients_of_the_exponential_integrator(golden):
     d = golden("phase_bridge", "gddim")
     for i, b, t, end in cases(d):
         for r in d["cfg_r"]:
-            make = functools.partial(coefficients.exponential, b, t, end, order=int(r), kind="ode")
-            for convention, name in (("released", "exact_coef"), ("consistent", "exact_coef_signfixed")):
+            make = functools.partial(released.gddim, b, t, end, degree=int(r))
+            for sign, name in ((1, "exact_coef"), (-1, "exact_coef_signfixed")):
                 want = d[f"{name}_{i}_r{r}"]
                 size = np.abs(want).sum(1, keepdims=True)
-                close(make(convention=convention).weights / size, want / size, atol=1e-9)
+                close(make(sign=sign).weights / size, want / size, atol=1e-9)
             want = d[f"orig_coef_{i}_r{r}"]
             size = np.abs(want).sum(1, keepdims=True)
-            close(make(convention="released").weights / size, want / size, atol=2e-4)
+            close(make().weights / size, want / size, atol=2e-4)
 
 
 @jax.jit
@@ -248,16 +252,16 @@ def test_exponential_integrator(golden, name, dtype):
             start = jnp.asarray(d[f"m0_{i}"], dtype)
             shape = (len(start), start.shape[1] // 2)
             for r in d["cfg_r"].tolist():
-                steps = coefficients.exponential(b, t, end, order=r, kind="ode", convention="released")
+                steps = released.gddim(b, t, end, degree=r)
                 # With zeros for older outputs all orders are one compiled program.
                 older = ((0, 0), (0, int(d["cfg_r"].max()) - r), (0, 0))
                 steps = steps._replace(weights=np.pad(steps.weights, older))
-                _, info = sampling.sample(
+                _, info = sampling.run(
                     field,
+                    steps,
                     jax.random.key(0),
                     shape,
-                    bridge=b,
-                    steps=steps,
+                    b,
                     start=start,
                     output="state",
                     store_states=True,
@@ -292,8 +296,6 @@ def test_splitting_as_released(golden, dtype):
             field = drift(d, "single", b, "sde", dtype)
             start = jnp.asarray(d[f"m0_{i}"], dtype)
             options = {
-                "bridge": b,
-                "kind": "sde",
                 "output": "state",
                 "noise": recorded_noise(d[f"noise_{i}"]),
                 "start": start,
@@ -301,9 +303,9 @@ def test_splitting_as_released(golden, dtype):
                 "store_estimates": True,
                 "dtype": dtype,
             }
-            table = coefficients.splitting(b, t, end, kind="sde", convention="released", released=True)
+            table = released.splitting(b, t, end)
             shape = (len(start), start.shape[1] // 2)
-            end_x, info = sampling.sample(field, jax.random.key(0), shape, steps=table, **options)
+            end_x, info = sampling.run(field, table, jax.random.key(0), shape, b, **options)
             states, ms = np.asarray(info["states"]), d[f"orig_ms_{i}"]
             close(states[:, 1:-1], ms[:, :-2], atol=atol)
             for want in (ms[:, -1], d[f"orig_mT_{i}"]):
@@ -315,30 +317,26 @@ def test_splitting_as_released(golden, dtype):
             weights = table.weights.copy()
             weights[-1, 0, 0] /= 2
             ordinary = table._replace(transition=table.before, noise=table.before_noise, weights=weights)
-            _, info = sampling.sample(field, jax.random.key(0), shape, steps=ordinary, **options)
+            _, info = sampling.run(field, ordinary, jax.random.key(0), shape, b, **options)
             close(info["state"], ms[:, -2], atol=atol)
 
             z = np.moveaxis(d[f"noise_{i}"][:, 0], 0, 1)
             (z_x, z_v), (x, v) = bridges.split(z), bridges.split(states[:, :-1])
             (l_xx, _), (l_xv, l_vv) = np.moveaxis(table.before_noise[..., None], 0, -2)
             half = (end - t)[:, None] / 2
-            middle = bridges.join(x + half * v + l_xx * z_x, v + l_xv * z_x + l_vv * z_v)
+            middle = join(x + half * v + l_xx * z_x, v + l_xv * z_x + l_vv * z_v)
             outputs = along(field, jnp.asarray(middle, dtype), jnp.asarray(t, dtype))
             close(outputs, d[f"orig_F_{i}"], atol=10 * atol)
-
-            times = np.append(t, end[-1])
-            plain, _ = sampling.sample(
-                field, jax.random.key(0), shape, times=times, rule="splitting", compat="released", **options
-            )
-            close(plain, d[f"orig_mT_{i}"][:, : shape[1]], atol=atol)
 
 
 def test_noise_of_free_flight(golden):
     d = golden("phase_bridge", "sscs")
     b, t, h = Bridge(p=float(d["substep_p"])), d["substep_t"], d["substep_h"]
-    for released, name in ((False, "exact_substep_cov"), (True, "orig_substep_cov")):
-        got = np.stack(coefficients.flight_covariance(b, t, h, released=released), -1)
-        close(got, d[name], rtol=1e-12 if not released else 1e-5)
+    for make, name, rtol in (
+        (phase.flight_covariance, "exact_substep_cov", 1e-12),
+        (released.flight_covariance, "orig_substep_cov", 1e-5),
+    ):
+        close(np.stack(make(b, t, h), -1), d[name], rtol=rtol)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -354,24 +352,22 @@ def test_velocities_given_an_image(golden, case, dtype):
         channels = estimate.shape[-1]
         if case == "dyn":
             image, known = nhwc("stroke"), None
-            guide = stroke(image, fraction=1.0)
+            condition = stroke(image, fraction=1.0)
         else:
             image, known = nhwc("stroke_masked"), nhwc("stroke_masked") != -1
-            guide = inpainting(image, known)
+            condition = inpainting(image, known)
         for i, row in enumerate(d["params"]):
             b = bridge_of(row)
-            for released, name, atol in ((True, "orig", 5e-5), (False, "exact", 1e-6 if dtype == "float64" else 5e-5)):
-                table = rows(b, guide._replace(released=released), d["t"])
-                for n, t in enumerate(d["t"].tolist()):
+            for rows, name, atol in (
+                (released.rows, "orig", 5e-5),
+                (conditioning.rows, "exact", 1e-6 if dtype == "float64" else 5e-5),
+            ):
+                table = rows(b, condition, d["t"])
+                for n in range(len(d["t"])):
                     want = np.moveaxis(d[f"{name}_v_{case}"][i, n], -3, -1)
                     z = noise[n][..., channels:]
-                    y = image if known is None else jnp.where(known, image, estimate[n])
-                    y = jnp.broadcast_to(y, estimate[n].shape)
-                    got = draw_velocity(b, m[n][..., :channels], y, t, z, released=released)
-                    assert got.dtype == dtype
-                    close(got, want, atol=atol)
-                    # As the sampler does it.
                     row = jnp.asarray(table[n], dtype)
-                    after = impose(image, guide.known, lambda *_, z=z: z, None, n, row, m[n], estimate[n])
+                    after = impose(image, condition.known, lambda *_, z=z: z, None, n, row, m[n], estimate[n])
+                    assert after.dtype == dtype
                     np.testing.assert_array_equal(after[..., :channels], m[n][..., :channels])
                     close(after[..., channels:], want, atol=atol)

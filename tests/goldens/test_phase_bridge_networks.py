@@ -14,10 +14,10 @@ from common.method import Variables
 from common.networks import attention
 from common.networks.adm_unet import ADMUNet
 from common.networks.song_unet import SongUNet
-from phase_bridge import recipes
+from phase_bridge import bridge as bridges
+from phase_bridge import objectives
 from phase_bridge.authors import convert, export
 from phase_bridge.bridge import Bridge
-from phase_bridge.objective import field
 from tests.goldens import torch_attention
 
 NAMES = ("songunet_0", "songunet_1", "dhariwal_0", "dhariwal_1")
@@ -25,8 +25,6 @@ DATA = Path(__file__).parent / "data"
 KEPT = ("songunet_0", "songunet_1")
 # The original's attention weights are float32 in all precisions; ours are not, unless a test puts the original's in.
 TOLERANCE = {"float32": 1e-4, "float64": 5e-7, "float64, the original's weights": 1e-9}
-
-RECIPE = recipes.RECIPES["released"]._replace(output="preconditioned")  # of the published image models
 
 
 def tensors(arrays):
@@ -93,9 +91,12 @@ def test_outputs(case):
     out = apply(variables._asdict(), *inputs)
     assert out.dtype == "float32"
     np.testing.assert_allclose(out, nhwc(arrays["out"], "float32"), rtol=0, atol=TOLERANCE["float32"])
-    trained = recipes.objective(Bridge(), RECIPE, kind="ode")
-    x, time, classes = inputs
-    wrapped = field(SimpleNamespace(apply=apply), trained, variables, classes)(x, time)
+    b, (x, time, classes) = Bridge(), inputs
+    goal = objectives.force(b, output="preconditioned")  # of the published image models
+    estimate = objectives.Read(SimpleNamespace(apply=apply), goal)(variables, classes, x, time)
+    # Of which the force over its scale is what the original's wrapper gives.
+    at = time.reshape(-1, 1, 1, 1)
+    wrapped = bridges.force_from_data(b, x, estimate, time, kind="ode") / bridges.force_scale(b, at, kind="ode")
     want = nhwc(arrays["wrapper_out_precond"], "float32")
     np.testing.assert_allclose(wrapped, want, rtol=0, atol=TOLERANCE["float32"])
 

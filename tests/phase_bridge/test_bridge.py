@@ -11,6 +11,7 @@ from scipy.integrate import solve_ivp
 from common.errors import InputError
 from phase_bridge import bridge
 from phase_bridge.bridge import Bridge
+from phase_bridge.conditioning import rows, stroke
 
 BRIDGES = st.builds(
     Bridge,
@@ -85,9 +86,9 @@ def test_float32_keeps_six_digits(p, correlation, varx, varv):
         "covariance": lambda t: bridge.covariance(b, t)[0::2],
         "cholesky": lambda t: bridge.cholesky(b, t)[0::2],
         "mean": lambda t: bridge.mean_coefficients(b, t),
-        "sde": lambda t: bridge.normaliser(b, t, kind="sde"),
-        "released": lambda t: bridge.normaliser(b, t, kind="ode"),
-        "consistent": lambda t: bridge.normaliser(b, t, kind="ode", convention="consistent"),
+        "sde": lambda t: bridge.force_scale(b, t, kind="sde"),
+        "published": lambda t: bridge.force_scale(b, t, kind="ode"),
+        "consistent": lambda t: bridge.force_scale(b, t, kind="ode", sign=-1),
         "estimate": lambda t: bridge.estimate_coefficients(b, t, kind="ode")[:2],
     }
     for name, quantity in quantities.items():
@@ -100,8 +101,8 @@ def test_float32_keeps_six_digits(p, correlation, varx, varv):
             size, atol = np.abs(want).max(0), 2e-7 if b == Bridge(3.0, -0.2, 1.0, 1.0) else 1e-5
             np.testing.assert_allclose(got / size, want / size, rtol=2e-6, atol=atol, err_msg=name)
         elif name == "consistent":
-            # Both its parts nearly vanish at once for a few bridges: beside the released one, about 2.5 times as large.
-            size = bridge.normaliser(b, t.astype(float), kind="ode")
+            # Both its parts nearly vanish at once for a few bridges: beside the published one, 2.5 times as large.
+            size = bridge.force_scale(b, t.astype(float), kind="ode")
             np.testing.assert_allclose(got / size, want / size, rtol=0, atol=4e-7, err_msg=name)
         else:
             np.testing.assert_allclose(got, want, rtol=1e-6, err_msg=name)
@@ -115,7 +116,7 @@ def test_float32_keeps_six_digits(p, correlation, varx, varv):
 def test_data_estimate_inverts_the_force(b, kind, seed):
     rng = np.random.default_rng(seed)
     x1, noise = rng.normal(size=(len(TIMES), 3)), rng.normal(size=(len(TIMES), 6))
-    m, _ = bridge.sample_bridge(b, noise, x1, TIMES)
+    m = b.perturb(x1, noise, TIMES)
     f = bridge.force(b, x1, noise, TIMES, kind=kind)
     np.testing.assert_allclose(bridge.data_estimate(b, m, f, TIMES, kind=kind), x1, rtol=0, atol=1e-9)
     size = np.abs(f).max(-1, keepdims=True) + 4 / (1 - TIMES[:, None]) ** 2
@@ -123,36 +124,36 @@ def test_data_estimate_inverts_the_force(b, kind, seed):
     np.testing.assert_allclose(back / size, f / size, rtol=0, atol=1e-13)
     if kind == "sde":
         np.testing.assert_allclose(bridge.control(b, m, x1, TIMES) / size, f / size, rtol=0, atol=1e-13)
-    z = bridge.normaliser(b, TIMES, kind=kind, convention="consistent")[:, None]
-    scaled = bridge.target(b, x1, noise, TIMES, kind=kind, convention="consistent")
+    z = bridge.force_scale(b, TIMES, kind=kind)[:, None]
+    scaled = bridge.target(b, x1, noise, TIMES, kind=kind)
     np.testing.assert_allclose(scaled * z, f, rtol=1e-12)
 
 
 @settings(max_examples=25, deadline=None)
 @given(b=BRIDGES, kind=st.sampled_from(bridge.KINDS))
-def test_normaliser_is_the_spread_of_the_noise(b, kind):
+def test_force_scale_is_the_spread_of_the_noise(b, kind):
     ones, nothing = np.ones((len(TIMES), 1)), np.zeros((len(TIMES), 1))
     along_x = bridge.force(b, nothing, np.concatenate([ones, nothing], 1), TIMES, kind=kind)
     along_v = bridge.force(b, nothing, np.concatenate([nothing, ones], 1), TIMES, kind=kind)
-    z = bridge.normaliser(b, TIMES, kind=kind, convention="consistent")
+    z = bridge.force_scale(b, TIMES, kind=kind, sign=-1)
     np.testing.assert_allclose(np.hypot(along_x, along_v)[:, 0], z * (1 - TIMES), rtol=1e-11)
     if kind == "ode":
         score = bridge.diffusion(b, TIMES) ** 2 / 2 * bridge.score_coefficient(b, TIMES)
         drift = bridge.force(b, nothing, np.concatenate([nothing, ones], 1), TIMES, kind="sde")[:, 0]
         np.testing.assert_allclose(along_v[:, 0], drift - score, rtol=1e-9)
-        released = bridge.normaliser(b, TIMES, kind="ode")
+        published = bridge.force_scale(b, TIMES, kind="ode")
         want = np.hypot(along_x[:, 0], drift + score) / (1 - TIMES)
-        np.testing.assert_allclose(released, want, rtol=1e-9)
+        np.testing.assert_allclose(published, want, rtol=1e-9)
 
 
 def test_limits_of_the_published_bridge():
-    assert bridge.normaliser(PUBLISHED, 0.0, kind="sde") == pytest.approx(4 * np.sqrt(1.6), rel=1e-14)
-    released = 4 * np.sqrt(1.6 + 9 / 4 + 81 / (64 * 0.96))
-    assert bridge.normaliser(PUBLISHED, 0.0, kind="ode") == pytest.approx(released, rel=1e-14)
+    assert bridge.force_scale(PUBLISHED, 0.0, kind="sde") == pytest.approx(4 * np.sqrt(1.6), rel=1e-14)
+    published = 4 * np.sqrt(1.6 + 9 / 4 + 81 / (64 * 0.96))
+    assert bridge.force_scale(PUBLISHED, 0.0, kind="ode") == pytest.approx(published, rel=1e-14)
     s = 1e-8
-    limits = {("sde", "released"): 12, ("ode", "released"): 16.5, ("ode", "consistent"): 7.5}
-    for (kind, convention), limit in limits.items():
-        z = bridge.normaliser(PUBLISHED, 1 - s, kind=kind, convention=convention)
+    limits = {("sde", 1): 12, ("ode", 1): 16.5, ("ode", -1): 7.5}
+    for (kind, sign), limit in limits.items():
+        z = bridge.force_scale(PUBLISHED, 1 - s, kind=kind, sign=sign)
         assert z * np.sqrt(s) == pytest.approx(limit / np.sqrt(3), rel=1e-6)
     assert bridge.covariance(PUBLISHED, 0.0) == pytest.approx((1, -0.2, 1), rel=1e-14)
     assert (1 - 0.41) ** 2 / bridge.estimate_coefficients(PUBLISHED, 0.41, kind="ode")[0] == pytest.approx(
@@ -162,7 +163,7 @@ def test_limits_of_the_published_bridge():
 
 def test_draws_have_the_moments():
     b, n = Bridge(2.0, 0.4, 1.5, 3.0), 200_000
-    m, noise = jax.jit(bridge.sample_bridge, static_argnums=0)(b, jax.random.key(0), jnp.full((n, 1), 0.7), 0.3)
+    m = b.perturb(jnp.full((n, 1), 0.7), jax.random.normal(jax.random.key(0), (n, 2)), 0.3)
     x, v = np.asarray(m, float).T
     xx, xv, vv = bridge.covariance(b, 0.3)
     c_x, c_v = bridge.mean_coefficients(b, 0.3)
@@ -170,9 +171,7 @@ def test_draws_have_the_moments():
     assert v.mean() == pytest.approx(0.7 * c_v, abs=5 * np.sqrt(vv / n))
     error = 5 * np.sqrt(2 / n)
     np.testing.assert_allclose(np.cov(x, v)[[0, 0, 1], [0, 1, 1]], [xx, xv, vv], rtol=0, atol=error * max(xx, vv))
-    assert noise.shape == m.shape
-
-    x, v = np.asarray(bridge.prior(b, jax.random.key(1), (n, 1)), float).T
+    x, v = np.asarray(b.prior(jax.random.key(1), (n, 1)), float).T
     want = [b.varx, b.correlation * np.sqrt(b.varx * b.varv), b.varv]
     np.testing.assert_allclose(np.cov(x, v)[[0, 0, 1], [0, 1, 1]], want, rtol=0, atol=error * b.varv)
 
@@ -180,16 +179,17 @@ def test_draws_have_the_moments():
 def test_velocity_given_position_is_the_regression_of_the_joint_draw():
     t, x1 = np.array([0.2, 0.6, 0.95]), np.array([[0.5], [-1.0], [0.3]])
     noise = np.random.default_rng(0).normal(size=(3, 2))
-    m, _ = bridge.sample_bridge(PUBLISHED, noise, x1, t)
-    centre, std = bridge.conditional_velocity(PUBLISHED, m[:, :1], x1, t)
-    np.testing.assert_allclose(m[:, 1:], centre + std * noise[:, 1:], rtol=1e-12)
+    m = PUBLISHED.perturb(x1, noise, t)
+    _, c_x, c_v, slope, std = rows(PUBLISHED, stroke(np.zeros((1, 1)), fraction=1.0), t).T[..., None]
+    got = c_v * x1 + slope * (m[:, :1] - c_x * x1) + std * noise[:, 1:]
+    np.testing.assert_allclose(m[:, 1:], got, rtol=1e-12)
 
 
 def test_one_key_a_sample_makes_draws_independent_of_the_batch():
     keys = jax.random.split(jax.random.key(0), 6)
-    whole = bridge.prior(PUBLISHED, keys, (6, 4, 4, 3))
+    whole = PUBLISHED.prior(keys, (6, 4, 4, 3))
     assert whole.shape == (6, 4, 4, 6)
-    np.testing.assert_array_equal(whole[2:5], bridge.prior(PUBLISHED, keys[2:5], (3, 4, 4, 3)))
+    np.testing.assert_array_equal(whole[2:5], PUBLISHED.prior(keys[2:5], (3, 4, 4, 3)))
 
 
 def test_a_time_on_the_host_is_not_rounded_to_float32():
@@ -219,6 +219,4 @@ def test_impossible_bridges_are_refused(numbers, message):
 
 def test_unknown_kinds_are_refused():
     with pytest.raises(InputError, match='kind: expected one of "sde", "ode", got "od"; did you mean "ode"?'):
-        bridge.normaliser(PUBLISHED, 0.5, kind="od")
-    with pytest.raises(InputError, match="convention: expected one of"):
-        bridge.normaliser(PUBLISHED, 0.5, kind="ode", convention="fixed")
+        bridge.force_scale(PUBLISHED, 0.5, kind="od")

@@ -125,15 +125,14 @@ def test_held_out_images_of_a_class(arrays):
         ({"sampler.label": 3}, "config.sampler.label: expected -1, or a class below 3, got 3; use -1 for all"),
         ({"sampler.label": -2}, "config.sampler.label: expected -1, or a class below 3, got -2"),
         (
-            {"objective.process": "flow", "objective.coupling": 2},
+            {"objective.name": "velocity", "objective.process": "flow", "objective.coupling": 2},
             "objective.coupling: expected 0 for a model of classes",
         ),
-        ({"model.network": "mlp"}, 'config.model.num_classes: expected 0 for "mlp", got 3'),
         ({"data.source": "toy:spiral", "model.network": "mlp", "model.num_classes": 0}, "expected False for points"),
         ({"model.num_classes": 2}, r"config.model.num_classes: expected at least 3, the classes of npz:.*, got 2; set"),
     ],
 )
-def test_mistakes_are_told_first(arrays, changes, message):
+def test_mistakes_are_reported_first(arrays, changes, message):
     with pytest.raises(InputError, match=message):
         method.build(config(arrays, **changes)).sources()
 

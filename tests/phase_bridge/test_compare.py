@@ -1,6 +1,5 @@
 """The comparison at a small size: everyone is trained and measured once, resumed, tabulated and drawn."""
 
-import itertools
 import json
 
 import numpy as np
@@ -8,118 +7,172 @@ import pytest
 
 from common import config as configs
 from common.cli.dispatch import main
-from common.errors import InputError
-from configs.phase_bridge.cifar10 import get_config as get_cifar10
 from configs.phase_bridge.spiral import get_config as get_spiral
-from phase_bridge import compare
+from phase_bridge import compare, method
 from phase_bridge.__main__ import APP
-from phase_bridge.drawing import How, check
-from phase_bridge.entrants import ENTRANTS, GROUPS, how_of, usual
-from phase_bridge.method import build_recipe
-from phase_bridge.recipes import RECIPES
+from phase_bridge.compare_models import (
+    CANDIDATES,
+    GROUPS,
+    MODELS,
+    NETWORKS,
+    PATHS,
+    sampler_of,
+    split_name,
+    title_of,
+    usual,
+    words_of,
+)
+from phase_bridge.evaluation import quality
+from phase_bridge.sampling import times_of
+from phase_bridge.solvers.table import make_steps
+from phase_bridge.toy import draw, toy
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 SMALL = {
     "model.width": 8, "model.depth": 1, "train.steps": 4, "train.batch_size": 128, "train.log_every": 2,
     "optimizer.warmup": 1, "checkpoint.every": 2, "evaluate.num": 200, "compare.nfe": "(2, 3)", "compare.seeds": 2,
-    "compare.models": "('edm', 'flow-ot')", "compare.tune": False,
+    "compare.models": "('denoiser/edm', 'denoiser/agm-ode', 'velocity-ot/flow')", "compare.tune": False,
 }  # fmt: skip
 ARGV = ["compare", "--config", "configs/phase_bridge/spiral.py", *(f"--config.{k}={v}" for k, v in SMALL.items())]
 
 
 def test_it_goes_on_where_it_stopped(tmp_path, capsys):
     argv = [*ARGV, "--workdir", str(tmp_path)]
-    assert main([*argv, "--only", "edm/1"], APP) == 0, capsys.readouterr().err
+    assert main([*argv, "--only", "denoiser/1"], APP) == 0, capsys.readouterr().err
     assert [path.name for path in (tmp_path / "models").rglob("trained.json")] == ["trained.json"]
     assert main(argv, APP) == 0, capsys.readouterr().err
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "models").rglob("trained.json")}
-    assert len(before) == 4
+    assert len(before) == 4  # two networks, two seeds: a denoiser is trained once for all paths
     (path,) = (tmp_path / "results").glob("compare-*.json")
     numbers = json.loads(path.read_text())
     assert numbers["seeds"] == 2 and numbers["floor"]["beyond"] == 0
-    edm = [row for row in numbers["rows"] if row["model"] == "edm"]
-    assert {(row["sampler"], row["nfe"]) for row in edm} >= {("ddim", 2), ("heun", 3), ("ipndm", 3)}
-    each = [
-        next(
-            row for row in json.loads((tmp_path / "results" / f"{name}.json").read_text())["rows"]
-            if (row["sampler"], row["nfe"]) == ("ddim", 3)
-        )["w2"]
-        for name in numbers["measured"]["edm"]
-    ]  # fmt: skip
-    row = next(row for row in edm if (row["sampler"], row["nfe"]) == ("ddim", 3))
-    assert row["w2"] == pytest.approx(np.mean(each)) and row["w2_deviation"] == pytest.approx(np.std(each, ddof=1))
-    assert each[0] != each[1]
+    assert numbers["floor"]["recall"] > 0.8 and numbers["floor"]["frechet"] is None
+    edm = [row for row in numbers["rows"] if row["model"] == "denoiser/edm"]
+    assert [row["nfe"] for row in edm] == [2, 3]
+    measured = [
+        json.loads((tmp_path / "results" / f"{name}.json").read_text()) for name in numbers["measured"]["denoiser/edm"]
+    ]
+    each = [own["rows"][1]["w2"] for own in measured]
+    assert edm[1]["seeds"]["w2"] == each and each[0] != each[1]
+    assert edm[1]["w2"] == pytest.approx(np.mean(each)) and edm[1]["w2_deviation"] == pytest.approx(
+        np.std(each, ddof=1)
+    )
     text = path.with_suffix(".md").read_text()
-    assert "| EDM |" in text and "| NFE 2 |" in text.replace("| model | NFE 2", "| NFE 2") and "±" in text
+    assert "| denoiser, bridge's levels; EDM |" in text and text.count("| data against data |") == 5 and "±" in text
     for name in ("compare", "compare-samples"):
         assert (tmp_path / "figures" / f"{name}.png").stat().st_size > 1000
     assert main(argv, APP) == 0
     assert before == {path: path.stat().st_mtime_ns for path in before}
-    assert len(list((tmp_path / "results").glob("measured-*.json"))) == 4
+    assert len(list((tmp_path / "results").glob("measured-*.json"))) == 6
     assert main([*argv, "--config.train.steps=6"], APP) == 2
     assert "expected the comparison it already holds, got another: train.steps: 4 -> 6" in capsys.readouterr().err
 
 
-def test_settings_are_chosen_by_the_distance(tmp_path, capsys):
+def test_settings_are_chosen_by_the_distance_on_other_samples(tmp_path, capsys):
     few = [each for each in ARGV if "compare." not in each]
-    argv = [*few, "--workdir", str(tmp_path), "--config.compare.models=('cld',)", "--config.compare.nfe=(2,)"]
+    models = "--config.compare.models=('velocity/flow',)"
+    argv = [*few, "--workdir", str(tmp_path), models, "--config.compare.nfe=(2,)"]
     assert main([*argv, "--config.compare.seeds=1"], APP) == 0, capsys.readouterr().err
-    found = json.loads(next((tmp_path / "results").glob("settings-cld-*.json")).read_text())
-    for sampler in ("euler", "multistep"):
-        tried = [row for row in found["tried"] if row["sampler"] == sampler]
-        best = min(tried, key=lambda row: row["w2"])
-        chosen = found["chosen"][sampler]["2"]
-        assert len(tried) > 5 and all(best[name] == value for name, value in chosen.items())
+    found = json.loads(next((tmp_path / "results").glob("settings-velocity-along-flow-*.json")).read_text())
+    assert len(found["tried"]) == len(CANDIDATES["flow"])
+    best = min(found["tried"], key=lambda row: row["w2"])
+    assert words_of(found["chosen"]["2"]) == best["sampler"]
+    (path,) = (tmp_path / "results").glob("measured-velocity-along-flow-0-*.json")
+    (row,) = json.loads(path.read_text())["rows"]
+    assert row["sampler"] == best["sampler"] and row["w2"] != best["w2"]
 
 
 def test_dry_run_and_mistakes(tmp_path, capsys):
     argv = [*ARGV, "--workdir", str(tmp_path / "none")]
     assert main([*argv, "--dry-run"], APP) == 0
-    assert "flow-ot/1: flow matching, optimal-transport pairs" in capsys.readouterr().out
+    assert "velocity-ot/flow: velocity, optimal-transport pairs; flow, 2 seed(s)" in capsys.readouterr().out
     assert not (tmp_path / "none").exists()
     for change, message in (
         ("compare.models=('agm',)", "config.compare.models"),
+        ("compare.models=('velocity-ot/edm',)", "config.compare.models"),
         ("compare.seeds=0", "config.compare.seeds: expected at least 1"),
         ("compare.nfe=()", "config.compare.nfe: expected numbers above 0"),
+        ("compare.exact=true", "config.compare.exact: expected false for toy:spiral"),
     ):
         assert main([*argv, f"--config.{change}"], APP) == 2
         assert message in capsys.readouterr().err
-    assert main([*argv, "--only", "edm/7"], APP) == 2
+    assert main([*argv, "--only", "denoiser/7"], APP) == 2
     assert "--only" in capsys.readouterr().err
+    argv[2] = "configs/phase_bridge/mixture.py"
+    assert main([*argv, "--config.compare.exact=true"], APP) == 2
+    assert "config.compare.models: expected" in capsys.readouterr().err  # coupled pairs have no exact denoiser
 
 
-@pytest.mark.parametrize("name", ENTRANTS)
-def test_every_setting_can_be_sampled(name):
-    entrant = ENTRANTS[name]
-    process = entrant.changes["objective.process"]
-    base = How(process=process, kind=entrant.changes.get("objective.kind", "ode"))
-    for candidate in entrant.samplers:
-        for settings in candidate.settings:
-            how = how_of(base, settings, nfe=max(3, candidate.least), sigma_data=1.1)
-            check(how)
-            if "smallest" in settings:
-                assert how.smallest == pytest.approx(1.1 * settings["smallest"])
+@pytest.mark.parametrize("path", PATHS)
+def test_every_path_has_as_many_candidates_that_can_be_sampled(path):
+    assert len(CANDIDATES[path]) == len(CANDIDATES["edm"]) == 16
+    assert len({words_of(each) for each in CANDIDATES[path]}) == 16
+    config = configs.from_dict(get_spiral().to_dict())
+    setup = method.build_setup(compare.along(compare.config_of(config, "denoiser", 0), path))
+    for settings in CANDIDATES[path]:
+        options = sampler_of(settings, sigma_data=1.1)
+        schedule = options.pop("schedule")
+        if "sigma_min" in schedule:
+            assert schedule["sigma_min"] == pytest.approx(1.1 * settings["schedule"]["sigma_min"])
+        for nfe in (1, 2, 5):
+            times = times_of(setup.process, settings["solver"], schedule, nfe, kind=setup.kind)
+            make_steps(setup.process, times, kind=setup.kind, **options)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_every_model_can_be_built(name):
+    network, path = split_name(name)
+    config = configs.from_dict(get_spiral().to_dict())
+    own = method.build_setup(compare.along(compare.config_of(config, network, 3), path))
+    assert own.objective.denoiser == (network.startswith("denoiser") or network == "velocity")
+    assert own.process.name == PATHS[path].changes["sampler.process"] and title_of(name)
+    for group in GROUPS.values():
+        assert set(group) <= set(MODELS)
+    assert set(NETWORKS[network].paths) <= set(PATHS)
 
 
 def test_usual_settings_follow_the_evaluations():
-    until = ENTRANTS["agm-ode"].samplers[0]
-    assert [usual(until, nfe)["last_time"] for nfe in (1, 2, 20, 50)] == [0.4, 0.4, 0.8, 0.9]
-    levels = ENTRANTS["edm"].samplers[0]
-    assert [usual(levels, nfe)["smallest"] for nfe in (2, 5, 20)] == [0.25, 0.08, 0.005]
-    assert [usual(levels, nfe)["largest"] for nfe in (2, 50)] == [3.0, 15.0]
-    of_bridge = ENTRANTS["agm-improved"].samplers[2]
-    assert of_bridge.name == "ode-levels" and usual(of_bridge, 50)["largest"] == 3.0
-    assert usual(ENTRANTS["flow"].samplers[0], 5) == {"rule": "euler"}
+    assert [usual("agm-ode", nfe)["schedule"]["last"] for nfe in (1, 5, 10, 20)] == [0.4, 0.6, 0.8, 0.9]
+    assert [usual("edm", nfe)["schedule"]["sigma_min"] for nfe in (2, 5, 10, 50)] == [0.25, 0.08, 0.02, 0.005]
+    assert usual("flow", 5)["solver"] == "ab"
 
 
-def test_ablations_lead_from_one_recipe_to_the_other():
-    order = GROUPS["ablation"]
-    assert order[0] == "agm-ode" and "agm-improved" in order and set(GROUPS["main"]) < set(ENTRANTS)
-    config = configs.from_dict(get_spiral().to_dict())
-    steps = [build_recipe(compare.config_of(config, name, 0)) for name in (*order[:5], "agm-improved")]
-    assert steps[0] == RECIPES["released"] and steps[-1] == RECIPES["improved"]
-    for one, other in itertools.pairwise(steps):
-        assert 1 <= sum(a != b for a, b in zip(one, other, strict=True)) <= 2
-    with pytest.raises(InputError, match="config.data.source: expected points of the plane"):
-        compare.build(get_cifar10())
+def test_measures_see_collapse_where_distances_do_not():
+    """A tenth of the points, each ten times; half of all angles left out: recall and coverage fall."""
+    points, data = draw("spiral", seed=0, count=2000), draw("spiral", seed=1, count=2000)
+    honest = quality(points, data, toy("spiral"))
+    repeated = quality(np.repeat(points[:200], 10, 0), data, toy("spiral"))
+    assert honest.recall > 0.9 and honest.coverage > 0.8 and repeated.beyond == honest.beyond == 0
+    assert repeated.recall < 0.5 * honest.recall and repeated.coverage < 0.7 * honest.coverage
+
+
+def test_compared_without_training(tmp_path, capsys):
+    argv = [
+        "compare", "--config", "configs/phase_bridge/mixture.py", "--workdir", str(tmp_path),
+        "--config.compare.seeds=1", "--config.compare.models=('velocity/flow',)", "--config.compare.nfe=(2, 10)",
+        "--config.evaluate.num=500", "--config.compare.tune=false", "--config.compare.exact=true",
+    ]  # fmt: skip
+    assert main(argv, APP) == 0, capsys.readouterr().err
+    (path,) = (tmp_path / "results").glob("compare-*.json")
+    rows = {row["nfe"]: row["w2"] for row in json.loads(path.read_text())["rows"]}
+    assert rows[2] > 2 * rows[10] and not (tmp_path / "models").exists()
+    assert "the exact denoiser" in path.with_suffix(".md").read_text()
+
+
+def test_images_are_compared_by_features(tmp_path, capsys):
+    images = np.random.default_rng(0).integers(0, 256, (24, 8, 8, 3), np.uint8)
+    np.savez(tmp_path / "images.npz", train=images, test=images)
+    small = {
+        "data.source": f"npz:{tmp_path}/images.npz", "data.size": 8, "model.channels": 8, "model.multipliers": "(1,)",
+        "model.num_blocks": 1, "model.attention": "()", "train.steps": 2, "train.batch_size": 4, "train.log_every": 1,
+        "checkpoint.every": 2, "optimizer.warmup": 1, "compare.models": "('denoiser/edm',)", "compare.nfe": "(2,)",
+        "compare.seeds": 1, "compare.tune": False, "evaluate.num": 8, "evaluate.batch_size": 8,
+    }  # fmt: skip
+    argv = ["compare", "--config", "configs/phase_bridge/cifar10_small.py", "--workdir", str(tmp_path / "run")]
+    assert main([*argv, *(f"--config.{k}={v}" for k, v in small.items())], APP) == 0, capsys.readouterr().err
+    (path,) = (tmp_path / "run" / "results").glob("compare-*.json")
+    (row,) = json.loads(path.read_text())["rows"]
+    assert row["frechet"] > 0 and 0 <= row["recall"] <= 1 and row["beyond"] is None
+    assert "Frechet distance of features" in path.with_suffix(".md").read_text()
+    assert (tmp_path / "run" / "figures" / "compare-samples.png").stat().st_size > 500

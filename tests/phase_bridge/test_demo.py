@@ -21,7 +21,7 @@ SMALL = {
     "sampler.num": 64,
     "sampler.batch_size": 64,
     "compare.nfe": "(3,)",
-    "compare.models": "('agm-improved', 'flow')",
+    "compare.models": "('denoiser/agm-ode', 'velocity/flow')",
 }
 
 
@@ -31,10 +31,10 @@ def test_it_is_interrupted_resumed_compared_and_drawn(tmp_path, capfd):
     shown = capfd.readouterr().out
     numbers = json.loads((tmp_path / "results.json").read_text())["phase_bridge"]
     assert 200 <= numbers["interrupted_at_step"] < numbers["steps"] == 400
-    assert set(numbers["best"]) == {"AGM-ODE, improved recipe", "AGM-SDE, improved recipe", "flow matching"}
-    assert numbers["best"]["flow matching"]["3"]["w2"] > numbers["floor"]["w2"] > 0
+    assert set(numbers["lines"]) == {"denoiser, bridge's levels; AGM-ODE", "velocity; flow"}
+    assert numbers["lines"]["velocity; flow"]["3"]["w2"] > numbers["floor"]["w2"] > 0
     page = (tmp_path / "index.html").read_text()
     assert page.count("data:image/png;base64,") == 6  # comparison, clouds, samples, trajectories, estimates, training
     assert "://" not in page
     assert shown.count("$ python -m phase_bridge train") == 2  # the comparison does not train it again
-    assert "training agm-improved/0" in shown
+    assert "training denoiser/0" in shown

@@ -62,7 +62,7 @@ def imported(path, run_dir, arrays, capsys):
     assert command(path, "--workdir", run_dir) == 0
     told = capsys.readouterr().out
     assert f"{int(arrays['n_params']):,} parameters" in told and "samples use the running average" in told
-    model, _ = method.load(run_dir)
+    model, _ = method.load_setup(run_dir)
     apply = jax.jit(model.network.apply, compiler_options={"xla_backend_optimization_level": 0})
     np.testing.assert_allclose(run(apply, run_dir, arrays), arrays["out"], rtol=0, atol=1e-4)
     assert np.abs(run(apply, run_dir, arrays, ema=False) - arrays["out"]).max() > 0.1
@@ -128,7 +128,7 @@ def test_perceptrons(golden, tmp_path, capsys):
     told = capsys.readouterr().out
     assert f"residual perceptron of {depth} layers of {width}" in told
     assert "objective.kind=sde is taken from the config" in told
-    model, stored = method.load(tmp_path / "run")
+    model, stored = method.load_setup(tmp_path / "run")
     assert model.network == network
     equal(stored.params, variables.params)
 

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import phase_bridge
 from common import config as configs
 from common import sampling
 from common.cli.dispatch import main
@@ -14,7 +15,10 @@ from common.errors import InputError
 from configs.phase_bridge.spiral import get_config
 from phase_bridge import method, toy
 from phase_bridge.__main__ import APP
-from phase_bridge.statistic import noise_level
+from phase_bridge.bridge import Bridge
+from phase_bridge.processes.cld import CLD
+from phase_bridge.processes.edm import EDM
+from phase_bridge.processes.flow import Flow
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -34,13 +38,16 @@ def variables_of(made):
 
 
 PROCESSES = [
-    {"objective.process": "bridge", "objective.recipe": "improved"},
-    {"objective.process": "bridge", "objective.recipe": "released", "model.time": "log"},
-    {"objective.process": "bridge", "objective.recipe": "released", "objective.kind": "sde", "model.time": "log"},
-    {"objective.process": "flow", "sampler.rule": ""},
-    {"objective.process": "flow", "objective.coupling": 8, "sampler.rule": ""},
-    {"objective.process": "edm", "objective.times": "log_uniform", "sampler.rule": ""},
-    {"objective.process": "cld", "sampler.rule": ""},
+    {"objective.name": "denoiser"},
+    {"objective.name": "denoiser", "sampler.kind": "sde", "sampler.solver": "", "sampler.degree": -1},
+    {"objective.name": "denoiser", "sampler.process": "flow"},
+    {"objective.name": "force", "model.time": "log"},
+    {"objective.name": "force", "objective.kind": "sde", "model.time": "log"},
+    {"objective.name": "force", "objective.kind": "sde", "sampler.kind": "ode", "model.time": "log"},
+    {"objective.name": "velocity", "objective.process": "flow"},
+    {"objective.name": "velocity", "objective.process": "flow", "objective.coupling": 8},
+    {"objective.name": "denoiser", "objective.process": "edm", "objective.noise": "log_uniform"},
+    {"objective.name": "denoiser", "objective.process": "cld"},
 ]
 
 
@@ -73,36 +80,23 @@ def test_trajectories_of_a_bridge():
     np.testing.assert_allclose(drawn.arrays["estimates"][:, -1], drawn.arrays["samples"], rtol=1e-4, atol=1e-5)
 
 
-def test_an_untrained_improved_model_is_the_best_linear_estimate():
-    """Its last layer begins at zero, so the first data estimate is that of Gaussian data: skip times the statistic."""
-    made = method.build_model(config())
-    variables = variables_of(method.build(config()))
-    field = method.as_field(made, variables)
-    from phase_bridge import bridge as bridges
-    from phase_bridge import statistic
-
-    b, t = made.how.bridge, 0.5
-    m = jax.random.normal(jax.random.key(0), (6, 4))
-    force = field(m, t) * bridges.normaliser(b, t, kind="ode")
-    estimate = bridges.data_estimate(b, m, force, t, kind="ode")
-    sigma, std = noise_level(b, t), 1.1253
-    copy = statistic.statistic(b, m, t) * sigma
-    np.testing.assert_allclose(estimate, std**2 / (std**2 + sigma**2) * copy, rtol=1e-3, atol=1e-4)
+def test_an_untrained_denoiser_is_the_best_linear_estimate():
+    """Its last layer begins at zero, so the first data estimate is that of Gaussian data: skip times the copy."""
+    model = method.as_model(method.build_setup(config()), variables_of(method.build(config())))
+    m, std, b = jax.random.normal(jax.random.key(0), (6, 4)), 1.1253, model.process
+    copy, sigma = b.observe(m, 0.5)
+    want = std**2 / (std**2 + sigma**2) * copy
+    np.testing.assert_allclose(model.estimate(m, 0.5), want, rtol=1e-3, atol=1e-4)
+    for process in (Flow(), EDM(), CLD()):
+        own = model.along(process)
+        t = float(process.time_at(np.float64(0.7)))
+        state = process.perturb(copy, jnp.zeros((6, 2 * process.parts)), t)
+        np.testing.assert_allclose(own.estimate(state, t), std**2 / (std**2 + 0.49) * copy, rtol=1e-3, atol=1e-3)
 
 
-def test_the_improved_model_serves_both_kinds():
-    made = method.build_model(config())
-    variables = variables_of(method.build(config()))
-    from phase_bridge import bridge as bridges
-
-    b, m, t = made.how.bridge, jax.random.normal(jax.random.key(0), (6, 4)), 0.3
-    estimates = []
-    for kind in ("ode", "sde"):
-        field = method.as_field(made, variables, made.how._replace(kind=kind))
-        force = field(m, t) * bridges.normaliser(b, t, kind=kind)
-        estimates.append(bridges.data_estimate(b, m, force, t, kind=kind))
-    np.testing.assert_allclose(*estimates, rtol=1e-3, atol=1e-4)
-    drawn = method.build(config(**{"sampler.kind": "sde"})).sample(variables, jax.random.key(0))
+def test_a_denoiser_serves_both_kinds():
+    made = method.build(config(**{"sampler.kind": "sde"}))
+    drawn = made.sample(variables_of(made), jax.random.key(0))
     assert drawn.info["kind"] == "sde" and np.isfinite(drawn.arrays["samples"]).all()
 
 
@@ -111,6 +105,7 @@ def test_evaluation_knows_the_data():
     found = made.evaluate(variables_of(made), jax.random.key(0))
     assert [row["nfe"] for row in found.numbers["table"]] == ["data", 2, 3]
     data, *drawn = found.numbers["table"]
+    assert data["recall"] > 0.8 > max(row["recall"] for row in drawn) and 0 <= drawn[0]["coverage"] <= 1
     assert data["beyond"] == 0 and data["w2"] < min(row["w2"] for row in drawn)
     assert all(row["distance"] > 0.05 > data["distance"] for row in drawn)
 
@@ -142,24 +137,36 @@ def test_images_are_scaled_and_mirrored(tmp_path):
     ("changes", "message"),
     [
         ({"objective.process": "bride"}, 'config.objective.process: expected one of "bridge"'),
-        ({"objective.recipe": "best"}, 'config.objective.recipe: expected one of "released", "improved"'),
-        ({"objective.inputs": "states"}, "config.objective.inputs: expected one of"),
-        ({"objective.coupling": 4}, 'config.objective.coupling: expected 0 but for "flow", got 4'),
+        ({"objective.name": "best"}, 'config.objective.name: expected one of "force", "denoiser", "velocity"'),
+        ({"objective.output": "force"}, 'config.objective.output: expected "" but for "force", got "force"'),
+        ({"objective.noise": "normal"}, "config.objective.noise: expected one of"),
+        ({"objective.coupling": 4}, 'config.objective.coupling: expected 0 but for "velocity", got 4'),
         ({"objective.sigma_data": 0.0}, "config.objective.sigma_data: expected a positive number"),
+        (
+            {"objective.name": "force", "objective.process": "flow"},
+            'config.objective.process: expected "bridge" for "force", got "flow"',
+        ),
+        ({"objective.name": "force", "sampler.process": "edm"}, 'process: expected "bridge" with the objective force'),
+        (
+            {
+                "objective.name": "velocity",
+                "objective.process": "flow",
+                "objective.coupling": 2,
+                "sampler.process": "edm",
+            },
+            'process: expected "flow" with the objective velocity',
+        ),
         ({"data.source": "toy:spirals"}, 'config.data.source: .*did you mean "spiral"'),
         ({"model.network": "song_unet"}, 'config.model.network: expected "mlp" for points'),
         ({"sampler.nfe": 0}, "nfe: expected a whole number"),
         ({"sampler.num": 0}, "config.sampler.num: expected at least 1"),
-        ({"sampler.grid": "level"}, "grid: expected one of"),
-        ({"objective.process": "edm", "sampler.rule": "euler"}, 'rule: expected one of "ddim"'),
-        (
-            {"objective.recipe": "released", "sampler.kind": "sde"},
-            'config.sampler.kind: expected "ode", as the network',
-        ),
+        ({"sampler.schedule": "level"}, "schedule: expected one of"),
+        ({"sampler.process": "edm", "sampler.solver": "gddim"}, 'solver: expected one for the path "edm"'),
+        ({"sampler.process": "edm", "sampler.kind": "sde"}, 'kind: expected "ode" for the path "edm"'),
         ({"bridge.correlation": 1.0}, "bridge.correlation: expected a number between -1 and 1"),
     ],
 )
-def test_mistakes_are_told_first(changes, message):
+def test_mistakes_are_reported_first(changes, message):
     with pytest.raises(InputError, match=message):
         method.build(config(**changes))
 
@@ -175,5 +182,14 @@ def test_from_the_command_line(tmp_path, capsys):
     for name in ("training", "quality", "by-nfe", "samples", "trajectories", "estimates"):
         assert (tmp_path / "figures" / f"{name}.png").stat().st_size > 1000
     assert "early ones are samples" in (tmp_path / "index.html").read_text()
-    model, variables = method.load(tmp_path)
-    assert model.how.nfe == 3 and variables.params["layer_0"]["kernel"].shape == (3, 8)
+    model = phase_bridge.load(tmp_path)
+    assert model.sampler.nfe == 3 and model.shape == (2,) and model.process == Bridge()
+    assert model.weights.params["layer_0"]["kernel"].shape == (3, 8)
+    points, info = phase_bridge.sample(model, 0, (5, *model.shape))
+    assert info["nfe"] == 3 and np.isfinite(points).all()
+    # Results of other settings stand beside these.
+    assert main(["sample", *run, "--config.sampler.nfe=2"], APP) == 0, capsys.readouterr().err
+    assert main(["sample", *run, "--config.sampler.kind=sde"], APP) == 0, capsys.readouterr().err
+    assert main(["evaluate", *run, "--config.sampler.kind=sde"], APP) == 0, capsys.readouterr().err
+    assert len(list((tmp_path / "samples").glob("step-4-seed-0-*.json"))) == 3
+    assert len(list((tmp_path / "results").glob("evaluate-*.json"))) == 2

@@ -1,5 +1,8 @@
-"""Samplers on the exact drift of a mixture of Gaussians: order, distribution; and the rules of the interface."""
+"""Samplers on the exact model of a mixture of Gaussians: distribution; and the rules of the interface."""
 
+import dataclasses
+import doctest
+import importlib
 import importlib.util
 from pathlib import Path
 
@@ -15,6 +18,10 @@ from common.solvers import grids, linear
 from phase_bridge import bridge as bridges
 from phase_bridge import sampling
 from phase_bridge.bridge import Bridge
+from phase_bridge.models import Sampler, denoiser_model, estimate_model
+from phase_bridge.processes.edm import EDM
+from phase_bridge.processes.flow import Flow
+from phase_bridge.solvers.table import make_steps
 
 
 def _neighbour(name):
@@ -26,32 +33,8 @@ def _neighbour(name):
 
 
 mixture = _neighbour("mixture")
-EVERY = [("ode", rule) for rule in sampling.RULES["ode"]] + [("sde", rule) for rule in sampling.RULES["sde"]]
-
-
-def test_measured_order_of_every_ode_rule():
-    """Order r + 1 when extrapolating through r + 1 evaluations, one more with the corrector, on the published grid."""
-    cases = {("euler", None, None): 1}
-    for rule in ("exponential", "data"):
-        for order in range(4):
-            for corrector in (False, True):
-                cases[rule, order, corrector] = order + 1 + corrector
-    # The rules of order 5 reach the rounding of the reference.
-    cases = {case: order for case, order in cases.items() if order < 5}
-    with jax.enable_x64(True):
-        field = mixture.field("ode", std=0.3)
-
-        def at(n, rule, order, corrector):
-            options = {"kind": "ode", "rule": rule, "order": order, "corrector": corrector, "pad": 5}
-            return mixture.states(field, sampling.time_grid("power", n, last=0.9), **options)
-
-        exact = at(1000, "data", 3, True)
-        measured = {}
-        for case in cases:
-            error = [np.sqrt(np.mean((at(n, *case) - exact) ** 2)) for n in (200, 400)]
-            measured[case] = np.log2(error[0] / error[1])
-    for case, order in cases.items():
-        assert measured[case] == pytest.approx(order, abs=0.15), case
+SDE = ("data_multistep", "splitting", "euler_maruyama")
+EVERY = [("ode", "gddim"), ("ode", "data_multistep"), ("ode", "euler"), *(("sde", solver) for solver in SDE)]
 
 
 def coarser(steps, coarse, draws):
@@ -83,31 +66,31 @@ def coarser(steps, coarse, draws):
     return out
 
 
-@pytest.mark.parametrize("rule", sampling.RULES["sde"])
+@pytest.mark.parametrize("solver", SDE)
 @pytest.mark.parametrize("corrector", [False, True])
-def test_measured_order_of_every_sde_rule(rule, corrector):
+def test_measured_order_of_every_sde_solver(solver, corrector):
     """Strong order 1 along common Brownian paths, as for any rule with this noise that looks at increments only."""
-    if corrector and rule != "data":
-        pytest.skip("mends only what extrapolates")
-    order = {"order": 0, "corrector": corrector} if rule == "data" else {}
+    if corrector and solver != "data_multistep":
+        pytest.skip("corrects only what extrapolates")
+    degree = {"degree": 0, "corrector": corrector} if solver == "data_multistep" else {}
     particles, finest = 256, 512
     rng = np.random.default_rng(0)
     draws = rng.normal(size=(finest, 2, particles, 4))
     start = rng.normal(size=(particles, 4))
     ends = []
     with jax.enable_x64(True):
-        field, steps = mixture.field("sde", std=0.3), None
+        field, steps = Partial(sampling.estimate, mixture.model(std=0.3)), None
         for n in (finest, finest // 2, finest // 4, finest // 8):
             finer, steps = (
                 steps,
-                sampling.make_steps(Bridge(), grids.uniform(0, 0.9, n), kind="sde", rule=rule, **order),
+                make_steps(Bridge(), grids.uniform(0, 0.9, n), kind="sde", solver=solver, **degree),
             )
-            if finer is not None and rule == "euler":
+            if finer is not None and solver == "euler_maruyama":
                 draws = (draws[::2] + draws[1::2]) / np.sqrt(2)
             elif finer is not None:
                 draws = coarser(finer, steps, draws)
-            _, info = sampling.sample(
-                field, jax.random.key(0), (particles, 2), steps=steps, start=start, output="state",
+            _, info = sampling.run(
+                field, steps, jax.random.key(0), (particles, 2), Bridge(), start=jnp.asarray(start), output="state",
                 noise=Partial(_replay, jnp.asarray(draws)), dtype=jnp.float64,
             )  # fmt: skip
             ends.append(np.asarray(info["state"]))
@@ -120,133 +103,145 @@ def _replay(draws, keys, n, which, like):
     return draws[n, which][..., : like.shape[-1]]
 
 
-@pytest.mark.parametrize(("kind", "rule"), EVERY)
-def test_every_rule_meets_the_true_distribution_at_200_steps(kind, rule):
+@pytest.mark.parametrize(("kind", "solver"), EVERY)
+def test_every_solver_meets_the_true_distribution_at_200_steps(kind, solver):
     n, t = 8_000, 0.99
     times = grids.uniform(0, t, 200)
-    x = mixture.states(mixture.field(kind), times, n=n, dtype=jnp.float32, kind=kind, rule=rule)[:, :2]
-    spread, shares = mixture.describe(x, t)
+    x = mixture.states(mixture.model(), times, n=n, dtype=jnp.float32, kind=kind, solver=solver)[:, :2]
+    spread, fractions = mixture.describe(x, t)
     want, _ = mixture.describe(mixture.draw(np.random.default_rng(1), 200_000, t), t)
     # Sampling error of the spread is 0.6 %; splitting has the largest bias left.
     assert spread == pytest.approx(want, rel=0.025)
-    assert np.abs(shares - mixture.WEIGHTS).max() < 0.02
+    assert np.abs(fractions - mixture.WEIGHTS).max() < 0.02
 
 
 def test_the_recommended_sde_sampler_keeps_the_spread_at_20_steps():
     t, n = 0.95, 20_000
     times = 1 - grids.power(1, 1 - t, 20, order=2)
     want, _ = mixture.describe(mixture.draw(np.random.default_rng(1), 200_000, t), t)
-    field = mixture.field("sde")
+    model = mixture.model()
 
     def error(**options):
-        x = mixture.states(field, times, n=n, dtype=jnp.float32, kind="sde", **options)[:, :2]
+        x = mixture.states(model, times, n=n, dtype=jnp.float32, kind="sde", **options)[:, :2]
         return mixture.describe(x, t)[0] / want - 1
 
     assert abs(error()) < 0.02
-    samples, info = phase_bridge.sample(field, jax.random.key(1), (n, 2), kind="sde", nfe=20)
+    samples, info = phase_bridge.sample(model, jax.random.key(1), (n, 2), kind="sde", nfe=20)
     assert info["nfe"] == 20
     assert abs(mixture.describe(np.asarray(samples), 1.0)[0] / mixture.STD - 1) < 0.02
     # What it is recommended over.
-    assert abs(error(rule="euler")) > 0.02
-    assert abs(error(rule="splitting")) > 0.02
+    assert abs(error(solver="euler_maruyama")) > 0.02
+    assert abs(error(solver="splitting")) > 0.02
 
 
-@pytest.mark.parametrize("kind", bridges.KINDS)
-def test_normaliser_makes_no_difference_to_an_exact_field_with_the_data_rule(kind):
-    x = [
-        mixture.states(mixture.field(kind, normaliser=each), grids.uniform(0, 0.9, 10), kind=kind, rule="data",
-                       normaliser=each, dtype=jnp.float32)
-        for each in bridges.CONVENTIONS
-    ]  # fmt: skip
-    np.testing.assert_allclose(*x, atol=2e-5)
+def test_one_model_serves_both_kinds():
+    """A network trained on the force of one kind gives the data estimate, which no sampler can misread."""
+    for trained in bridges.KINDS:
+        own = mixture.model(kind=trained)
+        for kind in bridges.KINDS:
+            x, _ = phase_bridge.sample(own, jax.random.key(1), (4000, 2), kind=kind, nfe=100)
+            assert mixture.describe(np.asarray(x), 1.0)[0] == pytest.approx(mixture.STD, rel=0.1)
 
 
 def test_without_noise_euler_maruyama_is_euler():
-    field = mixture.field("sde")
-    steps = sampling.make_steps(Bridge(), grids.uniform(0, 0.9, 10), kind="sde", rule="euler")
-    key, shape = jax.random.key(0), (8, 2)
-    still, _ = sampling.sample(field, key, shape, kind="sde", steps=steps._replace(noise=steps.noise * 0))
-    without, _ = sampling.sample(field, key, shape, kind="sde", steps=steps._replace(noise=None))
+    field, key, shape = Partial(sampling.estimate, mixture.model()), jax.random.key(0), (8, 2)
+    steps = make_steps(Bridge(), grids.uniform(0, 0.9, 10), kind="sde", solver="euler_maruyama")
+    still, _ = sampling.run(field, steps._replace(noise=steps.noise * 0), key, shape, Bridge())
+    without, _ = sampling.run(field, steps._replace(noise=None), key, shape, Bridge())
     np.testing.assert_array_equal(still, without)
 
 
 @pytest.mark.parametrize("kind", bridges.KINDS)
 def test_stored_values_are_those_of_the_run(kind):
-    field, b = mixture.field(kind), Bridge()
-    options = {"kind": kind, "nfe": 6, "store_estimates": True, "store_states": True}
-    x, info = phase_bridge.sample(field, jax.random.key(3), (5, 2), **options)
+    model = mixture.model(kind=kind)
+    options = {"nfe": 6, "store_estimates": True, "store_states": True}
+    x, info = phase_bridge.sample(model, jax.random.key(3), (5, 2), **options)
     assert info["nfe"] == 6 and info["times"].shape == (6,)
     assert info["states"].shape == (5, 7, 4) and info["estimates"].shape == (5, 6, 2)
     np.testing.assert_array_equal(x, info["estimates"][:, -1])
     for n, t in enumerate(info["times"].tolist()):
-        m = info["states"][:, n]
-        f = field(m, jnp.float32(t)) * bridges.normaliser(b, t, kind=kind)
-        np.testing.assert_allclose(info["estimates"][:, n], bridges.data_estimate(b, m, f, t, kind=kind), atol=2e-4)
+        want = model.estimate(info["states"][:, n], jnp.float32(t))
+        np.testing.assert_allclose(info["estimates"][:, n], want, atol=2e-4)
     # The run ends where the last estimate was made.
     np.testing.assert_array_equal(info["states"][:, -1], info["states"][:, -2])
     np.testing.assert_array_equal(info["state"], info["states"][:, -1])
-    x, info = phase_bridge.sample(field, jax.random.key(3), (5, 2), **options, output="state")
+    x, info = phase_bridge.sample(model, jax.random.key(3), (5, 2), **options, output="state")
     np.testing.assert_array_equal(x, info["states"][:, -1, :2])
     assert (info["states"][:, -1] != info["states"][:, -2]).any()
 
 
-def _drift(m, t):
-    return 0.3 * bridges.split(m)[0] - t
+def _denoise(u, sigma):
+    return 0.3 * u / (1 + sigma) - 0.1
 
 
-@pytest.mark.parametrize(("kind", "rule"), EVERY)
-def test_samples_do_not_depend_on_the_batch(kind, rule):
-    field, key = _drift, jax.random.key(5)
-    whole, _ = sampling.sample(field, key, (6, 2), kind=kind, rule=rule, nfe=5)
-    part, _ = sampling.sample(field, key, (3, 2), kind=kind, rule=rule, nfe=5, first=2)
+DRIFT = denoiser_model(Bridge(), _denoise)
+
+
+@pytest.mark.parametrize(("kind", "solver"), EVERY)
+def test_samples_do_not_depend_on_the_batch(kind, solver):
+    key, options = jax.random.key(5), {"kind": kind, "solver": solver, "nfe": 5}
+    whole, _ = sampling.sample(DRIFT, key, (6, 2), **options)
+    part, _ = sampling.sample(DRIFT, key, (3, 2), first_index=2, **options)
     np.testing.assert_allclose(part, whole[2:5], rtol=1e-5, atol=1e-5)
     keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(6, dtype=jnp.uint32))
-    own, _ = sampling.sample(field, keys, (6, 2), kind=kind, rule=rule, nfe=5)
+    own, _ = sampling.sample(DRIFT, keys, (6, 2), **options)
     np.testing.assert_array_equal(own, whole)
-    other, _ = sampling.sample(field, jax.random.key(6), (6, 2), kind=kind, rule=rule, nfe=5)
+    other, _ = sampling.sample(DRIFT, jax.random.key(6), (6, 2), **options)
     assert np.abs(other - whole).max() > 0.01
 
 
+@pytest.mark.parametrize("process", [EDM(), Flow()])
+def test_batches_of_other_paths(process):
+    model = denoiser_model(process, _denoise)
+    whole, _ = sampling.sample(model, jax.random.key(3), (6, 2), nfe=5)
+    second, _ = sampling.sample(model, jax.random.key(3), (3, 2), first_index=3, nfe=5)
+    np.testing.assert_allclose(whole[3:], second, rtol=1e-5, atol=1e-6)
+
+
 def test_images_and_points_are_treated_alike():
-    def halve(m, t):
-        return -bridges.split(m)[1] * 0.1
-
-    flat, _ = sampling.sample(halve, jax.random.key(0), (2, 12), start=jnp.arange(48.0).reshape(2, 24) / 48)
-    image = jnp.arange(48.0).reshape(2, 24) / 48
-    x, v = (part.reshape(2, 2, 2, 3) for part in bridges.split(image))
-    got, _ = sampling.sample(halve, jax.random.key(0), (2, 2, 2, 3), start=jnp.concatenate([x, v], -1))
-    np.testing.assert_allclose(got.reshape(2, 12), flat, rtol=1e-6)
+    model, start = denoiser_model(Bridge(), _denoise), jnp.arange(48.0).reshape(2, 24) / 48
+    flat, _ = sampling.sample(model, jax.random.key(0), (2, 12), start=start)
+    x, v = (part.reshape(2, 2, 2, 3) for part in bridges.split(start))
+    got, _ = sampling.sample(model, jax.random.key(0), (2, 2, 2, 3), start=jnp.concatenate([x, v], -1))
+    np.testing.assert_allclose(got.reshape(2, 12), flat, rtol=1e-5)
 
 
-def test_other_weights_times_and_bridges_compile_nothing():
+def test_other_weights_and_times_compile_nothing():
     traces = []
 
-    def network(weight, m, t):
-        traces.append(m.shape)
-        return weight * bridges.split(m)[0]
+    def network(weight, u, sigma):
+        traces.append(u.shape)
+        return weight * u / (1 + sigma)
 
     results = []
-    for weight, last, b in ((0.1, 0.9, Bridge()), (0.2, 0.9, Bridge()), (0.1, 0.7, Bridge()), (0.1, 0.9, Bridge(p=2))):
-        field = Partial(network, jnp.float32(weight))
-        results.append(sampling.sample(field, jax.random.key(0), (3, 2), bridge=b, nfe=7, last_time=last)[0])
+    for weight, last in ((0.1, 0.9), (0.2, 0.9), (0.1, 0.7)):
+        model = denoiser_model(Bridge(), Partial(network, jnp.float32(weight)))
+        results.append(sampling.sample(model, jax.random.key(0), (3, 2), nfe=7, schedule={"last": last})[0])
     assert len(traces) == 1
     for other in results[1:]:
         assert np.abs(other - results[0]).max() > 1e-3
 
 
-def test_time_grids():
-    grid = sampling.time_grid("reversed_power", 5, last=0.4)
-    assert len(grid) == 6 and grid[0] == 1e-5 and grid[-2:].tolist() == [0.4, 0.999]
-    np.testing.assert_allclose(np.diff(np.sqrt(grid[:-1])), (np.sqrt(0.4) - np.sqrt(1e-5)) / 4)
-    grid = sampling.time_grid("remaining", 5, last=0.9)
-    np.testing.assert_allclose(np.diff(np.sqrt(1 - grid[:-1])), (np.sqrt(0.1) - np.sqrt(1 - 1e-5)) / 4)
-    assert sampling.time_grid("uniform", 4, first=0, last=0.8).tolist() == pytest.approx([0, 0.2, 0.4, 0.6, 0.8])
-    assert sampling.time_grid("reversed_power", 1, last=0.4).tolist() == [1e-5, 0.999]
-    assert [sampling.usual_last(n, kind="ode") for n in (5, 10, 20, 100)] == [0.4, 0.7, 0.9, 0.999]
+def test_what_is_not_chosen_is_the_model_s_own():
+    own = dataclasses.replace(DRIFT, sampler=Sampler("data_multistep", (("last", 0.5),), nfe=7, degree=0))
+    got, info = sampling.sample(own, 0, (3, 2))
+    want, _ = sampling.sample(DRIFT, 0, (3, 2), solver="data_multistep", schedule={"last": 0.5}, nfe=7, degree=0)
+    assert info["nfe"] == 7 and info["times"][-1] == 0.5
+    np.testing.assert_array_equal(got, want)
+    assert sampling.sample(own, 0, (3, 2), nfe=3)[1]["nfe"] == 3
+    # A choice of one's own begins anew.
+    assert sampling.sample(own, 0, (3, 2), solver="euler")[1]["nfe"] == 20
+
+
+def test_estimates_of_states_serve_their_own_path():
+    model = estimate_model(Bridge(), lambda m, t: 0.5 * bridges.split(m)[0])
+    assert sampling.sample(model, 0, (3, 2), nfe=3)[0].shape == (3, 2)
+    with pytest.raises(InputError, match="process: expected Bridge"):
+        model.along(Flow())
 
 
 def test_steps_that_end_at_the_last_estimate_are_kept():
-    steps = sampling.make_steps(Bridge(), [0.0, 0.5, 0.9], kind="sde")
+    steps = make_steps(Bridge(), [0.0, 0.5, 0.9], kind="sde")
     kept = linear.keep_last(steps)
     np.testing.assert_array_equal(kept.transition[-1], np.eye(2))
     assert not kept.noise[-1].any() and not kept.weights[-1].any()
@@ -257,34 +252,51 @@ def test_steps_that_end_at_the_last_estimate_are_kept():
     ("options", "message"),
     [
         ({"kind": "odd"}, 'kind: expected one of "sde", "ode"'),
-        ({"rule": "gddim"}, "rule: expected one of"),
-        ({"rule": "splitting"}, 'rule: expected one for kind "ode", got "splitting"'),
-        ({"kind": "sde", "rule": "exponential"}, 'rule: expected one for kind "sde"'),
-        ({"order": -1}, "order: expected a whole number"),
-        ({"rule": "euler", "order": 2}, 'order: expected None with rule "euler", got 2'),
-        ({"normaliser": "fixed"}, "normaliser: expected one of"),
+        ({"solver": "rk45"}, "solver: expected one of"),
+        ({"solver": "splitting"}, 'solver: expected one for the path "bridge" and kind "ode"'),
+        ({"kind": "sde", "solver": "gddim"}, 'solver: expected one for the path "bridge" and kind "sde"'),
+        ({"degree": -1}, "degree: expected 0, 1, 2 or 3, got -1"),
+        ({"solver": "euler", "degree": 2}, 'degree: expected none with solver "euler", got 2'),
         ({"nfe": 0}, "nfe: expected a whole number"),
-        ({"grid": "karras"}, "grid: expected one of"),
-        ({"last_time": 1.0}, "last: expected a time after first"),
-        ({"last_time": 0.9995}, "end: expected a time from last"),
-        ({"times": [0.0, 0.5, 0.4]}, "times: expected numbers in order"),
-        ({"times": [0.5, 0.0]}, "times: expected times in"),
-        ({"compat": "original"}, "compat: expected"),
-        ({"compat": "released", "rule": "data"}, "compat: expected None with this rule"),
+        ({"nfe": 20, "schedule": [0.0, 0.5, 0.9]}, "nfe: expected 2, as the schedule has 3 times, got 20"),
+        ({"nfe": 4, "schedule": [0.0, 0.5, 0.9, 0.95], "solver": "heun"}, "nfe: expected 5, as the schedule has 4"),
+        ({"schedule": "karras"}, "schedule: expected one of"),
+        ({"schedule": {"last_time": 0.5}}, "schedule: expected one of .*last"),
+        ({"schedule": {"last": 1.0}}, "last: expected a time after first"),
+        ({"schedule": [0.0, 0.5, 0.4]}, "times: expected numbers in order"),
+        ({"schedule": [0.5, 0.0]}, "times: expected times from 0 towards 1"),
         ({"output": "sample"}, "output: expected one of"),
+        ({"solver": "heun", "store_states": True}, "solver: expected none of two stages with store_estimates"),
         ({"start": np.zeros((4, 2))}, r"start: expected \[x, v\] of shape \(4, 4\), got \(4, 2\)"),
         (
             {"key": jax.random.split(jax.random.key(0), 3)},
             "key: expected a key .*, or 4 such keys, one a sample, got keys of shape",
         ),
         ({"shape": (4,)}, r"shape: expected \[B, ..., C\]"),
-        ({"field": 3}, "field: expected a function"),
+        ({"shape": (-1, 2)}, r"shape: expected \[B, ..., C\], of whole numbers from 1 on, got \(-1, 2\)"),
+        ({"shape": (0, 2)}, r"shape: expected \[B, ..., C\]"),
+        ({"shape": (2.5, 2)}, r"shape: expected \[B, ..., C\]"),
+        ({"model": 3}, "model: expected a Model, got int; make one by phase_bridge.denoiser_model"),
+        ({"model": lambda m, t: m}, "model: expected a Model, got function"),
     ],
 )
-def test_mistakes_are_told_before_anything_is_compiled(options, message):
-    def never(m, t):
+def test_mistakes_are_reported_before_anything_is_compiled(options, message):
+    def never(u, sigma):
         raise AssertionError("traced")
 
-    call = {"field": never, "key": jax.random.key(0), "shape": (4, 2), **options}
+    call = {"model": denoiser_model(Bridge(), never), "key": jax.random.key(0), "shape": (4, 2), **options}
     with pytest.raises(InputError, match=message):
-        sampling.sample(call.pop("field"), call.pop("key"), call.pop("shape"), **call)
+        sampling.sample(call.pop("model"), call.pop("key"), call.pop("shape"), **call)
+
+
+def test_the_package_lists_what_it_has():
+    assert {"Bridge", "Flow", "EDM", "CLD", "load", "sample", "stroke", "inpainting", "log_likelihood", "schedule",
+            "guided", "denoiser_model"} <= set(dir(phase_bridge))  # fmt: skip
+    for name in phase_bridge.__all__:
+        assert getattr(phase_bridge, name).__doc__
+
+
+@pytest.mark.parametrize("module", ["models", "sampling", "schedules"])
+def test_examples_in_docstrings(module):
+    found = importlib.import_module(f"phase_bridge.{module}")
+    assert doctest.testmod(found).failed == 0 and doctest.testmod(found).attempted > 1

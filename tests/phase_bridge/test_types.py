@@ -8,11 +8,12 @@ import pytest
 import phase_bridge
 from common.errors import InputError
 from phase_bridge import bridge as bridges
-from phase_bridge.analytic import mixture_field
 from phase_bridge.bridge import Bridge
+from phase_bridge.mixtures import mixture
+from phase_bridge.models import estimate_model
 
 B = Bridge()
-FIELD = mixture_field(B, [[-0.5, 0.0], [0.5, 0.0]], [0.3, 0.7], 0.1, kind="ode")
+MODEL = mixture(B, [[-0.5, 0.0], [0.5, 0.0]], [0.3, 0.7], 0.1)
 POINTS = jnp.asarray([[0.1, 0.2], [-0.4, 0.3]])
 BYTES = np.random.default_rng(0).integers(0, 256, (2, 4, 4, 2)).astype(np.uint8)
 SIGNED = (BYTES / 127.5 - 1).astype(np.float32)
@@ -25,14 +26,13 @@ WRONG = {
 }
 
 
-def images_field(m, t):
-    return -0.5 * bridges.split(m)[0]
+IMAGE_MODEL = estimate_model(B, lambda m, t: -0.5 * bridges.split(m)[0])
 
 
 IMAGES = {
     "stroke": lambda x: phase_bridge.stroke(x).image,
     "inpainting": lambda x: phase_bridge.inpainting(x, np.ones((1, 4, 4, 1))).image,
-    "log_likelihood": lambda x: phase_bridge.log_likelihood(images_field, x, 0, rtol=1e-2, atol=1e-2),
+    "log_likelihood": lambda x: phase_bridge.log_likelihood(IMAGE_MODEL, x, 0, rtol=1e-2, atol=1e-2),
 }
 
 
@@ -51,19 +51,18 @@ def test_points_may_be_of_any_range():
     for name, (images, _) in WRONG.items():
         if name != "0..255":
             with pytest.raises(InputError, match="start: expected"):
-                phase_bridge.sample(FIELD, 0, (2, 1), start=images[:, 0, 0], nfe=2)
+                phase_bridge.sample(MODEL, 0, (2, 1), start=images[:, 0, 0], nfe=2)
 
 
 KEYED = {
-    "sample": lambda key: phase_bridge.sample(FIELD, key, (2, 2), nfe=3)[0],
-    "log_likelihood": lambda key: phase_bridge.log_likelihood(FIELD, POINTS, key, rtol=1e-2, atol=1e-2),
+    "sample": lambda key: phase_bridge.sample(MODEL, key, (2, 2), nfe=3)[0],
+    "log_likelihood": lambda key: phase_bridge.log_likelihood(MODEL, POINTS, key, rtol=1e-2, atol=1e-2),
     "log_density": lambda key: (
         phase_bridge.log_density(
-            FIELD, jnp.concatenate([POINTS, POINTS], -1), exact=False, key=key, rtol=1e-2, atol=1e-2
+            MODEL, jnp.concatenate([POINTS, POINTS], -1), exact=False, key=key, rtol=1e-2, atol=1e-2
         ).log_density
     ),
-    "sample_bridge": lambda key: bridges.sample_bridge(B, key, POINTS, 0.3)[0],
-    "prior": lambda key: bridges.prior(B, key, (2, 2)),
+    "prior": lambda key: B.prior(key, (2, 2)),
 }
 
 
@@ -77,7 +76,7 @@ def test_keys_and_seeds(name):
             KEYED[name](wrong)
 
 
-@pytest.mark.parametrize("name", ["sample", "sample_bridge", "prior"])
+@pytest.mark.parametrize("name", ["sample", "prior"])
 def test_one_key_a_sample(name):
     keys = jax.random.split(jax.random.key(3), 2)
     want = np.asarray(KEYED[name](keys))

@@ -5,7 +5,7 @@ import pytest
 
 from common.cli.dispatch import main
 from phase_bridge.__main__ import APP
-from phase_bridge.guided import around_hole, painting
+from phase_bridge.conditioning import around_hole, painting
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -38,6 +38,8 @@ def test_from_the_command_line(tmp_path, capsys):
     arrays = np.load(next((run / "results").glob("guided-*.npz")))
     assert arrays["stroke"].shape == arrays["inpainting"].shape == (2, 8, 8, 3)
     assert np.abs(arrays["stroke"] - arrays["free"]).max() > 1e-3  # the painting counts
+    known = np.broadcast_to(arrays["known"] > 0, arrays["original"].shape)
+    np.testing.assert_array_equal(arrays["inpainting"][known], arrays["original"][known])
     np.testing.assert_allclose(arrays["painting"], painting(arrays["original"], 2))
     np.testing.assert_allclose(arrays["original"], 2 * (images[arrays["labels"]] / np.float32(255)) - 1, rtol=1e-6)
     assert main(["figures", "guided", "--workdir", str(run)], APP) == 0
@@ -48,7 +50,7 @@ def test_from_the_command_line(tmp_path, capsys):
         assert message in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("share", [0.25, 0.75])
-def test_the_hole_is_central(share):
-    known = around_hole(16, share)[0, :, :, 0]
+@pytest.mark.parametrize("fraction", [0.25, 0.75])
+def test_the_hole_is_central(fraction):
+    known = around_hole(16, fraction)[0, :, :, 0]
     np.testing.assert_array_equal(known, known[::-1, ::-1])

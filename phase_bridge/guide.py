@@ -19,7 +19,9 @@ def arguments(parser) -> None:
     parser.add_argument("--num", type=int, default=4, metavar="N", help="held-out images (default: 4)")
     parser.add_argument("--nfe", type=int, default=100, metavar="N", help="network evaluations (default: 100)")
     parser.add_argument("--cells", type=int, default=8, metavar="N", help="cells a side of the painting (default: 8)")
-    parser.add_argument("--hole", type=float, default=0.5, metavar="X", help="share of the side it has (default: 0.5)")
+    parser.add_argument(
+        "--hole", type=float, default=0.5, metavar="X", help="fraction of the side it has (default: 0.5)"
+    )
     add_dry_run(parser)
     add_checkpoint(parser)
 
@@ -30,11 +32,10 @@ def run(app: App, request: Request) -> None:
 
     flags = request.flags
     config = workdirs.of_trained(app, request).config
-    if method.is_toy(config) or config.objective.process != "bridge" or config.objective.kind != "ode":
-        got = f"{config.objective.process}, {config.data.source}"
-        raise input_error(
-            "guide", expected='a bridge of images of kind "ode"', got=got, fix="train one, as in cifar10.py"
-        )
+    path = config.sampler.process or config.objective.process
+    if method.is_toy(config) or path != "bridge":
+        got = f"{path}, {config.data.source}"
+        raise input_error("guide", expected="a bridge of images", got=got, fix="train one, as in cifar10.py")
     for name, value, least, most in (
         ("num", flags.num, 1, 1024),
         ("nfe", flags.nfe, 2, 10_000),
@@ -52,8 +53,8 @@ def run(app: App, request: Request) -> None:
     found = method.held_out_images(config, model.method.sources)(0, flags.num)
     images = found["data"]
     settings = {"cells": flags.cells, "hole": flags.hole, "nfe": flags.nfe}
-    own = method.build_model(config)
-    made = functools.partial(guide, own, model.variables, model.key, images, labels=found.get("label"), **settings)
+    own = method.as_model(method.build_setup(config), model.variables, found.get("label"))
+    made = functools.partial(guide, own, model.key, images, **settings)
     arrays, seconds = trained.timed("guide", made)
     numbers: dict[str, Any] = {**model.provenance(seconds, flags.nfe + 1), **settings, "num_images": len(images)}
     known = arrays["known"] > 0
@@ -77,40 +78,23 @@ def run(app: App, request: Request) -> None:
     )
 
 
-def guide(
-    model, variables, key: jax.Array, images: np.ndarray, *, cells: int, hole: float, nfe: int, labels=None
-) -> dict[str, np.ndarray]:
+def guide(model, key: jax.Array, images: np.ndarray, *, cells: int, hole: float, nfe: int) -> dict[str, np.ndarray]:
     """Returns images `[N, H, W, C]` in [-1, 1] made from paintings and around holes, and what they were made from.
 
-    labels: the classes of the images, `[N]`, for a model that is told them.
+    model: a `phase_bridge.models.Model` along a bridge, with the classes of the images if it knows any.
     """
-    from phase_bridge import conditional
-    from phase_bridge.method import as_field
+    from phase_bridge import conditioning
     from phase_bridge.sampling import sample
 
     images = np.asarray(as_images(images, "images", scale=SIGNED))
-    how = {"bridge": model.how.bridge, "kind": "ode", "normaliser": model.how.normaliser, "nfe": nfe}
-    field = as_field(model, variables, labels=None if labels is None else jax.numpy.asarray(labels))
-    painted, known = painting(images, cells), around_hole(images.shape[1], hole)
-    guides = {"stroke": conditional.stroke(painted), "inpainting": conditional.inpainting(images, known)}
-    made = {name: np.asarray(sample(field, key, images.shape, guide=each, **how)[0]) for name, each in guides.items()}
-    free = np.asarray(sample(field, key, images.shape, **how)[0])
-    own = {} if labels is None else {"labels": labels}
+    painted = conditioning.painting(images, cells)
+    known = conditioning.around_hole(images.shape[1], hole)
+    conditions = {"stroke": conditioning.stroke(painted), "inpainting": conditioning.inpainting(images, known)}
+    options = {"kind": "ode", "nfe": nfe}
+    made = {
+        name: np.asarray(sample(model, key, images.shape, condition=each, **options)[0])
+        for name, each in conditions.items()
+    }
+    free = np.asarray(sample(model, key, images.shape, **options)[0])
+    own = {} if model.labels is None else {"labels": np.asarray(model.labels)}
     return {"original": images, "painting": painted, "known": known, "free": free, **made, **own}
-
-
-def painting(images: np.ndarray, cells: int) -> np.ndarray:
-    """Returns images `[N, H, W, C]` in which each of `cells` x `cells` squares has its mean colour."""
-    count, height, width, channels = images.shape
-    side = height // cells, width // cells
-    means = images.reshape(count, cells, side[0], cells, side[1], channels).mean((2, 4))
-    return means.repeat(side[0], axis=1).repeat(side[1], axis=2)
-
-
-def around_hole(size: int, share: float) -> np.ndarray:
-    """Returns a mask `[1, size, size, 1]`, 0 in a central square of side `share` of the picture and 1 around it."""
-    known = np.ones((1, size, size, 1), np.float32)
-    side = max(1, round(share * size))
-    start = (size - side) // 2
-    known[:, start : start + side, start : start + side] = 0
-    return known

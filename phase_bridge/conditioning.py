@@ -1,0 +1,121 @@
+"""Samples steered through the velocity: by a painting, or by the known pixels of an image ("sampling with conditions").
+
+Given position x and data x1 the velocity of a bridge is Gaussian, so before an evaluation it may be drawn anew, given
+an image that is to be approached. The network is the unconditional one.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from common.arrays import SIGNED, as_images, as_numbers
+from common.errors import input_error
+from phase_bridge import bridge as bridges
+from phase_bridge.bridge import Bridge
+from phase_bridge.processes.base import join, split
+
+
+class Condition(NamedTuple):
+    """The image that steers, which of its pixels are known, and for how long; made by `stroke` and `inpainting`.
+
+    start: the fraction of the image in the first velocity. fraction: of the steps, from the first, before which the
+    velocity is drawn.
+    """
+
+    image: jax.Array  # [B or 1, ..., C], on the scale of the data
+    known: jax.Array | None = None  # [B or 1, ..., C or 1], 1 where the image counts; None: everywhere
+    start: float = 0.0
+    fraction: float = 0.0
+
+
+def stroke(image: jax.Array, *, start: float = 0.0, fraction: float = 0.25) -> Condition:
+    """Steers by a painting `[B or 1, H, W, C]`: "dyn-v" by `fraction` of the steps, "init-v" by `start` = 0.1.
+
+    image: bytes, or floats in [-1, 1]; points `[B or 1, C]` may be of any range. Raises `InputError` for fractions
+    outside [0, 1] and for what is no image.
+    """
+    for name, value in {"start": start, "fraction": fraction}.items():
+        if not 0 <= value <= 1:
+            raise input_error(name, expected="a fraction from 0 to 1", got=value, fix="the paper's are 0.1 and 0.25")
+    return Condition(_image(image), None, float(start), float(fraction))
+
+
+def inpainting(image: jax.Array, known: jax.Array) -> Condition:
+    """Keeps pixels of `image [B or 1, H, W, C]` where `known [B or 1, H, W, C or 1]` is 1 (or true), makes the rest.
+
+    image: as of `stroke`. Before every evaluation, unknown pixels stand at the data estimate of the step before; at the
+    end known pixels are set to the image, exactly. Raises `InputError` if the shapes do not fit or nothing is known.
+    """
+    image, known = _image(image), jnp.asarray(known, jnp.float32)
+    if not fits(known.shape[1:], image.shape[1:]):
+        expected = f"a mask for images {image.shape}"
+        raise input_error("known", expected=expected, got=known.shape, fix="one entry a pixel")
+    if not bool(((known == 0) | (known == 1)).all()) or not bool(known.any()):
+        expected = "zeros and ones, not all zero"
+        raise input_error("known", expected=expected, got="something else", fix="1 is a known pixel")
+    return Condition(image, known, 0.0, 1.0)
+
+
+def rows(b: Bridge, condition: Condition, times: np.ndarray) -> np.ndarray:
+    """Returns what `impose` needs at each of N evaluations `[N, 5]`: on or off, c_x, c_v, slope and spread of v."""
+    n = np.arange(len(times))
+    on = n < np.floor(condition.fraction * len(times))
+    c_x, c_v = bridges.mean_coefficients(b, times)
+    xx, xv, _ = bridges.covariance(b, times)
+    return np.stack([on, c_x, c_v, xv / xx, bridges.cholesky(b, times)[2]], -1)
+
+
+def impose(image, known, noise, keys, n, row, m, estimate):
+    """Returns m `[B, ..., 2C]` with a new velocity, v ~ N(c_v y + (Sigma_xv / Sigma_xx)(x - c_x y), L_vv^2).
+
+    y is the image, and `estimate` where pixels are unknown.
+    """
+    on, c_x, c_v, slope, spread = row
+    x, v = split(m)
+    y = jnp.broadcast_to(image, x.shape).astype(x.dtype)
+    if known is not None:
+        y = jnp.where(known > 0, y, estimate)
+    new = c_v * y + slope * (x - c_x * y) + spread * noise(keys, n, 2, x)
+    return join(x, jnp.where(on > 0, new, v))
+
+
+def begin(condition: Condition, m: jax.Array) -> jax.Array:
+    """Mixes the image into the velocity of the first state, v <- (1 - start) v + start y ("init-v")."""
+    x, v = split(m)
+    return join(x, (1 - condition.start) * v + condition.start * condition.image.astype(v.dtype))
+
+
+def finish(condition: Condition | None, x: jax.Array) -> jax.Array:
+    """Returns samples `[B, ..., C]` with known pixels at those of the image."""
+    if condition is None or condition.known is None:
+        return x
+    return jnp.where(condition.known > 0, condition.image.astype(x.dtype), x)
+
+
+def fits(part: tuple[int, ...], whole: tuple[int, ...]) -> bool:
+    """Returns whether an array of shape `part` can stand, repeated, for one of shape `whole`."""
+    return len(part) == len(whole) and all(one in (1, all_) for one, all_ in zip(part, whole, strict=True))
+
+
+def painting(images: np.ndarray, cells: int) -> np.ndarray:
+    """Returns images `[N, H, W, C]` in which each of `cells` x `cells` squares has its mean colour."""
+    count, height, width, channels = images.shape
+    side = height // cells, width // cells
+    means = images.reshape(count, cells, side[0], cells, side[1], channels).mean((2, 4))
+    return means.repeat(side[0], axis=1).repeat(side[1], axis=2)
+
+
+def around_hole(size: int, fraction: float) -> np.ndarray:
+    """Returns a mask `[1, size, size, 1]`, 0 in a central square of side `fraction` of the picture and 1 around it."""
+    known = np.ones((1, size, size, 1), np.float32)
+    side = max(1, round(fraction * size))
+    start = (size - side) // 2
+    known[:, start : start + side, start : start + side] = 0
+    return known
+
+
+def _image(image):
+    check = as_images if np.ndim(image) == 4 else as_numbers
+    return jnp.asarray(check(image, "image", scale=SIGNED))
