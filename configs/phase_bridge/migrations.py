@@ -3,14 +3,12 @@
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-from common.migrations import UnusableError
-
 
 class Change(NamedTuple):
     """A rule for stored values `{dotted key: value}`: where all of `when` hold, keys are renamed and values set.
 
     when: key -> values of which it has one, or None for a key that is merely there. then: key -> value. refuse: why
-    such values cannot be used any more; they then raise `UnusableError`.
+    such values cannot be used any more; they then raise `ValueError`.
     """
 
     when: Mapping[str, tuple | None]
@@ -75,7 +73,7 @@ def one_denoiser(stored: dict[str, Any]) -> dict[str, Any]:
     for change in _of_bridges():
         if all(key in stored and (several is None or stored[key] in several) for key, several in change.when.items()):
             if change.refuse:
-                raise UnusableError(change.refuse)
+                raise ValueError(change.refuse)
             # A key without a new name has been removed.
             kept = {change.rename.get(key, key): value for key, value in stored.items()}
             kept.pop("", None)
