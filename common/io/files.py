@@ -1,37 +1,65 @@
 """Files that are never half there, and JSON files that may be damaged."""
 
+import contextlib
 import json
 import os
-import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from common.errors import input_error
+
+try:
+    import fcntl
+except ImportError:  # Windows, which refuses to replace an open file instead
+    fcntl = None
 
 MAX_JSON_BYTES = 2**28  # no file of this package comes near; parsing more would take the memory of the machine
 
 
 def write_atomically(path: str | os.PathLike, content: bytes) -> Path:
-    """Writes a file of which only the old or the whole new content can ever be seen, and returns its path."""
+    """Writes a file of which only the old or the whole new content can ever be seen, and returns its path.
+
+    A process that is killed meanwhile leaves `.NAME.partial`, which the next writer of the file replaces.
+    """
     path = Path(path)
+    temporary = path.with_name(f".{path.name}.partial")
     try:
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
-        try:
-            with os.fdopen(handle, "wb") as file:
+        with _exclusive(temporary) as file:
+            try:
+                file.truncate(0)
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
-            os.chmod(temporary, 0o644)
-            os.replace(temporary, path)
-        except BaseException:
-            os.unlink(temporary)
-            raise
+                if fcntl is None:
+                    file.close()
+                os.replace(temporary, path)
+            except BaseException:
+                os.unlink(temporary)
+                raise
     except OSError as error:
         # A failed write names no file by itself, and the temporary name means nothing to a user.
         error.filename = str(path)
         raise
     return path
+
+
+def _exclusive(path: Path) -> BinaryIO:
+    """Returns the open file at `path`, made if need be, once no other process writes to it."""
+    while True:
+        file = open(os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666), "r+b")  # noqa: SIM115
+        try:
+            if fcntl is not None:
+                with contextlib.suppress(OSError):  # of file systems without locks
+                    fcntl.flock(file, fcntl.LOCK_EX)
+            with contextlib.suppress(FileNotFoundError):
+                # The process that held the lock has moved its file to where it belongs.
+                if os.path.samestat(os.fstat(file.fileno()), os.stat(path, follow_symlinks=False)):
+                    return file
+        except BaseException:
+            file.close()
+            raise
+        file.close()
 
 
 def write_json(path: str | os.PathLike, values: Mapping[str, Any]) -> Path:
