@@ -10,6 +10,7 @@
 import contextlib
 import html
 import importlib
+import inspect
 import io
 import json
 import posixpath
@@ -100,8 +101,11 @@ def public(package: str, level: int) -> str:
     entries = []
     for name in module.__all__:
         value = getattr(module, name)
-        where = f"{value.__module__}.{value.__qualname__}"
+        is_module = inspect.ismodule(value)
+        where = value.__name__ if is_module else f"{value.__module__}.{value.__qualname__}"
         options = {"heading": f"{package}.{name}", "toc_label": name, "heading_level": level}
+        if is_module:
+            options["members"] = list(getattr(value, "__all__", ())) or None
         entries.append(f"::: {where}\n    options: {json.dumps(options)}\n")
     return "\n".join(entries)
 
