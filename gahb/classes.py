@@ -25,6 +25,7 @@ from configs.gahb.base import base
 
 GENERATED = ("disks", "sinusoids", "scaled_image")
 GIVEN = ("images", "shuffled")
+LATER = ("classes.seeds",)  # seeds may be added to a comparison
 
 
 class Member(NamedTuple):
@@ -116,7 +117,8 @@ def build(config: ConfigDict) -> Plan:
 
 def config_of(config: ConfigDict, member: Member) -> ConfigDict:
     """Returns the config of one model, an ordinary experiment."""
-    changes: dict[str, Any] = {"train.steps": member.steps, "seed": config.seed + member.seed}
+    # A run is the same beside any number of others.
+    changes: dict[str, Any] = {"train.steps": member.steps, "seed": config.seed + member.seed, "classes.seeds": 1}
     if member.alpha is not None:
         changes |= {"data.source": "calpha", "synthetic.alpha": member.alpha}
     elif member.name == "scaled_image":
@@ -130,10 +132,9 @@ def config_of(config: ConfigDict, member: Member) -> ConfigDict:
 
 def run(app: App, request: Request) -> None:
     """Trains and measures whichever models are missing in `--workdir`."""
-    config, workdir = workdirs.to_train(app, request)
+    config, workdir = workdirs.to_train(app, request, may_change=LATER)
     plan = build(config)
-    # More seeds may be added later.
-    may_change = (*multi_run.MAY_CHANGE, "classes.seeds")
+    may_change = (*multi_run.MAY_CHANGE, *LATER)
     multi_run.check_same(app, config, workdir, what="comparison of classes", may_change=may_change)
     for member in plan.members:
         multi_run.check(app, config_of(config, member), workdir / member.title)
@@ -163,14 +164,18 @@ def run(app: App, request: Request) -> None:
     parallel.enable_compilation_cache()
     workdir.mkdir(parents=True, exist_ok=True)
     configs.write(config, workdir)
+    means_path = workdir / "results" / "class-means.json"
+    complete = means_path.exists()
     for member in plan.members:
         if not multi_run.train(app, config_of(config, member), workdir / member.title, title=member.title):
             print_lines(f"interrupted in {member.title}; the same command goes on from there")
             return
         if not path(member).exists():
             print_lines(f"wrote {_measure(config, workdir, plan, member, sources[member.name])}")
+            complete = False
     rows = means([results.read(path(member))[0] for member in plan.members])
-    results.write(workdir / "results", "class-means", numbers={"classes": rows}, arrays={})
+    if not complete:
+        results.write(workdir / "results", "class-means", numbers={"classes": rows}, arrays={})
     print_lines(*text_table(rows), f"next: python -m {app.name} figures --workdir {workdir}")
 
 
@@ -190,7 +195,7 @@ def settings_of(config: ConfigDict, member: Member, sources: Mapping[str, Any], 
         "seed": config.seed,
         "sigma": member.sigma,
         "data": fingerprints(sources),
-        "config": config_settings(config, (*IRRELEVANT, "classes.seeds")),
+        "config": config_settings(config, (*IRRELEVANT, *LATER)),
     }
 
 

@@ -152,7 +152,8 @@ def compare(workdir: Path) -> list[Path]:
         for axes in made[1:]:
             axes.get_legend().remove()
     rows = {}
-    shown = [nfe for nfe in (3, 5, 10, 20) if any(row["nfe"] == nfe for row in numbers["rows"])]
+    measured_at = sorted({row["nfe"] for row in numbers["rows"]})
+    shown = [nfe for nfe in (3, 5, 10, 20) if nfe in measured_at] or measured_at[:4]
     for model in dict.fromkeys(row["model"] for row in numbers["rows"]):
         measured, arrays = results.read(workdir / "results" / f"{numbers['measured'][model][0]}.json")
         rows[measured["title"]] = {

@@ -1,6 +1,7 @@
 """Checks of a run's directory before anything expensive, and the config a command works with."""
 
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -59,8 +60,10 @@ def read_stored(app: App, workdir: Path) -> ConfigDict | None:
     return configs.read(workdir, app.base(), training=True) if path.exists() or path.is_symlink() else None
 
 
-def to_train(app: App, request: Request) -> tuple[ConfigDict, Path]:
+def to_train(app: App, request: Request, may_change: Sequence[str] = ()) -> tuple[ConfigDict, Path]:
     """Returns config and work directory of a training command; what the directory already holds must agree with it.
+
+    `may_change`: keys of the command itself in which they may differ, beside those of any run that is resumed.
 
     Raises:
       InputError: the directory cannot be written, or holds the run of another config.
@@ -76,7 +79,7 @@ def to_train(app: App, request: Request) -> tuple[ConfigDict, Path]:
     _check_method(app, config, request.flags.config or workdir)
     check_writable(workdir)
     config = app.complete(config, workdir)
-    if stored is not None and (changes := configs.diff(stored, config, may_continue(request))):
+    if stored is not None and (changes := configs.diff(stored, config, (*may_continue(request), *may_change))):
         changes = _of_another_run(stored, config, workdir, changes)
     else:
         changes = []

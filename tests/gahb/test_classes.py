@@ -230,7 +230,7 @@ def test_figures_come_from_the_result_files_alone(compared, tmp_path):
         for path in draw(tmp_path):
             assert path.stat().st_size > 2000
     drawn = {path.stem.removeprefix("classes-basis-") for path in (tmp_path / "figures").glob("classes-basis-*")}
-    assert drawn == {json.loads(path.read_text())["class"] for path in (tmp_path / "results").glob("*.json")}
+    assert drawn == {json.loads(path.read_text())["class"] for path in (tmp_path / "results").glob("classes-*.json")}
 
 
 def test_the_oracle_is_measured_beside_the_denoiser(data, compared):
