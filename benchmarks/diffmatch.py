@@ -125,8 +125,8 @@ def run(settings: Settings) -> Report:
         ratios.append(harness.compare(f"{drawing} / {calling}", taken[drawing], taken[calling]))
     if (used := peak_bytes()) is not None:
         rows.append({**dict.fromkeys(rows[0]), "what": "most in use on the device", "MiB": used / 2**20})
-    told = {**settings._asdict(), "stages": [portable(each.config) for each in stages]}
-    return Report(told, stages[0].config.seed, samples, {"throughput": rows, "sampler / network calls": ratios}, [])
+    reported = {**settings._asdict(), "stages": [portable(each.config) for each in stages]}
+    return Report(reported, stages[0].config.seed, samples, {"throughput": rows, "sampler / network calls": ratios}, [])
 
 
 def config_for(settings: Settings, experiment: str, dtype: str, **more: Any):
@@ -227,11 +227,11 @@ def sampling(model: Model, settings: Settings) -> tuple[Callable[[], Seconds], C
     keys = jax.random.split(jax.random.key(3), settings.pairs)
 
     @jax.jit
-    def told(weights, images):
+    def conditions_of(weights, images):
         of_images = conditioning.maps(weights.pyramid, images, matcher_config.conditioning).first
         return conditioning.stage1(of_images, of_images, matcher_config.conditioning).conditions
 
-    conditions = told(model.weights, images_for(model, settings))
+    conditions = conditions_of(model.weights, images_for(model, settings))
     repeated = jax.tree.map(lambda each: jnp.repeat(each, settings.hypotheses, axis=0), conditions)
     seen = inputs(jnp.zeros_like(repeated.flow), repeated, matcher_config.first.variable)
     time = jnp.full(seen.shape[:1], matcher_config.first.process.times[-1])

@@ -8,7 +8,7 @@
   beside the steps, over a minute of training. Goal: at most 1.01 when saving each minute.
 - sampler: `gahb.sample` over as many calls of the jitted denoiser. Goal: at most 1.05.
 - control: the step with a constant batch, compiled twice. How far from 1 it is, is what a ratio can be wrong by.
-- pmap over jit on one device: goal of at most 1.03 on an accelerator, told only on a CPU.
+- pmap over jit on one device: goal of at most 1.03 on an accelerator, reported only on a CPU.
 """
 
 import io

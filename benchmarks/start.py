@@ -2,7 +2,7 @@
 
 Wall seconds from the start of the process to the end of its first step, as its own record gives it, with an empty cache
 of compiled programs (cold) and with the cache which that start has filled (warm). Goal: warm / cold of at most 0.5.
-`--dry-run`, which checks everything and compiles nothing, is told beside them.
+`--dry-run`, which checks everything and compiles nothing, is reported beside them.
 """
 
 import os

@@ -46,7 +46,7 @@ QUICK = Settings(4, 1, 16, 4, ("float32",), side=64, rounds=2)
 
 
 class Program(NamedTuple):
-    """A compiled program: `block` times one call; `flops` of a call; `bytes` it needs (None if that is not told)."""
+    """A compiled program: `block` times one call; `flops` of a call; `bytes` it needs (None if unknown)."""
 
     block: Any
     flops: float
@@ -157,7 +157,7 @@ def count(lowered: Any) -> float:
 
 
 def program_bytes(compiled: Any) -> int | None:
-    """Returns the bytes that a program holds at once: arguments, results and what is temporary; None if not told."""
+    """Returns the bytes that a program holds at once: arguments, results and what is temporary; None if unknown."""
     memory = compiled.memory_analysis()
     if memory is None:
         return None

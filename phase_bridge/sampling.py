@@ -264,7 +264,7 @@ def _run(
         m = start.astype(dtype)
     if isinstance(steps, Stages):
         state, estimate = run_stages(field, steps, m, node=node)
-        return linear.Outcome(state, estimate, None, None)
+        return linear.Solution(state, estimate, None, None)
     intervene, estimate = None, None
     if condition is not None:
         m = conditioning.begin(condition, m)

@@ -40,8 +40,8 @@ class Steps(NamedTuple):
     before_noise: np.ndarray | None = None  # [N, k, c]
 
 
-class Outcome(NamedTuple):
-    """What a run leaves: the last state and estimate, and what was asked to be stored (else None)."""
+class Solution(NamedTuple):
+    """The last state and estimate of an integration, and the trajectories asked for (else None)."""
 
     state: jax.Array  # [B, ..., kC]
     estimate: jax.Array  # [B, ..., C], at the last evaluation
@@ -95,7 +95,7 @@ def run(
     estimate: jax.Array | None = None,
     store_estimates: bool = False,
     store_states: bool = False,
-) -> Outcome:
+) -> Solution:
     """Runs a table of steps from `state [B, ..., kC]`; one evaluation of the field a step. To be called under `jit`.
 
     keys: one a sample `[B]`, for the noise; may be None where the table has none. intervene: `(keys, n, row, m,
@@ -145,7 +145,7 @@ def run(
     (last, _, reported), (estimates, states) = lax.scan(body, carry, inputs)
     if store_states:
         states = jnp.concatenate([state[None], states])
-    return Outcome(last, reported, estimates, states)
+    return Solution(last, reported, estimates, states)
 
 
 def check(steps: Steps) -> Steps:

@@ -48,7 +48,7 @@ class Backend(NamedTuple):
     local: Callable[[PyTree], PyTree]  # one copy on this host's first device, without a transfer
 
 
-class Rows(NamedTuple):
+class RowBackend(NamedTuple):
     """How a function whose result rows each depend on one row of its input runs on this process's devices.
 
     Each device computes its part of the rows with the same program and without the others, so the number of devices
@@ -62,21 +62,21 @@ class Rows(NamedTuple):
     compile: Callable[[Callable], Callable]
 
 
-def rows(num_devices: int | None = None) -> Rows:
-    """Returns `Rows` over this process's first `num_devices` devices (default: all)."""
+def rows(num_devices: int | None = None) -> RowBackend:
+    """Returns the `RowBackend` over this process's first `num_devices` devices (default: all)."""
     devices = jax.local_devices()[:num_devices]
     # On the host platform, several programs in flight wait for the same few threads.
     run_ahead = 0 if devices[0].platform == "cpu" else 1
     if len(devices) == 1:
         place = functools.partial(jax.device_put, device=devices[0])
-        return Rows(1, run_ahead, place, place, jax.jit)
+        return RowBackend(1, run_ahead, place, place, jax.jit)
     mesh = jax.make_mesh((len(devices),), (AXIS,), axis_types=(AxisType.Auto,), devices=devices)
 
     def compile_rows(function):
         # Not left to the partitioner: it may choose other programs, and collectives, for other numbers of devices.
         return jax.jit(jax.shard_map(function, mesh=mesh, in_specs=(P(), P(AXIS)), out_specs=P(AXIS), check_vma=False))
 
-    return Rows(
+    return RowBackend(
         num_devices=len(devices),
         run_ahead=run_ahead,
         place=functools.partial(jax.device_put, device=NamedSharding(mesh, P())),

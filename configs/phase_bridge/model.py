@@ -7,7 +7,7 @@ def model() -> ConfigDict:
     """Returns the keys of all networks, as the paper has them for CIFAR-10 (song_unet) and ImageNet-64 (adm_unet)."""
     model = ConfigDict()
     model.network = "song_unet"  # "mlp" (points) | "song_unet" | "adm_unet" (images)
-    model.num_classes = 0  # classes that U-Nets are told, with data.labels (0 = none)
+    model.num_classes = 0  # classes on which U-Nets are conditioned, with data.labels (0 = none)
 
     model.channels = 128  # U-Nets: channels of the first level
     model.multipliers = (2, 2, 2)  # of the channels, by level; each level halves the image once more

@@ -17,7 +17,7 @@ from common.errors import input_error
 from common.plots import plotting
 from diffmatch_jax.evaluation.metrics import endpoint_error
 
-ERRORS = (0.3, 30.0)  # pixels between which errors are told apart
+ERRORS = (0.3, 30.0)  # range of errors that the colours distinguish, pixels
 
 
 def sheet(
