@@ -6,7 +6,7 @@
         --workdir runs/authors2 --config.stage2.stage1=runs/authors
 
 Data: as paper.py; half of the pairs start from a degraded truth. Network: that of paper.py on 256x256 cells, fine-tuned
-from stage 1's weights. The paper does not give the batch size; remat and --config.train.accumulate=N fit it into memory.
+from stage 1's weights. The paper gives no batch size; remat and --config.train.accumulate=N fit it into memory.
 Hardware: accelerators (not run here).
 """
 

@@ -439,4 +439,4 @@ def test_dry_runs_of_several_models_open_their_data(command, tmp_path):
     assert "none.npz" in err
     argv = ["compare", "--config", "configs/phase_bridge/spiral.py", "--workdir", tmp_path / "run", "--dry-run"]
     _, err = command(*argv, "--config.train.batch_size=0", code=2)
-    assert "config.train.batch_size: expected at least 1, got 0" in err
+    assert "config.train.batch_size: expected 1 to 2147483647, got 0; use 1 or more" in err
