@@ -166,6 +166,11 @@ def read_dict(workdir: str | os.PathLike) -> dict[str, Any]:
     return experiment(migrations.upgraded(_read_json(workdir, path), path))
 
 
+def method_of(workdir: str | os.PathLike) -> Any:
+    """Returns the name of the method whose run is in `workdir`, whatever its version; raises `InputError`."""
+    return _read_json(workdir, Path(workdir) / FILE_NAME).get("method")
+
+
 def read_record(workdir: str | os.PathLike) -> dict[str, Any]:
     """Returns the `history` and `init_from` of `workdir/config.json`, as far as it has them; raises `InputError`."""
     stored = _read_json(workdir, Path(workdir) / FILE_NAME)

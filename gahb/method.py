@@ -137,7 +137,7 @@ def build_network(config, *, axis_name: str | None = None) -> nn.Module:
 
 def load(workdir: str | os.PathLike, *, ema: bool = True, step: int | None = None) -> tuple[nn.Module, Variables]:
     """Returns network and variables of the run in `workdir`, without data or optimizer; raises `InputError`."""
-    method = configs.read_dict(workdir).get("method")
+    method = configs.method_of(workdir)
     if method != NAME:
         raise input_error(
             f"workdir {workdir}", expected=f"a run of {NAME}", got=f"one of {method}", fix="name another workdir"

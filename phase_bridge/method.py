@@ -315,7 +315,7 @@ def is_toy(config) -> bool:
 
 def load_setup(workdir: str | os.PathLike, *, ema: bool = True, step: int | None = None) -> tuple[Setup, Variables]:
     """Returns set-up and variables of the run in `workdir`, without data or optimizer; raises `InputError`."""
-    method = configs.read_dict(workdir).get("method")
+    method = configs.method_of(workdir)
     if method != NAME:
         raise input_error(
             f"workdir {workdir}", expected=f"a run of {NAME}", got=f"one of {method}", fix="name another workdir"

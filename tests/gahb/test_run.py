@@ -289,7 +289,7 @@ def test_many_samples_are_the_few_and_more(copy, capsys):
     np.testing.assert_array_equal(store.load("nfe", 5)[:3], few["nfe"])
     numbers, _ = results.read(directory.with_suffix(".json"))
     assert numbers["num_samples"] == 5 and numbers["step"] == 4 and numbers["chunks"] == directory.name
-    assert numbers["sampler"]["max_steps"] == 5 and numbers["config_changes"] == []
+    assert numbers["settings"]["sampler"]["max_steps"] == 5 and numbers["config_changes"] == []
     before = (directory / "chunk-000000.npz").read_bytes()
     command("sample", "--workdir", copy, "--num", "4", "--type", "float32")
     assert (directory / "chunk-000000.npz").read_bytes() == before

@@ -105,7 +105,9 @@ def test_evaluation_knows_the_data():
     found = made.evaluate(variables_of(made), jax.random.key(0))
     assert [row["nfe"] for row in found.numbers["table"]] == ["data", 2, 3]
     data, *drawn = found.numbers["table"]
-    assert data["recall"] > 0.8 > max(row["recall"] for row in drawn) and 0 <= drawn[0]["coverage"] <= 1
+    # Samples of an untrained network are too wide: they reach all data, and few of them lie among them.
+    assert data["recall"] > 0.8 and drawn[-1]["recall"] > 0.8
+    assert data["coverage"] > 0.7 > max(row["coverage"] for row in drawn)
     assert data["beyond"] == 0 and data["w2"] < min(row["w2"] for row in drawn)
     assert all(row["distance"] > 0.05 > data["distance"] for row in drawn)
 
