@@ -428,7 +428,10 @@ def test_a_profile_is_written(command, tmp_path):
     directory = tmp_path / "run" / "profile"
     assert line.split()[4].startswith(str(directory))
     assert list(directory.rglob("perfetto_trace.json.gz")) and list(directory.rglob("*.xplane.pb"))
-    for number, message in ((0, "expected at least 1, got 0; use 1 or more"), (4, "expected 1 to 3, the steps that follow")):
+    for number, message in (
+        (0, "expected at least 1, got 0"),
+        (4, "expected 1 to 3, the steps that follow"),
+    ):
         _, err = command(*new_run(tmp_path / "other"), "--profile", number, "--dry-run", code=2)
         assert f"--profile: {message}" in err
 
