@@ -53,7 +53,7 @@ def _name(text: str) -> str | None:
 def _close(text: str, name: str | None, known: dict[str, Path], method: str) -> list[str]:
     """Returns what is spelled like a text, in the form in which that was given: paths for a path, otherwise names."""
     path = Path(text)
-    beside = [each for each in path.parent.glob("*.py") if each.stem not in ("__init__", "base")]
+    beside = [each for each in path.parent.glob("*.py") if each.stem not in ("__init__", "base", "model", "migrations")]
     near = difflib.get_close_matches(path.stem, [each.stem for each in beside])
     if near or name is None:
         return [f"{path.with_name(each)}.py" for each in near]
