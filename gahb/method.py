@@ -15,7 +15,7 @@ from common import config as configs
 from common.checkpoint import restore_params
 from common.data import augment
 from common.data.pipeline import build as build_sources
-from common.errors import InputError, at_least, choice, input_error
+from common.errors import InputError, at_least, choice, input_error, within
 from common.io.pictures import as_unit, strip
 from common.method import Evaluation, Method, Sampler, Samples, Variables
 from common.training.parallel import AXIS
@@ -153,10 +153,9 @@ def _check(config) -> None:
     choice("config.model.gain_init", model.gain_init, ("released", "unit"))
     choice("config.noise.rule", noise.rule, objective.RULES)
     synthetic.check(config)
+    for field, least, most in (("num_kernels", 1, 2**16), ("num_blocks", 1, 16), ("num_layers", 3, 1000)):
+        within(f"config.model.{field}", model[field], least, most)
     at_least({
-        "config.model.num_kernels": (model.num_kernels, 1),
-        "config.model.num_blocks": (model.num_blocks, 1),
-        "config.model.num_layers": (model.num_layers, 3),
         "config.evaluate.num_images": (checks.num_images, 1),
         "config.evaluate.batch_size": (checks.batch_size, 1),
         "config.evaluate.wiener_images": (checks.wiener_images, 0),

@@ -48,10 +48,10 @@ def build(config, *, num_examples: int) -> Settings:
     train, optimizer = config.train, config.optimizer
     for field in ("batch_size", "evaluate_batches", "steps_per_call", "accumulate"):
         within(f"config.train.{field}", train[field], 1, durations.LARGEST)
+    within("config.data.workers", config.data.workers, 0, 1024)
     at_least({
         "config.train.skip_nonfinite": (train.skip_nonfinite, 0),
         "config.checkpoint.keep": (config.checkpoint.keep, 1),
-        "config.data.workers": (config.data.workers, 0),
         "config.data.device_limit_mb": (config.data.device_limit_mb, 0),
         "config.optimizer.learning_rate": (optimizer.learning_rate, 0),
         "config.optimizer.weight_decay": (optimizer.weight_decay, 0),
