@@ -24,13 +24,7 @@ def as_numbers(values: Any, field: str, *, scale: tuple[float, float] = UNIT) ->
     For images, features and measurements of any shape and size; no range is asked of floats. Raises `InputError` for
     integers of other widths, booleans, what is no array of numbers, NaN and infinity.
     """
-    if not isinstance(values, np.ndarray | jax.Array):
-        try:
-            values = np.asarray(values)
-        except ValueError as error:  # a list of unequal rows
-            fix = "stack images of one size"
-            raise input_error(field, expected="an array", got=str(error).partition(".")[0], fix=fix) from None
-    values = without_mask(values, field)
+    values = as_array(values, field, fix="stack images of one size")
     if values.dtype == np.uint8:
         return _from_bytes(values, scale)
     if not jnp.issubdtype(values.dtype, jnp.floating):
@@ -48,13 +42,7 @@ def as_numbers(values: Any, field: str, *, scale: tuple[float, float] = UNIT) ->
 
 def as_mask(values: Any, field: str) -> np.ndarray | jax.Array:
     """Returns an array of zeros and ones, or of booleans, as it is; raises `InputError` for everything else."""
-    if not isinstance(values, np.ndarray | jax.Array):
-        try:
-            values = np.asarray(values)
-        except ValueError as error:  # a list of unequal rows
-            got = str(error).partition(".")[0]
-            raise input_error(field, expected="an array", got=got, fix="give one entry a pixel") from None
-    values = without_mask(values, field)
+    values = as_array(values, field, fix="give one entry a pixel")
     if not _real(values):
         fix = "compare with a threshold, which gives booleans"
         raise input_error(field, expected="zeros and ones", got=f"{values.dtype} {list(values.shape)}", fix=fix)
@@ -67,11 +55,16 @@ def as_mask(values: Any, field: str) -> np.ndarray | jax.Array:
     return values
 
 
-def without_mask(values: Any, field: str) -> Any:
-    """Returns the data of a `numpy.ma` array that hides nothing, and other arrays as they are.
+def as_array(values: Any, field: str, *, fix: str) -> np.ndarray | jax.Array:
+    """Returns an array of any type; `fix` is for a list whose rows differ in length.
 
-    Raises `InputError` for one with hidden numbers, which would count like all others.
+    Raises `InputError` for that, and for a `numpy.ma` array with hidden numbers, which would count like all others.
     """
+    if not isinstance(values, np.ndarray | jax.Array):
+        try:
+            values = np.asarray(values)
+        except ValueError as error:
+            raise input_error(field, expected="an array", got=str(error).partition(".")[0], fix=fix) from None
     if not isinstance(values, np.ma.MaskedArray):
         return values
     if hidden := int(np.ma.count_masked(values)):

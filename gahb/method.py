@@ -153,9 +153,10 @@ def _check(config) -> None:
     choice("config.model.gain_init", model.gain_init, ("released", "unit"))
     choice("config.noise.rule", noise.rule, objective.RULES)
     synthetic.check(config)
-    for field, least, most in (("num_kernels", 1, 2**16), ("num_blocks", 1, 16), ("num_layers", 3, 1000)):
-        within(f"config.model.{field}", model[field], least, most)
     at_least({
+        "config.model.num_kernels": (model.num_kernels, 1),
+        "config.model.num_blocks": (model.num_blocks, 1),
+        "config.model.num_layers": (model.num_layers, 3),
         "config.evaluate.num_images": (checks.num_images, 1),
         "config.evaluate.batch_size": (checks.batch_size, 1),
         "config.evaluate.wiener_images": (checks.wiener_images, 0),
@@ -164,6 +165,8 @@ def _check(config) -> None:
         "config.sampler.num": (config.sampler.num, 1),
         "config.sampler.batch_size": (config.sampler.batch_size, 1),
     })  # fmt: skip
+    for field, least, most in (("num_kernels", 1, 2**16), ("num_blocks", 1, 16), ("num_layers", 3, 1000)):
+        within(f"config.model.{field}", model[field], least, most)
     if model.network == "unet":
         _check_multiple("config.data.size", config.data.size, model.num_blocks)
         _check_multiple("config.evaluate.panel_size", checks.panel_size, model.num_blocks)

@@ -16,7 +16,7 @@ from common.checkpoint import restore_params
 from common.data import augment
 from common.data.pipeline import build as build_sources
 from common.data.source import Source, in_threads
-from common.errors import at_least, choice, input_error
+from common.errors import InputError, at_least, choice, input_error
 from common.io.pictures import as_unit, grid
 from common.method import Evaluation, Method, Sampler, Samples, Variables
 from common.networks.initial import initialise
@@ -186,8 +186,20 @@ def build_setup(config) -> Setup:
     )
     as_model(setup, None)
     own = setup.sampler
-    make_steps(process, times_of(setup), solver=own.solver, kind=kind, degree=own.degree, corrector=own.corrector)
+    try:
+        make_steps(process, times_of(setup), solver=own.solver, kind=kind, degree=own.degree, corrector=own.corrector)
+    except InputError as error:
+        raise _of_config(error, config.sampler) from None
     return setup
+
+
+def _of_config(error: InputError, sampler) -> InputError:
+    """Returns an error about an argument of the sampler as one about its key in the config."""
+    field, _, rest = str(error).partition(": ")
+    if field not in sampler:
+        return error
+    unset = "-1" if field == "degree" else "''" if field == "corrector" else "0"
+    return InputError(f"config.sampler.{field}: {rest.replace('leave it out', f'set config.sampler.{field}={unset}')}")
 
 
 def build_process(config, name: str, field: str = "config.objective.process") -> Process:

@@ -3,7 +3,7 @@
 import flax.linen as nn
 import jax.numpy as jnp
 
-from common.errors import choice, input_error, within
+from common.errors import at_least, choice, input_error, within
 from common.networks import resample
 from common.networks.adm_unet import ADMUNet
 from common.networks.embeddings import KINDS
@@ -76,6 +76,7 @@ def levels(size: int, count: int, sides: tuple[int, ...]) -> tuple[int, ...]:
 def _check(model, size: int) -> None:
     least = {"channels": 1, "num_blocks": 1, "num_classes": 0, "channels_per_head": 1, "width": 1, "depth": 1}
     least["heads"] = 0 if model.network == "adm_unet" else 1
+    at_least({f"config.model.{name}": (model[name], value) for name, value in least.items()})
     for name, value in least.items():
         most = 1000 if name in ("num_blocks", "depth") else 2**16
         within(f"config.model.{name}", model[name], value, most)

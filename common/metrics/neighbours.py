@@ -6,8 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 from scipy.spatial import cKDTree
 
-from common.arrays import without_mask
-from common.errors import InputError, input_error, within
+from common.arrays import as_array
+from common.errors import input_error, within
 
 _CLOSE = 1e-6  # of |x|^2 + |y|^2
 _TREE_DIMENSIONS = 16  # up to which a tree finds neighbours faster than all distances are computed
@@ -25,13 +25,7 @@ def flat(points: np.ndarray, *, field: str = "points") -> np.ndarray:
 
     Raises `InputError` for no points, for what is no real number, and for numbers that are not finite.
     """
-    try:
-        points = without_mask(points if isinstance(points, np.ndarray) else np.asarray(points), field)
-    except InputError:
-        raise
-    except ValueError as error:  # a list of unequal rows
-        got = str(error).partition(".")[0]
-        raise input_error(field, expected="an array", got=got, fix="give rows of one length") from None
+    points = np.asarray(as_array(points, field, fix="give rows of one length"))
     if not (np.issubdtype(points.dtype, np.integer) or jnp.issubdtype(points.dtype, jnp.floating)):
         fix = "give features or intensities as real numbers"
         raise input_error(field, expected="real numbers", got=points.dtype, fix=fix)

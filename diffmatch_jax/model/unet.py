@@ -38,6 +38,7 @@ def build(
     With the paper's numbers and 85 input channels it has 121,153,794 parameters.
     """
     for name, value in (("channels", channels), ("num_blocks", num_blocks), ("heads", heads)):
+        within(f"config.model.{name}", value, 1)
         within(f"config.model.{name}", value, 1, 1000 if name == "num_blocks" else 2**16)
     if not multipliers or min(multipliers) < 1:
         raise input_error(

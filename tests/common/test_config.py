@@ -317,7 +317,7 @@ def test_texts_too_large_to_read(write_file, key, text, message):
         ("return (lambda f: f(f))(lambda f: f(f))", "experiment.py:8: RecursionError: maximum recursion depth"),
         ("class E(Exception):\n        __str__ = None\n    raise E", "experiment.py:10: E: no message"),
         (
-            "place = config.unlock()\n    for _ in range(3000):\n        place.a = ConfigDict()\n        place = place.a",
+            "at = config.unlock()\n    for _ in range(3000):\n        at.a = ConfigDict()\n        at = at.a",
             "experiment.py: expected a configuration, got sections nested too deeply; use fewer levels",
         ),
         ("print('hello')", "experiment.py: expected a file that prints nothing, got 'hello'; remove print"),
