@@ -25,7 +25,7 @@ from phase_bridge import bridge as bridges
 from phase_bridge import objectives, sampling, toy
 from phase_bridge.bridge import Bridge
 from phase_bridge.evaluation import FEATURES, evaluate, image_features
-from phase_bridge.models import Model
+from phase_bridge.models import Model, named_by_key
 from phase_bridge.models import Sampler as SamplerConfig
 from phase_bridge.network import build as build_network
 from phase_bridge.objectives import Objective
@@ -189,17 +189,8 @@ def build_setup(config) -> Setup:
     try:
         make_steps(process, times_of(setup), solver=own.solver, kind=kind, degree=own.degree, corrector=own.corrector)
     except InputError as error:
-        raise _of_config(error, config.sampler) from None
+        raise named_by_key(error, config.sampler) from None
     return setup
-
-
-def _of_config(error: InputError, sampler) -> InputError:
-    """Returns an error about an argument of the sampler as one about its key in the config."""
-    field, _, rest = str(error).partition(": ")
-    if field not in sampler:
-        return error
-    unset = "-1" if field == "degree" else "''" if field == "corrector" else "0"
-    return InputError(f"config.sampler.{field}: {rest.replace('leave it out', f'set config.sampler.{field}={unset}')}")
 
 
 def build_process(config, name: str, field: str = "config.objective.process") -> Process:
