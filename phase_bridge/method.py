@@ -168,10 +168,8 @@ def build_setup(config) -> Setup:
     choice("config.objective.process", goal.process, PROCESSES)
     points = is_toy(config)
     if points and config.model.network != "mlp":
-        got = f'"{config.model.network}"'
-        raise input_error(
-            "config.model.network", expected='"mlp" for points', got=got, fix="set config.model.network=mlp"
-        )
+        got, fix = f'"{config.model.network}"', "set config.model.network=mlp"
+        raise input_error("config.model.network", expected='"mlp" for points', got=got, fix=fix)
     shape = (2,) if points else (data.size, data.size, data.channels)
     process = build_process(config, config.sampler.process or goal.process, "config.sampler.process")
     kind = config.sampler.kind or (goal.kind if process.name == "bridge" else "ode")
