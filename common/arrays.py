@@ -24,12 +24,7 @@ def as_numbers(values: Any, field: str, *, scale: tuple[float, float] = UNIT) ->
     For images, features and measurements of any shape and size; no range is asked of floats. Raises `InputError` for
     integers of other widths, booleans, what is no array of numbers, NaN and infinity.
     """
-    if not isinstance(values, np.ndarray | jax.Array):
-        try:
-            values = np.asarray(values)
-        except ValueError as error:  # a list of unequal rows
-            fix = "stack images of one size"
-            raise input_error(field, expected="an array", got=str(error).partition(".")[0], fix=fix) from None
+    values = as_array(values, field, fix="stack images of one size")
     if values.dtype == np.uint8:
         return _from_bytes(values, scale)
     if not jnp.issubdtype(values.dtype, jnp.floating):
@@ -43,6 +38,39 @@ def as_numbers(values: Any, field: str, *, scale: tuple[float, float] = UNIT) ->
     if values.dtype.itemsize in (4, 8):
         return values
     return values.astype(np.float32 if values.dtype.itemsize < 4 else np.float64)
+
+
+def as_mask(values: Any, field: str) -> np.ndarray | jax.Array:
+    """Returns an array of zeros and ones, or of booleans, as it is; raises `InputError` for everything else."""
+    values = as_array(values, field, fix="give one entry a pixel")
+    if not _real(values):
+        fix = "compare with a threshold, which gives booleans"
+        raise input_error(field, expected="zeros and ones", got=f"{values.dtype} {list(values.shape)}", fix=fix)
+    if not isinstance(values, jax.core.Tracer):
+        with jax.ensure_compile_time_eval():
+            fits = bool(((values == 0) | (values == 1)).all())
+        if not fits:
+            got, fix = f"numbers from {values.min()} to {values.max()}", f"compare with a threshold, {field} > 0"
+            raise input_error(field, expected="zeros and ones", got=got, fix=fix)
+    return values
+
+
+def as_array(values: Any, field: str, *, fix: str) -> np.ndarray | jax.Array:
+    """Returns an array of any type; `fix` is for a list whose rows differ in length.
+
+    Raises `InputError` for that, and for a `numpy.ma` array with hidden numbers, which would count like all others.
+    """
+    if not isinstance(values, np.ndarray | jax.Array):
+        try:
+            values = np.asarray(values)
+        except ValueError as error:
+            raise input_error(field, expected="an array", got=str(error).partition(".")[0], fix=fix) from None
+    if not isinstance(values, np.ma.MaskedArray):
+        return values
+    if hidden := int(np.ma.count_masked(values)):
+        got, fix = f"{hidden} of {values.size} masked", f"fill them, {field}.filled(value), or leave them out"
+        raise input_error(field, expected="an array without a mask", got=got, fix=fix)
+    return values.data
 
 
 def as_images(
@@ -99,6 +127,8 @@ def _check_range(images, field, scale, noisy, beyond):
     if noisy:
         # Noise has mean zero: what a mean of so many numbers may be off by it is allowed for.
         slack = 4 * (high - low) / np.sqrt(images.size)
+        # Noise that moves a mean so far takes some numbers below 0, too.
+        slack = slack if low < 0 else 0
         wrong = (images.size >= _MANY and abs(mean) > _BRIGHT + slack) or (bytes_like and high > _BRIGHT)
     else:
         wrong = low < scale[0] - beyond or high > scale[1] + beyond or bytes_like

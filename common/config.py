@@ -79,7 +79,11 @@ def load(path: str | os.PathLike, overrides: Mapping[str, Any] | None = None, ba
     key the method knows; keys and types of the file are checked against it. Raises `InputError`.
     """
     config = _run_file(Path(path))
-    return _finish(config, overrides) if base is None else from_dict(config.to_dict(), base, overrides)
+    try:
+        return _finish(config, overrides) if base is None else from_dict(config.to_dict(), base, overrides)
+    except RecursionError:
+        got = "sections nested too deeply"
+        raise input_error(str(path), expected="a configuration", got=got, fix="use fewer levels") from None
 
 
 def from_dict(values: Mapping[str, Any], base: ConfigDict | None = None, overrides: Mapping[str, Any] | None = None):
@@ -173,7 +177,15 @@ def method_of(workdir: str | os.PathLike) -> Any:
 
 def read_record(workdir: str | os.PathLike) -> dict[str, Any]:
     """Returns the `history` and `init_from` of `workdir/config.json`, as far as it has them; raises `InputError`."""
-    stored = _read_json(workdir, Path(workdir) / FILE_NAME)
+    path = Path(workdir) / FILE_NAME
+    stored = _read_json(workdir, path)
+    history, init = stored.get("history", []), stored.get("init_from")
+    if not isinstance(history, list) or not all(isinstance(each, dict) for each in history):
+        raise input_error(
+            str(path), expected="a list of changes as history", got=shown(history), fix="restore the file"
+        )
+    if init is not None and not (isinstance(init, dict) and isinstance(init.get("path"), str)):
+        raise input_error(str(path), expected="a path as init_from", got=shown(init), fix="restore the file")
     return {name: stored[name] for name in RECORD if name in stored and name != migrations.KEY}
 
 
@@ -301,7 +313,11 @@ def _place(error: BaseException, path: Path) -> str:
 
 def _reason(error: BaseException) -> str:
     """Returns a sentence for an error in a config file; ConfigDict's own are long, so they are reworded."""
-    text = str(error).replace("\\n", "\n").replace("\\'", "'")
+    try:
+        text = str(error)
+    except Exception:  # noqa: BLE001  the class is the file's own
+        text = ""
+    text = text.replace("\\n", "\n").replace("\\'", "'")
     if match := re.match(_CAST, text, re.DOTALL):
         wanted = "a section (ConfigDict)" if match[4].endswith("ConfigDict") else match[4]
         return f"{match[1]}: expected {wanted}, got {match[2]!r} ({match[3]}); give a value of that type"

@@ -2,6 +2,7 @@
 
 y = x + sigma z throughout, with sigma and images on the scale of [0, 1]. A network of another scaling needs a wrapper:
 one that takes x_t = sqrt(a) x + sqrt(1 - a) z at time t, for example, has sigma = sqrt(1 / a - 1) and x_t = sqrt(a) y.
+What is made here takes bytes to [0, 1] and raises `InputError` for floats in 0..255, other integers and NaN.
 """
 
 import dataclasses
@@ -15,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import Partial
 
+from common.arrays import as_images
 from common.errors import input_error
 from gahb.denoisers import Denoiser, as_denoiser
 
@@ -62,23 +64,32 @@ def at_sigma(denoise: Conditional, sigma: float | None) -> Partial:
     return Partial(_at_sigma, as_denoiser(denoise), jnp.asarray(sigma, float))
 
 
+def _noisy(y):
+    return jnp.asarray(as_images(y, "y", noisy=True))
+
+
 def _score_blind(denoise, y, sigma):
+    y = _noisy(y)
     return (denoise(y) - y) / sigma**2
 
 
 def _score_conditional(denoise, y, sigma):
+    y = _noisy(y)
     return (denoise(y, sigma) - y) / sigma**2
 
 
 def _from_score(score, y, sigma):
+    y = _noisy(y)
     return y + sigma**2 * score(y, sigma)
 
 
 def _from_eps(eps, y, sigma):
+    y = _noisy(y)
     return y - sigma * eps(y, sigma)
 
 
 def _at_sigma(denoise, sigma, y):
+    y = _noisy(y)
     return denoise(y, sigma.astype(jnp.result_type(y, jnp.float32)))
 
 
@@ -139,7 +150,7 @@ class Callback:
     vjp: Host | None
 
     def __call__(self, y: jax.Array) -> jax.Array:
-        return _called(self, y)
+        return _called(self, _noisy(y))
 
     def products(self) -> tuple["Product", "Product"]:
         """Returns `(y, v) -> J v` and `(y, u) -> J^T u`; raises `InputError` where one is missing."""

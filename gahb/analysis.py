@@ -43,7 +43,8 @@ def psnr_curve(
     fit, an empty batch, and for what is no clean image.
     """
     key = as_key(key)
-    if len(images) == 0:
+    images = as_numbers(images, "images")
+    if images.shape[:1] == (0,):
         raise input_error("images", expected="at least one image", got="none", fix="use a larger test set")
     images = as_images(images, "images")
     noise = None if noise is None else as_numbers(noise, "noise")

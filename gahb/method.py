@@ -15,7 +15,7 @@ from common import config as configs
 from common.checkpoint import restore_params
 from common.data import augment
 from common.data.pipeline import build as build_sources
-from common.errors import InputError, at_least, choice, input_error
+from common.errors import InputError, at_least, choice, input_error, within
 from common.io.pictures import as_unit, strip
 from common.method import Evaluation, Method, Sampler, Samples, Variables
 from common.training.parallel import AXIS
@@ -165,6 +165,8 @@ def _check(config) -> None:
         "config.sampler.num": (config.sampler.num, 1),
         "config.sampler.batch_size": (config.sampler.batch_size, 1),
     })  # fmt: skip
+    for field, least, most in (("num_kernels", 1, 2**16), ("num_blocks", 1, 16), ("num_layers", 3, 1000)):
+        within(f"config.model.{field}", model[field], least, most)
     if model.network == "unet":
         _check_multiple("config.data.size", config.data.size, model.num_blocks)
         _check_multiple("config.evaluate.panel_size", checks.panel_size, model.num_blocks)

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import Partial
 
-from common.arrays import as_numbers
+from common.arrays import as_mask, as_numbers
 from common.errors import input_error
 from common.prng import as_key
 
@@ -40,10 +40,10 @@ def pixels(mask: jax.Array) -> Operator:
 
     Raises `InputError` for other numbers.
     """
-    mask = jnp.asarray(mask)
-    if not isinstance(mask, jax.core.Tracer) and not bool(((mask == 0) | (mask == 1)).all()):
-        got = f"numbers from {mask.min()} to {mask.max()}"
-        raise input_error("mask", expected="zeros and ones", got=got, fix="compare with a threshold, mask > 0")
+    mask = jnp.asarray(as_mask(mask, "mask"))
+    if mask.ndim not in (2, 3):
+        fix = "give the mask of one image, which all of a batch share"
+        raise input_error("mask", expected="[H, W] or [H, W, C]", got=list(mask.shape), fix=fix)
     multiply = Partial(_multiply, mask[..., None] if mask.ndim == 2 else mask)
     return Operator(multiply, multiply)
 
@@ -179,12 +179,23 @@ def _numbers(x):
     return jnp.asarray(as_numbers(x, "x"))
 
 
+def _batch(x, shape=None):
+    """Returns images `[B, H, W, C]`, of the `shape` (H, W, C or 1) of a mask; raises `InputError` for others."""
+    x = _numbers(x)
+    image = (None, None, None) if shape is None else (*shape[:2], None if shape[2] == 1 else shape[2])
+    if x.ndim != 4 or any(want not in (None, have) for want, have in zip(image, x.shape[1:], strict=True)):
+        names = ("B", *(name if want is None else str(want) for name, want in zip("HWC", image, strict=True)))
+        fix = "give a batch of images of that shape, channels last"
+        raise input_error("x", expected=f"[{', '.join(names)}]", got=list(x.shape), fix=fix)
+    return x
+
+
 def _nothing(x):
     return jnp.zeros_like(_numbers(x))
 
 
 def _multiply(mask, x):
-    x = _numbers(x)
+    x = _batch(x, mask.shape)
     return x * mask.astype(x.dtype)
 
 
@@ -193,7 +204,7 @@ class _Reduce:
     scale: int
 
     def __call__(self, x):
-        x = _numbers(x)
+        x = _batch(x)
         batch, height, width, channels = x.shape
         s = self.scale
         if height % s or width % s:
@@ -226,7 +237,7 @@ class _Combine:
 
 
 def _frequencies(mask, x):
-    x = _numbers(x)
+    x = _batch(x, mask.shape)
     return mask.astype(x.dtype) * jnp.fft.fft2(x, axes=(1, 2), norm="ortho")
 
 

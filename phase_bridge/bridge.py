@@ -21,6 +21,8 @@ import numpy as np
 from common.errors import choice, input_error
 from phase_bridge.processes.base import Process, split
 
+_MOST = 1e6  # p and the variances, whose fourth powers are computed
+
 KINDS = ("sde", "ode")
 
 
@@ -48,9 +50,10 @@ class Bridge(Process):
                 fix = f"the published models have {getattr(type(self), name)}"
                 raise input_error(f"bridge.{name}", expected="a finite number", got=value, fix=fix)
             object.__setattr__(self, name, float(value))
-            if name != "correlation" and value <= 0:
+            if name != "correlation" and not 0 < value <= _MOST:
                 fix = f"the published models have {getattr(type(self), name)}"
-                raise input_error(f"bridge.{name}", expected="a positive number", got=value, fix=fix)
+                expected = f"a positive number, at most {_MOST:g}"
+                raise input_error(f"bridge.{name}", expected=expected, got=value, fix=fix)
         if not -1 < self.correlation < 1:
             fix = "the published models have -0.2"
             raise input_error("bridge.correlation", expected="a number between -1 and 1", got=self.correlation, fix=fix)

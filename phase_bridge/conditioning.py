@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from common.arrays import SIGNED, as_images, as_numbers
+from common.arrays import SIGNED, as_images, as_mask, as_numbers
 from common.errors import input_error
 from phase_bridge import bridge as bridges
 from phase_bridge.bridge import Bridge
@@ -48,13 +48,12 @@ def inpainting(image: jax.Array, known: jax.Array) -> Condition:
     image: as of `stroke`. Before every evaluation, unknown pixels stand at the data estimate of the step before; at the
     end known pixels are set to the image, exactly. Raises `InputError` if the shapes do not fit or nothing is known.
     """
-    image, known = _image(image), jnp.asarray(known, jnp.float32)
+    image, known = _image(image), jnp.asarray(as_mask(known, "known"), jnp.float32)
     if not fits(known.shape[1:], image.shape[1:]):
         expected = f"a mask for images {image.shape}"
         raise input_error("known", expected=expected, got=known.shape, fix="one entry a pixel")
-    if not bool(((known == 0) | (known == 1)).all()) or not bool(known.any()):
-        expected = "zeros and ones, not all zero"
-        raise input_error("known", expected=expected, got="something else", fix="1 is a known pixel")
+    if not bool(known.any()):
+        raise input_error("known", expected="zeros and ones, not all zero", got="zeros alone", fix="1 is a known pixel")
     return Condition(image, known, 0.0, 1.0)
 
 
@@ -117,5 +116,5 @@ def around_hole(size: int, fraction: float) -> np.ndarray:
 
 
 def _image(image):
-    check = as_images if np.ndim(image) == 4 else as_numbers
-    return jnp.asarray(check(image, "image", scale=SIGNED))
+    image = as_numbers(image, "image", scale=SIGNED)
+    return jnp.asarray(as_images(image, "image", scale=SIGNED) if image.ndim == 4 else image)

@@ -16,7 +16,7 @@ from common.checkpoint import restore_params
 from common.data import augment
 from common.data.pipeline import build as build_sources
 from common.data.source import Source, in_threads
-from common.errors import at_least, choice, input_error
+from common.errors import InputError, at_least, choice, input_error
 from common.io.pictures import as_unit, grid
 from common.method import Evaluation, Method, Sampler, Samples, Variables
 from common.networks.initial import initialise
@@ -25,7 +25,7 @@ from phase_bridge import bridge as bridges
 from phase_bridge import objectives, sampling, toy
 from phase_bridge.bridge import Bridge
 from phase_bridge.evaluation import FEATURES, evaluate, image_features
-from phase_bridge.models import Model
+from phase_bridge.models import Model, named_by_key
 from phase_bridge.models import Sampler as SamplerConfig
 from phase_bridge.network import build as build_network
 from phase_bridge.objectives import Objective
@@ -168,10 +168,8 @@ def build_setup(config) -> Setup:
     choice("config.objective.process", goal.process, PROCESSES)
     points = is_toy(config)
     if points and config.model.network != "mlp":
-        got = f'"{config.model.network}"'
-        raise input_error(
-            "config.model.network", expected='"mlp" for points', got=got, fix="set config.model.network=mlp"
-        )
+        got, fix = f'"{config.model.network}"', "set config.model.network=mlp"
+        raise input_error("config.model.network", expected='"mlp" for points', got=got, fix=fix)
     shape = (2,) if points else (data.size, data.size, data.channels)
     process = build_process(config, config.sampler.process or goal.process, "config.sampler.process")
     kind = config.sampler.kind or (goal.kind if process.name == "bridge" else "ode")
@@ -186,7 +184,10 @@ def build_setup(config) -> Setup:
     )
     as_model(setup, None)
     own = setup.sampler
-    make_steps(process, times_of(setup), solver=own.solver, kind=kind, degree=own.degree, corrector=own.corrector)
+    try:
+        make_steps(process, times_of(setup), solver=own.solver, kind=kind, degree=own.degree, corrector=own.corrector)
+    except InputError as error:
+        raise named_by_key(error, config.sampler) from None
     return setup
 
 

@@ -1,6 +1,6 @@
 """A generative model: a path, and the estimate E[x1 | state] of the data along it, with all its weights."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax.tree_util import Partial
 
-from common.errors import input_error
+from common.errors import InputError, input_error
 from phase_bridge.processes.base import Denoiser, Process, beside
 
 
@@ -161,3 +161,12 @@ class _GuidedEstimate:
 def _combined(own, other, sigma, scale, low, high):
     scale = jnp.where((sigma >= low) & (sigma <= high), scale, 1.0)
     return other + beside(scale, own) * (own - other)
+
+
+def named_by_key(error: InputError, keys: Container[str]) -> InputError:
+    """Returns an error about an argument of the sampler as one about its key `config.sampler.KEY`."""
+    field, _, rest = str(error).partition(": ")
+    if field not in keys:
+        return error
+    unset = "-1" if field == "degree" else "''" if field == "corrector" else "0"
+    return InputError(f"config.sampler.{field}: {rest.replace('leave it out', f'set config.sampler.{field}={unset}')}")

@@ -3,7 +3,7 @@
 import flax.linen as nn
 import jax.numpy as jnp
 
-from common.errors import at_least, choice, input_error
+from common.errors import at_least, choice, input_error, within
 from common.networks import resample
 from common.networks.adm_unet import ADMUNet
 from common.networks.embeddings import KINDS
@@ -77,6 +77,9 @@ def _check(model, size: int) -> None:
     least = {"channels": 1, "num_blocks": 1, "num_classes": 0, "channels_per_head": 1, "width": 1, "depth": 1}
     least["heads"] = 0 if model.network == "adm_unet" else 1
     at_least({f"config.model.{name}": (model[name], value) for name, value in least.items()})
+    for name, value in least.items():
+        most = 1000 if name in ("num_blocks", "depth") else 2**16
+        within(f"config.model.{name}", model[name], value, most)
     if not 0 <= model.dropout < 1:
         fix = "the paper has 0.13 on CIFAR-10"
         raise input_error("config.model.dropout", expected="a probability below 1", got=model.dropout, fix=fix)

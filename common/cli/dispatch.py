@@ -10,7 +10,7 @@ from typing import Any
 
 from common.cli import flags
 from common.cli.app import App, Request, Verb, add_checkpoint, add_dry_run
-from common.errors import InputError, RunError, choice, one_line
+from common.errors import InputError, RunError, choice, one_line, shown
 from common.migrations import flat
 
 USAGE = 2  # exit code for wrong use and bad input
@@ -28,6 +28,11 @@ def main(argv: Sequence[str], app: App) -> int:
         return _fail(error, USAGE)
     except RunError as error:
         return _fail(error, FAILED)
+    except MemoryError as error:
+        got = one_line(error).removeprefix("MemoryError").rstrip(".") or "the memory is full"
+        return _fail(
+            f"memory: expected enough for these settings, got none: {got}; use smaller numbers or sizes", FAILED
+        )
     except KeyboardInterrupt:
         return _fail("interrupted", INTERRUPTED)
     except (RuntimeError, AssertionError) as error:
@@ -43,6 +48,8 @@ def main(argv: Sequence[str], app: App) -> int:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM):
             # A failed write to an open file names none.
             return _fail(f"{error.filename or 'a file'}: {error.strerror}", FAILED)
+        if error.errno in (errno.ENAMETOOLONG, errno.ELOOP, errno.EISDIR, errno.ENOTDIR, errno.EEXIST):
+            return _fail(f"{shown(str(error.filename))}: {error.strerror}; check the path", USAGE)
         raise
 
 

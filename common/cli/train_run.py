@@ -209,6 +209,9 @@ def _start(
 ) -> init_from.Start | None:
     """Returns how the run starts from other weights, None where it goes on from its own or from random ones."""
     before = record.get("init_from")
+    if before and not {"partial", "weights"} <= before.keys():
+        expected, got = "init_from with path, partial and weights", f"only {', '.join(before)}"
+        raise input_error(str(workdir / configs.FILE_NAME), expected=expected, got=got, fix="restore the file")
     known = before and before["path"] + (workdirs.PARTIAL if before["partial"] else "")
     if weights_only:
         if init is not None:

@@ -1,5 +1,6 @@
 """Checks of a run's directory before anything expensive, and the config a command works with."""
 
+import os
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +16,8 @@ from common.errors import InputError, input_error
 # What a command after training may change: keys on which the meaning of the trained weights does not depend.
 TRAINED_MAY_CHANGE = (*configs.RESUME_MAY_CHANGE, "seed", "compute_dtype", "data.*", "train.*", "optimizer.*", "ema.*")
 TRAINED_MUST_AGREE = "data.channels"
+
+_FOLDERS = ("checkpoints", "samples", "results", "figures")  # in a work directory
 
 PARTIAL = ":partial"  # at the end of --init-from: what does not fit may stay random
 
@@ -171,7 +174,10 @@ def without_config(request: Request) -> None:
 
 
 def check_writable(directory: Path) -> None:
-    """Raises `InputError` unless `directory` exists, or could be made, and can be written; leaves no trace."""
+    """Raises `InputError` unless `directory` exists, or could be made, and can be written; leaves no trace.
+
+    What stands in the place of a folder of results or checkpoints must be one.
+    """
     existing = directory
     while not existing.exists() and existing != existing.parent:
         existing = existing.parent
@@ -189,6 +195,10 @@ def check_writable(directory: Path) -> None:
             got=f"{error.strerror} in {existing}",
             fix="choose another --workdir",
         ) from None
+    for name in _FOLDERS:
+        if os.path.lexists(directory / name) and not (directory / name).is_dir():
+            got, fix = f"{name}, a file or a link that leads nowhere", "move it away, or choose another --workdir"
+            raise input_error(f"workdir {directory}", expected=f"a directory {name}", got=got, fix=fix)
 
 
 def _check_method(app: App, config: ConfigDict, place: object) -> None:

@@ -262,7 +262,7 @@ def open_folder(root: str | Path, *, labels: bool = False, max_pixels: int = MAX
     followed, each file is read once, and what is left out is logged. An image with more than `max_pixels` pixels is a
     bad record. Raises `InputError` if the folder does not exist, has no image, or an image has no class.
     """
-    root = Path(root).expanduser()
+    root = Path(os.path.expanduser(root))
     if not root.is_dir():
         shown = printable(f"folder:{root}")
         raise input_error(_FIELD, expected="folder:DIR with an existing folder", got=shown, fix="check the path")

@@ -2,6 +2,7 @@
 
 import logging
 import math
+import os
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -41,7 +42,7 @@ def open_npz(path: str | Path, *, labels: bool = False, max_array_mb: int = MAX_
     takes at most `max_array_mb` MiB, which is checked before reading. Raises `InputError` that names the key; an image
     with NaN is a bad record that names its index.
     """
-    path = Path(path).expanduser()
+    path = Path(os.path.expanduser(path))
     if not path.is_file():
         raise input_error(_FIELD, expected="npz:FILE with an existing file", got=f"npz:{path}", fix="check the path")
     try:

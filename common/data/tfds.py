@@ -228,7 +228,7 @@ def open_prepared(directory: str | Path, *, labels: bool = False, max_pixels: in
 
     Raises `InputError` if TFDS is missing or DIR does not hold `dataset_info.json`, `features.json` and their files.
     """
-    directory = Path(directory).expanduser()
+    directory = Path(os.path.expanduser(directory))
     tfds = _import(f"prepared:{directory}")
     missing = [name for name in FILES if not (directory / name).is_file()]
     if missing:

@@ -14,7 +14,7 @@ import numpy as np
 from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
-from common.errors import InputError, input_error
+from common.errors import input_error, shown
 from common.io.files import read_json, write_atomically, write_json
 from common.io.pictures import save_png
 from common.io.progress import duration
@@ -210,6 +210,8 @@ def truncate(path: Path, step: int) -> None:
 
 def _parse(path: Path) -> list[dict[str, Any]]:
     try:
+        if path.exists() and not path.is_file() and not path.is_dir():
+            raise OSError(None, "a pipe or a device")  # reading would block
         with open(path, encoding="utf-8", errors="replace") as file:
             lines = file.read().splitlines()
     except FileNotFoundError:
@@ -222,7 +224,8 @@ def _parse(path: Path) -> list[dict[str, Any]]:
             records.append(_record(json.loads(line)))
         except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
             if number < len(lines):
-                raise InputError(f"{path}:{number}: expected a JSON object with `step`; remove the line") from None
+                expected, fix = "a JSON object with `step`", "remove the line"
+                raise input_error(f"{path}:{number}", expected=expected, got=shown(line.strip()), fix=fix) from None
     return records
 
 

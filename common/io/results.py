@@ -267,7 +267,7 @@ def _with_step(path: Path) -> tuple[dict[str, Any], int | None]:
             return numbers, step
         got = repr(step)
     except InputError as error:
-        got = str(error).removeprefix(f"{path}: ").rpartition("; ")[0]
+        got = str(error).removeprefix(f"{path}: ").partition(", got ")[2].removesuffix(f"; {_AGAIN}")
     raise input_error(str(path), expected="a result with its step", got=got, fix=_AGAIN)
 
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from common.errors import input_error
 from common.io.files import write_atomically
-from common.metrics.neighbours import flat
+from common.metrics.neighbours import flat, same_unit
 
 _ASYMMETRY = 1e-6  # of a covariance, relative to its largest variance; float32 statistics have about 1e-7
 
@@ -81,6 +81,7 @@ def frechet_distance(a: np.ndarray | Moments | Gaussian, b: np.ndarray | Moments
     values of S^(1/2) S_r^(1/2), which is real and stable also where covariances are singular.
     Raises `InputError` for sets of features of different size.
     """
+    same_unit(a, b, names=("a", "b"))
     a, b = gaussian(a), gaussian(b)
     if a.mean.shape != b.mean.shape:
         got, expected = len(a.mean), f"{len(b.mean)} features as in the reference"

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 from scipy.spatial import cKDTree
 
+from common.arrays import as_array
 from common.errors import input_error, within
 
 _CLOSE = 1e-6  # of |x|^2 + |y|^2
@@ -24,7 +25,7 @@ def flat(points: np.ndarray, *, field: str = "points") -> np.ndarray:
 
     Raises `InputError` for no points, for what is no real number, and for numbers that are not finite.
     """
-    points = np.asarray(points)
+    points = np.asarray(as_array(points, field, fix="give rows of one length"))
     if not (np.issubdtype(points.dtype, np.integer) or jnp.issubdtype(points.dtype, jnp.floating)):
         fix = "give features or intensities as real numbers"
         raise input_error(field, expected="real numbers", got=points.dtype, fix=fix)
@@ -44,10 +45,19 @@ def flat(points: np.ndarray, *, field: str = "points") -> np.ndarray:
     return points
 
 
+def same_unit(x: object, y: object, *, names: tuple[str, str]) -> None:
+    """Raises `InputError` for bytes beside floats: as images these are in [0, 1], and bytes in 0..255."""
+    kinds = [getattr(each, "dtype", None) for each in (x, y)]
+    if np.dtype(np.uint8) in kinds and any(kind is not None and jnp.issubdtype(kind, jnp.floating) for kind in kinds):
+        fix = f"bring both to one unit, {names[kinds.index(np.uint8)]} / 255 where the bytes are images"
+        raise input_error(names[0], expected=f"the unit of {names[1]}", got=" and ".join(map(str, kinds)), fix=fix)
+
+
 def pair(
     x: np.ndarray, y: np.ndarray, *, names: tuple[str, str] = ("samples", "reference")
 ) -> tuple[np.ndarray, np.ndarray]:
     """Returns two sets as `[N, D]` and `[M, D]`; raises `InputError` unless their points have the same size."""
+    same_unit(x, y, names=names)
     x, y = flat(x, field=names[0]), flat(y, field=names[1])
     if x.shape[1] != y.shape[1]:
         raise input_error(

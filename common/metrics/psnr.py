@@ -20,26 +20,39 @@ def psnr(reference: jax.Array, image: jax.Array, *, peak: float = 1.0) -> jax.Ar
     """Returns 10 log10(peak^2 / mse) of each image, `[N, ...] -> [N]`, in dB; infinite for equal images.
 
     peak: the largest intensity there can be, in the unit of the floats that are given. Bytes are brought to [0, peak],
-    so any peak gives their PSNR. Raises `InputError` for other integers, for what is not finite, for a reference far
-    beyond the peak, and for arrays of different shapes.
+    so any peak gives their PSNR. Raises `InputError` for other integers, for what is not finite, for a reference or
+    an image far beyond the peak, and for arrays of different shapes.
     """
     if not isinstance(peak, jax.core.Tracer) and not peak > 0:
         raise input_error("peak", expected="a positive number", got=peak, fix="use 1 for images in [0, 1]")
     reference, image = _pair(reference, image, (0.0, peak))
-    if not isinstance(reference, jax.core.Tracer):
-        with jax.ensure_compile_time_eval():
-            mean, most = float(jnp.abs(reference).mean()), float(reference.max())
-        if mean > 4 * peak:
-            top = 255 if most <= 1.5 * 255 else 65535 if most <= 65535 else most
-            fix = f"divide both by {top:g}, or give peak={top:g}"
-            expected, got = f"intensities up to peak={peak:g}", f"a mean of {mean:.4g}"
-            raise input_error("reference", expected=expected, got=got, fix=fix)
+    if not isinstance(peak, jax.core.Tracer):
+        _check_peak(reference, "reference", peak, signed=True)
+        _check_peak(image, "image", peak, signed=False)
     return 10 * jnp.log10(peak**2 / _mse(reference, image))
+
+
+def _check_peak(image, field, peak, *, signed):
+    """Raises `InputError` for intensities far beyond the peak: in the mean, and without `signed` also all positive.
+
+    Noise and what diverged is on both sides of 0, pictures in another unit are not.
+    """
+    if isinstance(image, jax.core.Tracer) or not image.size:
+        return
+    with jax.ensure_compile_time_eval():
+        mean, least, most = float(jnp.abs(image).mean()), float(image.min()), float(image.max())
+    if mean > 4 * peak and (signed or least >= 0):
+        top = 255 if most <= 1.5 * 255 else 65535 if most <= 65535 else most
+        fix = f"divide both by {top:g}, or give peak={top:g}" if signed else f"divide it by {top:g}"
+        raise input_error(field, expected=f"intensities up to peak={peak:g}", got=f"a mean of {mean:.4g}", fix=fix)
 
 
 def _pair(reference, image, scale):
     pair = [jnp.asarray(as_numbers(x, name, scale=scale)) for x, name in ((reference, "reference"), (image, "image"))]
-    if pair[0].shape != pair[1].shape or pair[0].ndim < 1:
+    if pair[0].ndim < 1:
+        fix = "add the axis of images, reference[None]"
+        raise input_error("reference", expected="a batch of images, [N, ...]", got="one number", fix=fix)
+    if pair[0].shape != pair[1].shape:
         expected = f"the shape of reference, {list(pair[0].shape)}"
         raise input_error("image", expected=expected, got=list(pair[1].shape), fix="give two batches of one shape")
     return pair

@@ -24,9 +24,27 @@ class Closest(NamedTuple):
     value: np.ndarray
 
 
+def _set(images, field, *, axes=2):
+    """Returns a set `[N, ...]` of at least one image as numbers; `InputError` for fewer than `axes` axes."""
+    images = as_numbers(images, field)
+    if images.ndim < axes or images.size == 0:
+        expected = "at least one image, " + ("[N, H, W, C]" if axes == 4 else "[N, ...]")
+        raise input_error(field, expected=expected, got=f"shape {list(images.shape)}", fix="give a batch of images")
+    return images
+
+
+def _alike(images, others, field):
+    """Raises `InputError` unless images of both sets have one shape."""
+    if images.shape[1:] != others.shape[1:]:
+        expected, got = f"images of shape {list(images.shape[1:])}", list(others.shape[1:])
+        raise input_error(field, expected=expected, got=got, fix="bring both sets to one shape")
+
+
 def unit_vectors(vectors: jax.Array, *, remove_mean: bool = True) -> jax.Array:
     """Scales `[..., D]` to norm 1 after removing each vector's mean; a constant vector (or zero) becomes zero."""
     vectors = jnp.asarray(as_numbers(vectors, "vectors"))
+    if vectors.ndim < 1:
+        raise input_error("vectors", expected="vectors [..., D]", got="one number", fix="give at least one axis")
     size = jnp.linalg.norm(vectors, axis=-1, keepdims=True)
     if remove_mean:
         vectors = vectors - vectors.mean(-1, keepdims=True)
@@ -41,7 +59,9 @@ def correlation(images: jax.Array, references: jax.Array, *, remove_mean: bool =
 
     Each image's mean over pixels and channels is removed, unless `remove_mean` is false (then it is the cosine).
     """
-    images, references = as_numbers(images, "images"), as_numbers(references, "references")
+    images, references = _set(images, "images"), _set(references, "references")
+    if np.prod(images.shape[1:]) != np.prod(references.shape[1:]):
+        _alike(images, references, "references")
     return _correlation(images, references, remove_mean=remove_mean)
 
 
@@ -58,7 +78,11 @@ def cosine(images: jax.Array, references: jax.Array) -> jax.Array:
 
 def distance(images: jax.Array, others: jax.Array) -> jax.Array:
     """Returns ||a - b|| / sqrt(d) for each pair of rows, `[N, ...] -> [N]`; comparable with a noise deviation."""
-    images, others = (jnp.asarray(as_numbers(x, name)) for x, name in ((images, "images"), (others, "others")))
+    images, others = (jnp.asarray(_set(x, name, axes=1)) for x, name in ((images, "images"), (others, "others")))
+    if len(others) not in (1, len(images)):
+        got = f"{len(others)} for {len(images)}"
+        raise input_error("others", expected="as many as images, or one", got=got, fix="pair them up")
+    _alike(images, others, "others")
     return jnp.sqrt(jnp.square(images - others).mean(tuple(range(1, images.ndim))))
 
 
@@ -76,11 +100,12 @@ def closest(
     feature: what is compared in place of the images, `[N, ...] -> [N, D]`. With `skip_self` the two sets are the same
     one and an image is not compared with itself.
     """
-    images = as_numbers(images, "images")
+    images = _set(images, "images")
     images = images if feature is None else feature(jnp.asarray(images))
     index, value = _no_best(len(images))
     for start, part in _blocks(references, block):
         part = part if feature is None else feature(jnp.asarray(part))
+        _alike(images, part, "references")
         similarity = _correlation(images, part, remove_mean=remove_mean)
         if skip_self:
             own = jnp.arange(len(images))[:, None] == start + jnp.arange(len(part))
@@ -95,6 +120,7 @@ def patches(images: jax.Array, *, size: int, stride: int) -> jax.Array:
     Positions are multiples of `stride` whose patch lies inside the first floor(H / stride) * stride rows (and so for
     the columns). Raises `InputError` if there are none.
     """
+    images = jnp.asarray(_set(images, "images", axes=4))
     rows, columns = (range(0, length // stride * stride - size + 1, stride) for length in images.shape[1:3])
     if not rows or not columns:
         got = f"{size} with stride {stride} in {images.shape[1]}x{images.shape[2]}"
@@ -113,9 +139,10 @@ def _patch_correlation(images, references, *, size, stride):
 
 def closest_patches(images: jax.Array, references: np.ndarray, *, size: int, stride: int, block: int = 1024) -> Closest:
     """Finds for each patch of `images [N, H, W, C]` the reference most correlated at that place; fields `[N, P]`."""
-    images = as_numbers(images, "images")
+    images = _set(images, "images", axes=4)
     index, value = None, None
-    for start, part in _blocks(references, block):
+    for start, part in _blocks(references, block, axes=4):
+        _alike(images, part, "references")
         similarity = np.asarray(_patch_correlation(images, part, size=size, stride=stride))
         if index is None:
             index, value = _no_best(similarity.shape[:-1])
@@ -128,12 +155,16 @@ def one_origin(index: np.ndarray) -> np.ndarray:
     return (index == index[:, :1]).all(1)
 
 
-def _blocks(references: np.ndarray, block: int) -> Iterator[tuple[int, np.ndarray]]:
-    count = len(references)
+def _blocks(references: np.ndarray, block: int, *, axes: int = 2) -> Iterator[tuple[int, np.ndarray]]:
+    if not hasattr(references, "shape"):
+        references = np.asarray(as_numbers(references, "references"))
+    count = len(references) if np.ndim(references) else 0
+    if not count:
+        _set(references, "references", axes=axes)
     for start in range(0, count, block):
         # The last block reaches back instead of being shorter, so that all have one shape and compile once.
         start = min(start, max(count - block, 0))
-        yield start, as_numbers(references[start : start + block], "references")
+        yield start, _set(references[start : start + block], "references", axes=axes)
 
 
 def _no_best(shape):

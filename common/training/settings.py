@@ -49,14 +49,15 @@ def build(config, *, num_examples: int) -> Settings:
     for field in ("batch_size", "evaluate_batches", "steps_per_call", "accumulate"):
         within(f"config.train.{field}", train[field], 1, durations.LARGEST)
     at_least({
+        "config.data.workers": (config.data.workers, 0),
         "config.train.skip_nonfinite": (train.skip_nonfinite, 0),
         "config.checkpoint.keep": (config.checkpoint.keep, 1),
-        "config.data.workers": (config.data.workers, 0),
         "config.data.device_limit_mb": (config.data.device_limit_mb, 0),
         "config.optimizer.learning_rate": (optimizer.learning_rate, 0),
         "config.optimizer.weight_decay": (optimizer.weight_decay, 0),
         "config.optimizer.clip_norm": (optimizer.clip_norm, 0),
     })  # fmt: skip
+    within("config.data.workers", config.data.workers, 0, 1024)
     for field, value, possible, expected in (
         ("ema.decay", config.ema.decay, 0 <= config.ema.decay < 1, "a number in [0, 1), 0 for no average"),
         ("optimizer.b1", optimizer.b1, 0 <= optimizer.b1 < 1, "a number in [0, 1)"),

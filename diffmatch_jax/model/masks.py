@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 from scipy import ndimage
 
+from common.arrays import as_array
 from common.errors import input_error
 
 TOLERANCE = 6  # gray levels of 255 by which a frame's pixels differ from its corner at most
@@ -27,7 +28,7 @@ def of(images: np.ndarray, mask: Any, field: str) -> np.ndarray:
     shape = images.shape[:3]
     if mask is None:
         return np.stack([~frame(image) for image in images])[..., None].astype(np.float32)
-    given = np.asarray(mask)
+    given = np.asarray(as_array(mask, field, fix="give one number a pixel"))
     if given.shape not in (shape, shape[1:]):
         fix = "give one number a pixel, True where the image counts"
         raise input_error(field, expected=f"shape {list(shape[1:])}, as the image", got=list(given.shape), fix=fix)

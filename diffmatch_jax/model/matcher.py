@@ -26,6 +26,8 @@ from diffmatch_jax.model.pair_match import Match
 from diffmatch_jax.model.resize import resize, resize_normalised
 from diffmatch_jax.model.sampling import Stage, confidence_of, deviation_of, draw, pooled, summarise
 
+MOST_HYPOTHESES = 1024
+
 
 @dataclass(frozen=True)
 class MatcherConfig:
@@ -132,6 +134,8 @@ def checked(
         raise input_error("hypotheses", expected="a whole number", got=repr(hypotheses), fix="use 4")
     if hypotheses < 1:
         raise input_error("hypotheses", expected="at least 1", got=hypotheses, fix="use 4")
+    if hypotheses > MOST_HYPOTHESES:
+        raise input_error("hypotheses", expected=f"at most {MOST_HYPOTHESES}", got=hypotheses, fix="use 4")
     if not isinstance(search, bool | np.bool_):
         raise input_error("search", expected="True or False", got=repr(search), fix="use True")
     given = [name for name, mask in (("source_mask", source_mask), ("target_mask", target_mask)) if mask is not None]

@@ -39,6 +39,7 @@ def build(
     """
     for name, value in (("channels", channels), ("num_blocks", num_blocks), ("heads", heads)):
         within(f"config.model.{name}", value, 1)
+        within(f"config.model.{name}", value, 1, 1000 if name == "num_blocks" else 2**16)
     if not multipliers or min(multipliers) < 1:
         raise input_error(
             "config.model.multipliers", expected="numbers from 1 on", got=multipliers, fix="use (1, 2, 3)"

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import Partial
 
-from common.arrays import as_images
+from common.arrays import as_images, as_numbers
 from common.errors import RunError, input_error
 from gahb.adapters import Callback
 from gahb.denoisers import Denoiser, as_denoiser
@@ -37,8 +37,8 @@ def linearise(denoise: Denoiser, y: jax.Array) -> Linearisation:
     y: noisy, on the scale of [0, 1]; bytes are taken to [0, 1]. Raises `InputError` for more than one image, other
     integers, floats in 0..255, NaN, or an output of another shape; `RunError` for an output that is not finite.
     """
-    denoise = as_denoiser(denoise)
-    if np.ndim(y) == 4:
+    denoise, y = as_denoiser(denoise), as_numbers(y, "y")
+    if y.ndim == 4:
         if len(y) != 1:
             got = list(np.shape(y))
             raise input_error("y", expected="one image [H, W, C]", got=got, fix="analyse images one at a time")

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from common.errors import choice, input_error
+from common.errors import choice, input_error, shown
 from common.solvers import grids
 from common.solvers.linear import Steps, check
 from common.solvers.runge_kutta import TABLEAUS
@@ -34,6 +34,8 @@ class Solver(NamedTuple):
     of_bridge: bool = False
     stages: int = 1
 
+
+MOST_NFE = 100_000  # evaluations of a sample
 
 SOLVERS = {
     "euler": Solver("1"),
@@ -88,8 +90,10 @@ def steps_for(solver: str, nfe: int) -> tuple[int, int]:
 
     A solver of two stages makes a pair of evaluations between two times, and one at the last (Karras et al., 2022).
     """
-    if isinstance(nfe, bool) or nfe != int(nfe) or nfe < 1:
-        raise input_error("nfe", expected="a whole number, at least 1", got=nfe, fix="use 10 or so")
+    number = isinstance(nfe, int | float | np.number) and not isinstance(nfe, bool)
+    if not number or not 1 <= nfe <= MOST_NFE or nfe != int(nfe):
+        expected = f"a whole number, at least 1 and at most {MOST_NFE}"
+        raise input_error("nfe", expected=expected, got=shown(nfe), fix="use 10 or so")
     if SOLVERS[solver].stages == 1:
         return int(nfe), int(nfe)
     return (int(nfe) + 1) // 2, (int(nfe) + 1) // 2 * 2 - 1

@@ -315,6 +315,11 @@ def test_texts_too_large_to_read(write_file, key, text, message):
         ("raise GeneratorExit", "experiment.py:8: GeneratorExit: no message"),
         ("raise BaseException('a\\nb')", "experiment.py:8: BaseException: a"),
         ("return (lambda f: f(f))(lambda f: f(f))", "experiment.py:8: RecursionError: maximum recursion depth"),
+        ("class E(Exception):\n        __str__ = None\n    raise E", "experiment.py:10: E: no message"),
+        (
+            "at = config.unlock()\n    for _ in range(3000):\n        at.a = ConfigDict()\n        at = at.a",
+            "experiment.py: expected a configuration, got sections nested too deeply; use fewer levels",
+        ),
         ("print('hello')", "experiment.py: expected a file that prints nothing, got 'hello'; remove print"),
         ("import sys; sys.stderr.write('x')", "expected a file that prints nothing, got 'x'"),
     ],
@@ -339,6 +344,29 @@ def test_files_that_are_no_text(tmp_path, content, message):
     with pytest.raises(InputError) as error:
         configs.load(path)
     assert message in str(error.value) and "None" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("record", "message"),
+    [
+        ({"history": "x"}, "config.json: expected a list of changes as history, got 'x'; restore the file"),
+        ({"history": [3]}, "config.json: expected a list of changes as history, got [3]; restore the file"),
+        ({"init_from": [1]}, "config.json: expected a path as init_from, got [1]; restore the file"),
+        ({"init_from": {"path": 1}}, "config.json: expected a path as init_from, got {'path': 1}; restore the file"),
+    ],
+)
+def test_a_damaged_record_is_refused(tmp_path, record, message):
+    write_stored(tmp_path, {"method": "", **record})
+    with pytest.raises(InputError) as error:
+        configs.read_record(tmp_path)
+    assert message in str(error.value)
+
+
+@pytest.mark.parametrize("depth", range(500, 1000, 40))
+def test_nested_configurations_end_in_a_line(tmp_path, depth):
+    write_stored(tmp_path, '{"method": "", "a":' + '{"a":' * depth + "1" + "}" * depth + "}")
+    with pytest.raises(InputError):
+        configs.read(tmp_path, example(), training=True)
 
 
 def write_stored(directory, values):

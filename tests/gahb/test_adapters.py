@@ -161,3 +161,34 @@ def test_pytorch_in_every_tool():
 def test_what_is_no_module():
     with pytest.raises(InputError, match="module: expected a PyTorch module"):
         gahb.from_torch(3)
+
+
+ADAPTED = [
+    gahb.at_sigma(lambda y, sigma: y / 2, 0.1),
+    gahb.from_eps(lambda y, sigma: y / (2 * sigma), 0.1),
+    gahb.from_score(lambda y, sigma: -y / (2 * sigma**2), 0.1),
+    gahb.from_callback(lambda y: y / 2),
+]
+
+
+@pytest.mark.parametrize("halve", ADAPTED)
+def test_adapted_denoisers_take_bytes_to_the_unit_range(halve):
+    image = np.arange(64, dtype=np.uint8).reshape(1, 8, 8, 1) * 4
+    np.testing.assert_allclose(halve(image), image / 510, rtol=1e-5, atol=1e-7)
+    np.testing.assert_allclose(gahb.score(halve)(image, 0.5), image / 510 * -4, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("halve", [*ADAPTED, lambda y: gahb.score(lambda y: y / 2)(y, 1.0)])
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        (np.full((1, 8, 8, 1), 200.5), "divide by 255"),
+        (np.full((1, 8, 8, 1), 200, np.uint16), "divide by 255"),
+        (np.full((1, 8, 8, 1), np.nan), "expected finite numbers"),
+        (np.ones((8, 8)), r"expected \[B, H, W, C\]"),
+        (np.ma.masked_array(np.ones((1, 8, 8, 1)), np.eye(8)[None, ..., None]), "8 of 64 masked"),
+    ],
+)
+def test_adapted_denoisers_refuse_what_is_no_image(halve, wrong, says):
+    with pytest.raises(InputError, match=f"y: .*{says}"):
+        halve(wrong)

@@ -164,3 +164,20 @@ def test_mistakes_are_named(make, message):
 def test_masks_follow_the_precision_of_the_image():
     for name, operator in OPERATORS.items():
         assert project(operator, images(0)).dtype == jnp.float32, name
+
+
+@pytest.mark.parametrize("wrong", [np.ones((8, 8)), np.float32(0.3), np.ones((1, 3, 8, 8)), np.ones((1, 8, 4, 1))])
+def test_images_of_another_shape_are_not_broadcast(wrong):
+    for each in (
+        operators.inpainting((8, 8, 1), box=(4, 4, 2, 2)),
+        operators.pixels(np.ones((8, 8))),
+        operators.spectral((8, 8, 1), fraction=0.5),
+    ):
+        with pytest.raises(InputError, match=r"x: expected \[B, 8, 8, C\], got"):
+            each.analyze(wrong)
+
+
+@pytest.mark.parametrize("wrong", ["abc", None, [[1, 0], [1]], np.ones((2, 2), object), np.full((2, 2), np.nan), 1.0])
+def test_what_is_no_mask(wrong):
+    with pytest.raises(InputError, match="mask: expected"):
+        operators.pixels(wrong)

@@ -166,6 +166,20 @@ def test_images_are_scaled_and_mirrored(tmp_path):
         ({"sampler.process": "edm", "sampler.solver": "gddim"}, 'solver: expected one for the path "edm"'),
         ({"sampler.process": "edm", "sampler.kind": "sde"}, 'kind: expected "ode" for the path "edm"'),
         ({"bridge.correlation": 1.0}, "bridge.correlation: expected a number between -1 and 1"),
+        ({"bridge.p": 1e308}, r"bridge.p: expected a positive number, at most 1e\+06, got 1e\+308"),
+        ({"bridge.varx": 1e200}, "bridge.varx: expected a positive number, at most"),
+        ({"sampler.nfe": 10**12}, "config.sampler.nfe: expected a whole number, at least 1 and at most 100000, got"),
+        ({"model.width": 10**12}, "config.model.width: expected 1 to 65536, got 1000000000000"),
+        ({"model.depth": 10**9}, "config.model.depth: expected 1 to 1000, got 1000000000"),
+        # What the config of the run holds, and the command did not say, is named by its key.
+        (
+            {"sampler.solver": "euler", "sampler.degree": 2},
+            'config.sampler.degree: expected none with solver "euler", got 2; set config.sampler.degree=-1',
+        ),
+        (
+            {"sampler.schedule": "uniform", "sampler.power": 2.0},
+            'config.sampler.power: expected none with schedule "uniform", got 2.0; set config.sampler.power=0',
+        ),
     ],
 )
 def test_mistakes_are_reported_first(changes, message):

@@ -1,8 +1,8 @@
 """Data sets by name, as a command line gives them: `oxford:DIR,stereo,warps`."""
 
+import os
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import NamedTuple
 
 from common.data.source import digest
@@ -105,7 +105,7 @@ def open_datasets(text: str, options: Options = Options()) -> list[Dataset]:  # 
             )
         if not kind.where and where:
             raise input_error(f"--data {name}", expected=name, got=each, fix="leave out what follows the colon")
-        dataset = kind.open(str(Path(where).expanduser()) if kind.where == "DIR" else where, options)
+        dataset = kind.open(os.path.expanduser(where) if kind.where == "DIR" else where, options)
         if options.count is not None and name != "warps":
             dataset = record.subset(dataset, options.count)
         if dataset.name in [other.name for other in found]:

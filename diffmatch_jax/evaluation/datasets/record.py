@@ -4,6 +4,7 @@ The flow `[Ht, Wt, 2]` lives on the target's pixels and points to a pixel of the
 the mask `[Ht, Wt]` says where it counts.
 """
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -102,7 +103,7 @@ def subset(dataset: Dataset, count: int) -> Dataset:
 
 def folder_of(directory: str | Path) -> Path:
     """Returns an existing directory; raises `InputError` if there is none."""
-    root = Path(directory).expanduser()
+    root = Path(os.path.expanduser(directory))
     if not root.is_dir():
         raise input_error(str(root), expected="a directory", got="no such directory", fix="check the path")
     return root

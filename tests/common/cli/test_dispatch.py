@@ -133,6 +133,21 @@ def test_kinds_of_failure(fails):
     assert fails("own", run=raising(OSError(*full)), code=1) == "a file: No space left on device"
 
 
+@pytest.mark.parametrize("flag", ["--workdir", "--config"])
+def test_paths_that_cannot_be(fails, tmp_path, flag):
+    (tmp_path / "loop").symlink_to("loop")
+    given = {"--workdir": str(tmp_path / "run"), "--config": "demo/x"}
+    for path, says in (("x" * 5000, "File name too long"), (str(tmp_path / "loop"), "")):
+        words = [word for pair in {**given, flag: path}.items() for word in pair]
+        assert says in fails("train", *words)
+
+
+def test_too_large_for_the_memory(fails):
+    said = fails("own", run=raising(MemoryError("Unable to allocate 7.28 TiB for an array")), code=1)
+    assert "Unable to allocate 7.28 TiB" in said and said.endswith("use smaller numbers or sizes")
+    assert "the memory is full" in fails("own", run=raising(MemoryError()), code=1)
+
+
 def test_a_bug_traces_back():
     with pytest.raises(ZeroDivisionError):
         main(["own"], app(run=raising(ZeroDivisionError())))
@@ -249,6 +264,19 @@ def test_check_writable_leaves_no_trace(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match=r"workdir .*file/x: expected a directory, got .*file, a file"):
         workdirs.check_writable(tmp_path / "file" / "x")
+
+
+@pytest.mark.parametrize("name", ["checkpoints", "samples", "results", "figures"])
+def test_a_file_in_the_place_of_a_folder_is_named(tmp_path, name):
+    (tmp_path / "file" / name).parent.mkdir()
+    (tmp_path / "file" / name).write_text("")
+    (tmp_path / "link").mkdir()
+    (tmp_path / "link" / name).symlink_to("nowhere")
+    for workdir in ("file", "link"):
+        with pytest.raises(InputError, match=f"expected a directory {name}, got .*; move it away"):
+            workdirs.check_writable(tmp_path / workdir)
+    (tmp_path / "good" / name).mkdir(parents=True)
+    workdirs.check_writable(tmp_path / "good")
 
 
 def test_text_table():

@@ -9,6 +9,7 @@ from PIL import Image
 
 from common.data import folder
 from common.data.folder import open_folder
+from common.data.npz import open_npz
 from common.data.source import BadRecordError
 from common.errors import InputError
 from tests.common.data.raw import unusable
@@ -342,3 +343,9 @@ def test_files_are_hashed_in_constant_memory(tmp_path):
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 10 * 2**20
+
+
+@pytest.mark.parametrize("opened", [open_folder, open_npz])
+def test_the_home_of_a_user_who_does_not_exist(opened):
+    with pytest.raises(InputError, match="config.data.source: expected .* got .*:~no_such_user/x; check the path"):
+        opened("~no_such_user/x")

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import sys
 import types
 
@@ -79,6 +80,13 @@ def test_half_written_last_line_is_skipped_and_a_broken_line_before_it_named(tmp
     with pytest.raises(InputError, match=r"metrics.jsonl:2: expected a JSON object with `step`"):
         read_metrics(tmp_path)
     assert read_metrics(tmp_path / "elsewhere") == []
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes here")
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "metrics.jsonl")
+    with pytest.raises(InputError, match="expected a readable log, got a pipe or a device"):
+        read_metrics(tmp_path)
 
 
 def test_truncate_leaves_a_good_file_untouched(tmp_path):

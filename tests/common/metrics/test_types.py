@@ -12,7 +12,8 @@ from common.metrics.mmd import mmd_squared
 from common.metrics.neighbours import nearest
 from common.metrics.precision_recall import precision_recall
 from common.metrics.psnr import mse, psnr
-from common.metrics.similarity import closest, closest_patches, correlation, cosine, distance, unit_vectors
+from common.metrics.scaling import rescale
+from common.metrics.similarity import closest, closest_patches, correlation, cosine, distance, patches, unit_vectors
 from common.metrics.wasserstein import sliced_wasserstein, wasserstein
 
 RNG = np.random.default_rng(0)
@@ -105,3 +106,60 @@ def test_measures_of_points_take_integers_by_their_values(measure, dimensions):
     for wrong in (x > 100, x + 1j):
         with pytest.raises(InputError, match="expected real numbers"):
             measure(wrong, y)
+
+
+@pytest.mark.parametrize("call", [psnr, mse, correlation, cosine, distance, closest, wasserstein, nearest])
+def test_hidden_numbers_do_not_count(call):
+    hiding = np.ma.masked_array(unit(A), unit(A) < 0.1)
+    with pytest.raises(InputError, match=rf"expected an array without a mask, got {hiding.mask.sum()} of {A.size}"):
+        call(unit(B), hiding)
+    nothing = np.ma.masked_array(unit(A), np.zeros(A.shape, bool))
+    for found, want in zip(
+        jax.tree.leaves(call(unit(B), nothing)), jax.tree.leaves(call(unit(B), unit(A))), strict=True
+    ):
+        np.testing.assert_array_equal(found, want)
+
+
+@pytest.mark.parametrize("call", [correlation, cosine, closest, lambda x, y: closest_patches(x, y, size=4, stride=4)])
+def test_sets_without_an_image(call):
+    for pair in ((A[:0], B), (A, B[:0]), (np.float32(0.5), B), (A, [])):
+        with pytest.raises(InputError, match="expected at least one image"):
+            call(*pair)
+    with pytest.raises(InputError, match=r"references: expected images of shape \[8, 8, 1\], got \[8, 4, 1\]"):
+        call(A, B[:, :, :4])
+
+
+def test_patches_of_bytes_are_in_the_unit_of_images():
+    np.testing.assert_allclose(patches(A, size=8, stride=8)[:, 0], unit(A).reshape(6, -1), rtol=1e-6)
+    for wrong in (A.astype(np.uint16), A[..., 0], np.where(A > 200, np.nan, unit(A))):
+        with pytest.raises(InputError, match="images: expected"):
+            patches(wrong, size=4, stride=4)
+
+
+def test_psnr_of_one_image_in_another_unit():
+    with pytest.raises(
+        InputError, match="image: expected intensities up to peak=1, got a mean of .*; divide it by 255"
+    ):
+        psnr(unit(A), 255 * unit(B))
+    # What diverges, to both sides, has its PSNR.
+    far = 50 * np.where(np.arange(A.size).reshape(A.shape) % 2, 1.0, -1.0)
+    np.testing.assert_allclose(psnr(np.zeros(A.shape), far), -20 * np.log10(50), rtol=1e-5)
+    with pytest.raises(InputError, match=r"reference: expected a batch of images.*reference\[None\]"):
+        psnr(0.5, 0.25)
+
+
+@pytest.mark.parametrize("measure", [wasserstein, sliced_wasserstein, precision_recall, nearest])
+def test_bytes_and_floats_are_not_compared(measure):
+    for pair in ((A, unit(B)), (unit(A).astype(np.float32), B)):
+        with pytest.raises(InputError, match="uint8.*; bring both to one unit, (samples|reference|points) / 255"):
+            measure(*pair)
+
+
+def test_rows_of_unequal_length_are_no_points():
+    with pytest.raises(InputError, match="samples: expected an array, .*; give rows of one length"):
+        wasserstein([[1, 2], [3]], [[1, 2], [3, 4]])
+
+
+def test_rescaling_nothing():
+    with pytest.raises(InputError, match="image: expected at least one number"):
+        rescale(A[:0])

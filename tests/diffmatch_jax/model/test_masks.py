@@ -58,6 +58,8 @@ def test_a_given_mask():
     [
         (np.ones((5, 4), bool), "source_mask: expected shape [4, 5], as the image, got [5, 4]"),
         (np.full((4, 5), 255), "source_mask: expected booleans, or 0 and 1, got int64"),
+        ([[1, 0], [1]], "source_mask: expected an array, got setting an array element with a sequence"),
+        (np.ma.masked_array(np.ones((4, 5)), np.eye(4, 5)), "source_mask: expected an array without a mask, got 4 of"),
         (np.zeros((4, 5), bool), "source_mask: expected at least one pixel that counts, got none"),
     ],
 )

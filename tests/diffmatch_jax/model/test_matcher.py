@@ -326,6 +326,8 @@ def test_other_refusals(model):
     image = picture(16, 16)
     with pytest.raises(InputError, match="hypotheses: expected at least 1, got 0"):
         match(image, image, model=model, hypotheses=0)
+    with pytest.raises(InputError, match="hypotheses: expected at most 1024, got 1000000000000; use 4"):
+        match(image, image, model=model, hypotheses=10**12)
     for wrong in (2.5, True, "4"):
         with pytest.raises(InputError, match=f"hypotheses: expected a whole number, got {wrong!r}; use 4"):
             match(image, image, model=model, hypotheses=wrong)
