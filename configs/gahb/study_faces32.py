@@ -3,8 +3,9 @@
     python -m gahb study   --config configs/gahb/study_faces32.py --workdir runs/study_faces32
     python -m gahb figures --workdir runs/study_faces32
 
-Each of its models is an ordinary run, and `--only 100/1` trains one and stops. Checkpoints are kept every 2000 steps:
-the study measures the memorised fraction and the held-out PSNR at each of them.
+Each of its models is an ordinary run: `python -m gahb train --config configs/gahb/study_faces32.py --workdir DIR` with
+data.half and data.subset set trains one alone, `study --only 100/1` one in its place. Checkpoints are kept every 2000
+steps: the study measures the memorised fraction and the held-out PSNR at each of them.
 
 Kadkhodaie, Guth, Simoncelli, Mallat, ICLR 2024, section 2; Bonnaire et al., NeurIPS 2025 (times of generalisation and
 of memorisation); Kamb and Ganguli, arXiv 2412.20292 (score machines).
