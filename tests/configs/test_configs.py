@@ -22,7 +22,8 @@ ROOT = Path(__file__).parents[2]
 EXPERIMENTS = sorted(
     path
     for path in (ROOT / "configs").glob("*/*.py")
-    if path.name not in ("base.py", "model.py", "migrations.py", "__init__.py") and (ROOT / path.parent.name / "method.py").exists()
+    if path.name not in ("base.py", "model.py", "migrations.py", "__init__.py")
+    and (ROOT / path.parent.name / "method.py").exists()
 )
 FIXED_KEYS = (
     "seed",
