@@ -80,7 +80,10 @@ def load(path: str | os.PathLike, overrides: Mapping[str, Any] | None = None, ba
     """
     config = _run_file(Path(path))
     try:
-        return _finish(config, overrides) if base is None else from_dict(config.to_dict(), base, overrides)
+        if base is None:
+            return _finish(config, overrides)
+        _check_method(config, base, path)
+        return from_dict(config.to_dict(), base, overrides)
     except RecursionError:
         got = "sections nested too deeply"
         raise input_error(str(path), expected="a configuration", got=got, fix="use fewer levels") from None
@@ -140,6 +143,7 @@ def read(
     """
     values = read_dict(workdir)
     if base is not None:
+        _check_method(values, base, workdir)
         for key, value in flat(values):
             _check_kind(base, key, value)
     if "method" not in values:
@@ -167,7 +171,10 @@ def read_dict(workdir: str | os.PathLike) -> dict[str, Any]:
     Raises `InputError` when there is none or it is damaged.
     """
     path = Path(workdir) / FILE_NAME
-    return experiment(migrations.upgraded(_read_json(workdir, path), path))
+    values = _read_json(workdir, path)
+    if "method" not in values and migrations.KEY in values:  # a version is that of a method's keys
+        raise _incomplete(path, 'one without the key "method"')
+    return experiment(migrations.upgraded(values, path))
 
 
 def method_of(workdir: str | os.PathLike) -> Any:
@@ -202,6 +209,15 @@ def _read_json(workdir: str | os.PathLike, path: Path) -> dict[str, Any]:
     if not values:
         raise _incomplete(path, "an empty one")
     return values
+
+
+def _check_method(values: Mapping[str, Any] | ConfigDict, base: ConfigDict, place: object) -> None:
+    """Raises `InputError` for the experiment of another method, whose keys mean nothing here."""
+    method = values.get("method") or base.method
+    if method != base.method:
+        raise InputError(
+            f"{place}: expected an experiment of {base.method}, got one of {method}; use python -m {method}"
+        )
 
 
 def _incomplete(path: Path, got: str) -> InputError:

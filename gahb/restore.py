@@ -34,15 +34,14 @@ def run(app: App, request: Request) -> None:
     measured = {"hole": restore.hole, "scale": restore.scale, "fraction": restore.fraction}
     _check(restore, shape, measured)
     _solvers(config)
-    held_out = app.build(whole).sources
-    model = trained.load(app, request, "SAMPLE")
-    if model is None:
-        return
-    sources = held_out()
+    sources = app.build(whole).sources()
     images = spread(sources["test"], restore.num)
     if images.shape[1:] != shape:
         got = list(images.shape[1:])
         raise input_error("held-out images", expected=list(shape), got=got, fix="set config.evaluate.restore.size to 0")
+    model = trained.load(app, request, "SAMPLE")
+    if model is None:
+        return
     key = key_for(jax.random.key(config.seed), Purpose.EVALUATE)
     problems = inverse.problems(restore.problems, key, shape, **measured)
     solvers = _solvers(config)

@@ -70,6 +70,7 @@ def build(config) -> Method:
             "config.evaluate.num": (checks.num, 1),
             "config.evaluate.batch_size": (checks.batch_size, 1),
             "config.evaluate.repeats": (checks.repeats, 1),
+            "config.evaluate.nfe": (min(checks.nfe, default=1), 1),
         }
     )
 

@@ -156,13 +156,26 @@ class Points(Source):
         # An explicit kind of key: another default generator must not make other points.
         self._key = np.asarray(jax.random.key_data(jax.random.key(seed, impl="threefry2x32")))
         self._label = f"{name}, seed={seed}"
-        self.fingerprint = digest("points", self._label, length, draw(name, seed=seed, count=8))
+        # Of what decides the points, not of them: their last bits depend on the compiler and the device.
+        self.fingerprint = digest("points", self._label, length)
 
     def __repr__(self) -> str:
         return f"Points({self._label}, {len(self)}, {self.fingerprint})"
 
     def __len__(self) -> int:
         return self._length
+
+    @functools.cached_property
+    def earlier_fingerprints(self) -> tuple[str, ...]:
+        """The hashes of the first points, as the compiler makes them with its optimisations and without."""
+        indices = np.pad(np.arange(8), (0, _BLOCK - 8), mode="edge").astype(np.uint32)
+        lowered = _compiled.lower(self._draw, self._key, indices)
+        made = (
+            lowered.compile({"xla_backend_optimization_level": level, "xla_llvm_disable_expensive_passes": level == 0})
+            for level in (2, 0)
+        )
+        first = [np.asarray(program(self._key, indices))[:8] for program in made]
+        return tuple(digest("points", self._label, self._length, each) for each in first)
 
     def read(self, index: Sequence[int], random: np.ndarray | None = None) -> dict[str, np.ndarray]:
         del random

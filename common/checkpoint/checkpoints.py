@@ -40,7 +40,8 @@ class Checkpoints:
     """The checkpoints of one run, for the one process that may write them; use it in a `with` statement.
 
     `config` (plain JSON values) and `data_fingerprint` say what the run is; a directory of another run is refused, but
-    for keys that match `may_change` (dotted, or `section.*`). `data_fingerprint=None` skips the check of the data.
+    for keys that match `may_change` (dotted, or `section.*`). `data_fingerprint=None` skips the check of the data;
+    `earlier_fingerprint` is what older versions called the same data.
     `upgrade` turns the config of a checkpoint, which an older version may have written, into today's keys.
     The newest `keep` steps stay, and all multiples of `keep_every` (0: none of them).
 
@@ -60,6 +61,7 @@ class Checkpoints:
         keep: int,
         keep_every: int = 0,
         data_fingerprint: str | None = None,
+        earlier_fingerprint: str = "",
         may_change: tuple[str, ...] = (),
         upgrade: Callable[[Mapping], Mapping] = configs.experiment,
     ):
@@ -67,7 +69,7 @@ class Checkpoints:
         self._workdir = pathlib.Path(workdir)
         self._directory = self._workdir / FOLDER
         self._run = {"config": configs.stamped(json.loads(json.dumps(config))), "data_fingerprint": data_fingerprint}
-        self._agreement = {"may_change": may_change, "upgrade": upgrade}
+        self._agreement = {"earlier_fingerprint": earlier_fingerprint, "may_change": may_change, "upgrade": upgrade}
         self._remove_old = functools.partial(store.remove_old, self._directory, keep=keep, keep_every=keep_every)
         # Not Orbax's own: checksums of a large state take seconds and belong in the background too.
         self._writer: concurrent.futures.Executor | None = None
@@ -247,11 +249,21 @@ def saved_steps(workdir: str | os.PathLike) -> list[int]:
     return store.steps(pathlib.Path(workdir) / FOLDER)
 
 
+def newest_manifest(workdir: str | os.PathLike) -> dict[str, Any] | None:
+    """Returns what the newest checkpoint in `workdir` says of itself; None where there is none that can be read."""
+    try:
+        found = _find(pathlib.Path(workdir) / FOLDER, lambda manifest: None)
+    except InputError:
+        return None  # restoring reports it and names the damage
+    return None if found is None else found[0]
+
+
 def check_resume(
     workdir: str | os.PathLike,
     *,
     config: Mapping[str, Any],
     data_fingerprint: str | None = None,
+    earlier_fingerprint: str = "",
     may_change: tuple[str, ...] = (),
     upgrade: Callable[[Mapping], Mapping] = configs.experiment,
     template: PyTree | None = None,
@@ -262,15 +274,9 @@ def check_resume(
       InputError: the checkpoints there are of another config or of other data, or their leaves differ from those of
         `template`, if one is given; the message has what differs.
     """
-    directory = pathlib.Path(workdir) / FOLDER
-    try:
-        found = _find(directory, lambda manifest: None)
-    except InputError:
-        # The leaves cannot be read either; restoring reports it and names the damage.
+    manifest = newest_manifest(workdir)
+    if manifest is None:
         return None
-    if found is None:
-        return None
-    manifest = found[0]
     if lines := configs.diff(upgrade(manifest["config"]), json.loads(json.dumps(config)), ignore=may_change):
         raise input_error(
             f"workdir {workdir}",
@@ -279,15 +285,15 @@ def check_resume(
             fix="undo the change or choose another workdir",
         )
     stored = manifest["data_fingerprint"]
-    if None not in (stored, data_fingerprint) and stored != data_fingerprint:
+    if None not in (stored, data_fingerprint) and stored not in (data_fingerprint, earlier_fingerprint):
         raise input_error(
             f"workdir {workdir}",
             expected=f"the data its checkpoint was trained on (fingerprint {stored[:16]})",
             got=f"other data ({data_fingerprint[:16]})",
-            fix="bring back the data or choose another workdir",
+            fix=f"bring back the data, or start a new run from its weights: --init-from {workdir} --workdir NEW",
         )
     if template is not None:
-        manifests.check_template(manifest, template, str(directory / str(manifest["step"])))
+        manifests.check_template(manifest, template, str(pathlib.Path(workdir) / FOLDER / str(manifest["step"])))
     return manifest["step"]
 
 
@@ -316,11 +322,8 @@ def check_unlocked(workdir: str | os.PathLike) -> None:
 
 def holds_weights_only(workdir: str | os.PathLike) -> bool:
     """Returns whether the newest checkpoint is of imported weights, which no step of training has changed."""
-    try:
-        found = _find(pathlib.Path(workdir) / FOLDER, lambda manifest: None)
-    except InputError:
-        return False
-    return found is not None and not any(name.startswith("opt_state") for name in found[0]["leaves"])
+    manifest = newest_manifest(workdir)
+    return manifest is not None and not any(name.startswith("opt_state") for name in manifest["leaves"])
 
 
 def restore_params(workdir: str | os.PathLike, *, ema: bool = True, step: int | None = None) -> Variables:

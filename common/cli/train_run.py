@@ -14,7 +14,7 @@ from common.checkpoint import Checkpoints
 from common.cli import init_from, workdirs
 from common.cli.app import App
 from common.data.batches import make_batches
-from common.errors import input_error
+from common.errors import input_error, shown
 from common.io.metrics_log import Recorder, check_tracking
 from common.io.progress import compiling
 from common.method import Method
@@ -46,6 +46,7 @@ class Run(NamedTuple):
     may_change: tuple[str, ...]
     upgrade: Callable[[Mapping], Mapping]
     profile_steps: int
+    earlier_fingerprint: str
 
 
 def prepare(
@@ -76,16 +77,21 @@ def prepare(
     held_out = _held_out(sources) if settings.evaluate_every else None
     template = functools.cache(lambda: abstract_state(method, settings, source))
     stored = workdirs.read_stored(app, workdir)
-    record = dict(configs.read_record(workdir)) if stored is not None else {}
+    record = _record(workdir) if stored is not None else {}
     weights_only = checkpoint.holds_weights_only(workdir)
     if weights_only:
         may_change = (*may_change, *workdirs.TRAINED_MAY_CHANGE)
     upgrade = functools.partial(configs.filled, base=app.base())
     values = configs.to_dict(config)
+    manifest = checkpoint.newest_manifest(workdir)
+    recorded = None if manifest is None else manifest["data_fingerprint"]
+    is_older = recorded not in (None, source.fingerprint) and recorded in source.earlier_fingerprints
+    earlier = recorded if is_older else ""
     step = checkpoint.check_resume(
         workdir,
         config=values,
         data_fingerprint=source.fingerprint,
+        earlier_fingerprint=earlier,
         may_change=may_change,
         upgrade=upgrade,
         # Restoring compares the shapes too, so only a dry run has to trace the network for it here.
@@ -101,6 +107,8 @@ def prepare(
         lines += start.lines
     if stored is not None:
         lines += _continued(config, stored, settings, len(source), step or 0, method, record)
+    if earlier:
+        lines.append(f"written by an older version: the same data, in this version's order from step {step} on")
     if profile_steps:
         _check_profile(profile_steps, settings, step or 0)
     return Run(
@@ -117,6 +125,7 @@ def prepare(
         may_change=may_change,
         upgrade=upgrade,
         profile_steps=profile_steps,
+        earlier_fingerprint=earlier,
     )
 
 
@@ -137,6 +146,7 @@ def run(prepared: Run) -> TrainResult:
             keep=settings.keep,
             keep_every=settings.keep_every,
             data_fingerprint=prepared.source.fingerprint,
+            earlier_fingerprint=prepared.earlier_fingerprint,
             may_change=prepared.may_change,
             upgrade=prepared.upgrade,
         ) as checkpoints,
@@ -183,6 +193,28 @@ def run(prepared: Run) -> TrainResult:
                 held_out.close()
 
 
+def _record(workdir: pathlib.Path) -> dict[str, Any]:
+    """Returns the record in `workdir`'s config.json; raises `InputError` if it is damaged."""
+    record = configs.read_record(workdir)
+    history, start = record.get("history", []), record.get("init_from", {"path": ""})
+    for name, whole in (
+        ("history", isinstance(history, list) and all(_has(each, step=int, changes=list) for each in history)),
+        ("init_from", _has(start, path=str)),
+    ):
+        if not whole:
+            raise input_error(
+                str(workdir / configs.FILE_NAME),
+                expected=f"the record of a run under {name}",
+                got=shown(record[name]),
+                fix="restore the file, or choose a new --workdir",
+            )
+    return record
+
+
+def _has(entry: Any, **kinds: type) -> bool:
+    return isinstance(entry, dict) and all(isinstance(entry.get(name), kind) for name, kind in kinds.items())
+
+
 def _held_out(sources: Mapping[str, Any]):
     """Returns the held-out data; raises `InputError` where training cannot take it."""
     given, wanted = (set(sources[split][0]) for split in ("test", "train"))
@@ -225,7 +257,7 @@ def _start(
     if not fresh or (init is None and before is None):
         return None
     source = init_from.load(app, config, init or known)
-    if before and source.record["weights"] != before["weights"]:
+    if before and source.record["weights"] != before.get("weights"):
         fix = "choose a new --workdir"
         raise input_error(
             f"--init-from {known}", expected="the weights that this run started from", got="others", fix=fix
@@ -268,7 +300,10 @@ def _continued(
     )
     if before != settings.steps and step:
         depending = training_settings.depending_on_length(config) + list(method.uses_progress)
-        effect = "no setting depends on the length, so it is the run of that length from its start"
+        before_it = [change for entry in record["history"] for change in entry["changes"]]
+        effect = "no setting depends on the length"
+        if all(each.startswith("train.steps:") for each in before_it):
+            effect += ", so it is the run of that length from its start"
         if depending:
             effect = (
                 f"{', '.join(depending)} depend on the length, and are those of {settings.steps} steps from here on"

@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 from common import config as configs
 from common.cli import experiments
 from common.cli.app import App, Request
-from common.errors import InputError, input_error
+from common.errors import input_error
 
 # What a command after training may change: keys on which the meaning of the trained weights does not depend.
 TRAINED_MAY_CHANGE = (*configs.RESUME_MAY_CHANGE, "seed", "compute_dtype", "data.*", "train.*", "optimizer.*", "ema.*")
@@ -46,8 +46,11 @@ def experiment(app: App, request: Request) -> ConfigDict:
 
 
 def split_init(spec: str) -> tuple[Path, bool]:
-    """Returns the absolute path of `--init-from`, and whether it may fit in part only."""
-    return Path(spec.removesuffix(PARTIAL)).absolute(), spec.endswith(PARTIAL)
+    """Returns the absolute path of `--init-from`, and whether it may fit in part only; raises `InputError` for none."""
+    path = spec.removesuffix(PARTIAL)
+    if not path:
+        raise input_error("--init-from", expected="a path", got=f'"{spec}"', fix="name a run or a file of weights")
+    return Path(path).absolute(), spec.endswith(PARTIAL)
 
 
 def run_of(path: Path) -> tuple[Path, int | None]:
@@ -79,7 +82,6 @@ def to_train(app: App, request: Request, may_change: Sequence[str] = ()) -> tupl
     else:
         own = source if stored is None else workdir
         config = configs.read(own, app.base(), request.overrides, training=True)
-    _check_method(app, config, request.flags.config or workdir)
     check_writable(workdir)
     config = app.complete(config, workdir)
     if stored is not None and (changes := configs.diff(stored, config, (*may_continue(request), *may_change))):
@@ -104,7 +106,7 @@ def to_train(app: App, request: Request, may_change: Sequence[str] = ()) -> tupl
 def _init_workdir(request: Request) -> Path | None:
     """Returns the directory of the run that `--init-from` names, None without; a new run may take its config."""
     spec = getattr(request.flags, "init_from", None)
-    run = run_of(split_init(spec)[0])[0] if spec else None
+    run = run_of(split_init(spec)[0])[0] if spec is not None else None
     return run if run is not None and (run / configs.FILE_NAME).exists() else None
 
 
@@ -138,7 +140,6 @@ def of_trained(app: App, request: Request) -> Resolved:
         config = experiment(app, request)
     else:
         config = configs.read(workdir, app.base(), request.overrides)
-    _check_method(app, stored, workdir)
     config = app.complete(config, workdir)
     changes = configs.diff(stored, config)
     refused = configs.diff(stored, config, TRAINED_MAY_CHANGE)
@@ -161,7 +162,6 @@ def to_describe(app: App, request: Request) -> ConfigDict:
         config = configs.read(request.flags.workdir, app.base(), request.overrides)
     else:
         raise input_error("--config", expected="a path", got="none", fix="add --config FILE, or --workdir DIR of a run")
-    _check_method(app, config, request.flags.config or request.flags.workdir)
     return config
 
 
@@ -199,11 +199,3 @@ def check_writable(directory: Path) -> None:
         if os.path.lexists(directory / name) and not (directory / name).is_dir():
             got, fix = f"{name}, a file or a link that leads nowhere", "move it away, or choose another --workdir"
             raise input_error(f"workdir {directory}", expected=f"a directory {name}", got=got, fix=fix)
-
-
-def _check_method(app: App, config: ConfigDict, place: object) -> None:
-    if config.method != app.name:
-        raise InputError(
-            f"{place}: expected an experiment of {app.name}, got one of {config.method or 'no method'}; "
-            f"use python -m {config.method or 'METHOD'}"
-        )

@@ -10,7 +10,7 @@ from common.config import CHOICES
 from common.data.fitted import Crops, Fitted, SkipBudget
 from common.data.npz import MAX_ARRAY_MB, open_npz
 from common.data.order import choose, hold_out
-from common.data.source import MAX_PIXELS, BadRecordError, Element, Source
+from common.data.source import MAX_PIXELS, BadRecordError, Element, Source, digest
 from common.errors import at_least, choice, input_error
 
 # Images of up to this much memory stay decoded; a folder below it is decoded when it is opened.
@@ -54,7 +54,11 @@ def sources(config: DataConfig) -> dict[str, Source]:
     """
     _check(config)
     budget = SkipBudget(config.skip_bad)
-    images = {name: _fitted(config, raw, budget) for name, raw in _open(config).items()}
+    opened = _open(config)
+    images = {name: _fitted(config, raw, budget) for name, raw in opened.items()}
+    # Older versions chose other images as a half, as a subset and to hold out.
+    is_whole = "test" in opened and not (config.drop_duplicates or config.half or config.subset)
+    earlier = (_earlier_fingerprint(config, opened["train"]),) if is_whole else ()
     if "test" not in images:
         first, second = hold_out(len(images["train"]), seed=config.split_seed)
         images = {"train": images["train"].subset(first), "test": images["train"].subset(second)}
@@ -65,10 +69,26 @@ def sources(config: DataConfig) -> dict[str, Source]:
         images["train"] = images["train"].subset(chosen)
     for each in images.values():
         _count_bad(config, each, budget)
-    if config.fit != "crop":
-        return images
-    crops = {name: Crops(each, size=config.size) for name, each in images.items()}
-    return {"train": crops["train"], "test": crops["test"].fixed()}
+    if config.fit == "crop":
+        crops = {name: Crops(each, size=config.size) for name, each in images.items()}
+        images = {"train": crops["train"], "test": crops["test"].fixed()}
+    images["train"].earlier_fingerprints = earlier
+    return images
+
+
+def _earlier_fingerprint(config: DataConfig, raw: Any) -> str:
+    """Returns what versions with another order of the examples called the training data, all images of `raw`."""
+    size, channels = config.size, config.channels
+    label = {
+        "crop": f"channels({channels})",
+        "resize": f"resize({config.square}, {size}, {channels})",
+        "pad": f"shrink({size}, {channels})",
+        "none": f"size({size}, {channels})",
+    }[config.fit]
+    fitted = digest("mapped", raw.fingerprint, label)
+    if config.fit == "crop":
+        return digest("crops", fitted, size, 2 * config.split_seed)
+    return digest("padded", fitted, size) if config.fit == "pad" else fitted
 
 
 def _check(config: DataConfig) -> None:

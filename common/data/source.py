@@ -50,9 +50,11 @@ class Source:
 
     `fingerprint` is a hash of the content, equal in every process. `num_classes` is None without labels. `num_random`
     is how many random numbers a training example takes besides its index, such as the place of its crop.
+    `earlier_fingerprints` are what older versions called the same content, as far as that is known.
     """
 
     fingerprint: str
+    earlier_fingerprints: Sequence[str] = ()
     num_classes: int | None = None
     num_random: int = 0
 

@@ -98,6 +98,38 @@ def test_a_prolonged_run_is_the_long_one(command, copy, tmp_path):
     assert "got another" in err and "train.steps: 8 -> " in err
 
 
+def test_a_run_whose_optimizer_was_changed_is_not_the_long_one(command, copy):
+    for steps, changes in ((5, ["--config.optimizer.learning_rate=1e-4"]), (6, [])):
+        out, _ = command("train", "--workdir", copy, f"--config.train.steps={steps}", *changes)
+        assert f"{steps - 1} -> {steps} steps from step {steps - 1} on: no setting depends on the length\n" in out
+    assert len(stored(copy)["history"]) == 2
+
+
+def test_a_run_of_another_method_is_refused_by_its_name(command, trained, tmp_path):
+    for flags in (
+        ["--workdir", trained],
+        ["--workdir", tmp_path / "new", "--init-from", trained],
+        ["--workdir", tmp_path / "new", "--config", "configs/phase_bridge/spiral.py"],
+    ):
+        _, err = command("train", *flags, code=2, app=GAHB)
+        assert "expected an experiment of gahb, got one of phase_bridge; use python -m phase_bridge" in err
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize(
+    "record",
+    [{"history": "x"}, {"history": [3]}, {"history": [{"step": 1}]}, {"init_from": "x"}, {"init_from": {"path": 3}}],
+    ids=str,
+)
+def test_a_damaged_record_is_named(command, copy, record):
+    (copy / "config.json").write_text(json.dumps({**stored(copy), **record}))
+    before = (copy / "config.json").read_bytes()
+    for flags in ((), ("--config.train.steps=5",), ("--dry-run",)):
+        _, err = command("train", "--workdir", copy, *flags, code=2)
+        assert f"config.json: expected the record of a run under {next(iter(record))}, got " in err
+    assert (copy / "config.json").read_bytes() == before
+
+
 def test_an_unfinished_run_is_prolonged_too(command, copy, tmp_path):
     command(*new_run(tmp_path / "long", train__steps=6))
     shutil.rmtree(copy / "checkpoints" / "4")
@@ -293,6 +325,9 @@ def _shapes(changes):
 
 
 def test_nothing_to_start_from(command, tmp_path):
+    for nothing in ("", ":partial"):
+        _, err = command(*new_run(tmp_path / "own"), "--init-from", nothing, code=2)
+        assert f'--init-from: expected a path, got "{nothing}"; name a run or a file of weights' in err
     _, err = command(*new_run(tmp_path / "own"), "--init-from", tmp_path / "none", code=2)
     assert f"--init-from {tmp_path}/none: expected a directory or a file, got none of that name" in err
     (tmp_path / "empty").mkdir()
@@ -443,3 +478,19 @@ def test_dry_runs_of_several_models_open_their_data(command, tmp_path):
     argv = ["compare", "--config", "configs/phase_bridge/spiral.py", "--workdir", tmp_path / "run", "--dry-run"]
     _, err = command(*argv, "--config.train.batch_size=0", code=2)
     assert "config.train.batch_size: expected 1 to 2147483647, got 0; use 1 or more" in err
+
+
+def test_dry_runs_refuse_what_runs_refuse(command, trained, tmp_path):
+    for argv, message in (
+        (["sample", "--num", 2, "--type", "int8"], '--type: expected one of "uint8", "float32", got "int8"'),
+        (["evaluate", "--config.evaluate.nfe=(3, 0)"], "config.evaluate.nfe: expected at least 1, got 0"),
+    ):
+        for flags in ((), ("--dry-run",)):
+            _, err = command(*argv, "--workdir", trained, *flags, code=2)
+            assert message in err
+    argv = ["train", "--config", "tests/gahb/tiny.py", "--workdir", tmp_path / "run", "--config.train.steps=2"]
+    argv += ["--config.optimizer.warmup=1"]
+    command(*argv, app=GAHB)
+    for flags in ((), ("--dry-run",)):
+        argv = ["restore", "--workdir", tmp_path / "run", f"--config.data.source=npz:{tmp_path}/none.npz", *flags]
+        assert "none.npz" in command(*argv, code=2, app=GAHB)[1]

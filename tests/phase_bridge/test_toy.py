@@ -6,7 +6,7 @@ import pytest
 from scipy.spatial import cKDTree
 
 from common.data.batches import make_batches
-from common.data.source import Source
+from common.data.source import Source, digest
 from common.errors import InputError
 from phase_bridge.toy import NAMES, Points, draw, toy
 
@@ -102,3 +102,10 @@ def test_placements_give_the_same_batches():
         each.close()
     np.testing.assert_array_equal(batches[0]["point"], batches[1]["point"])
     assert len(np.unique(batches[0]["index"])) == 6
+
+
+def test_the_fingerprint_does_not_depend_on_the_compiler(quick_compilation):
+    spiral = Points("spiral", seed=0)
+    assert spiral.fingerprint == digest("points", "spiral, seed=0", 2**31 - 1)
+    # Of runs of version 0.1.0 and before it, with the compiler's optimisations and without.
+    assert spiral.earlier_fingerprints == ("715f264f820beb94aef928a22c632a7a", "dc8c201214bc04c7af215ee336bbd65d")

@@ -35,6 +35,10 @@ def run(app: App, request: Request) -> None:
         within("--num", num, 1)
     if num is None and request.flags.type is not None:
         raise input_error("--type", expected="--num with it", got="none", fix="add --num N")
+    if request.flags.type is not None:
+        from common.sampling import TYPES  # takes seconds to import
+
+        choice("--type", request.flags.type, TYPES)
     model = trained.load(app, request, "SAMPLE")
     if model is None:
         return
@@ -110,7 +114,7 @@ def _many(app: App, request: Request, model: trained.Trained, num: int) -> None:
     from common import sampling
     from common.training.preemption import StopSignal
 
-    kind, start = choice("--type", request.flags.type or sampling.TYPES[0], sampling.TYPES), time.perf_counter()
+    kind, start = request.flags.type or sampling.TYPES[0], time.perf_counter()
     with StopSignal() as signal:
         many = draw_many(model, num, kind=kind, should_stop=lambda: signal.should_stop(0))
     if not many.whole:

@@ -30,6 +30,7 @@ def _run(app: App, request: Request) -> None:
     hosts.agree({"version": _versions()}, fix="install the same versions on every host")
     same = {
         "--num-processes": flags.num_processes,
+        "--dry-run": flags.dry_run,
         "--init-from": flags.init_from,
         "--profile": flags.profile,
         "config": configs.to_dict(config),
@@ -44,7 +45,7 @@ def _run(app: App, request: Request) -> None:
         config,
         workdir,
         may_change=may_change,
-        init=flags.init_from and _absolute(flags.init_from),
+        init=None if flags.init_from is None else _absolute(flags.init_from),
         profile_steps=flags.profile or 0,
         dry_run=flags.dry_run,
     )

@@ -313,3 +313,22 @@ def test_padding_skips_damaged_images_and_takes_arrays(tmp_path):
         sources(DataConfig(f"npz:{tmp_path}/gray.npz", size=8, channels=3, fit="pad"))
     with pytest.raises(InputError, match='config.data.fit: expected one of "crop", "resize", "pad", "none"'):
         sources(plain._replace(fit="padded"))
+
+
+def test_older_versions_called_the_same_images_by_other_fingerprints(tmp_path):
+    images = np.random.default_rng(0).integers(0, 256, (25, 12, 12, 1), np.uint8)
+    np.savez(tmp_path / "a.npz", train=images[:20], test=images[20:])
+    np.savez(tmp_path / "b.npz", train=images)
+    open_train = lambda name, **changes: sources(  # noqa: E731
+        DataConfig(source=f"npz:{tmp_path / name}", channels=1, **changes)
+    )["train"]
+    for fit, size, wanted in (
+        ("none", 12, "4f073760f2e991f74c2ded5cb7559b74"),
+        ("crop", 8, "699bdd4d5ff822345307f337ec6aaca7"),
+        ("pad", 10, "5ada00c27c97ebf940fe20d5a39f1c79"),
+        ("resize", 6, "a562b4d58e5b6d5a925082ff81a8ec18"),
+    ):
+        assert open_train("a.npz", fit=fit, size=size).earlier_fingerprints == (wanted,)
+    # Of these other images were chosen.
+    assert open_train("a.npz", fit="none", size=12, subset=7).earlier_fingerprints == ()
+    assert open_train("b.npz", fit="none", size=12).earlier_fingerprints == ()
