@@ -186,14 +186,25 @@ def read_record(workdir: str | os.PathLike) -> dict[str, Any]:
     """Returns the `history` and `init_from` of `workdir/config.json`, as far as it has them; raises `InputError`."""
     path = Path(workdir) / FILE_NAME
     stored = _read_json(workdir, path)
-    history, init = stored.get("history", []), stored.get("init_from")
-    if not isinstance(history, list) or not all(isinstance(each, dict) for each in history):
-        raise input_error(
-            str(path), expected="a list of changes as history", got=shown(history), fix="restore the file"
-        )
-    if init is not None and not (isinstance(init, dict) and isinstance(init.get("path"), str)):
-        raise input_error(str(path), expected="a path as init_from", got=shown(init), fix="restore the file")
-    return {name: stored[name] for name in RECORD if name in stored and name != migrations.KEY}
+    record = {name: stored[name] for name in RECORD if name in stored and name != migrations.KEY}
+    history, start = record.get("history", []), record.get("init_from", {"path": "", "partial": False, "weights": ""})
+    whole = {
+        "history": isinstance(history, list) and all(_has(each, step=int, changes=list) for each in history),
+        "init_from": _has(start, path=str, partial=bool, weights=str),
+    }
+    for name in whole:
+        if not whole[name]:
+            raise input_error(
+                str(path),
+                expected=f"the record of a run under {name}",
+                got=shown(record[name]),
+                fix="restore the file, or choose a new --workdir",
+            )
+    return record
+
+
+def _has(entry: Any, **kinds: type) -> bool:
+    return isinstance(entry, dict) and all(isinstance(entry.get(name), kind) for name, kind in kinds.items())
 
 
 def _read_json(workdir: str | os.PathLike, path: Path) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from common.checkpoint import Checkpoints
 from common.cli import init_from, workdirs
 from common.cli.app import App
 from common.data.batches import make_batches
-from common.errors import input_error, shown
+from common.errors import input_error
 from common.io.metrics_log import Recorder, check_tracking
 from common.io.progress import compiling
 from common.method import Method
@@ -77,7 +77,7 @@ def prepare(
     held_out = _held_out(sources) if settings.evaluate_every else None
     template = functools.cache(lambda: abstract_state(method, settings, source))
     stored = workdirs.read_stored(app, workdir)
-    record = _record(workdir) if stored is not None else {}
+    record = configs.read_record(workdir) if stored is not None else {}
     weights_only = checkpoint.holds_weights_only(workdir)
     if weights_only:
         may_change = (*may_change, *workdirs.TRAINED_MAY_CHANGE)
@@ -193,28 +193,6 @@ def run(prepared: Run) -> TrainResult:
                 held_out.close()
 
 
-def _record(workdir: pathlib.Path) -> dict[str, Any]:
-    """Returns the record in `workdir`'s config.json; raises `InputError` if it is damaged."""
-    record = configs.read_record(workdir)
-    history, start = record.get("history", []), record.get("init_from", {"path": ""})
-    for name, whole in (
-        ("history", isinstance(history, list) and all(_has(each, step=int, changes=list) for each in history)),
-        ("init_from", _has(start, path=str)),
-    ):
-        if not whole:
-            raise input_error(
-                str(workdir / configs.FILE_NAME),
-                expected=f"the record of a run under {name}",
-                got=shown(record[name]),
-                fix="restore the file, or choose a new --workdir",
-            )
-    return record
-
-
-def _has(entry: Any, **kinds: type) -> bool:
-    return isinstance(entry, dict) and all(isinstance(entry.get(name), kind) for name, kind in kinds.items())
-
-
 def _held_out(sources: Mapping[str, Any]):
     """Returns the held-out data; raises `InputError` where training cannot take it."""
     given, wanted = (set(sources[split][0]) for split in ("test", "train"))
@@ -241,9 +219,6 @@ def _start(
 ) -> init_from.Start | None:
     """Returns how the run starts from other weights, None where it goes on from its own or from random ones."""
     before = record.get("init_from")
-    if before and not {"partial", "weights"} <= before.keys():
-        expected, got = "init_from with path, partial and weights", f"only {', '.join(before)}"
-        raise input_error(str(workdir / configs.FILE_NAME), expected=expected, got=got, fix="restore the file")
     known = before and before["path"] + (workdirs.PARTIAL if before["partial"] else "")
     if weights_only:
         if init is not None:

@@ -349,10 +349,13 @@ def test_files_that_are_no_text(tmp_path, content, message):
 @pytest.mark.parametrize(
     ("record", "message"),
     [
-        ({"history": "x"}, "config.json: expected a list of changes as history, got 'x'; restore the file"),
-        ({"history": [3]}, "config.json: expected a list of changes as history, got [3]; restore the file"),
-        ({"init_from": [1]}, "config.json: expected a path as init_from, got [1]; restore the file"),
-        ({"init_from": {"path": 1}}, "config.json: expected a path as init_from, got {'path': 1}; restore the file"),
+        ({"history": "x"}, "config.json: expected the record of a run under history, got 'x'; restore the file"),
+        ({"history": [3]}, "config.json: expected the record of a run under history, got [3]; restore the file"),
+        ({"init_from": [1]}, "config.json: expected the record of a run under init_from, got [1]; restore the file"),
+        (
+            {"init_from": {"path": 1}},
+            "config.json: expected the record of a run under init_from, got {'path': 1}; restore",
+        ),
     ],
 )
 def test_a_damaged_record_is_refused(tmp_path, record, message):
@@ -481,7 +484,10 @@ def test_stored_values_without_a_meaning_today_are_refused(tmp_path, monkeypatch
 
 def test_the_record_of_a_run_is_no_part_of_its_experiment(tmp_path):
     config = example()
-    record = {"history": [{"step": 4, "changes": ["seed: 0 -> 1"]}], "init_from": {"path": "a"}}
+    record = {
+        "history": [{"step": 4, "changes": ["seed: 0 -> 1"]}],
+        "init_from": {"path": "a", "partial": False, "weights": "b"},
+    }
     configs.write(config, tmp_path, record)
     assert configs.read_record(tmp_path) == record
     values = json.loads((tmp_path / "config.json").read_text())
