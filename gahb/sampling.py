@@ -370,12 +370,10 @@ def check_measurement(operator: Operator, measurement: jax.Array, shape: tuple[i
     """Raises `InputError` unless `operator` measures images of `shape` and `measurement` is of such, or of one."""
     try:
         wanted = jax.eval_shape(operator.analyze, jax.ShapeDtypeStruct(shape, jnp.float32)).shape
-    except InputError:
-        raise
     except (TypeError, ValueError) as error:
-        got = str(error).strip().partition("\n")[0]
+        got = str(error).strip().partition("\n")[0].partition("; ")[0]
         fix = "make it for images of that size"
-        raise input_error("operator", expected=f"one of images {list(shape)}", got=got, fix=fix) from error
+        raise input_error("operator", expected=f"one of images {list(shape)}", got=f"({got})", fix=fix) from error
     if measurement.shape not in (wanted, (1, *wanted[1:])):
         expected = f"{list(wanted)}, or one measurement {[1, *wanted[1:]]}"
         fix = "give operator.analyze of images [N, H, W, C]"
