@@ -249,8 +249,8 @@ def test_public_names_are_there_and_described(package):
     assert module.__all__
     for each in module.__all__:
         value = getattr(module, each)
-        module = value.__name__ if inspect.ismodule(value) else value.__module__
-        assert value.__doc__ and module.split(".")[0] in ("common", *METHODS), each
+        where = value.__name__ if inspect.ismodule(value) else value.__module__
+        assert value.__doc__ and where.split(".")[0] in ("common", *METHODS), each
 
 
 def test_the_citation_has_the_version_of_the_package():
