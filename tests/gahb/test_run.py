@@ -385,7 +385,8 @@ def test_a_damaged_result_is_no_missing_one(copy, capsys):
     numbers.write_bytes(whole[numbers])
     (copy / "metrics.jsonl").write_text('{"step": 1, "loss": 2}\n' + "[" * 10**5 + '\n{"step": 2, "loss": 1}\n')
     command("figures", "--workdir", copy, code=2)
-    assert "metrics.jsonl:2: expected a JSON object with `step`; remove the line" in capsys.readouterr().err
+    err = capsys.readouterr().err
+    assert "metrics.jsonl:2: expected a JSON object with `step`, got '[[" in err and "; remove the line" in err
 
 
 def test_a_smaller_number_of_samples_replaces_no_record(copy):

@@ -205,7 +205,7 @@ def test_a_time_on_the_host_is_not_rounded_to_float32():
 @pytest.mark.parametrize(
     ("numbers", "message"),
     [
-        ({"p": 0}, "bridge.p: expected a positive number, got 0"),
+        ({"p": 0}, "bridge.p: expected a positive number, at most 1e[+]06, got 0"),
         ({"varx": -1.0}, "bridge.varx: expected a positive number"),
         ({"varv": float("nan")}, "bridge.varv: expected a finite number"),
         ({"correlation": 1.0}, "bridge.correlation: expected a number between -1 and 1"),

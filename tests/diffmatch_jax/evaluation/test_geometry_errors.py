@@ -1,6 +1,7 @@
 """Homographies and poses in the benchmark: areas under the recall, data sets with such truth, and any peer."""
 
 import json
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
@@ -11,6 +12,8 @@ from diffmatch_jax.evaluation import evaluate, metrics
 from diffmatch_jax.evaluation.baselines import open_baselines
 from diffmatch_jax.evaluation.corruptions.pairs import corruption
 from diffmatch_jax.evaluation.datasets import catalogue, planar, record, sparse
+
+needs_opencv = pytest.mark.skipif(find_spec("cv2") is None, reason="OpenCV, which is optional, is not installed")
 
 MATRIX = np.array([[0.9, 0.05, 8.0], [-0.04, 1.05, 3.0], [1e-4, 2e-4, 1.0]])
 
@@ -43,6 +46,7 @@ def test_homographies_follow_the_size():
         np.testing.assert_allclose(each.flow[each.mask], flow[each.mask], atol=0.15)
 
 
+@needs_opencv
 def test_a_true_flow_has_no_error_and_a_shifted_one_its_shift():
     example = planar.example_of("", image(60, 80), image(60, 80, 1), MATRIX)
     assert evaluate.geometry_errors(example.flow, None, example)["corner_error"] < 0.01
@@ -61,6 +65,7 @@ def test_corruptions_keep_the_homography_unless_they_move_pixels(kind):
     assert (changed.homography is None) == (kind == "elastic_transform")
 
 
+@needs_opencv
 def test_a_table_of_homographies():
     truth = planar.example_of("", image(60, 80), image(60, 80, 1), MATRIX)
     data = record.make("planes", [("a", "one"), ("b", "two")], lambda index: truth, content=[])
@@ -85,6 +90,7 @@ def write_posed(folder, names, rotations, translations, camera):
     (folder / "cameras.json").write_text(json.dumps(cameras))
 
 
+@needs_opencv
 def test_poses_of_images_with_cameras(tmp_path):
     """A plane at depth 5 in front of the first camera, seen by two that turn and move."""
     camera = np.array([[60.0, 0, 32], [0, 60, 24], [0, 0, 1]])
