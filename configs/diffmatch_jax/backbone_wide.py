@@ -7,7 +7,8 @@ Data: a folder of photographs with `train` and `test` in it, here `photographs10
 side) in $SCOREBRIDGE_DATA, data or ../shared/data; --config.data.source=folder:DIR names yours. Pairs of 160x160 are
 warped anew in every step; every warp is rotated by up to 35 degrees and zoomed by up to 1.8, in and out: `match`
 searches over rotations in steps of 45 degrees and zooms in steps of 2, which leaves about that much.
-Objective, network: those of backbone.py; inputs have their local contrast normalised, as the package's matcher does.
+Objective: that of backbone.py; inputs have their local contrast normalised, as the package's matcher does.
+Network: that of backbone.py.
 Hardware: any; about 2 CPU seconds a step, 3,000 steps. Expected numbers: not measured yet.
 """
 
