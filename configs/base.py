@@ -20,9 +20,17 @@ def prepared(name: str) -> str:
 
     Where none does it is the first one, and opening it says what is missing.
     """
+    return f"prepared:{_stored(name)}"
+
+
+def folder(name: str) -> str:
+    """Returns `folder:DIR/name`, of the first directory that holds `name` as in `prepared`."""
+    return f"folder:{_stored(name)}"
+
+
+def _stored(name: str) -> pathlib.Path:
     roots = [root for root in (os.environ.get("SCOREBRIDGE_DATA"), "data", "../shared/data") if root]
-    root = next((root for root in roots if pathlib.Path(root, name).is_dir()), roots[0])
-    return f"prepared:{pathlib.Path(root, name)}"
+    return pathlib.Path(next((root for root in roots if pathlib.Path(root, name).is_dir()), roots[0]), name)
 
 
 def base() -> ConfigDict:

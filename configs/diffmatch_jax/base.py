@@ -59,6 +59,8 @@ def base() -> ConfigDict:
     pairs.rotation = 15.0  # affine maps: degrees
     pairs.stretch = (0.75, 1.25)  # affine maps: factors along two axes
     pairs.shift = 0.25  # affine maps: halves of the side
+    pairs.frame_rotation = 0.0  # degrees, to either side, by which every warp is rotated as well
+    pairs.frame_zoom = 0.0  # ln of the largest zoom, in and out, by which every warp is zoomed as well
     pairs.photometric = 0.5  # fraction of training pictures that are changed in colour, contrast, blur and noise
     pairs.elastic = 0.0  # fraction of training pairs with elastic discontinuities
     pairs.objects = 0.0  # fraction of training pairs with a moving pasted object

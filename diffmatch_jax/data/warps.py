@@ -21,6 +21,7 @@ import numpy as np
 
 from common.data.augment import to_unit
 from common.errors import input_error
+from common.errors import within as check_within
 from diffmatch_jax.model.flow import flow_of, grid, pixels_of_relative, sample, within
 
 # Corners and control points in the released order: x is the slow index.
@@ -119,8 +120,9 @@ class Warps:
     shares: of `KINDS`; corner: each corner of a homography moves by U(-corner, corner) in x and y, drawn again where
     the target would look further than `reach` (x, y) from the middle; rotation: degrees, U(-, +); stretch: two scales
     U(low, high) along axes at U(-stretch_angle, +) degrees; shift: U(-, +) in x and y; control: standard deviation of
-    the spline's control points; window: share of the image's shorter side that the window takes, U(low, high). The
-    defaults are what the released list of pairs shows.
+    the spline's control points; window: fraction of the image's shorter side that the window takes, U(low, high). The
+    defaults are those of the released list of pairs, which has neither frame_rotation (degrees) nor frame_zoom: every
+    warp is composed with a rotation by U(-, +) about the window's middle and a zoom by exp U(-frame_zoom, +).
     """
 
     shares: tuple[float, float, float] = (0.5, 0.25, 0.25)
@@ -132,6 +134,8 @@ class Warps:
     shift: float = 0.25
     control: float = 0.2
     window: tuple[float, float] = (0.7, 0.8)
+    frame_rotation: float = 0.0
+    frame_zoom: float = 0.0
 
     def __post_init__(self):
         if len(self.shares) != len(KINDS) or min(self.shares) < 0 or not sum(self.shares) > 0:
@@ -148,6 +152,8 @@ class Warps:
         if min(self.reach) < 1:
             fix = "use (3.2, 2.4)"
             raise input_error("pairs.reach", expected="at least 1 in x and y", got=list(self.reach), fix=fix)
+        check_within("pairs.frame_rotation", self.frame_rotation, 0, 180)
+        check_within("pairs.frame_zoom", self.frame_zoom, 0, 2)
         # A corner that moves further may turn the square inside out.
         if not 0 <= self.corner < 1:
             raise input_error("pairs.corner", expected="a number from 0 to below 1", got=self.corner, fix="use 2/3")
@@ -232,6 +238,8 @@ def make_pair(
     place, warp = jax.random.split(key)
     middle, half = _window(place, image_size, settings)
     kind, move = draw_warp(warp, settings, kind)
+    if settings.frame_rotation or settings.frame_zoom:
+        move = _in_frame(jax.random.fold_in(key, 2), settings, move)
 
     def draw(positions):
         """Samples the image at relative positions of the window."""
@@ -307,6 +315,15 @@ def _affine(key, settings):
     shift = jax.random.uniform(keys[3], (2, 1), minval=-settings.shift, maxval=settings.shift)
     linear = _rotation(turn) @ (_rotation(axis).T * scales) @ _rotation(axis)
     return lambda positions: affine(jnp.concatenate([linear, shift], -1), positions)
+
+
+def _in_frame(key, settings, move):
+    """Returns the map of a warp `move` of positions that are rotated and zoomed first."""
+    of_angle, of_zoom = jax.random.split(key)
+    angle = jnp.radians(settings.frame_rotation) * jax.random.uniform(of_angle, minval=-1.0)
+    zoom = jnp.exp(settings.frame_zoom * jax.random.uniform(of_zoom, minval=-1.0))
+    frame = jnp.concatenate([zoom * _rotation(angle), jnp.zeros((2, 1))], -1)
+    return lambda positions: affine(frame, move(positions))
 
 
 def _rotation(angle):

@@ -33,7 +33,7 @@ from diffmatch_jax.data.warps import Pair, Warps, make_pair
 from diffmatch_jax.evaluation.metrics import aggregate, measure
 from diffmatch_jax.model import backbone
 from diffmatch_jax.model.cost_volume import descriptor, search, unit, volume, winner_take_all
-from diffmatch_jax.model.features import Pyramid, prepared, stage1_maps
+from diffmatch_jax.model.features import Pyramid, local_contrast, prepared, stage1_maps
 from diffmatch_jax.model.flow import mapping_of, sample, warp, within
 from diffmatch_jax.model.resize import resize_flow
 
@@ -44,6 +44,14 @@ TEMPERATURE = 0.07  # of cosines, at first; learned for each stride
 LEVELS = (2, 3, 4)  # of the pyramid, strides 4, 8 and 16: those that stage 1 reads
 
 
+class Inputs(NamedTuple):
+    """Sides of the two images whose features are taken; fraction of a side over which local contrast is normalised."""
+
+    fine: int
+    coarse: int
+    contrast: float = 0.0
+
+
 def build(config) -> Method:
     """Returns the training of the pyramid that `config` describes; raises `InputError` for what cannot work."""
     section, checks, data = config.pretraining, config.evaluate, config.data
@@ -51,7 +59,7 @@ def build(config) -> Method:
     warps, evaluated = build_warps(config, window=WINDOW), build_warps(config)
     changes = build_photometric(config)
     sources = functools.cache(lambda: build_sources(data))
-    size, coarse = config.features.fine, config.features.fine // 2
+    inputs = Inputs(config.features.fine, config.features.fine // 2, config.features.contrast)
 
     def augment(key, example):
         flips, warp_key, of_source, of_target = jax.random.split(key, 4)
@@ -72,6 +80,8 @@ def build(config) -> Method:
         del key
         params = variables.params
         both = jnp.concatenate([batch["source"], batch["target"]])
+        if inputs.contrast:
+            both = local_contrast(both, sigma=inputs.contrast * section.size)
         found = backbone.levels(params["pyramid"], both, compute_dtype=config.compute_dtype)
         halves = [jnp.split(found[level], 2) for level in LEVELS]
         temperatures = jnp.exp(params["log_temperature"])
@@ -82,7 +92,7 @@ def build(config) -> Method:
         return values.mean(), Aux(variables.stats, metrics | strides)
 
     def held_out(key, num):
-        return held_out_pairs(key, sources()["test"], num=num, size=size, settings=evaluated)
+        return held_out_pairs(key, sources()["test"], num=num, size=inputs.fine, settings=evaluated)
 
     def compared(variables, key) -> dict[str, Pyramid]:
         return {
@@ -93,13 +103,11 @@ def build(config) -> Method:
 
     def measured(variables: Variables, key: jax.Array) -> Evaluation:
         of_pairs, of_noise, of_weights = jax.random.split(key, 3)
-        return evaluate(
-            compared(variables, of_weights), of_noise, held_out(of_pairs, checks.num), fine=size, coarse=coarse
-        )
+        return evaluate(compared(variables, of_weights), of_noise, held_out(of_pairs, checks.num), inputs)
 
     def sample(variables: Variables, key: jax.Array) -> Samples:
         pair = held_out(key, config.sampler.num)
-        flow, score, _, _ = found_flow(compared(variables, key)["trained"], pair, fine=size, coarse=coarse)
+        flow, score, _, _ = found_flow(compared(variables, key)["trained"], pair, inputs)
         arrays = {"source": pair.source, "target": pair.target, "truth": pair.flow, "flow": flow, "score": score}
         images = np.concatenate([np.asarray(each) for each in (pair.source, pair.target)])
         arrays = {name: np.asarray(each) for name, each in arrays.items()}
@@ -107,9 +115,9 @@ def build(config) -> Method:
 
     def preview(variables: Variables, key: jax.Array) -> dict[str, np.ndarray]:
         pair = held_out(key, 4)
-        flow, _, _, _ = found_flow(compared(variables, key)["trained"], pair, fine=size, coarse=coarse)
+        flow, _, _, _ = found_flow(compared(variables, key)["trained"], pair, inputs)
         # From the flow of cells to that of pixels.
-        dense = resize_flow(flow / (size / flow.shape[1]), pair.flow.shape[1:3])
+        dense = resize_flow(flow / (inputs.fine / flow.shape[1]), pair.flow.shape[1:3])
         rows = [pair.source, pair.target, warp(pair.source, dense)]
         return {"source-target-found": strip([np.asarray(row) for row in rows])}
 
@@ -140,6 +148,8 @@ def build_warps(config, *, window: tuple[float, float] | None = None) -> Warps:
         rotation=of.rotation,
         stretch=tuple(of.stretch),
         shift=of.shift,
+        frame_rotation=of.frame_rotation,
+        frame_zoom=of.frame_zoom,
         **({"window": window} if window else {}),
     )
 
@@ -274,7 +284,7 @@ def _make(size: int, settings: Warps) -> Callable[..., Pair]:
     return jax.jit(jax.vmap(one))
 
 
-def found_flow(pyramid: Pyramid, pair: Pair, *, fine: int, coarse: int):
+def found_flow(pyramid: Pyramid, pair: Pair, inputs: Inputs):
     """Returns the winner-take-all flow `[B, h, w, 2]` of pairs, its score `[B, h, w]`, the truth and where it is known.
 
     One flow for each of the fine / 8 cells a side, in pixels of the fine image; so is the truth, at the cells' centres.
@@ -282,14 +292,14 @@ def found_flow(pyramid: Pyramid, pair: Pair, *, fine: int, coarse: int):
     parts = []
     for start in range(0, len(pair.source), _WAVE):
         part = jax.tree.map(lambda x, start=start: x[start : start + _WAVE], pair)
-        parts.append(jax.device_get(_winners(pyramid, part.source, part.target, part.flow, fine=fine, coarse=coarse)))
+        parts.append(jax.device_get(_winners(pyramid, part.source, part.target, part.flow, inputs)))
     return tuple(np.concatenate(each) for each in zip(*parts, strict=True))
 
 
-@functools.partial(jax.jit, static_argnames=("fine", "coarse"))
-def _winners(pyramid, source, target, truth, *, fine, coarse):
-    cells = (fine // 8, fine // 8)
-    both = prepared(jnp.concatenate([source, target]), fine=fine, coarse=coarse)
+@functools.partial(jax.jit, static_argnames="inputs")
+def _winners(pyramid, source, target, truth, inputs):
+    cells = (inputs.fine // 8, inputs.fine // 8)
+    both = prepared(jnp.concatenate([source, target]), **inputs._asdict())
     descriptors = descriptor(stage1_maps(pyramid, both), cells)
     first, second = jnp.split(descriptors, 2)
     found = search(first, second, radius=0)
@@ -297,7 +307,7 @@ def _winners(pyramid, source, target, truth, *, fine, coarse):
     return found.flow * 8, found.scores[..., 0], resize_flow(truth, cells) * 8, known
 
 
-def evaluate(pyramids: Mapping[str, Pyramid], key: jax.Array, pair: Pair, *, fine: int, coarse: int) -> Evaluation:
+def evaluate(pyramids: Mapping[str, Pyramid], key: jax.Array, pair: Pair, inputs: Inputs) -> Evaluation:
     """Measures winner-take-all flow of pairs by several pyramids: AEPE and PCK in pixels at the centres of cells.
 
     "noise" adds Gaussian noise of deviation 0.38 to both pictures, "contrast" keeps 0.05 of their contrast; both are
@@ -308,7 +318,7 @@ def evaluate(pyramids: Mapping[str, Pyramid], key: jax.Array, pair: Pair, *, fin
     for condition in CONDITIONS:
         changed = corrupted(key, pair, condition)
         for name, pyramid in pyramids.items():
-            flow, _, truth, known = found_flow(pyramid, changed, fine=fine, coarse=coarse)
+            flow, _, truth, known = found_flow(pyramid, changed, inputs)
             total = aggregate([measure(*each) for each in zip(flow, truth, known, strict=True)])
             shares = {f"pck_{each}": total[f"pck_{each}_per_image"] for each in (1, 3, 5)}
             rows.append({"features": name, "pictures": condition, "aepe": total["aepe"], **shares})

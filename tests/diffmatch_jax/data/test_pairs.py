@@ -100,6 +100,20 @@ def test_no_warp_is_the_identity(bank, make):
     np.testing.assert_allclose(found.target, found.source, atol=1e-5)
 
 
+def test_frames_are_rotated_and_zoomed_about_the_middle(bank, make):
+    still = {"shares": (0, 1, 0), "rotation": 0.0, "stretch": (1.0, 1.0), "shift": 0.0}
+    keys = jax.random.split(jax.random.key(2), 64)
+    found = make(keys, bank, size=SIZE, settings=Warps(**still, frame_rotation=35.0, frame_zoom=0.6))
+    position = np.asarray(found.flow) + np.asarray(flow.grid(SIZE, SIZE)) - (SIZE - 1) / 2
+    # A similarity p -> c p of the plane of complex numbers.
+    start = np.asarray(flow.grid(SIZE, SIZE)) - (SIZE - 1) / 2
+    factor = (position[..., 0] + 1j * position[..., 1]) / (start[..., 0] + 1j * start[..., 1])
+    assert np.ptp(factor.real, axis=(1, 2)).max() < 1e-3 and np.ptp(factor.imag, axis=(1, 2)).max() < 1e-3
+    angle, zoom = np.degrees(np.angle(factor[:, 0, 0])), np.log(np.abs(factor[:, 0, 0]))
+    for value, most in ((angle, 35.0), (zoom, 0.6)):
+        assert 0.8 * most < np.abs(value).max() <= most * 1.001 and value.min() < -0.5 * most < 0.5 * most < value.max()
+
+
 def test_windows_stay_inside_their_image(make):
     """Beyond an image's own size the bank holds zeros, which a source never shows."""
     bank = make_bank([np.full((20, 50, 1), 255, np.uint8), np.full((50, 20, 1), 255, np.uint8)])
@@ -120,6 +134,10 @@ def test_mistakes():
         Warps(reach=(2, 0.5))
     with pytest.raises(InputError, match="pairs.corner: expected a number from 0"):
         Warps(corner=1.0)
+    with pytest.raises(InputError, match="pairs.frame_rotation: expected 0 to 180"):
+        Warps(frame_rotation=181.0)
+    with pytest.raises(InputError, match="pairs.frame_zoom: expected 0 to 2"):
+        Warps(frame_zoom=-0.1)
     with pytest.raises(InputError, match="images: expected images"):
         make_bank([np.zeros((4, 4, 3)), np.zeros((4, 4, 1))])
     with pytest.raises(InputError, match="got 0 of kinds"):

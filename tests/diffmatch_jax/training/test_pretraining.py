@@ -12,7 +12,7 @@ from diffmatch_jax.data.warps import Warps
 from diffmatch_jax.model import backbone
 from diffmatch_jax.model.flow import valid, warp
 from diffmatch_jax.training import pretraining
-from diffmatch_jax.training.pretraining import corrupted, found_flow, held_out_pairs
+from diffmatch_jax.training.pretraining import Inputs, corrupted, found_flow, held_out_pairs
 
 
 def small(**changes):
@@ -106,7 +106,7 @@ def test_no_motion_is_found_by_any_pyramid(source):
     pair = held_out_pairs(jax.random.key(0), source, num=2, size=32, settings=still)
     np.testing.assert_allclose(pair.source, pair.target, atol=1e-5)
     for pyramid in (backbone.random(jax.random.key(1), widths=(4, 4, 4, 4)), jax.tree_util.Partial(backbone.patches)):
-        flow, score, truth, known = found_flow(pyramid, pair, fine=32, coarse=16)
+        flow, score, truth, known = found_flow(pyramid, pair, Inputs(32, 16))
         np.testing.assert_array_equal(flow, 0)
         np.testing.assert_allclose(truth, 0, atol=1e-5)
         np.testing.assert_allclose(score, 1, atol=1e-3)
@@ -135,3 +135,19 @@ def test_what_cannot_work_is_named():
     ):
         with pytest.raises(InputError, match=message):
             pretraining.build(small(**changes))
+
+
+def test_training_normalises_local_contrast(source, monkeypatch):
+    """Exposure that changes from one half of a picture to the other changes the features much less."""
+    monkeypatch.setattr(pretraining, "build_sources", lambda data: {"train": source, "test": source})
+    key = jax.random.key(0)
+
+    def change(contrast):
+        made = pretraining.build(small(features__contrast=contrast))
+        example = {name: jnp.asarray(values) for name, values in source.read([0, 1]).items()}
+        pair = jax.vmap(made.augment)(jax.random.split(key, 2), example)
+        variables = made.init(key, pair)
+        darker = pair | {"target": pair["target"].at[:, :, :16].multiply(0.3)}
+        return abs(float(made.loss(variables, key, darker)[0] / made.loss(variables, key, pair)[0]) - 1)
+
+    assert change(0.15) < 0.5 * change(0.0)
