@@ -13,7 +13,7 @@ from gahb.eigenbasis.krylov import Ritz, basis_size, largest
 from gahb.eigenbasis.linear import Linearisation, in_blocks, jvp, linearise, normal, symmetric, vjp
 
 METHODS = ("auto", "dense", "krylov")
-DENSE_SIZE, DENSE_SLOPE = 400, 10  # "auto" builds the matrix up to d = 400 + 10 k
+DENSE_SIZE, DENSE_SLOPE = 400, 10  # "auto" builds the matrix up to d = 400 + 10 k, a rule that is not measured
 
 
 def top_k(
