@@ -17,40 +17,19 @@ again at any time.
 Expected numbers: not measured yet.
 """
 
-from configs.base import prepared
-from configs.gahb.base import base
+from configs.gahb import study_faces20
 
 
 def get_config():
-    config = base()
+    config = study_faces20.get_config()
 
-    config.model.num_kernels = 32
     config.model.num_blocks = 2
-
-    config.data.source = prepared("faces_gray80/1.0.0")
     config.data.size = 32
-    config.data.fit = "resize"
-    config.data.flip = False
 
     config.train.steps = 40_000
-    config.train.batch_size = 8
-    config.train.log_every = 200
-    config.optimizer.learning_rate = 6e-3
-    config.optimizer.b2 = 0.95
-    config.optimizer.clip_norm = 20.0
-    config.optimizer.schedule = "cosine"
-    config.optimizer.warmup = "2 percent"
-    config.noise.freeze_after = 0.6
     config.checkpoint.every = 2000
     config.checkpoint.keep = 40
 
-    config.sampler.num = 64
-    config.sampler.sigma_L = 0.08
-
-    config.study.sizes = (1, 10, 100, 1000, 1760)
     config.study.steps = (40_000,)
-    config.study.control_steps = 40
-    config.study.num_images = 128
     config.study.patch = 8
-    config.study.trajectories = 3
     return config
