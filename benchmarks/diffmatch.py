@@ -4,17 +4,19 @@ The networks of configs/diffmatch_jax/bsds.py and bsds_stage2.py, float32, on th
 accelerator the two of 121 million parameters of paper.py and paper_stage2.py, in float32 and in bfloat16. All weights
 are random, VGG-16's too: no file is needed, and no time depends on them. FLOPs are those of matrix products and
 convolutions, loops included; MFU is their share of what a large matrix product of the same type reached in the same
-minutes. Last, what drawing hypotheses costs beside as many calls of the jitted network. No goals: the numbers are for
-comparison.
+minutes. Then what drawing hypotheses costs beside as many calls of the jitted network, and whole matches of one pair by
+image size. No goals: the numbers are for comparison.
 """
 
 import importlib
+import resource
 import tempfile
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from benchmarks import flops, harness
 from benchmarks.harness import Report, Seconds
@@ -28,7 +30,7 @@ from common.training.loop import compile_step, initial_state
 from common.training.parallel import device_count, make_backend
 from diffmatch_jax.commands.export import portable
 from diffmatch_jax.method import build, model_of
-from diffmatch_jax.model import backbone, conditioning, features
+from diffmatch_jax.model import backbone, conditioning, features, matcher
 from diffmatch_jax.model.features import Prepared
 from diffmatch_jax.model.matcher import MatcherConfig, Model, on_grid
 from diffmatch_jax.model.sampling import draw
@@ -43,7 +45,7 @@ class Settings(NamedTuple):
     """The experiments of both stages, what is changed in them, and sizes.
 
     `pairs` are matched at once, with so many `hypotheses`; `side` is that of the matrix product `[side, side]` whose
-    speed stands for the peak.
+    speed stands for the peak; `sizes` (height, width) of the images of whole matches, ascending.
     """
 
     stage1: str = "bsds"
@@ -54,6 +56,7 @@ class Settings(NamedTuple):
     dtypes: tuple[str, ...] = ("float32",)
     side: int = 2048
     rounds: int = 5
+    sizes: tuple[tuple[int, int], ...] = ((256, 256), (480, 640), (1000, 1500), (2000, 3000), (3000, 4000))
 
 
 FULL = Settings()
@@ -86,6 +89,7 @@ QUICK = Settings(
     hypotheses=2,
     side=64,
     rounds=1,
+    sizes=((64, 64), (64, 80)),
 )
 
 
@@ -101,7 +105,7 @@ def run(settings: Settings) -> Report:
     if settings is FULL and jax.default_backend() != "cpu":
         settings = ACCELERATOR
     samples: dict[str, list[Seconds]] = {}
-    rows, ratios = [], []
+    rows, ratios, whole = [], [], []
     for dtype in settings.dtypes:
         stages, counted = stages_for(settings, dtype), stages_for(settings, dtype, **COUNTED)
         model = model_for(stages)
@@ -123,10 +127,17 @@ def run(settings: Settings) -> Report:
             for (name, each), several, many in zip(programs.items(), pairs, devices, strict=True)
         ]
         ratios.append(harness.compare(f"{drawing} / {calling}", taken[drawing], taken[calling]))
+        whole += [matched(model, size, dtype=dtype, rounds=settings.rounds) for size in settings.sizes]
     if (used := peak_bytes()) is not None:
         rows.append({**dict.fromkeys(rows[0]), "what": "most in use on the device", "MiB": used / 2**20})
     reported = {**settings._asdict(), "stages": [portable(each.config) for each in stages]}
-    return Report(reported, stages[0].config.seed, samples, {"throughput": rows, "sampler / network calls": ratios}, [])
+    return Report(
+        reported,
+        stages[0].config.seed,
+        samples,
+        {"throughput": rows, "sampler / network calls": ratios, "match": whole},
+        [],
+    )
 
 
 def config_for(settings: Settings, experiment: str, dtype: str, **more: Any):
@@ -214,6 +225,28 @@ def training_step(stage: Stage, counted: Method) -> Program:
         return state, metrics
 
     return Program(harness.timed(step), arithmetic, program_bytes(compiled))
+
+
+def matched(model: Model, size: tuple[int, int], *, dtype: str, rounds: int) -> dict[str, Any]:
+    """Returns the row of whole matches of one pair of images of `size` (height, width), from bytes to flow.
+
+    "first s" is the first call, with what is compiled for this size. "MiB resident" is the most that this process has
+    had so far, Python, libraries and programs included, so sizes must ascend.
+    """
+    height, width = size
+    blocks = np.random.default_rng(0).integers(0, 256, (-(-height // 8), -(-width // 8), 3), np.uint8)
+    image = blocks.repeat(8, 0).repeat(8, 1)[:height, :width]
+    block = harness.timed(lambda: matcher.match(image, np.roll(image, 8, 1), model=model))
+    first = block()
+    taken = harness.median([block() for _ in range(rounds)])
+    return {
+        "what": f"match, {width} x {height}, {dtype}",
+        "first s": first.wall,
+        "wall s": taken.wall,
+        "CPU s": taken.cpu,
+        "pairs/s": 1 / taken.wall,
+        "MiB resident": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10,
+    }
 
 
 def names(matcher_config: MatcherConfig, settings: Settings) -> tuple[str, str]:

@@ -34,6 +34,7 @@ def match(
     key: jax.Array | None = None,
     hypotheses: int = 4,
     search: bool = True,
+    full_size: bool = True,
     source_mask: Any = None,
     target_mask: Any = None,
 ) -> Match:
@@ -43,8 +44,9 @@ def match(
     earlier process left programs in the cache directory (`JAX_COMPILATION_CACHE_DIR`, or scorebridge/xla in the
     user's).
     Programs serve any number of pairs and hypotheses up to the next power of two. Time and memory grow with the pixels
-    only in the final enlargement: besides programs and features, a result holds 44 bytes a pixel of the target. At most
-    8 pairs are in work at once.
+    only in the enlargement and in the last step on the images' own pixels (`full_size`): besides programs and features,
+    a result holds 44 bytes a pixel of the target, and that step about 60 more while it lasts. At most 8 pairs are in
+    work at once.
 
     Args:
       source, target: images `[H, W]`, `[H, W, 1]` or `[H, W, 3]`, bytes or floats in [0, 1], of any two sizes, or
@@ -57,6 +59,7 @@ def match(
       hypotheses: flows sampled for each pair.
       search: whether rotations and zooms of the source are tried where few matches of the images as they are agree
         (`model.frames`; for models with a fit).
+      full_size: whether the flow of the matcher's grid is refined on the images' own pixels (`model.native`; likewise).
       source_mask, target_mask: `[H, W]` or `[B, H, W]`, True where an image counts; None leaves out uniform frames.
 
     Returns:
@@ -66,7 +69,7 @@ def match(
       InputError: images, masks or a key that cannot be used.
     """
     model = model if isinstance(model, Model) else load(model)
-    options = {"key": key, "hypotheses": hypotheses, "search": search}
+    options = {"key": key, "hypotheses": hypotheses, "search": search, "full_size": full_size}
     masks = {"source_mask": source_mask, "target_mask": target_mask}
     request = matcher.checked(source, target, model=model, **options, **masks)
     _keep_programs()

@@ -225,10 +225,12 @@ def robust(flow: jax.Array, weight: jax.Array, *, sigma: float) -> jax.Array:
     The latter starts from `ransac.affine_flow` and weighs matches by exp(-d^2 / 2 s^2), d their distance from it and s
     3 cells; it is kept where 2 % more of the mutual matches lie within a cell of it.
     """
-    plain = robust_fit.fit(flow, weight, sigma=sigma)
     start, found = robust_fit.affine_flow(flow, weight)
     near = jnp.exp(-0.5 * ((flow - start) ** 2).sum(-1) / NEAR**2)
-    other = start + robust_fit.fit(flow - start, weight * near, sigma=sigma)
+    # Both fits in one program.
+    both = jnp.concatenate([flow, flow - start]), jnp.concatenate([weight, weight * near])
+    plain, rest = jnp.split(robust_fit.fit(*both, sigma=sigma), 2)
+    other = start + rest
 
     def agreeing(fit):
         return (weight * (((flow - fit) ** 2).sum(-1) < 1)).sum((-2, -1))

@@ -17,7 +17,7 @@ from common.arrays import as_images, as_numbers
 from common.data.augment import to_unit
 from common.errors import input_error
 from common.prng import as_keys
-from diffmatch_jax.model import conditioning, frames, masks
+from diffmatch_jax.model import conditioning, frames, masks, native, programs
 from diffmatch_jax.model.diffusion import folded
 from diffmatch_jax.model.diffusion import std as std_of
 from diffmatch_jax.model.features import Prepared, Pyramid, texture
@@ -103,6 +103,7 @@ class Request(NamedTuple):
     keys: jax.Array
     hypotheses: int
     search: bool
+    full_size: bool
     single: bool
 
 
@@ -119,6 +120,7 @@ def checked(
     key: jax.Array | None = None,
     hypotheses: int = 4,
     search: bool = True,
+    full_size: bool = True,
     source_mask: Any = None,
     target_mask: Any = None,
 ) -> Request:
@@ -136,8 +138,9 @@ def checked(
         raise input_error("hypotheses", expected="at least 1", got=hypotheses, fix="use 4")
     if hypotheses > MOST_HYPOTHESES:
         raise input_error("hypotheses", expected=f"at most {MOST_HYPOTHESES}", got=hypotheses, fix="use 4")
-    if not isinstance(search, bool | np.bool_):
-        raise input_error("search", expected="True or False", got=repr(search), fix="use True")
+    for name, value in (("search", search), ("full_size", full_size)):
+        if not isinstance(value, bool | np.bool_):
+            raise input_error(name, expected="True or False", got=repr(value), fix="use True")
     given = [name for name, mask in (("source_mask", source_mask), ("target_mask", target_mask)) if mask is not None]
     if given and model.config.conditioning.released:
         fix = "leave it out, or cut the images"
@@ -147,7 +150,7 @@ def checked(
         for each, mask, name in ((sources, source_mask, "source_mask"), (targets, target_mask, "target_mask"))
     )
     keys = jnp.broadcast_to(as_keys(0 if key is None else key, len(sources)), (len(sources),))
-    return Request(sources, targets, of_source, of_target, keys, int(hypotheses), bool(search), single)
+    return Request(sources, targets, of_source, of_target, keys, int(hypotheses), bool(search), bool(full_size), single)
 
 
 def run(model: Model, request: Request) -> Match:
@@ -168,45 +171,53 @@ def padded(count: int) -> int:
 
 
 def _matched(model: Model, request: Request) -> Match:
-    sources, targets, of_source, of_target, keys, hypotheses, search, _ = request
+    sources, targets, of_source, of_target, keys, hypotheses, search, full_size, _ = request
     settings = model.config.conditioning
     images = [
         _prepared(jnp.asarray(each), jnp.asarray(mask), settings)
         for each, mask in ((sources, of_source), (targets, of_target))
     ]
     weights = model.weights._replace(pyramid=as_argument(model.weights.pyramid))
-    affine = None
+    frame = None
     if search and settings.fit:
-        images, affine = _framed(weights.pyramid, images, settings, (sources.shape[1:3], targets.shape[1:3]))
-    grid = on_grid(model.config, weights, *images, keys, padded(hypotheses), jnp.asarray(hypotheses))
-    if affine is not None:
-        grid = _unframed(grid, affine)
+        images, frame = _framed(weights.pyramid, images, settings, (sources.shape[1:3], targets.shape[1:3]))
+    grid = whole_grid()(model.config, weights, *images, keys, padded(hypotheses), jnp.asarray(hypotheses))
+    if frame is not None:
+        grid = _unframed(grid, frame)
     sizes = {"size": targets.shape[1:3], "source": sources.shape[1:3], "alignment": settings.alignment}
     flow, *rest = jax.device_get(_finish(grid, **sizes))
+    if full_size and settings.fit:
+        pairs = zip(sources, targets, flow, of_source, of_target, strict=True)
+        flow = np.stack([native.refined(*each) for each in pairs])
     source_size = np.broadcast_to(np.asarray(sources.shape[1:3]), (len(flow), 2))
     return Match(flow, *rest, np.asarray(grid.hypotheses)[:, :hypotheses], source_size)
 
 
+def whole_grid():
+    """Returns `on_grid` as `match` compiles it."""
+    return programs.quick(on_grid.__wrapped__, "config", "hypotheses")
+
+
 def _framed(pyramid, images, settings, sizes):
-    """Returns the images of pairs, each source in the frame that suits its target, and the affine maps `[B, 2, 3]`."""
+    """Returns the images of pairs, each source in the frame that suits its target, and the frames `[B, 3, 3]`."""
     source, target = images
     framed = []
     for i in range(len(source.fine)):
         pair = (jax.tree.map(lambda x, i=i: x[i : i + 1], each) for each in (source, target))
         framed.append(frames.find(pyramid, *pair, settings, sizes=sizes))
     joined = jax.tree.map(lambda *x: jnp.concatenate(x), *(each.source for each in framed))
-    return (joined, target), jnp.asarray(np.stack([each.affine for each in framed]), jnp.float32)
+    return (joined, target), jnp.asarray(np.stack([each.frame for each in framed]), jnp.float32)
 
 
 @jax.jit
-def _unframed(grid: Grid, affine: jax.Array) -> Grid:
+def _unframed(grid: Grid, frame: jax.Array) -> Grid:
     """Returns what was found for resampled sources as flow into the sources as they were."""
-    linear = affine[:, None, None, :, :2]
+    flow, slopes = frames.restore(grid.flow, frame)
     return grid._replace(
-        flow=frames.restore(grid.flow, affine),
-        covariance=linear @ grid.covariance @ jnp.swapaxes(linear, -1, -2),
-        hypotheses=jax.vmap(frames.restore, (1, None), 1)(grid.hypotheses, affine),
-        wta_flow=frames.restore(grid.wta_flow, affine),
+        flow=flow,
+        covariance=slopes @ grid.covariance @ jnp.swapaxes(slopes, -1, -2),
+        hypotheses=jax.vmap(lambda each: frames.restore(each, frame)[0], 1, 1)(grid.hypotheses),
+        wta_flow=frames.restore(grid.wta_flow, frame)[0],
     )
 
 

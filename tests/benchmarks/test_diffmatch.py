@@ -97,7 +97,7 @@ def test_counts_agree_with_those_of_the_compiler():
 @pytest.mark.slow
 def test_smallest_run():
     report = benchmark.run(benchmark.QUICK)
-    rows, (ratio,) = report.tables.values()
+    rows, (ratio,), whole = report.tables.values()
     whats = ["inference, both stages", "training step, stage 1", "training step, stage 2"]
     assert [row["what"] for row in rows[:3]] == [f"{what}, float32" for what in whats]
     for row in rows[:3]:
@@ -107,3 +107,5 @@ def test_smallest_run():
         report.samples[f"{each}, float32"][0].wall for each in ("stage 1: 2 hypotheses drawn", "2 network calls")
     )
     assert ratio["wall"] == above / below
+    assert [row["what"] for row in whole] == ["match, 64 x 64, float32", "match, 80 x 64, float32"]
+    assert all(row["pairs/s"] == 1 / row["wall s"] and row["MiB resident"] > 50 for row in whole)

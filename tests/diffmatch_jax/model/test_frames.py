@@ -15,25 +15,49 @@ def test_a_frame_rotates_about_the_middles_in_pixels():
     assert len(maps) == frames.ROTATIONS * len(frames.ZOOMS) - 1
     quarter, zoom = maps[1]  # two steps of 45 degrees, neither side shrunk
     assert zoom == 1
-    middle, right = quarter @ [0.5, 0.5, 1], quarter @ [0.75, 0.5, 1]
+    middle, right = ((quarter @ [x, 0.5, 1])[:2] for x in (0.5, 0.75))
     np.testing.assert_allclose(middle, 0.5)
     # 50 pixels to the right in the frame are 50 pixels down in the source.
     np.testing.assert_allclose(right * [200, 100], [100, 100])
 
 
-def test_flow_through_an_affine_map_and_back():
-    affine = np.array([[[0.0, -0.5, 0.8], [0.7, 0.0, 0.1]]])
+def moved(frame, place):
+    to = place @ frame[:, :2].T + frame[:, 2]
+    return to[..., :2] / to[..., 2:]
+
+
+def test_flow_through_a_homography_and_back():
+    frame = np.array([[0.0, -0.5, 0.8], [0.7, 0.0, 0.1], [0.2, -0.1, 1.0]])
     place = (np.stack(np.meshgrid(np.arange(6), np.arange(4)), -1) + 0.5) / [6, 4]
-    flow = np.full((1, 4, 6, 2), 0.05)
-    found = frames.restore(flow, affine)
-    np.testing.assert_allclose(found[0], (place + 0.05) @ affine[0, :, :2].T + affine[0, :, 2] - place, atol=1e-6)
+    found, slopes = frames.restore(np.full((1, 4, 6, 2), 0.05), frame[None])
+    np.testing.assert_allclose(found[0], moved(frame, place + 0.05) - place, atol=1e-6)
+    for i, step in enumerate(1e-3 * np.eye(2)):
+        change = (moved(frame, place + 0.05 + step) - moved(frame, place + 0.05 - step)) / 2e-3
+        np.testing.assert_allclose(slopes[0, ..., i], change, atol=1e-5)
+
+
+def test_the_homography_of_matches_among_wrong_ones():
+    rng = np.random.default_rng(0)
+    frame = np.array([[0.9, 0.1, 0.02], [-0.15, 1.1, 0.05], [0.3, -0.2, 1.0]])
+    place = (np.stack(np.meshgrid(np.arange(32), np.arange(32)), -1) + 0.5) / 32
+    flow = np.round((moved(frame, place) - place) * 32)
+    weight = (rng.uniform(size=(32, 32)) < 0.6).astype(float)
+    wrong = rng.uniform(size=(32, 32)) < 0.15
+    flow[wrong] += rng.uniform(-6, 6, (wrong.sum(), 2))
+    found = frames.homography_of(flow, weight)
+    # Matches go to whole cells; half a cell is 1/64.
+    assert np.abs(moved(found, place) - moved(frame, place)).max() < 0.3 / 32
+    assert frames.homography_of(flow, 0 * weight) is None
+    assert frames.homography_of(-2 * (place - 0.5) * [32, 0], weight) is None  # a mirror
+    steep = moved(np.array([[1, 0, 0], [0, 1, 0], [-0.9, 0, 1.0]]), place)
+    assert frames.homography_of((steep - place) * 32, np.ones((32, 32))) is None
 
 
 def test_a_resampled_image_and_what_it_does_not_show():
     image = np.random.default_rng(0).uniform(size=(1, 32, 32, 3)).astype(np.float32)
     one = np.ones((1, 32, 32, 1), np.float32)
     images = features.Prepared(image, image[:, ::2, ::2], one, one)
-    half = frames.resampled(images, np.array([[1.0, 0, 0.5], [0, 1, 0]]))
+    half = frames.resampled(images, np.array([[1.0, 0, 0.5], [0, 1, 0], [0, 0, 1]]))
     np.testing.assert_allclose(half.fine[:, :, :16], image[:, :, 16:], atol=1e-4)
     assert (half.mask[:, :, 17:] == 0).all() and (half.mask[:, :, :16] == 1).all()
 

@@ -259,9 +259,9 @@ def test_other_numbers_of_pairs_and_hypotheses_compile_nothing(unsure):
     """They are padded to powers of two; what is returned is that of the number asked for."""
     images = np.stack([picture(64, 64, seed=each) for each in range(8)])
     four = match(images[:4], images[4:], model=unsure, hypotheses=4)
-    programs = matcher.on_grid._cache_size()
+    programs = matcher.whole_grid()._cache_size()
     three = match(images[:3], images[4:7], model=unsure, hypotheses=3)
-    assert matcher.on_grid._cache_size() == programs
+    assert matcher.whole_grid()._cache_size() == programs
     assert three.hypotheses.shape[:2] == (3, 3)
     assert four.hypotheses.shape[:2] == (4, 4)
     grid = matcher.on_grid(unsure.config, *_prepared(unsure, images), 4, jnp.asarray(3))
@@ -331,8 +331,9 @@ def test_other_refusals(model):
     for wrong in (2.5, True, "4"):
         with pytest.raises(InputError, match=f"hypotheses: expected a whole number, got {wrong!r}; use 4"):
             match(image, image, model=model, hypotheses=wrong)
-    with pytest.raises(InputError, match="search: expected True or False, got 'no'"):
-        match(image, image, model=model, search="no")
+    for name in ("search", "full_size"):
+        with pytest.raises(InputError, match=f"{name}: expected True or False, got 'no'"):
+            match(image, image, model=model, **{name: "no"})
     with pytest.raises(InputError, match="model: expected a Model, the directory of a run, or None, got int"):
         match(image, image, model=3)
     want = match(image, image, model=model, key=jax.random.key(0)).flow
