@@ -32,7 +32,7 @@ REDRAWN = 2  # times the source is resampled by the affine map of the best frame
 BETTER = 1.02  # times the agreement of an affine frame, from which a homography is taken
 FEWEST = 20  # matches that decide a homography
 SCALES = (4.0, 2.0, 1.0, 1.0, 0.7, 0.7)  # cells: of the reweighting of its matches
-MOST_SLANT = 4.0  # ratio of the scales at which a homography shows any two places of the target
+MOST_SLANT = 8.0  # ratio of the scales at which a homography shows any two places of the target
 ROTATIONS = 8
 ZOOMS = ((1.0, 1.0), (2.0, 1.0), (1.0, 2.0))  # by which source and target are shrunk
 ZOOMS_BACK = ((1.0, 1.0), (1.0, 2.0))  # the same where the roles are exchanged
@@ -261,7 +261,7 @@ def homography_of(flow: np.ndarray, weight: np.ndarray) -> np.ndarray | None:
 
     The direct linear transform of matches that count by `weight [h, w]`, reweighted by w (s^2 / (s^2 + d^2))^2 with
     their distance d from it in cells, for each s of `SCALES`. None for fewer than 20 matches, or where it mirrors or
-    its scale (the square root of its determinant) varies by more than a factor of 4 over the target.
+    its scale (the square root of its determinant) varies by more than a factor of 8 over the target.
     """
     height, width = weight.shape
     size = np.asarray([width, height], np.float64)

@@ -150,10 +150,12 @@ def _moved(source: jax.Array, target: jax.Array, place: jax.Array) -> jax.Array:
         return (x - mx) / jnp.maximum(sx, NOISE), (gray - my) / jnp.maximum(sy, NOISE), weight, score, total
 
     def step(_, place):
-        x, y, weight, _, total = compared(place)
+        x, y, weight, _, _ = compared(place)
         along, across = (0.5 * jnp.gradient(x + y, axis=i) for i in (1, 0))
         left = x - y
-        weight = weight / (1 + (left / RESIDUAL) ** 2) ** 2
+        # A slope is known where the pixels on both sides count.
+        known = weight * (jnp.gradient(weight, axis=0) == 0) * (jnp.gradient(weight, axis=1) == 0)
+        weight = known / (1 + (left / RESIDUAL) ** 2) ** 2
         xx, xy, yy, x_left, y_left = separable(
             windows,
             weight * along**2,
