@@ -30,7 +30,7 @@ STEPS = 6
 DAMPING = 0.003  # of squared gradients of images of unit variance, a pixel
 RESIDUAL = 2.0  # unit deviations from which on a pixel counts less
 NOISE = 0.012  # deviation, of the range, below which contrast counts as noise
-GAIN = 0.002  # of the correlation, from which a move is kept
+GAIN = 0.02  # of the correlation, from which a move is kept whole, and below in part
 CELL = 4  # pixels between the windows of a tile
 SMOOTH = 1.0  # windows around, one deviation, over which it is averaged whether a move is kept
 SEEN = 0.3  # fraction of a window that both images must show
@@ -178,8 +178,9 @@ def _moved(source: jax.Array, target: jax.Array, place: jax.Array) -> jax.Array:
     move = moved - place
     far = jnp.sqrt((move**2).sum(-1))
     move = move * jnp.minimum(1, FARTHEST / jnp.maximum(far, FARTHEST))[..., None]
-    keep = (after[3] > before[3] + GAIN) & (jnp.minimum(before[4], after[4]) > SEEN)
-    keep = jnp.einsum("yh,xw,hw->yx", smooth, smooth, keep.astype(jnp.float32), precision="highest")
+    # A ramp, not a step: what differs by rounding moves alike.
+    keep = jnp.clip((after[3] - before[3]) / GAIN, 0, 1) * (jnp.minimum(before[4], after[4]) > SEEN)
+    (keep,) = separable(smooth, keep)
     return move * separable(wide, keep)[0][..., None]
 
 
