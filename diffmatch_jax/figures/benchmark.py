@@ -186,6 +186,8 @@ def section(workdir: Path) -> list[Block]:
     }
     for draw in (accuracy, sparsification, corruptions):
         blocks += [Picture(path, captions[draw.__name__]) for path in draw(workdir)]
+    caption = "One pair: its truth and its regions, and what matchers say."
+    blocks += [Picture(path, caption) for path in regions(workdir)]
     return [*blocks, *(Picture(path, "One pair.") for path in shown(workdir))]
 
 

@@ -10,7 +10,7 @@ from diffmatch_jax.model import geometry
 from diffmatch_jax.model.flow import consistency, warp
 from diffmatch_jax.model.geometry import Geometry
 
-COVISIBLE_PIXELS = 3.0  # there and back, in pixels of an image whose longer side is 256
+COVISIBLE_PIXELS = 5.0  # there and back, in pixels of an image whose longer side is 256
 COVISIBLE_CONFIDENCE = 0.1
 
 
@@ -99,7 +99,7 @@ class Match(NamedTuple):
     def covisible(self, back: "Match") -> np.ndarray:
         """Returns which pixels of the target the source shows too, `[H, W]`.
 
-        Those whose flow leads into the source and back to within 3 pixels of an image of 256, with a confidence of at
+        Those whose flow leads into the source and back to within 5 pixels of an image of 256, with a confidence of at
         least 0.1.
 
         Args:
