@@ -16,7 +16,7 @@ from common.method import Variables
 from common.metrics.psnr import mse, psnr, sigma_to_psnr
 from common.metrics.scaling import rescale
 from common.metrics.similarity import closest, closest_patches, correlation, cosine, distance, one_origin
-from common.training.optimizers import make_schedule
+from common.training.settings import make_schedule
 from gahb import objective, operators
 from gahb.analysis import psnr_curve
 from gahb.generalisation import l1_normalise

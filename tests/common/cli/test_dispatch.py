@@ -13,7 +13,7 @@ from common.cli import workdirs
 from common.cli.app import App, Request, Verb
 from common.cli.dispatch import main, split_overrides
 from common.errors import InputError, RunError
-from common.plots.tables import text_table
+from common.plots.report import text_table
 from configs.base import base
 
 ROOT = Path(__file__).parents[3]
