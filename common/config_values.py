@@ -1,4 +1,7 @@
-"""Values of configuration keys: what a text on the command line means, and whether a value has its key's type."""
+"""Values of configuration keys: what a text on the command line means, its type, and durations.
+
+A duration is a number of steps, or a text such as "5 epochs", "100000 examples" or "2 percent".
+"""
 
 import ast
 import math

@@ -1,4 +1,7 @@
-"""Keys that users give to public functions: typed ones, raw ones, and seeds."""
+"""Where every random number comes from: keys derived from seed, purpose and step, and keys that users give.
+
+Users give typed keys, raw ones or seeds to public functions; there is no stateful generator anywhere.
+"""
 
 import enum
 

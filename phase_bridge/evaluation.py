@@ -12,8 +12,7 @@ from common.method import Evaluation
 from common.metrics import features as extractors
 from common.metrics.distances import frechet_distance, repeated
 from common.metrics.neighbours import precision_recall
-from common.metrics.support import summarise_support
-from common.metrics.wasserstein import sliced_wasserstein
+from phase_bridge.distances import sliced_wasserstein, summarise_support
 from phase_bridge.toy import Toy
 
 FEATURES = ("random", "pixels", "inception")

@@ -1,4 +1,4 @@
-"""Steps on disk: Orbax stores the arrays and makes a step appear whole or not at all.
+"""Steps on disk: Orbax stores the arrays and makes a step appear whole or not at all, for one writer a directory.
 
 This is the only module that knows Orbax. It uses `Checkpointer` and the handlers of the stable API: V1 is still called
 experimental in every release that setup.py allows, and `CheckpointManager` asks the preemption service on one process

@@ -1,4 +1,4 @@
-"""Checks of a run's directory before anything expensive, and the config a command works with."""
+"""Checks of a run's directory before anything expensive, and the config a command works with, by path or by name."""
 
 import difflib
 import os

@@ -1,4 +1,4 @@
-"""From the data section of a config to the training and the test source."""
+"""From the data section of a config to the training and the test source; the photographs of scikit-image."""
 
 import difflib
 import importlib.util

@@ -1,4 +1,8 @@
-"""Examples with random access: the base of all sources, and arrays in memory."""
+"""Examples with random access: the base of all sources, arrays in memory, and the order in which examples are seen.
+
+Epochs, halves, subsets and held-out examples are decided by a seed; the random numbers are the same with every release
+of NumPy.
+"""
 
 import functools
 import hashlib

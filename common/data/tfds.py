@@ -2,7 +2,8 @@
 
 A prepared data set is read by `tensorflow_datasets` with no TensorFlow installed if its files are `array_record` and
 its images are stored encoded or as plain tensors. Decoding is ours, so that pixels do not depend on which decoder TFDS
-finds.
+finds. The JSON files of a data set are checked first, since TFDS trusts what they say: it imports the module of every
+feature class that `features.json` names, and older forms of a feature may name files.
 """
 
 import importlib.util

@@ -1,4 +1,7 @@
-"""Result files: a `.json` with numbers and where they came from, an `.npz` with arrays, a `.png` to view."""
+"""Result files: a `.json` with numbers and where they came from, an `.npz` with arrays, a `.png` to view.
+
+Pictures are exact: an array in [0, 1] becomes bytes pixel by pixel.
+"""
 
 import datetime
 import functools

@@ -1,4 +1,12 @@
-"""Distances between two sets of samples: Frechet, maximum mean discrepancy, and the scatter of a repeated measure."""
+"""Distances between two sets of features, and the scatter of a repeated measure; in float64 on the host.
+
+Frechet distance, as if each set were Gaussian: d^2 = |m - m_r|^2 + tr(S + S_r - 2 (S S_r)^(1/2)) (Dowson &
+Landau, 1982;
+FID: Heusel et al., 2017, eq. 6). Maximum mean discrepancy: MMD^2 = E k(x, x') + E k(y, y') - 2 E k(x, y) (Gretton et
+al., JMLR 2012, lemma 6); the estimate leaves out the pairs of a point with itself, so its mean is zero for equal
+distributions and single values may be negative. The features may be any: those of Inception-v3, of a classifier,
+pixels, or points of the plane.
+"""
 
 import functools
 import io

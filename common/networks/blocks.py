@@ -1,4 +1,4 @@
-"""The residual block of both U-Nets, with everything in which they differ as a field."""
+"""The residual block of both U-Nets, with everything in which they differ as a field, and its self-attention."""
 
 from typing import Any, NamedTuple
 

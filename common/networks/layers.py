@@ -1,4 +1,10 @@
-"""Convolution, linear layer, group norm and dropout as the U-Nets use them, and the hash behind the dropout."""
+"""What the U-Nets are made of: initial weights, resampling, convolution, linear layer, norm, dropout, embeddings.
+
+Every leaf says how it is distributed, and one draw serves all leaves of a network. Images are halved and doubled by a
+short separable filter with an even number of taps, scaled to sum 1; what lies outside an image counts as zero. (1, 1)
+is the box, (1, 3, 3, 1) is the one of StyleGAN2 (Karras et al. 2020) that NCSN++ uses. The noise level, or time, is
+embedded in float32 or better.
+"""
 
 import contextvars
 import dataclasses

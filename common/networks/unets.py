@@ -1,4 +1,9 @@
-"""The U-Nets of score-based models: of Song et al. (2021) as Karras et al. (2022) have them, and of ADM."""
+"""The U-Nets of score-based models and of ADM.
+
+`SongUNet`: Song et al. (2021), in the variants DDPM++ and NCSN++ of Karras et al. (2022). `ADMUNet`: Dhariwal and
+Nichol
+(2021), and its predecessor, improved diffusion (Nichol and Dhariwal 2021).
+"""
 
 import math
 from typing import Any

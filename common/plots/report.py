@@ -1,4 +1,4 @@
-"""A static page of results that needs nothing but itself: pictures are inside it, and it fetches nothing."""
+"""Tables as text and Markdown, and a static page of results: pictures are inside it, and it fetches nothing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Agreement between the processes of one run: the first one acts, and all know the result."""
+"""Agreement between the processes of one run: the first one acts, all know the result, and all stop together."""
 
 import itertools
 import json

@@ -1,4 +1,4 @@
-"""The training loop all methods share: it feeds the compiled step, keeps its numbers and saves its state."""
+"""The training loop all methods share: it feeds the compiled step, keeps its numbers, saves its state and profiles."""
 
 import contextlib
 import json

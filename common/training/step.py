@@ -1,4 +1,4 @@
-"""One optimisation step as a pure function, the same text on one device, on many and inside `pmap`."""
+"""The training state, and one optimisation step as a pure function, the same text on any number of devices."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
