@@ -127,7 +127,7 @@ def typed(field: str, value: Any, kind: type, default: Any) -> Any:
         like = next((each for each in default if isinstance(each, float)), default[0] if default else None)
         checked = (typed(f"{field}[{i}]", each, type(like), like) for i, each in enumerate(value))
         return tuple(value) if like is None else tuple(checked)
-    if kind is int and isinstance(value, int) and abs(value) >= 2**63:
+    if kind is int and (_is_long(value) or isinstance(value, int) and abs(value) >= 2**63):
         raise input_error(field, expected="a whole number below 2**63", got=shown(value), fix="use a smaller one")
     if isinstance(value, kind) and kind is not float and not (kind is int and isinstance(value, bool)):
         return value
@@ -138,6 +138,11 @@ def typed(field: str, value: Any, kind: type, default: Any) -> Any:
         tuple: ('values in brackets (tuple), such as "(10., 25.)"', "separate them by commas"),
     }.get(kind, (kind.__name__, "give a value of that type"))
     raise input_error(field, expected=expected, got=f"{shown(value)} ({type(value).__name__})", fix=example)
+
+
+def _is_long(value: object) -> bool:
+    """Tells whether a value is the text of an integer of more digits than Python reads."""
+    return isinstance(value, str) and len(value) > 4000 and value.strip().lstrip("+-").replace("_", "").isdigit()
 
 
 def _is_number(value: object) -> bool:

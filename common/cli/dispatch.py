@@ -96,6 +96,8 @@ def split_overrides(argv: Sequence[str]) -> tuple[dict[str, str], list[str]]:
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str):
+        if (long := re.search(r"'(.{80,})'$", message)) is not None:
+            message = message[: long.start()] + shown(long[1])
         raise InputError(f"{message}; see `{self.prog} --help`")
 
 

@@ -201,8 +201,8 @@ def _array(data: np.ndarray, tensor: Tensor, *, swap: bool) -> np.ndarray:
 
 
 # The format before version 1.6: five pickles follow each other (a magic number, a version, facts about the writer, the
-# object, the order of its storages), then for each storage its length and its bytes. `load_torch` refuses it; it is read
-# here for the few published files that exist in no other and whose checksum is known.
+# object, the order of its storages), then for each storage its length and its bytes. `load_torch` refuses it; it is
+# read here for the few published files that exist in no other and whose checksum is known.
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _LEGACY_VERSION = 1001
 _LEGACY_MAX_BYTES = 1 << 30
