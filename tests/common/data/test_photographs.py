@@ -54,6 +54,6 @@ def test_a_missing_package_is_told(monkeypatch):
 
 
 def test_a_missing_file_is_told(monkeypatch):
-    monkeypatch.setattr(pipeline, "TEST", ("nowhere.png",))
+    monkeypatch.setattr(pipeline, "TEST_PHOTOGRAPHS", ("nowhere.png",))
     with pytest.raises(InputError, match="expected nowhere.png of scikit-image"):
         pipeline.open_photographs(channels=1)
