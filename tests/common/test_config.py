@@ -293,13 +293,12 @@ def test_the_longest_duration():
         ("evaluate.levels", "{[]: 1}", "config.evaluate.levels: expected values in brackets (tuple)"),
         ("evaluate.levels", "(1" + "0" * 400 + ",)", "config.evaluate.levels[0]: expected a finite number (float)"),
         ("train.batch_size", "9" * 5_000, "config.train.batch_size: expected a whole number below 2**63, got '99"),
-        ("train.batch_size", "-" + "9" * 5_000, "config.train.batch_size: expected a whole number below 2**63, got '-9"),
         ("train.batch_size", str(2**63), "config.train.batch_size: expected a whole number below 2**63"),
         ("train.batch_size", "1e400", "config.train.batch_size: expected a whole number (int), got inf"),
         ("train.batch_size", 10**5000, "config.train.batch_size: expected a whole number below 2**63"),
         ("optimizer.eps", 10**400, "config.optimizer.eps: expected a finite number (float), got 1000"),
     ],
-    ids=range(11),
+    ids=range(10),
 )
 def test_texts_too_large_to_read(write_file, key, text, message):
     with pytest.raises(InputError) as error:
