@@ -99,11 +99,16 @@ class GroupNorm(nn.Module):
         bias = self.param("bias", initial.constant(0.0), (channels,))
         groups = min(32, channels // self.min_group)
         x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-        grouped = x.reshape(x.shape[0], -1, groups, channels // groups)
-        mean = grouped.mean((1, 3), keepdims=True)
-        variance = jnp.square(grouped - mean).mean((1, 3), keepdims=True)
-        normal = (grouped - mean) * lax.rsqrt(variance + self.eps)
-        return normal.reshape(x.shape) * scale + bias
+        flat = x.reshape(x.shape[0], -1, channels)
+
+        def over_groups(of_channels):
+            # Over pixels first: channels stay the innermost axis, along which CPUs compute several at once.
+            grouped = of_channels.mean(1).reshape(-1, 1, groups, channels // groups).mean(-1)
+            return jnp.repeat(grouped, channels // groups, axis=-1)
+
+        centred = flat - over_groups(flat)
+        slope = lax.rsqrt(over_groups(jnp.square(centred)) + self.eps) * scale
+        return (centred * slope + bias).reshape(x.shape)
 
 
 def dropout_seeds(keys: jax.Array | None) -> jax.Array | None:
