@@ -86,7 +86,7 @@ class Conv(nn.Module):
 class GroupNorm(nn.Module):
     """Group normalisation of `x [B, ..., C]` in float32 or better, which is also the type of the result.
 
-    There are min(32, C / min_group) groups; the biased variance is that of each example alone.
+    There are min(32, C / min_group) groups, or the next number below that divides C; the biased variance is that of each example alone.
     """
 
     eps: float
@@ -97,7 +97,8 @@ class GroupNorm(nn.Module):
         channels = x.shape[-1]
         scale = self.param("scale", initial.constant(1.0), (channels,))
         bias = self.param("bias", initial.constant(0.0), (channels,))
-        groups = min(32, channels // self.min_group)
+        most = max(1, min(32, channels // self.min_group))
+        groups = next(count for count in range(most, 0, -1) if channels % count == 0)
         x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
         flat = x.reshape(x.shape[0], -1, channels)
 
