@@ -86,7 +86,8 @@ class Conv(nn.Module):
 class GroupNorm(nn.Module):
     """Group normalisation of `x [B, ..., C]` in float32 or better, which is also the type of the result.
 
-    There are min(32, C / min_group) groups, or the next number below that divides C; the biased variance is that of each example alone.
+    There are min(32, C / min_group) groups, or the next number below that divides C; the biased variance is that of
+    each example alone.
     """
 
     eps: float
