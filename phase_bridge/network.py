@@ -4,12 +4,10 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from common.errors import at_least, choice, input_error, within
-from common.networks import resample
-from common.networks.adm_unet import ADMUNet
-from common.networks.embeddings import KINDS
+from common.networks import layers
+from common.networks.layers import KINDS
 from common.networks.mlp import EMBEDDINGS, ResidualMLP
-from common.networks.patches import Patched
-from common.networks.song_unet import ENCODERS, SongUNet
+from common.networks.unets import ENCODERS, ADMUNet, Patched, SongUNet
 
 NAMES = ("mlp", "song_unet", "adm_unet")
 
@@ -103,7 +101,7 @@ def _check(model, size: int) -> None:
     choice("config.model.embedding", model.embedding, KINDS)
     choice("config.model.encoder", model.encoder, ENCODERS)
     choice("config.model.decoder", model.decoder, ENCODERS)
-    resample.margin(tuple(model.filter), "config.model.filter")
+    layers.filter_margin(tuple(model.filter), "config.model.filter")
     if not model.multipliers or min(model.multipliers) < 1:
         got = tuple(model.multipliers)
         fix = "the paper has (2, 2, 2) on CIFAR-10"

@@ -9,9 +9,8 @@ import pytest
 
 from common import config as configs
 from common.errors import InputError
-from common.networks.adm_unet import ADMUNet
 from common.networks.mlp import ResidualMLP
-from common.networks.song_unet import SongUNet
+from common.networks.unets import ADMUNet, SongUNet
 from configs.phase_bridge.base import base
 from phase_bridge.network import build, levels
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from common.errors import InputError
-from common.networks.patches import to_cells, to_pixels
+from common.networks.unets import to_cells, to_pixels
 
 
 def test_cells_hold_rows_of_pixels():
