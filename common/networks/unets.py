@@ -1,8 +1,7 @@
 """The U-Nets of score-based models and of ADM.
 
 `SongUNet`: Song et al. (2021), in the variants DDPM++ and NCSN++ of Karras et al. (2022). `ADMUNet`: Dhariwal and
-Nichol
-(2021), and its predecessor, improved diffusion (Nichol and Dhariwal 2021). `Patched`: either on cells of pixels.
+Nichol (2021), and its predecessor, improved diffusion (Nichol and Dhariwal 2021). `Patched`: either on cells of pixels.
 """
 
 import math
