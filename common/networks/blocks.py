@@ -108,7 +108,7 @@ class ResidualBlock(nn.Module):
 
     features: int
     style: BlockStyle
-    layers: str = "none"  # "none" | "down" | "up"
+    resample: str = "none"  # "none" | "down" | "up"
     heads: int = 0
 
     @nn.compact

@@ -255,7 +255,8 @@ class Conv(nn.Module):
 class GroupNorm(nn.Module):
     """Group normalisation of `x [B, ..., C]` in float32 or better, which is also the type of the result.
 
-    There are min(32, C / min_group) groups; the biased variance is that of each example alone.
+    There are min(32, C / min_group) groups, or the next number below that divides C; the biased variance is that of
+    each example alone.
     """
 
     eps: float
@@ -266,13 +267,19 @@ class GroupNorm(nn.Module):
         channels = x.shape[-1]
         scale = self.param("scale", constant(1.0), (channels,))
         bias = self.param("bias", constant(0.0), (channels,))
-        groups = min(32, channels // self.min_group)
+        most = max(1, min(32, channels // self.min_group))
+        groups = next(count for count in range(most, 0, -1) if channels % count == 0)
         x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-        grouped = x.reshape(x.shape[0], -1, groups, channels // groups)
-        mean = grouped.mean((1, 3), keepdims=True)
-        variance = jnp.square(grouped - mean).mean((1, 3), keepdims=True)
-        normal = (grouped - mean) * lax.rsqrt(variance + self.eps)
-        return normal.reshape(x.shape) * scale + bias
+        flat = x.reshape(x.shape[0], -1, channels)
+
+        def over_groups(of_channels):
+            # Over pixels first: channels stay the innermost axis, along which CPUs compute several at once.
+            grouped = of_channels.mean(1).reshape(-1, 1, groups, channels // groups).mean(-1)
+            return jnp.repeat(grouped, channels // groups, axis=-1)
+
+        centred = flat - over_groups(flat)
+        slope = lax.rsqrt(over_groups(jnp.square(centred)) + self.eps) * scale
+        return (centred * slope + bias).reshape(x.shape)
 
 
 def dropout_seeds(keys: jax.Array | None) -> jax.Array | None:
