@@ -118,6 +118,9 @@ def test_layered_data_set(photographs):
     other = layered.layered(photographs, count=7, size=64, seed=1)
     np.testing.assert_array_equal(other.load(0).target, data.load(1).target)
     assert other.fingerprint != data.fingerprint
+    # The first pairs of a larger one are the same, and their rows serve it.
+    larger = layered.layered(photographs, count=8, size=64)
+    assert larger.fingerprint == data.fingerprint and larger.names[:7] == data.names
     with pytest.raises(InputError, match="layered: expected at least 1 pair of at least 64 pixels, got 7 of 32"):
         layered.layered(photographs, count=7, size=32)
 
