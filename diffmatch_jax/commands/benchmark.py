@@ -192,7 +192,11 @@ def _shown(workdir: Path, data, baselines) -> Path:
             back = asked(baseline.matcher, example.target, example.source)
             arrays[f"{baseline.name}.covisible"] = regions.seen_in_both(answer, back)
     numbers = {"name": example.name, "methods": {each.name: each.title for each in baselines}}
-    settings = {"longer_side": SHOWN, "rows": [identity_of(data, each, None) for each in baselines]}
+    settings = {
+        "longer_side": SHOWN,
+        "pair": example.name,
+        "rows": [identity_of(data, each, None) for each in baselines],
+    }
     return results.write(workdir / "results", f"shown-{data.name}", numbers=numbers, arrays=arrays, settings=settings)[
         -1
     ]
@@ -210,14 +214,15 @@ def identity_of(data, baseline, corrupt) -> dict[str, Any]:
 
 
 def settings_of(datasets, baselines, corruptions: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns what decides a whole benchmark: what decides its rows."""
+    """Returns what decides a whole benchmark: what decides its rows, and how many there are."""
     return {
+        "pairs": [len(data) for data in datasets],
         "rows": [
             identity_of(data, baseline, corrupt)
             for data in datasets
             for corrupt in corruptions.values()
             for baseline in baselines
-        ]
+        ],
     }
 
 
