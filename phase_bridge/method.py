@@ -3,6 +3,7 @@
 import functools
 import os
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -13,6 +14,7 @@ import numpy as np
 from common import config as configs
 from common import sampling as drawing
 from common.checkpoint import restore_params
+from common.checkpoint.shelf import Shelf
 from common.data import batches
 from common.data.pipeline import build as build_sources
 from common.data.source import Source, in_threads
@@ -36,6 +38,7 @@ from phase_bridge.processes.flow import Flow
 from phase_bridge.solvers.table import SOLVERS, chosen, make_steps
 
 NAME = "phase_bridge"
+SHELF = Shelf(Path(__file__).with_name("weights"), base)
 PROCESSES = ("bridge", "flow", "edm", "cld")
 TOY = "toy:"
 
@@ -316,7 +319,15 @@ def is_toy(config) -> bool:
 
 
 def load_setup(workdir: str | os.PathLike, *, ema: bool = True, step: int | None = None) -> tuple[Setup, Variables]:
-    """Returns set-up and variables of the run in `workdir`, without data or optimizer; raises `InputError`."""
+    """Returns set-up and variables of a run, or of weights as `load` takes them; raises `InputError`.
+
+    Neither data nor an optimizer is needed.
+    """
+    if path := SHELF.find(workdir):
+        if step is not None:
+            raise input_error("step", expected="None for packed weights, of one step", got=step, fix="leave it out")
+        config, variables = SHELF.read(path)
+        return build_setup(config), variables
     method = configs.method_of(workdir)
     if method != NAME:
         raise input_error(
@@ -328,7 +339,8 @@ def load_setup(workdir: str | os.PathLike, *, ema: bool = True, step: int | None
 def load(workdir: str | os.PathLike, *, ema: bool = True, step: int | None = None) -> Model:
     """Returns the trained model of a run, with its path, the shape of its samples and the sampler of its config.
 
-    workdir: the directory that `train` or `import-weights` wrote. ema: the running average of the weights. step: of the
+    workdir: the directory that `train` or `import-weights` wrote, the file of `export`, or the name of a model that
+      comes with the package (an unknown one lists them). ema: the running average of the weights. step: of the
     checkpoint (default: the last). Raises `InputError` for what is no run of this method.
     """
     setup, variables = load_setup(workdir, ema=ema, step=step)
