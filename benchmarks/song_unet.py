@@ -82,7 +82,7 @@ def blocks(config) -> dict[str, Any]:
     resident, fetched = backend.place_resident(batches.resident), backend.place_fetched(batches.fetch(0))
     step = compile_step(method, settings, batches, backend).lower(state, resident, fetched).compile()
 
-    patch, side = config.model.patch, data.size // config.model.patch
+    side = data.size // config.model.patch
     network = build_network(config, features=data.channels)
     inner = getattr(network, "network", network)
     tree = {"params": state.params, "stats": state.stats}
