@@ -31,13 +31,13 @@ def _figures():
 
 
 def _demo(app, request):
-    from gahb.demo import run
+    from gahb.experiments.demo import run
 
     run(app, request)
 
 
 def _study(app, request):
-    from gahb.study import run
+    from gahb.experiments.study import run
 
     run(app, request)
 
@@ -51,13 +51,13 @@ def _study_arguments(parser):
 
 
 def _classes(app, request):
-    from gahb.classes import run
+    from gahb.experiments.classes import run
 
     run(app, request)
 
 
 def _generate(app, request):
-    from gahb.generate import run
+    from gahb.experiments.generate import run
 
     run(app, request)
 
@@ -67,7 +67,7 @@ def _generate_arguments(parser):
 
 
 def _restore(app, request):
-    from gahb.restore import run
+    from gahb.experiments.restore import run
 
     run(app, request)
 
@@ -94,7 +94,7 @@ EXPORT = Verb(
 
 
 def _analyse(app, request):
-    from gahb.analyse import run
+    from gahb.experiments.analyse import run
 
     run(app, request)
 

@@ -6,7 +6,7 @@ import jax
 from jax.tree_util import Partial
 
 from gahb import method
-from gahb.denoisers import denoiser
+from gahb.networks import denoiser
 
 
 def load_denoiser(workdir: str | os.PathLike, *, ema: bool = True, step: int | None = None) -> Partial:

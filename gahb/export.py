@@ -9,8 +9,9 @@ from common.cli.verbs import trained
 from common.errors import RunError
 from common.io import results
 from common.io.files import write_atomically
-from gahb.denoisers import Denoiser, denoiser
+from gahb.denoisers import Denoiser
 from gahb.method import build_network
+from gahb.networks import denoiser
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 

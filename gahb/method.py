@@ -20,11 +20,11 @@ from common.io.pictures import as_unit, strip
 from common.method import Evaluation, Method, Sampler, Samples, Variables
 from common.training.parallel import AXIS
 from configs.gahb.base import base
-from gahb import objective, synthetic
-from gahb.denoisers import denoiser
-from gahb.evaluation import denoise_at, evaluate
-from gahb.network import BFCNN, BFCNNRF, RECEPTIVE_FIELDS, UNet
-from gahb.network import init as init_network
+from gahb import objective
+from gahb.datasets import synthetic
+from gahb.metrics.psnr import denoise_at, evaluate
+from gahb.networks import BFCNN, BFCNNRF, RECEPTIVE_FIELDS, UNet, denoiser
+from gahb.networks import init as init_network
 from gahb.reference import fit
 from gahb.sampler_settings import SamplerSettings, check, outcomes
 from gahb.sampling import gaussian_noise, sample
