@@ -22,14 +22,14 @@ from gahb.eigenbasis.traces import sums_of
 from gahb.method import build_network, spread
 from gahb.networks import denoiser
 
-COLUMNS = ("image", "psnr", "trace", "squares", "asymmetry", "largest", "smallest", "residual", "products")
+COLUMNS = ("sigma", "image", "psnr", "trace", "squares", "asymmetry", "largest", "smallest", "residual", "products")
 
 
 def run(app: App, request: Request) -> None:
     """Writes `results/eigenbasis-step-N-seed-S-KEY.json` and `.npz`, and prints a table."""
     flags = request.flags
     config = _of_size(workdirs.of_trained(app, request).config, flags.size)
-    sigmas = [level / 255 for level in parse_levels(flags.levels)]
+    sigmas = parse_levels(flags.levels)
     dimension = config.data.size**2 * config.data.channels
     for name, most in (("images", None), ("top", dimension), ("probes", None), ("block", None)):
         whole_number(f"--{name}", getattr(flags, name), least=2 if name == "probes" else 1, most=most)
@@ -83,22 +83,23 @@ def run(app: App, request: Request) -> None:
 
 def _printed(row: dict[str, Any]) -> dict[str, Any]:
     return {
-        "sigma_255": 255 * row["sigma"],
         **{name: row[name] for name in COLUMNS},
+        "sigma": f"{row['sigma']:.3g}",
         "residual": f"{row['residual']:.1e}",
     }
 
 
 def parse_levels(text: str) -> list[float]:
-    """Returns the positive numbers of a list such as "10,25"; raises `InputError` for anything else."""
+    """Returns noise standard deviations for images in [0, 1] of a list such as "0.04,0.1"; raises `InputError`."""
     try:
         levels = [float(part) for part in text.split(",")]
     except ValueError:
         levels = []
-    if not levels or not all(0 < level < float("inf") for level in levels):
-        raise input_error(
-            "--levels", expected="positive numbers with commas between", got=repr(text), fix="try 10,25,50"
-        )
+    if not levels or not all(0 < level <= 1 for level in levels):
+        largest = max((level for level in levels if 1 < level < float("inf")), default=None)
+        fix = "try 0.04,0.1,0.2" if largest is None else f"{largest:g}/255 = {largest / 255:.3f}"
+        expected = "noise in (0, 1], for images in [0, 1], with commas between"
+        raise input_error("--levels", expected=expected, got=repr(text), fix=fix)
     return levels
 
 

@@ -59,9 +59,7 @@ def run(app: App, request: Request) -> None:
     page, table = demo.finish(
         folder, sections={**headed, first: [words, *headed[first]]}, numbers=numbers, title="ScoreBridge demonstration"
     )
-    gains = [
-        f"{row['gain']:+.2f} dB at sigma {255 * row['sigma']:.4g}/255" for row in measured["table"] if "gain" in row
-    ]
+    gains = [f"{row['gain']:+.2f} dB at sigma {row['sigma']:.3g}" for row in measured["table"] if "gain" in row]
     print_lines(
         "",
         f"interrupted after step {saved} of {last['step']} and resumed; {seconds['all']:.0f} s in all",

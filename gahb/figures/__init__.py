@@ -28,11 +28,12 @@ def sections(workdir: Path) -> dict[str, Sequence[Block]]:
         made.append(numbers)
         found["Denoising held-out images"] = [
             Paragraph(
-                f"Mean PSNR in dB over {numbers['num_images']} held-out images. sigma_255 is the standard deviation of "
-                "the noise in 1/255; the denoiser does not know it, the Wiener filter does. error and gain_error are "
-                f"standard errors over the {numbers['num_origins']} photographs that these images come from."
+                f"Mean PSNR in dB over {numbers['num_images']} held-out images. sigma is the standard deviation of the "
+                "noise for images in [0, 1]; the denoiser does not know it, the Wiener filter does. error and "
+                f"gain_error are standard errors over the {numbers['num_origins']} photographs that these images come "
+                "from."
             ),
-            Table.of([model.in_255(row) for row in numbers["table"]]),
+            Table.of(numbers["table"]),
             Picture(
                 model.psnr(workdir)[0], "PSNR of the squared error averaged over all images, against that of the input."
             ),

@@ -175,8 +175,7 @@ def section(workdir: Path) -> list[Block]:
         words = "their factors below" + (
             ", and their projections on the tangent space" if "tangents" in each.arrays else ""
         )
-        level = f"{255 * each.numbers['sigma']:.4g}"
-        blocks.append(Picture(path, f"{each.name}: leading eigenvectors at sigma_255 = {level}, {words}."))
+        blocks.append(Picture(path, f"{each.name}: leading eigenvectors at σ = {each.numbers['sigma']:.3g}, {words}."))
     return blocks
 
 

@@ -1,6 +1,5 @@
 """Figures of one trained model, from its result files alone."""
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +46,7 @@ def denoising(workdir: Path) -> list[Path]:
     """Shows held-out images noisy, denoised and clean at every level of the table: `figures/denoising-I.png`."""
     _, arrays = read_evaluation(workdir)
     sigmas, clean = arrays["panel.sigma"], arrays["panel.clean"]
-    columns = [f"σ = {sigma * 255:.4g}/255" for sigma in sigmas]
+    columns = [_level(sigma) for sigma in sigmas]
     paths = []
     for i, image in enumerate(clean):
         rows = {
@@ -105,7 +104,7 @@ def eigenbasis_section(workdir: Path) -> list[Block]:
     numbers, arrays = read_eigenbasis(workdir)
     table = [
         {
-            "sigma_255": 255 * arrays["sigma"][i // numbers["num_images"]],
+            "sigma": arrays["sigma"][i // numbers["num_images"]],
             **{name: value for name, value in row.items() if name not in ("sigma", "converged")},
         }
         for i, row in enumerate(numbers["table"])
@@ -137,7 +136,7 @@ def read_eigenbasis(workdir: Path) -> tuple[dict[str, Any], dict[str, np.ndarray
 
 
 def _level(sigma: float) -> str:
-    return f"σ = {sigma * 255:.4g}/255"
+    return f"σ = {sigma:.3g}"
 
 
 def _sheet(path: Path, vectors: np.ndarray, values: np.ndarray, level: str) -> None:
@@ -211,14 +210,6 @@ def restoration_section(workdir: Path) -> list[Block]:
 def read_restoration(workdir: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Returns numbers and arrays of the newest result of `restore`; raises `NoResultError` if there is none."""
     return results.read_newest(workdir / "results", "restore", verb="restore")
-
-
-def in_255(row: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns a row of a table with `sigma_255`, the noise in 1/255, in the place of `sigma`."""
-    return {
-        "sigma_255" if name == "sigma" else name: 255 * value if name == "sigma" else value
-        for name, value in row.items()
-    }
 
 
 def read_evaluation(workdir: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:

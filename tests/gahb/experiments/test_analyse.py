@@ -31,21 +31,21 @@ def command(*argv, code=0):
 def workdir(tmp_path_factory):
     directory = tmp_path_factory.mktemp("analysed")
     command(*run_module["new_run"](directory))
-    command("analyse", "--workdir", directory / "run", "--levels", "25,100", "--top", 5, "--images", 3)
+    command("analyse", "--workdir", directory / "run", "--levels", "0.1,0.4", "--top", 5, "--images", 3)
     return directory / "run"
 
 
 def test_results_are_those_of_the_tools(workdir):
     numbers, arrays = results.read(results.newest(workdir / "results", "eigenbasis"))
     assert numbers["step"] == 4 and numbers["nfe"] is None and numbers["config_hash"]
-    assert [row["sigma"] for row in numbers["table"]] == pytest.approx([25 / 255] * 3 + [100 / 255] * 3)
-    np.testing.assert_allclose(arrays["sigma"], [25 / 255, 100 / 255])
+    assert [row["sigma"] for row in numbers["table"]] == [0.1] * 3 + [0.4] * 3
+    np.testing.assert_allclose(arrays["sigma"], [0.1, 0.4])
     assert arrays["vectors"].shape == (2, 3, 5, 8, 8, 1)
     denoise = gahb.load_denoiser(workdir)
     for s, i in ((0, 1), (1, 2)):
         y, row = arrays["noisy"][s, i], numbers["table"][3 * s + i]
         noise = (y - arrays["clean"][i]) / arrays["sigma"][s]
-        np.testing.assert_allclose(noise, (arrays["noisy"][0, i] - arrays["clean"][i]) * 255 / 25, atol=1e-5)
+        np.testing.assert_allclose(noise, (arrays["noisy"][0, i] - arrays["clean"][i]) / 0.1, atol=1e-5)
         basis = top_k(denoise, y, 5)
         np.testing.assert_allclose(arrays["values"][s, i], basis.values, atol=1e-6)
         np.testing.assert_allclose(
@@ -120,8 +120,10 @@ def test_dry_run_writes_nothing(workdir):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--levels", "25;50"], "--levels: expected positive numbers"),
-        (["--levels", "0"], "--levels: expected positive numbers"),
+        (["--levels", "0.1;0.2"], "--levels: expected noise in (0, 1], for images in [0, 1]"),
+        (["--levels", "0"], "got '0'; try 0.04,0.1,0.2"),
+        (["--levels", "nan"], "got 'nan'; try 0.04,0.1,0.2"),
+        (["--levels", "0.1,25"], "got '0.1,25'; 25/255 = 0.098"),
         (["--top", "65"], "--top: expected 1 to 64, got 65; use 64 or less"),
         (["--images", "0"], "--images: expected at least 1"),
         (["--probes", "1"], "--probes: expected at least 2"),
@@ -138,15 +140,15 @@ def test_mistakes(workdir, flags, message, capsys):
 def test_the_result_is_json(workdir):
     path = results.newest(workdir / "results", "eigenbasis")
     assert json.loads(path.read_text())["table"][0]["image"] == 0
-    assert analyse.parse_levels("1, 2.5") == [1.0, 2.5]
+    assert analyse.parse_levels("1, 0.25") == [1.0, 0.25]
 
 
 def test_other_levels_stand_beside_the_first(workdir):
     before = {path: path.read_bytes() for path in (workdir / "results").glob("eigenbasis-*")}
-    command("analyse", "--workdir", workdir, "--levels", "10", "--top", 5, "--images", 1)
+    command("analyse", "--workdir", workdir, "--levels", "0.04", "--top", 5, "--images", 1)
     assert {path: path.read_bytes() for path in before} == before
     (path,) = set((workdir / "results").glob("eigenbasis-*.json")) - set(before)
     settings = results.read(path)[0]["settings"]
-    assert settings["sigmas"] == [10 / 255] and (settings["images"], settings["top"], settings["size"]) == (1, 5, 0)
-    command("analyse", "--workdir", workdir, "--levels", "10.0", "--top", 5, "--images", 1)
+    assert settings["sigmas"] == [0.04] and (settings["images"], settings["top"], settings["size"]) == (1, 5, 0)
+    command("analyse", "--workdir", workdir, "--levels", "0.040", "--top", 5, "--images", 1)
     assert len(list((workdir / "results").glob("eigenbasis-*.json"))) == 2

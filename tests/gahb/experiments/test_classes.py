@@ -365,5 +365,5 @@ def test_the_page_has_means_over_seeds_and_the_oracle(tmp_path):
     values = dict(zip(table.columns, row, strict=True))
     assert values["seeds"] == 2 and values["in window"] == pytest.approx(0.6) and values["oracle"] == 0.4
     assert values["error in window"] == pytest.approx(0.1) and values["gap"] == 1.0 and values["nominal"] == 0.5
-    assert any("sigma_255 = 25.5" in each.caption for each in pictures)
+    assert any("σ = 0.1," in each.caption for each in pictures)
     assert (tmp_path / "figures" / "classes-slopes.png").stat().st_size > 2000
