@@ -2,6 +2,10 @@
 
 import numpy as np
 
+from gahb.datasets import calpha, manifolds
+
+__all__ = ["authors_split", "calpha", "manifolds", "tiled"]
+
 
 def authors_split(n: int, *, size: int, batch_size: int, swap: bool) -> tuple[np.ndarray, np.ndarray]:
     """Returns (train, test) indices by the rule of Kadkhodaie et al. (ICLR 2024), whose order is that of the data.
