@@ -5,8 +5,8 @@
     python -m gahb restore  --workdir runs/photographs64 --config.evaluate.restore.size=64
     python -m gahb export   --workdir runs/photographs64 --weights gahb/weights/photographs.npz
 
-Data: random 64x64 crops of a folder of photographs with `train` and `test` in it, here `photographs1000` (899 and 50, at
-most 400 pixels a side) in $SCOREBRIDGE_DATA, data or ../shared/data; --config.data.source=folder:DIR names yours.
+Data: random 64x64 crops of a folder of photographs with `train` and `test` in it, here `photographs1000` (899 and 50,
+at most 400 pixels a side) in $SCOREBRIDGE_DATA, data or ../shared/data; --config.data.source=folder:DIR names yours.
 Network: UNet with 32 kernels and 3 blocks, 1,915,776 parameters. Hardware: any; meant for two CPU cores.
 """
 

@@ -128,8 +128,8 @@ class Space:
 
     def restart(self, values: np.ndarray, mixes: np.ndarray) -> None:
         """Puts the Ritz vectors `mixes [filled, n]` in the place of the basis."""
-        # Of abandoned directions only what is outside of the basis counts: Ritz vectors that go are coupled to none that
-        # stay, and a chain that goes on with a direction has to cover the whole of what is left over.
+        # Of abandoned directions only what is outside of the basis counts: Ritz vectors that go are coupled to none
+        # that stay, and a chain that goes on with a direction has to cover the whole of what is left over.
         self._loose = [Loose(mixes.T @ each.rows, _outside(self._basis, each.directions)) for each in self._loose]
         self._basis = self._mixed(mixes)
         self._matrix, self.filled = np.diag(values), len(values)
