@@ -13,7 +13,7 @@ from common.cli.verbs import trained
 from common.errors import InputError, input_error, whole_number
 from common.io import results
 from common.io.progress import Progress
-from common.plots.tables import text_table
+from common.plots.report import text_table
 from common.prng import as_key
 from gahb.denoisers import Denoiser, as_denoiser
 from gahb.eigenbasis.linear import homogeneity_of, linearise, shrinkage

@@ -30,10 +30,10 @@ from common.data.source import digest
 from common.errors import input_error
 from common.io import results
 from common.io.progress import Progress
-from common.plots.tables import text_table
+from common.plots.report import text_table
+from common.prng import Purpose, key_for
 from common.sampling import weights_digest
 from common.training import parallel
-from common.training.keys import Purpose, key_for
 from gahb.denoisers import Denoiser
 from gahb.experiments.study_measures import (
     Pair,

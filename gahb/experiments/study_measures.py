@@ -10,11 +10,11 @@ import jax
 import numpy as np
 
 from common.method import Samples
-from common.metrics.similarity import closest_patches
 from gahb.denoisers import Denoiser
 from gahb.metrics import generalisation as g
 from gahb.metrics import score_machines
 from gahb.metrics.psnr import PsnrCurve, psnr_curve
+from gahb.metrics.similarity import closest_patches
 from gahb.sampler_settings import SamplerSettings
 
 # From which fraction of converged pairs on the study speaks of agreement: fewer samples are a choice of the sampler.

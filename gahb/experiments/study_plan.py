@@ -9,12 +9,12 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from common import config as configs
-from common import durations
+from common import config_values
 from common.cli.app import App
 from common.data.duplicates import near_duplicates
 from common.data.source import load
 from common.errors import input_error
-from common.io.pictures import as_unit
+from common.io.results import as_unit
 from configs.gahb.base import base
 from gahb.experiments.study_measures import CheckpointSettings, MachineSettings, Settings
 from gahb.method import sampler_settings
@@ -140,7 +140,7 @@ def config_of(
 
     more: further changes, dotted key -> value.
     """
-    warmup = durations.steps(
+    warmup = config_values.steps(
         config.optimizer.warmup,
         batch_size=config.train.batch_size,
         num_examples=part.size,

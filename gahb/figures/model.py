@@ -7,7 +7,7 @@ import numpy as np
 
 from common.io import results
 from common.io.metrics_log import read_training
-from common.io.pictures import grid, save_png
+from common.io.results import grid, save_png
 from common.plots import plotting
 from common.plots.report import Block, Paragraph, Picture, Table
 from gahb.eigenbasis.linear import pictures

@@ -142,3 +142,10 @@ def test_anti_aliasing_keeps_the_spread_of_contours():
         made = images(black_and_white, antialias=levels, background="constant", blur=(1, 1))
         heights.append(made.sum(1).std())
     assert abs(heights[0] / heights[1] - 1) < 0.05
+
+
+def test_rescale_meets_both_ends_in_proportion():
+    x = jnp.array([[2.0, 3.0], [4.0, 6.0]])
+    np.testing.assert_allclose(calpha.rescale(x), [[0, 0.25], [0.5, 1]])
+    np.testing.assert_allclose(calpha.rescale(x, low=-1, high=1), [[-1, -0.5], [0, 1]])
+    np.testing.assert_array_equal(calpha.rescale(jnp.full((2, 2), 7.0), low=0.5, high=1), 0.5)

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from common.errors import InputError
-from common.metrics.similarity import Closest
 from gahb.metrics import generalisation as g
+from gahb.metrics.similarity import Closest
 from gahb.sampling import sample
 
 KEY = jax.random.key(3)

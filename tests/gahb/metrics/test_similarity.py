@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.errors import InputError
-from common.metrics.similarity import (
+from gahb.metrics.similarity import (
     closest,
     closest_patches,
     correlation,
