@@ -135,6 +135,7 @@ def build(config) -> Method:
             },
             key,
             data=held_out(config, sources),
+            other=held_out(config, sources, other=True),
             num=checks.num,
             batch_size=checks.batch_size,
             repeats=checks.repeats,
@@ -323,11 +324,8 @@ def load_setup(workdir: str | os.PathLike, *, ema: bool = True, step: int | None
 
     Neither data nor an optimizer is needed.
     """
-    if path := SHELF.find(workdir):
-        if step is not None:
-            raise input_error("step", expected="None for packed weights, of one step", got=step, fix="leave it out")
-        config, variables = SHELF.read(path)
-        return build_setup(config), variables
+    if packed := SHELF.opened(workdir, step=step):
+        return build_setup(packed[0]), packed[1]
     method = configs.method_of(workdir)
     if method != NAME:
         raise input_error(
@@ -367,22 +365,25 @@ def times_of(setup: Setup) -> np.ndarray:
     return sampling.times_of(setup.process, solver, own.schedule, own.nfe, kind=setup.kind)
 
 
-def held_out(config, sources) -> Callable[[int, int], np.ndarray]:
-    """Returns `data(i, count)`: held-out examples, other ones for each i; images as `held_out_images` has them."""
+def held_out(config, sources, *, other: bool = False) -> Callable[[int, int], np.ndarray]:
+    """Returns `data(i, count)`: held-out examples, other ones for each i; images as `held_out_images` has them.
+
+    other: images of the training split instead, which have none in common with these.
+    """
     if is_toy(config):
         name, seed = config.data.source.removeprefix(TOY), 2 * config.data.split_seed + 1
         return lambda i, count: toy.draw(name, seed=seed, count=count, first=i * count)
-    images = held_out_images(config, sources)
+    images = held_out_images(config, sources, split="train" if other else "test")
     return lambda i, count: images(i, count)["data"]
 
 
-def held_out_images(config, sources) -> Callable[[int, int], dict[str, np.ndarray]]:
-    """Returns `images(i, count)`: `data [count, H, W, C]` in [-1, 1], spread over the held-out set, and their `label`.
+def held_out_images(config, sources, *, split: str = "test") -> Callable[[int, int], dict[str, np.ndarray]]:
+    """Returns `images(i, count)`: `data [count, H, W, C]` in [-1, 1], spread over the split, and their `label`.
 
     Fewer where there are not so many. With `config.sampler.label` only images of that class; raises `InputError` if
     there are none.
     """
-    source, label = sources()["test"], config.sampler.label
+    source, label = sources()[split], config.sampler.label
     chosen = np.arange(len(source))
     if label >= 0:
         chosen = chosen[np.concatenate(in_threads(lambda block: source.read(block)["label"], len(source))) == label]

@@ -42,6 +42,16 @@ class Shelf(NamedTuple):
             raise input_error("workdir", expected=expected, got=repr(str(place)), fix="give one of them")
         return None
 
+    def opened(self, place: str | os.PathLike, *, step: int | None = None) -> tuple[ConfigDict, Variables] | None:
+        """Returns config and variables of the weights that `place` names, as in `find`; None for a directory.
+
+        step: of the checkpoint, None for packed weights. Raises `InputError` for others, and as `find` and `read` do.
+        """
+        path = self.find(place)
+        if path is not None and step is not None:
+            raise input_error("step", expected="None for packed weights, of one step", got=step, fix="leave it out")
+        return None if path is None else self.read(path)
+
     def write(self, path: str | os.PathLike, config: ConfigDict, variables: Variables, *, step: int) -> str:
         """Writes weights to `path` (`.npz`) and config, step and checksum beside it (`.json`); returns the checksum.
 
