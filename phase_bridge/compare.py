@@ -306,7 +306,7 @@ class Subject:
     def __init__(self, config: ConfigDict, trained, sigma_data: float, path: str):
         from phase_bridge import method, toy
         from phase_bridge.evaluation import image_features
-        from phase_bridge.mixtures import mixture
+        from phase_bridge.toy import mixture
 
         self._config, self._sigma_data, self._path = config, sigma_data, path
         self._setup = method.build_setup(config)

@@ -25,15 +25,12 @@ from phase_bridge import bridge as bridges
 from phase_bridge import objectives, sampling, toy
 from phase_bridge.bridge import Bridge
 from phase_bridge.evaluation import FEATURES, evaluate, image_features
-from phase_bridge.models import Model, named_by_key
-from phase_bridge.models import Sampler as SamplerConfig
 from phase_bridge.network import build as build_network
 from phase_bridge.objectives import Objective
-from phase_bridge.processes.base import Process
-from phase_bridge.processes.cld import CLD
-from phase_bridge.processes.edm import EDM
-from phase_bridge.processes.flow import Flow
-from phase_bridge.solvers.table import SOLVERS, chosen, make_steps
+from phase_bridge.processes import CLD, EDM, Flow, Process
+from phase_bridge.sampling import Model, named_by_key
+from phase_bridge.sampling import Sampler as SamplerConfig
+from phase_bridge.solvers import SOLVERS, chosen, make_steps
 
 NAME = "phase_bridge"
 PROCESSES = ("bridge", "flow", "edm", "cld")

@@ -12,10 +12,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.tree_util import Partial
 
 from common.data.order import MAX_LENGTH
 from common.data.source import OnDevice, Source, digest
 from common.errors import choice, input_error
+from phase_bridge.processes import Process, beside
+from phase_bridge.sampling import Model, denoiser_model
 
 _BLOCK = 4096  # points made at once on request of the host
 
@@ -198,6 +201,30 @@ def draw(name: str, *, seed: int, count: int, first: int = 0) -> np.ndarray:
     """Returns points `first` to `first + count` of the stream of `seed`, float32 `[count, 2]`."""
     key = np.asarray(jax.random.key_data(jax.random.key(seed, impl="threefry2x32")))
     return _made(toy(name).draw, key, np.arange(first, first + count))
+
+
+def posterior_mean(centres: jax.Array, weights: jax.Array, std: jax.Array, u: jax.Array, sigma) -> jax.Array:
+    """Returns E[x1 | u = x1 + sigma e] `[..., C]` for isotropic Gaussians at `centres [K, C]` with `weights [K]`.
+
+    With k^2 = std^2 + sigma^2: responsibilities softmax(log w_i - |u - c_i|^2 / 2 k^2), and means c_i + std^2 / k^2
+    (u - c_i).
+    """
+    sigma = beside(sigma, u)
+    total = std**2 + sigma**2
+    # |u|^2 is the same for all and may be large.
+    logits = jnp.log(weights) + (u @ centres.T - jnp.square(centres).sum(-1) / 2) / total
+    mean = jax.nn.softmax(logits, -1) @ centres
+    return mean + std**2 / total * (u - mean)
+
+
+def mixture(process: Process, centres, weights, std: float, *, kind: str = "ode") -> Model:
+    """Returns the exact model of a mixture of isotropic Gaussians along a path.
+
+    centres `[K, C]`, weights `[K]` (normalised here), std of every component. Its numbers travel as arguments of the
+    compiled sampler.
+    """
+    centres, weights, std = (jnp.asarray(each, jnp.result_type(float)) for each in (centres, weights, std))
+    return denoiser_model(process, Partial(posterior_mean, centres, weights / weights.sum(), std), kind=kind)
 
 
 def density(points: np.ndarray, extent: float, *, side: int = 128) -> np.ndarray:

@@ -24,7 +24,7 @@ from phase_bridge.compare_models import (
 )
 from phase_bridge.evaluation import quality
 from phase_bridge.sampling import times_of
-from phase_bridge.solvers.table import make_steps
+from phase_bridge.solvers import make_steps
 from phase_bridge.toy import draw, toy
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")

@@ -13,7 +13,7 @@ from common.solvers.multistep import weights
 from common.solvers.quadrature import adaptive, gauss_legendre, tails
 from phase_bridge import bridge as bridges
 from phase_bridge.bridge import Bridge
-from phase_bridge.processes.base import Process
+from phase_bridge.processes import Process
 
 _NODES = 64
 
