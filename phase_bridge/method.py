@@ -168,7 +168,9 @@ def build_setup(config) -> Setup:
     if points and config.model.network != "mlp":
         got, fix = f'"{config.model.network}"', "set config.model.network=mlp"
         raise input_error("config.model.network", expected='"mlp" for points', got=got, fix=fix)
-    shape = (2,) if points else (data.size, data.size, data.channels)
+    shape = (data.size, data.size, data.channels)
+    if points:
+        shape = (toy.toy(data.source.removeprefix(TOY), "config.data.source").size,)
     process = build_process(config, config.sampler.process or goal.process, "config.sampler.process")
     kind = config.sampler.kind or (goal.kind if process.name == "bridge" else "ode")
     setup = Setup(
@@ -308,7 +310,7 @@ def check_classes(config) -> int:
 
 
 def is_toy(config) -> bool:
-    """Whether the data are points of the plane."""
+    """Whether the data are points."""
     return config.data.source.startswith(TOY)
 
 

@@ -12,7 +12,7 @@ def base() -> ConfigDict:
     config.method = "phase_bridge"
     config.model = model()
 
-    config.data.source = "toy:spiral"  # also "toy:mixture" | "toy:checkerboard" | "toy:moons": points of the plane
+    config.data.source = "toy:spiral"  # also "toy:mixture" | "toy:checkerboard" | "toy:moons" | "toy:product": points
     config.data.points = 0  # toy: different training points (0 = fresh ones in every step; published: 5000)
     config.data.channels = 3
     config.data.flip = False
