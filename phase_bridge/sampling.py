@@ -20,7 +20,7 @@ from common.solvers import linear
 from common.solvers.linear import Steps
 from phase_bridge.processes import Denoiser, Process, join, split
 from phase_bridge.schedules import schedule as make_schedule
-from phase_bridge.solvers import SOLVERS, TABLEAUS, Stages, chosen, make_steps, run_stages, steps_for
+from phase_bridge.solvers import SOLVERS, TABLEAUS, Stages, Table, chosen, make_steps, run_stages, steps_for
 
 OUTPUTS = ("estimate", "state")
 
@@ -131,7 +131,7 @@ def sample(
     key: jax.Array,
     shape: tuple[int, ...],
     *,
-    solver: str | None = None,
+    solver: str | Table | None = None,
     schedule: Sequence[float] | np.ndarray | Mapping[str, Any] | str | None = None,
     nfe: int | None = None,
     kind: str | None = None,
@@ -151,7 +151,8 @@ def sample(
     model: of `phase_bridge.load`, `denoiser_model`, `mixture`, ...; it knows the path.
     key: of `jax.random.key` or `PRNGKey`, or a seed. Sample i depends on fold_in(key, first_index + i), so a run may be
       split into batches, or on key[i] if there is one a sample.
-    solver, kind, degree, corrector: see `phase_bridge.make_steps`; kind "ode" or "sde" (default: the model's).
+    solver, kind, degree, corrector: see `phase_bridge.make_steps`; kind "ode" or "sde" (default: the model's). A
+      `Table`, of `learn_table` or `load_table`, is a solver of its own path that has its times and all else.
     schedule: a name or a dictionary of options of `phase_bridge.schedule`, or the times themselves `[N + 1]`.
     nfe: number of evaluations (default: what `schedule` has times for, else the model's own where nothing of the
       sampler is chosen, else 20). A number that times contradict is refused.
@@ -176,10 +177,15 @@ def sample(
     if solver is None and schedule is None and kind is None and degree is None and corrector is None:
         solver, schedule, own, degree, corrector = model.sampler
         nfe = own if nfe is None else nfe
-    kind = model.kind if kind is None else kind
-    solver = chosen(process, solver, kind)
-    times = times_of(process, solver, schedule, nfe, kind=kind)
-    steps = make_steps(process, times, solver=solver, kind=kind, degree=degree, corrector=corrector)
+    if isinstance(solver, Table):
+        fixed = {"schedule": schedule, "kind": kind, "degree": degree, "corrector": corrector}
+        steps = _steps_of(solver, process, fixed | {"nfe": None if nfe == len(solver.steps.times) else nfe})
+        solver = ""
+    else:
+        kind = model.kind if kind is None else kind
+        solver = chosen(process, solver, kind)
+        times = times_of(process, solver, schedule, nfe, kind=kind)
+        steps = make_steps(process, times, solver=solver, kind=kind, degree=degree, corrector=corrector)
     output = choice("output", output or ("estimate" if process.parts == 2 else "state"), OUTPUTS)
     if isinstance(steps, Stages):
         for name, value in (("condition", condition), ("noise", noise)):
@@ -209,6 +215,18 @@ def sample(
         Partial(estimate, plain), steps, key, shape, process, solver=solver, dtype=dtype, **options, **stores
     )
     return samples, info | ({} if labels is None else {"labels": jnp.broadcast_to(labels, shape[:1])})
+
+
+def _steps_of(table: Table, process: Process, options: Mapping[str, Any]) -> Steps:
+    """Returns the steps of a table; raises `InputError` for another path, and options that the table decides."""
+    if table.process != process:
+        fix = "use model.along(table.process)"
+        raise input_error("solver", expected=f"a table for {process}", got=f"one for {table.process}", fix=fix)
+    for name, value in options.items():
+        if value is not None:
+            expected = f"none with a table of {len(table.steps.times)} evaluations"
+            raise input_error(name, expected=expected, got=value, fix="leave it out")
+    return table.steps
 
 
 def random_labels(keys: jax.Array, num_classes: int) -> jax.Array:

@@ -78,6 +78,13 @@ class Stages(NamedTuple):
     end: np.ndarray  # [], of the last evaluation
 
 
+class Table(NamedTuple):
+    """Steps for one path, such as `phase_bridge.learn_table` gives; `sample` takes it as a solver along that path."""
+
+    process: Process
+    steps: Steps
+
+
 def chosen(process: Process, solver: str | None, kind: str) -> str:
     """Returns the solver's name, or the default of path and kind; raises `InputError` for what does not fit."""
     choice("kind", kind, KINDS)
