@@ -31,9 +31,9 @@ SEED, REFERENCE = 0, 200
 class Settings(NamedTuple):
     """Evaluations, samples that are measured, batches of learning, and runs of two trained denoisers (none: train)."""
 
-    nfe: tuple[int, ...] = (3, 4, 5, 6, 8)
-    count: int = 4000
-    num_batches: int = 1000
+    nfe: tuple[int, ...] = (3, 5, 8)
+    count: int = 2000
+    num_batches: int = 600
     steps: int = 1500
     runs: tuple[str, ...] = ()
 
