@@ -10,7 +10,7 @@ import numpy as np
 
 import configs.phase_bridge
 from common import config as configuration
-from common import durations
+from common import config_values
 from common.cli import demo as demonstration
 from common.cli import workdirs
 from common.cli.app import App, Request, print_lines
@@ -34,7 +34,7 @@ def demo(app: App, request: Request) -> None:
     workdirs.check_writable(root)
     config = configuration.load(DEMO, request.overrides, app.base())
     compare.build(config)
-    steps = durations.steps(
+    steps = config_values.steps(
         config.train.steps, batch_size=config.train.batch_size, num_examples=None, field="config.train.steps"
     )
     start = time.perf_counter()

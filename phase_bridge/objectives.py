@@ -21,8 +21,8 @@ from scipy.spatial.distance import cdist
 from common.data.batches import example_keys
 from common.errors import choice, input_error
 from common.method import Aux, Variables
-from common.networks import preconditioning
 from phase_bridge import bridge as bridges
+from phase_bridge import preconditioning
 from phase_bridge.bridge import Bridge
 from phase_bridge.processes import Flow, Process, beside
 from phase_bridge.sampling import Model

@@ -16,8 +16,7 @@ import numpy as np
 from common.errors import choice, input_error, shown
 from common.solvers import grids
 from common.solvers.linear import Steps, check
-from common.solvers.multistep import weights
-from common.solvers.quadrature import gauss_legendre
+from common.solvers.multistep import gauss_legendre, weights
 from common.solvers.runge_kutta import TABLEAUS
 from phase_bridge import phase_solvers as phase
 from phase_bridge.bridge import KINDS, Bridge

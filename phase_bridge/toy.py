@@ -15,8 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import Partial
 
-from common.data.order import MAX_LENGTH
-from common.data.source import OnDevice, Source, digest
+from common.data.source import MAX_LENGTH, OnDevice, Source, digest
 from common.errors import choice, input_error
 from phase_bridge.processes import Process, beside
 from phase_bridge.sampling import Model, denoiser_model

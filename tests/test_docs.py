@@ -1,6 +1,7 @@
 """The README, the pages and the tutorials: their code runs, their commands and links exist, their names are public."""
 
 import importlib
+import importlib.util
 import inspect
 import os
 import re
@@ -208,6 +209,25 @@ def test_every_named_experiment_and_test_exists():
             r"`((?:configs|tests|benchmarks|examples|docs)/[\w./]+)`", path.read_text(encoding="utf-8")
         ):
             assert (ROOT / named).exists() or "METHOD" in named, f"{name(path)}: {named}"
+
+
+# Tables
+
+
+def test_tables_of_results_are_those_of_the_json_files():
+    spec = importlib.util.spec_from_file_location("tables", ROOT / "docs/tables.py")
+    tables = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tables)
+    used = []
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        used += re.findall(r"<!-- table (\S+) -->", text)
+        assert tables.filled(text) == text, f"{name(page)}: run `python docs/tables.py`"
+        assert text.count("<!-- table ") == text.count("<!-- /table -->") == len(tables.MARKED.findall(text))
+    assert sorted(used) == sorted(tables.TABLES)
+    page = (ROOT / "docs/diffmatch.md").read_text(encoding="utf-8")
+    wrong = page.replace("| clean | **2.02** |", "| clean | **1.02** |")
+    assert wrong != page and tables.filled(wrong) == page
 
 
 # Links
