@@ -156,8 +156,13 @@ def test_train_and_resume(plots, capsys):
 
 def test_bring_a_pytorch_model(plots):
     scope = tutorial("bring_a_pytorch_model", WIDTH=3)
-    np.testing.assert_allclose(scope["ours"], scope["y"] - scope["noise"], atol=1e-5)
+    np.testing.assert_allclose(scope["ours"], scope["with_scipy"](scope["y"]), atol=1e-5)
     assert scope["basis"].residuals.max() < 1e-3
+    denoise, batch = scope["denoise"], scope["batch"]
+    np.testing.assert_allclose(scope["wrapped"](batch), denoise(batch), atol=1e-5)
+    if importlib.util.find_spec("torch"):
+        np.testing.assert_allclose(scope["in_torch"](batch), denoise(batch), atol=1e-5)
+        np.testing.assert_allclose(scope["in_torch_basis"].values, scope["basis"].values, atol=1e-4)
 
 
 # Commands
