@@ -142,8 +142,8 @@ else:
     print("leading factors:", in_torch_basis.values)
 
 # %% [markdown]
-# `gahb.from_callback(function, jvp=..., vjp=...)` does the same for other code outside JAX. Sampling and PSNR curves need
-# the function alone, the eigenbasis needs both products too.
+# `gahb.from_callback(function, jvp=..., vjp=...)` does the same for other code outside JAX. Sampling and PSNR curves
+# need the function alone, the eigenbasis needs both products too.
 
 # %%
 wrapped = gahb.from_callback(lambda images: np.stack([with_scipy(image) for image in images[..., 0]])[..., None])
