@@ -7,7 +7,7 @@ from common.cli.app import App, Request, print_lines
 from common.cli.verbs import trained
 from common.errors import InputError, input_error, whole_number
 from common.io import results
-from common.plots.tables import text_table
+from common.plots.report import text_table
 from gahb.denoisers import denoiser
 from gahb.method import build_network, spread
 

@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from common.metrics.scaling import rescale
 from gahb.antialias import low_pass
+from gahb.similarity import rescale
 
 BACKGROUNDS = ("isotropic", "separable", "constant")
 

@@ -20,7 +20,7 @@ from common.cli.app import App, Request, print_lines
 from common.cli.verbs.trained import IRRELEVANT, config_settings, fingerprints
 from common.errors import input_error, within
 from common.io import results
-from common.plots.tables import text_table
+from common.plots.report import text_table
 from configs.gahb.base import base
 
 GENERATED = ("disks", "sinusoids", "scaled_image")
@@ -247,9 +247,9 @@ def _measure(config: ConfigDict, workdir: Path, plan: Plan, member: Member, sour
 
     from common.checkpoint import restore_variables
     from common.io.progress import Progress
+    from common.prng import Purpose, key_for
     from common.sampling import weights_digest
     from common.training import parallel
-    from common.training.keys import Purpose, key_for
     from gahb.class_measures import measure, num_measures
     from gahb.denoisers import denoiser
     from gahb.method import build_network, spread, spread_indices

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import configs.gahb
 from common import config as configuration
-from common import durations
+from common import config_values
 from common.cli import demo, workdirs
 from common.cli.app import App, Request, print_lines
 from common.io import results
@@ -21,7 +21,7 @@ def run(app: App, request: Request) -> None:
     root = workdirs.required(request, "workdir")
     workdirs.check_writable(root)
     config = configuration.load(CONFIG, request.overrides, app.base())
-    steps = durations.steps(
+    steps = config_values.steps(
         config.train.steps, batch_size=config.train.batch_size, num_examples=None, field="config.train.steps"
     )
     start = time.perf_counter()

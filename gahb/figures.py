@@ -8,8 +8,7 @@ import numpy as np
 
 from common.io import results
 from common.io.metrics_log import read_metrics, read_training
-from common.io.pictures import grid, save_png
-from common.io.results import NoResultError
+from common.io.results import NoResultError, grid, save_png
 from common.plots import plotting, report
 from common.plots.report import Block, Paragraph, Picture, Row, Table, write_report
 from gahb import class_figures, eigenbasis_figures, inverse_figures, study_figures, study_model_figures

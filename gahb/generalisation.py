@@ -14,11 +14,11 @@ import numpy as np
 
 from common.arrays import as_images, as_numbers
 from common.errors import input_error
-from common.metrics.similarity import Closest, closest, one_origin, unit_vectors
 from common.prng import as_key
 from gahb.denoisers import Denoiser, as_denoiser, denoised
 from gahb.sampler_settings import DEFAULT, SamplerSettings, changed
 from gahb.sampling import rms, sample
+from gahb.similarity import Closest, closest, one_origin, unit_vectors
 
 ORIGINS = ("copy", "recombination", "new")
 

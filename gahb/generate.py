@@ -18,7 +18,7 @@ from common.data.source import Source
 from common.errors import RunError, choice, input_error, listed
 from common.io import results
 from common.io.files import read_json, write_atomically, write_json
-from common.io.pictures import png_bytes, strip
+from common.io.results import png_bytes, strip
 
 NAME = "images"
 TYPES = ("float32", "uint8")

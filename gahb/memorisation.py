@@ -13,7 +13,7 @@ import numpy as np
 
 from common.arrays import as_numbers
 from common.errors import input_error
-from common.metrics.similarity import unit_vectors
+from gahb.similarity import unit_vectors
 
 
 class TwoNearest(NamedTuple):

@@ -13,10 +13,10 @@ from jax.tree_util import Partial
 
 from common import config as configs
 from common.checkpoint import restore_params
-from common.data import augment
+from common.data import batches
 from common.data.pipeline import build as build_sources
 from common.errors import InputError, at_least, choice, input_error, within
-from common.io.pictures import as_unit, strip
+from common.io.results import as_unit, strip
 from common.method import Evaluation, Method, Sampler, Samples, Variables
 from common.training.parallel import AXIS
 from configs.gahb.base import base
@@ -93,7 +93,7 @@ def build(config) -> Method:
         name=NAME,
         init=lambda key, batch: init_network(network, key, batch["image"]),
         loss=loss,
-        augment=augment.images(flip=data.flip),
+        augment=batches.augment_images(flip=data.flip),
         sources=sources,
         sample=draw,
         evaluate=measure,

@@ -12,8 +12,8 @@ from common.cli.verbs import trained
 from common.errors import InputError, at_least, choice, input_error
 from common.io import results
 from common.io.progress import Progress
-from common.plots.tables import text_table
-from common.training.keys import Purpose, key_for
+from common.plots.report import text_table
+from common.prng import Purpose, key_for
 from gahb import inverse
 from gahb.denoisers import denoiser
 from gahb.inverse_baselines import BASELINES, BaselineSettings

@@ -18,7 +18,7 @@ from common.cli import multi_run, workdirs
 from common.cli.app import App, Request, print_lines
 from common.errors import input_error
 from common.io import results
-from common.plots.tables import text_table
+from common.plots.report import text_table
 from gahb.study_plan import Part, Plan, build, config_of, folder_of, images
 
 

@@ -7,11 +7,11 @@ import jax
 import numpy as np
 
 from common.method import Samples
-from common.metrics.similarity import closest_patches
 from gahb import generalisation as g
 from gahb.analysis import PsnrCurve, psnr_curve
 from gahb.denoisers import Denoiser
 from gahb.sampler_settings import SamplerSettings
+from gahb.similarity import closest_patches
 
 # From which fraction of converged pairs on the study speaks of agreement: fewer samples are a choice of the sampler.
 LEAST_CONVERGED = 0.5

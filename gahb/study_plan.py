@@ -9,7 +9,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from common import config as configs
-from common import durations
+from common import config_values
 from common.cli.app import App
 from common.errors import input_error
 from configs.gahb.base import base
@@ -139,7 +139,7 @@ def config_of(
 
     more: further changes, dotted key -> value.
     """
-    warmup = durations.steps(
+    warmup = config_values.steps(
         config.optimizer.warmup,
         batch_size=config.train.batch_size,
         num_examples=part.size,
@@ -172,7 +172,7 @@ def images(app: App, config: ConfigDict, plan: Plan) -> tuple[list[np.ndarray], 
     """
     from common.data.duplicates import near_duplicates
     from common.data.source import load
-    from common.io.pictures import as_unit
+    from common.io.results import as_unit
 
     largest = max(plan.parts, key=lambda part: part.size)
     stored = []

@@ -21,9 +21,9 @@ from common.cli.verbs.trained import config_settings
 from common.data.source import digest
 from common.io import results
 from common.io.progress import Progress
+from common.prng import Purpose, key_for
 from common.sampling import weights_digest
 from common.training import parallel
-from common.training.keys import Purpose, key_for
 from gahb.denoisers import Denoiser, denoiser
 from gahb.method import build_network
 from gahb.study_measures import Pair, measure, num_measures

@@ -13,8 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from common.data import pipeline
-from common.data.order import MAX_LENGTH, choose, permutation
-from common.data.source import OnDevice, Source, digest
+from common.data.source import MAX_LENGTH, OnDevice, Source, choose, digest, permutation
 from common.errors import choice, input_error, nearest
 from gahb import calpha, manifolds
 from gahb.reference.contour import contour_variances, wiener_mse

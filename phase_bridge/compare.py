@@ -220,8 +220,8 @@ def _measure(config: ConfigDict, workdir: Path, plan: Plan, model: str, seed: in
     """Measures one model at every number of evaluations and writes its result."""
     import jax
 
+    from common.prng import Purpose, key_for
     from common.training import parallel
-    from common.training.keys import Purpose, key_for
 
     start = time.perf_counter()
     subject, step = _subject(config, workdir, plan, model, seed)

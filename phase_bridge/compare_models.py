@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from common.plots.tables import markdown_table
+from common.plots.report import markdown_table
 
 
 class Network(NamedTuple):

@@ -10,11 +10,9 @@ import numpy as np
 from common.errors import choice
 from common.method import Evaluation
 from common.metrics import features as extractors
-from common.metrics.floors import repeated
-from common.metrics.frechet import frechet_distance
-from common.metrics.precision_recall import precision_recall
-from common.metrics.support import summarise_support
-from common.metrics.wasserstein import sliced_wasserstein
+from common.metrics.distances import frechet_distance, repeated
+from common.metrics.neighbours import precision_recall
+from phase_bridge.distances import sliced_wasserstein, summarise_support
 from phase_bridge.toy import Toy
 
 FEATURES = ("random", "pixels", "inception")
@@ -28,7 +26,7 @@ class Quality(NamedTuple):
     """How far samples are from data, in data units; None where there is no such thing.
 
     `w2`: sliced Wasserstein distance to held-out data. `recall` and `coverage`: the fractions of data that samples
-    reach (`common.metrics.precision_recall`), which see lost and repeated samples where distances do not. Points only:
+    reach (`common.metrics.neighbours`), which see lost and repeated samples where distances do not. Points only:
     `distance`, the mean distance to the data's support, and `beyond`, the fraction of samples farther from it than data
     ever are. Images only: `frechet`, the squared Frechet distance of features, of which recall and coverage are then.
     """

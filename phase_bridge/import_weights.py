@@ -11,7 +11,7 @@ from common import config as configs
 from common import imports
 from common.errors import input_error
 from common.networks.mlp import ResidualMLP
-from common.networks.song_unet import SongUNet
+from common.networks.unets import SongUNet
 from phase_bridge.authors import Imported, convert
 
 

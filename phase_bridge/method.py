@@ -13,13 +13,13 @@ import numpy as np
 from common import config as configs
 from common import sampling as drawing
 from common.checkpoint import restore_params
-from common.data import augment
+from common.data import batches
 from common.data.pipeline import build as build_sources
 from common.data.source import Source, in_threads
 from common.errors import InputError, at_least, choice, input_error
-from common.io.pictures import as_unit, grid
+from common.io.results import as_unit, grid
 from common.method import Evaluation, Method, Sampler, Samples, Variables
-from common.networks.initial import initialise
+from common.networks.layers import initialise
 from configs.phase_bridge.base import base
 from phase_bridge import bridge as bridges
 from phase_bridge import objectives, sampling, toy
@@ -391,7 +391,7 @@ def _to_data(
 ) -> Callable[[jax.Array, Mapping[str, jax.Array]], dict[str, jax.Array]]:
     if points:
         return lambda key, example: {"data": example["point"]}
-    to_unit = augment.images(flip=flip)
+    to_unit = batches.augment_images(flip=flip)
 
     def to_data(key, example):
         own = {"label": example["label"]} if labels else {}

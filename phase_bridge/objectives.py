@@ -18,8 +18,8 @@ import jax.numpy as jnp
 from common.data.batches import example_keys
 from common.errors import choice, input_error
 from common.method import Aux, Variables
-from common.networks import preconditioning
 from phase_bridge import bridge as bridges
+from phase_bridge import preconditioning
 from phase_bridge.bridge import Bridge
 from phase_bridge.models import Model
 from phase_bridge.processes.base import Process, beside

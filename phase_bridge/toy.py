@@ -13,8 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from common.data.order import MAX_LENGTH
-from common.data.source import OnDevice, Source, digest
+from common.data.source import MAX_LENGTH, OnDevice, Source, digest
 from common.errors import choice, input_error
 
 _BLOCK = 4096  # points made at once on request of the host

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
-from common import checkpoint, durations
+from common import checkpoint, config_values
 from common import config as configs
 from common.checkpoint import Checkpoints
 from common.cli import init_from, workdirs
@@ -20,10 +20,10 @@ from common.io.progress import compiling
 from common.method import Method
 from common.training import hosts, parallel
 from common.training import settings as training_settings
+from common.training.hosts import StopSignal
 from common.training.loop import TrainResult, train
-from common.training.preemption import StopSignal
 from common.training.settings import Settings
-from common.training.state import TrainState, abstract_state
+from common.training.step import TrainState, abstract_state
 
 
 class Run(NamedTuple):
@@ -267,7 +267,7 @@ def _continued(
     record["history"] = [*record.get("history", ()), {"step": step, "changes": changes, "time": now}]
     others = [each for each in changes if not each.startswith("train.steps:")]
     lines = [f"changed from step {step} on: {', '.join(others)}"] if others else []
-    before = durations.steps(
+    before = config_values.steps(
         stored.train.steps,
         batch_size=stored.train.batch_size,
         num_examples=num_examples,

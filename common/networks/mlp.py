@@ -5,8 +5,7 @@ import jax
 import jax.numpy as jnp
 
 from common.errors import choice, input_error
-from common.networks.embeddings import one_hot
-from common.networks.initial import Scaled
+from common.networks.layers import Scaled, one_hot
 
 EMBEDDINGS = ("log", "raw", "sinusoidal")
 

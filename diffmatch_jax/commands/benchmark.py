@@ -22,7 +22,7 @@ from common.config import digest
 from common.errors import input_error, within
 from common.io import results
 from common.io.files import write_atomically
-from common.plots.tables import markdown_table
+from common.plots.report import markdown_table
 
 CLEAN = "clean"
 SHOWN = 480  # pixels, longer side of the pairs that are kept for pictures
@@ -53,7 +53,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(app: App, request: Request) -> None:
     """Measures whatever is missing in `--workdir`, and writes table and figures."""
     from common.training import parallel
-    from common.training.preemption import StopSignal
+    from common.training.hosts import StopSignal
     from diffmatch_jax.evaluation.baselines import open_baselines
     from diffmatch_jax.evaluation.datasets.catalogue import Options, open_datasets
 

@@ -13,8 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from common.arrays import as_images, as_numbers
-from common.data.augment import to_unit
+from common.arrays import as_images, as_numbers, to_unit
 from common.errors import input_error
 from common.prng import as_keys
 from diffmatch_jax.model import conditioning, frames, masks

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from common.errors import input_error, within
-from common.networks.adm_unet import ADMUNet
+from common.networks.unets import ADMUNet
 from diffmatch_jax.model.conditioning import Conditions
 from diffmatch_jax.model.diffusion import Variable
 

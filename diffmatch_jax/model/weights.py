@@ -15,7 +15,7 @@ from common import imports
 from common.errors import input_error
 from common.imports import archive
 from common.imports.archive import shown
-from common.imports.legacy_files import load_legacy_torch
+from common.imports.torch_files import load_legacy_torch
 from common.io.files import write_atomically
 from diffmatch_jax.model.backbone import frozen
 from diffmatch_jax.model.features import CONVS, VGG_WIDTHS, Pyramid

@@ -9,8 +9,7 @@ from collections.abc import Callable
 import numpy as np
 
 from common.solvers.linear import Steps, check
-from common.solvers.multistep import weights
-from common.solvers.quadrature import adaptive, gauss_legendre, tails
+from common.solvers.multistep import adaptive, gauss_legendre, tails, weights
 from phase_bridge import bridge as bridges
 from phase_bridge.bridge import Bridge
 from phase_bridge.processes.base import Process

@@ -9,8 +9,7 @@ import numpy as np
 
 from common.errors import input_error
 from common.solvers.linear import Steps, check
-from common.solvers.multistep import weights
-from common.solvers.quadrature import gauss_legendre
+from common.solvers.multistep import gauss_legendre, weights
 from phase_bridge.processes.base import Process
 
 _NODES = 64

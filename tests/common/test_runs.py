@@ -13,8 +13,8 @@ from common.checkpoint import restore_params
 from common.checkpoint.manifest import named_leaves
 from common.cli.dispatch import main
 from common.io.metrics_log import read_metrics
+from common.prng import Purpose, key_for
 from common.sampling import weights_digest
-from common.training.keys import Purpose, key_for
 from configs.phase_bridge.base import base
 from gahb.__main__ import APP as GAHB
 from phase_bridge import method

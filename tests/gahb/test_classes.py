@@ -14,7 +14,7 @@ from common.data.fitted import Fitted
 from common.data.source import BadRecordError
 from common.errors import InputError
 from common.io import results
-from common.training.keys import Purpose, key_for
+from common.prng import Purpose, key_for
 from configs.gahb.base import base
 from gahb import manifolds, slopes
 from gahb.__main__ import APP

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from common.errors import InputError
-from common.metrics.similarity import Closest
 from gahb import generalisation as g
 from gahb.sampling import sample
+from gahb.similarity import Closest
 
 KEY = jax.random.key(3)
 

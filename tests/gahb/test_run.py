@@ -11,7 +11,7 @@ from PIL import Image
 import gahb
 from common import config as configs
 from common.checkpoint import restore_params
-from common.checkpoint.lock import only_writer
+from common.checkpoint.store import only_writer
 from common.cli.dispatch import main
 from common.errors import InputError
 from common.io import results, row_store

@@ -17,11 +17,11 @@ import pytest
 from common import config as configs
 from common.checkpoint import restore_params, restore_variables
 from common.cli.dispatch import main
-from common.data.order import choose
+from common.data.source import choose
 from common.errors import InputError
 from common.io import results
+from common.prng import Purpose, key_for
 from common.sampling import weights_digest
-from common.training.keys import Purpose, key_for
 from configs.gahb.base import base
 from gahb.__main__ import APP
 from gahb.analysis import psnr_curve

@@ -11,9 +11,8 @@ import numpy as np
 import pytest
 
 from common.method import Variables
-from common.networks import attention
-from common.networks.adm_unet import ADMUNet
-from common.networks.song_unet import SongUNet
+from common.networks import blocks
+from common.networks.unets import ADMUNet, SongUNet
 from phase_bridge import bridge as bridges
 from phase_bridge import objectives
 from phase_bridge.authors import convert, export
@@ -123,7 +122,7 @@ def with_the_originals_weights(q, k, v):
 
 
 def test_outputs_in_float64_with_the_originals_attention_weights(case, monkeypatch):
-    monkeypatch.setattr(attention, "_weighted", with_the_originals_weights)
+    monkeypatch.setattr(blocks, "_weighted", with_the_originals_weights)
     outputs_in_float64(case, TOLERANCE["float64, the original's weights"])
 
 

@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from common.networks.initial import initialise
-from common.networks.song_unet import SongUNet
+from common.networks.layers import initialise
+from common.networks.unets import SongUNet
 from phase_bridge.authors import export
 
 SIZE = 4

@@ -13,7 +13,7 @@ from common.checkpoint import restore_params
 from common.cli.dispatch import main
 from common.errors import InputError
 from common.imports import load_torch
-from common.networks.initial import initialise
+from common.networks.layers import initialise
 from common.networks.mlp import ResidualMLP
 from configs.phase_bridge.base import base
 from phase_bridge import method

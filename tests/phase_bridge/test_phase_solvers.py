@@ -6,7 +6,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy.integrate import solve_ivp
 
-from common.solvers.quadrature import gauss_legendre, lagrange
+from common.solvers.multistep import gauss_legendre, lagrange
 from phase_bridge import bridge as bridges
 from phase_bridge import released
 from phase_bridge.bridge import Bridge

@@ -6,16 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.errors import InputError
-from common.metrics.similarity import (
-    closest,
-    closest_patches,
-    correlation,
-    cosine,
-    distance,
-    one_origin,
-    patches,
-    unit_vectors,
-)
+from gahb.similarity import closest, closest_patches, correlation, cosine, distance, one_origin, patches, unit_vectors
 
 
 def images(count, seed=0, shape=(6, 6, 2)):

@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from common.networks.preconditioning import edm, log_normal
+from phase_bridge.preconditioning import edm, log_normal
 
 
 @settings(deadline=None, max_examples=30)

@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 import numpy as np
 
-from common.metrics.scaling import rescale
+from gahb.similarity import rescale
 
 
 def test_rescale_meets_both_ends_in_proportion():
