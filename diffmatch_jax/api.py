@@ -64,6 +64,8 @@ def match(
 
     Raises:
       InputError: images, masks or a key that cannot be used.
+
+    >>> result = diffmatch_jax.match(source, target)  # doctest: +SKIP
     """
     model = model if isinstance(model, Model) else load(model)
     options = {"key": key, "hypotheses": hypotheses, "search": search}

@@ -40,6 +40,9 @@ def from_score(score: Conditional, sigma: float | None = None) -> Partial:
     """Returns the denoiser f(y) = y + sigma^2 s(y, sigma) of a score `s(y, sigma)`.
 
     With `sigma` (intensity units): a denoiser `y -> x_hat` for that noise; without: `(y, sigma) -> x_hat`.
+
+    >>> from_score(lambda y, sigma: -y, sigma=0.5)(jnp.ones((1, 1, 1, 1))).item()
+    0.75
     """
     return at_sigma(Partial(_from_score, as_denoiser(score)), sigma)
 
@@ -48,6 +51,9 @@ def from_eps(eps: Conditional, sigma: float | None = None) -> Partial:
     """Returns the denoiser f(y) = y - sigma e(y, sigma) of a noise predictor `e(y, sigma)` of unit variance.
 
     With `sigma` (intensity units): a denoiser `y -> x_hat` for that noise; without: `(y, sigma) -> x_hat`.
+
+    >>> from_eps(lambda y, sigma: y, sigma=0.25)(jnp.ones((1, 1, 1, 1))).item()
+    0.75
     """
     return at_sigma(Partial(_from_eps, as_denoiser(eps)), sigma)
 
@@ -56,6 +62,9 @@ def at_sigma(denoise: Conditional, sigma: float | None) -> Partial:
     """Returns a noise-conditional `denoise(y, sigma)` as a function of y alone; with `sigma` None, as it is.
 
     sigma: standard deviation of the noise, intensity units. It travels as an argument, so another one compiles nothing.
+
+    >>> at_sigma(lambda y, sigma: sigma * y, 0.25)(jnp.ones((1, 1, 1, 1))).item()
+    0.25
     """
     if sigma is None:
         return as_denoiser(denoise)
@@ -116,6 +125,9 @@ def from_torch(module: Any, *, device: Any = None) -> Partial:
 
     module: a `torch.nn.Module` in evaluation mode, or a function of one tensor; its Jacobian products come from
     `torch.func`. device: of its weights (default: CPU). Raises `InputError` for a module in training mode.
+
+    >>> from_torch(torch.nn.Identity().eval())(jnp.ones((1, 8, 8, 1))).shape  # doctest: +SKIP
+    (1, 8, 8, 1)
     """
     torch = sys.modules.get("torch")  # whoever has a module has imported it
     if torch is None or not callable(module):

@@ -14,6 +14,8 @@ def load_denoiser(workdir: str | os.PathLike, *, ema: bool = True, step: int | N
 
     Needs no data and no optimizer. Its input is that of `gahb.denoiser`. Raises `InputError` if the directory holds no
     readable checkpoint.
+
+    >>> gahb.load_denoiser("runs/x")(noisy)  # doctest: +SKIP
     """
     network, variables = method.load(workdir, ema=ema, step=step)
     # On the device once, instead of with every call.

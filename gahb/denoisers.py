@@ -53,6 +53,10 @@ def denoiser(variables: Variables, network: nn.Module) -> Partial:
     sides, and the result is cropped. Calling it raises `InputError` for floats in 0..255, other integers, NaN and other
     shapes.
     The result is a pytree of the weights: give it to jitted functions as an argument, never close over it.
+
+    >>> import gahb
+    >>> gahb.denoiser(variables, network)(jnp.ones((1, 32, 32, 1))).shape  # doctest: +SKIP
+    (1, 32, 32, 1)
     """
     return Partial(_Subtract(network), Variables(*variables))
 
@@ -62,6 +66,9 @@ def as_denoiser(function: Denoiser) -> Partial:
 
     Arrays inside such a function become constants of every program compiled with it; to avoid that, make it with
     `jax.tree_util.Partial(function, arrays)` and let it take them first.
+
+    >>> as_denoiser(lambda y: y / 2)(jnp.ones((1, 1, 1, 1))).item()
+    0.5
     """
     if isinstance(function, Partial):
         return function

@@ -35,6 +35,9 @@ def stroke(image: jax.Array, *, start: float = 0.0, fraction: float = 0.25) -> C
 
     image: bytes, or floats in [-1, 1]; points `[B or 1, C]` may be of any range. Raises `InputError` for fractions
     outside [0, 1] and for what is no image.
+
+    >>> stroke(np.zeros((1, 2, 2, 1), np.float32)).fraction
+    0.25
     """
     for name, value in {"start": start, "fraction": fraction}.items():
         if not 0 <= value <= 1:
@@ -47,6 +50,9 @@ def inpainting(image: jax.Array, known: jax.Array) -> Condition:
 
     image: as of `stroke`. Before every evaluation, unknown pixels stand at the data estimate of the step before; at the
     end known pixels are set to the image, exactly. Raises `InputError` if the shapes do not fit or nothing is known.
+
+    >>> inpainting(np.zeros((1, 2, 2, 1), np.float32), np.array([[[[1], [0]], [[0], [0]]]])).known.sum().item()
+    1.0
     """
     image, known = _image(image), jnp.asarray(as_mask(known, "known"), jnp.float32)
     if not fits(known.shape[1:], image.shape[1:]):

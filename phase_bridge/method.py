@@ -330,6 +330,8 @@ def load(workdir: str | os.PathLike, *, ema: bool = True, step: int | None = Non
 
     workdir: the directory that `train` or `import-weights` wrote. ema: the running average of the weights. step: of the
     checkpoint (default: the last). Raises `InputError` for what is no run of this method.
+
+    >>> model = phase_bridge.load("runs/spiral")  # doctest: +SKIP
     """
     setup, variables = load_setup(workdir, ema=ema, step=step)
     return as_model(setup, jax.tree.map(jnp.asarray, variables))

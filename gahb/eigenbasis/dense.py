@@ -38,6 +38,9 @@ def jacobian(
 
     Pixels are numbered row by row, channels fastest. mode: "forward" makes `block` columns at a time, "reverse" rows;
     both give the same. Raises `InputError` where the matrix would pass `max_bytes`, `RunError` where it is not finite.
+
+    >>> jacobian(lambda y: jax.numpy.cumsum(y, axis=2), np.ones((1, 2, 1), np.float32)).tolist()
+    [[1.0, 0.0], [1.0, 1.0]]
     """
     choice("mode", mode, ("forward", "reverse"))
     whole_number("block", block)
@@ -63,7 +66,11 @@ def jacobian_of(linear: Linearisation, *, block: int = 64, mode: str = "forward"
 
 
 def symmetric_basis(matrix: np.ndarray, shape: tuple[int, ...], k: int | None = None) -> Eigenbasis:
-    """Returns the `k` largest (default: all) eigenpairs of (J + J^T) / 2 of a Jacobian `[d, d]` of `shape` images."""
+    """Returns the `k` largest (default: all) eigenpairs of (J + J^T) / 2 of a Jacobian `[d, d]` of `shape` images.
+
+    >>> symmetric_basis(np.diag([0.25, 0.75]), (1, 2, 1)).values.tolist()
+    [0.75, 0.25]
+    """
     matrix = np.asarray(matrix, np.float64)
     symmetric = (matrix + matrix.T) / 2
     values, vectors = np.linalg.eigh(symmetric)
@@ -74,7 +81,11 @@ def symmetric_basis(matrix: np.ndarray, shape: tuple[int, ...], k: int | None = 
 
 
 def singular_basis(matrix: np.ndarray, shape: tuple[int, ...], k: int | None = None) -> SingularBasis:
-    """Returns the `k` largest (default: all) singular values and vectors of a Jacobian `[d, d]` of `shape` images."""
+    """Returns the `k` largest (default: all) singular values and vectors of a Jacobian `[d, d]` of `shape` images.
+
+    >>> singular_basis(np.array([[0.0, 2.0], [1.0, 0.0]]), (1, 2, 1)).values.tolist()
+    [2.0, 1.0]
+    """
     matrix = np.asarray(matrix, np.float64)
     left, values, right = np.linalg.svd(matrix)
     left, values, right = left[:, :k], values[:k], right[:k]

@@ -36,6 +36,9 @@ def linearise(denoise: Denoiser, y: jax.Array) -> Linearisation:
     All products are computed at the highest precision. Another checkpoint of the same network compiles nothing anew.
     y: noisy, on the scale of [0, 1]; bytes are taken to [0, 1]. Raises `InputError` for more than one image, other
     integers, floats in 0..255, NaN, or an output of another shape; `RunError` for an output that is not finite.
+
+    >>> linearise(lambda y: y**2, jnp.full((1, 2, 1), 0.5)).value.ravel().tolist()
+    [0.25, 0.25]
     """
     denoise, y = as_denoiser(denoise), as_numbers(y, "y")
     if y.ndim == 4:
@@ -85,21 +88,36 @@ def _backward(pull_back, u):
 
 @jax.jit
 def jvp(linear: Linearisation, v: jax.Array) -> jax.Array:
-    """Returns J v for each of `v [n, H, W, C]`."""
+    """Returns J v for each of `v [n, H, W, C]`.
+
+    >>> linear = linearise(lambda y: jnp.cumsum(y, axis=2), jnp.ones((1, 2, 1)))  # J = [[1, 0], [1, 1]]
+    >>> jvp(linear, jnp.ones((1, 1, 2, 1))).ravel().tolist()
+    [1.0, 2.0]
+    """
     with jax.default_matmul_precision("highest"):
         return linear.forward(v)
 
 
 @jax.jit
 def vjp(linear: Linearisation, u: jax.Array) -> jax.Array:
-    """Returns J^T u for each of `u [n, H, W, C]`."""
+    """Returns J^T u for each of `u [n, H, W, C]`.
+
+    >>> linear = linearise(lambda y: jnp.cumsum(y, axis=2), jnp.ones((1, 2, 1)))  # J = [[1, 0], [1, 1]]
+    >>> vjp(linear, jnp.ones((1, 1, 2, 1))).ravel().tolist()
+    [2.0, 1.0]
+    """
     with jax.default_matmul_precision("highest"):
         return linear.backward(u)
 
 
 @jax.jit
 def symmetric(linear: Linearisation, v: jax.Array) -> jax.Array:
-    """Returns S v = (J v + J^T v) / 2 for each of `v [n, H, W, C]`."""
+    """Returns S v = (J v + J^T v) / 2 for each of `v [n, H, W, C]`.
+
+    >>> linear = linearise(lambda y: jnp.cumsum(y, axis=2), jnp.ones((1, 2, 1)))  # J = [[1, 0], [1, 1]]
+    >>> symmetric(linear, jnp.ones((1, 1, 2, 1))).ravel().tolist()
+    [1.5, 1.5]
+    """
     return (jvp(linear, v) + vjp(linear, v)) / 2
 
 
@@ -121,6 +139,9 @@ def homogeneity(denoise: Denoiser, y: jax.Array) -> float:
     """Returns ||J y - f(y)|| / ||f(y)||: 0 up to rounding for bias-free denoisers, for which f(a y) = a f(y).
 
     Where f(y) = 0, the ratio is 0 if J y is zero too, else infinite.
+
+    >>> homogeneity(lambda y: y / 2, jnp.ones((1, 2, 1))), homogeneity(lambda y: y + 1, jnp.ones((1, 2, 1)))
+    (0.0, 0.5)
     """
     return homogeneity_of(linearise(denoise, y))
 

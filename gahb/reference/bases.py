@@ -25,7 +25,11 @@ class Basis(NamedTuple):
 
 
 def dct(shape: tuple[int, int, int]) -> Basis:
-    """Returns the orthonormal DCT-II of images of `shape (H, W, C)`, channel by channel; coarse is the mean."""
+    """Returns the orthonormal DCT-II of images of `shape (H, W, C)`, channel by channel; coarse is the mean.
+
+    >>> dct((2, 2, 1)).analyze(jnp.ones((1, 2, 2, 1))).ravel().round(3).tolist()
+    [2.0, 0.0, 0.0, 0.0]
+    """
     _check_sides(shape)
     pair = tuple(jnp.asarray(cosines(length), float) for length in shape[:2])
     coarse = np.zeros((*shape[:2], 1), bool)
@@ -39,6 +43,9 @@ def wavelet(shape: tuple[int, int, int], *, name: str = "sym4", levels: int | No
     Coefficients are arranged as by `pywt.coeffs_to_array(pywt.wavedec2(x, name, "periodization", levels))`, the
     coarsest in the upper left corner. levels: halvings of the image (None: down to 4 pixels or an odd side). Raises
     `InputError` for a wavelet that is not orthonormal, or sides that cannot be halved that often.
+
+    >>> wavelet((2, 2, 1), name="haar", levels=1).analyze(jnp.ones((1, 2, 2, 1))).ravel().round(3).tolist()
+    [2.0, 0.0, 0.0, 0.0]
     """
     _check_sides(shape)
     filters = pywt.Wavelet(choice("name", name, pywt.wavelist(kind="discrete")))

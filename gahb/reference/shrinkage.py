@@ -20,6 +20,10 @@ def soft_threshold(basis: Basis, sigma: float | jax.Array, *, threshold: float |
     threshold: None is sqrt(2 log d), the universal one of Donoho & Johnstone, Biometrika 1994. Another sigma or
     threshold compiles nothing anew. Raises `InputError` unless sigma is one positive number and the threshold at
     least 0.
+
+    >>> from gahb.reference import dct
+    >>> soft_threshold(dct((1, 2, 1)), 0.1)(jnp.ones((1, 1, 2, 1))).round(3).ravel().tolist()
+    [1.0, 1.0]
     """
     check_sigma(sigma)
     return Partial(_soft, basis, jnp.asarray(sigma, float), jnp.asarray(_threshold(basis, threshold), float))
@@ -31,6 +35,11 @@ def oracle(basis: Basis, sigma: float | jax.Array) -> Callable[[jax.Array], Part
     Each coefficient is multiplied by c^2 / (c^2 + sigma^2), c that of x: no linear map that is diagonal in the basis
     does better. `x` of one image denoises any batch, else `y` must be the noisy images of x, in order. Raises
     `InputError` unless sigma is one positive number.
+
+    >>> from gahb.reference import dct
+    >>> x = jnp.ones((1, 1, 1, 1))
+    >>> oracle(dct((1, 1, 1)), 1.0)(x)(2 * x).item()  # 1 / (1 + 1) of the noisy coefficient
+    1.0
     """
     check_sigma(sigma)
 
@@ -46,6 +55,10 @@ def oracle_error(basis: Basis, x: jax.Array, sigma: float) -> np.ndarray:
 
     It is between 1/2 and 1 times sum_k min(c_k^2, sigma^2). Float64 from the coefficients on. Raises `InputError`
     unless sigma is one positive number.
+
+    >>> from gahb.reference import dct
+    >>> oracle_error(dct((1, 1, 1)), np.ones((1, 1, 1, 1)), 1.0).tolist()
+    [0.5]
     """
     check_sigma(sigma)
     power = np.square(np.asarray(_coefficients(basis, x), np.float64))
@@ -58,6 +71,10 @@ def soft_error(basis: Basis, x: jax.Array, sigma: float, *, threshold: float | N
     In units of sigma, with a = |c| and threshold t, a coefficient costs (Donoho & Johnstone 1994)
     1 + t^2 + (a^2 - t^2 - 1) (P(t - a) - P(-t - a)) - (t - a) p(t + a) - (t + a) p(t - a), p and P the normal density
     and distribution. Float64 from the coefficients on. Raises as `soft_threshold`.
+
+    >>> from gahb.reference import dct
+    >>> soft_error(dct((1, 2, 1)), np.ones((1, 1, 2, 1)), 0.1).round(4).tolist()
+    [0.011]
     """
     check_sigma(sigma)
     t = _threshold(basis, threshold)

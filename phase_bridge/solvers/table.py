@@ -114,6 +114,9 @@ def make_steps(
     `SOLVERS` (None: the path's default). kind: "ode" (probability flow) or "sde" (a Bridge's own process). degree: of
     the polynomial that is extrapolated. corrector: corrects each step with the next evaluation; by default for "unipc",
     and for kind "sde" with "data_multistep" and no degree. Raises `InputError` for what does not fit together.
+
+    >>> make_steps(Bridge(), [0.0, 0.5, 0.9]).weights.shape[0]
+    2
     """
     name = chosen(process, solver, kind)
     rule = SOLVERS[name]
