@@ -31,7 +31,7 @@ setuptools.setup(
             for dots in ("", ".*")
         ]
     ),
-    package_data={"diffmatch_jax": ["weights/*"]},
+    package_data={"diffmatch_jax": ["weights/*"], "gahb": ["weights/*"]},
     install_requires=[
         "diffrax>=0.7.0",
         "flax>=0.12.0",

@@ -20,11 +20,11 @@ from common.io.results import as_unit, strip
 from common.method import Evaluation, Method, Sampler, Samples, Variables
 from common.training.parallel import AXIS
 from configs.gahb.base import base
-from gahb import objective, synthetic
-from gahb.denoisers import denoiser
-from gahb.evaluation import denoise_at, evaluate
-from gahb.network import BFCNN, BFCNNRF, RECEPTIVE_FIELDS, UNet
-from gahb.network import init as init_network
+from gahb import objective, packaged
+from gahb.datasets import synthetic
+from gahb.metrics.psnr import denoise_at, evaluate
+from gahb.networks import BFCNN, BFCNNRF, RECEPTIVE_FIELDS, UNet, denoiser
+from gahb.networks import init as init_network
 from gahb.reference import fit
 from gahb.sampler_settings import SamplerSettings, check, outcomes
 from gahb.sampling import gaussian_noise, sample
@@ -136,7 +136,15 @@ def build_network(config, *, axis_name: str | None = None) -> nn.Module:
 
 
 def load(workdir: str | os.PathLike, *, ema: bool = True, step: int | None = None) -> tuple[nn.Module, Variables]:
-    """Returns network and variables of the run in `workdir`, without data or optimizer; raises `InputError`."""
+    """Returns network and variables of the run in `workdir`, or of packed weights; raises `InputError`.
+
+    Needs neither data nor optimizer. workdir: a directory, a file of `export --weights`, a name of `gahb.packaged`.
+    """
+    if path := packaged.find(workdir):
+        if step is not None:
+            raise input_error("step", expected="None for packed weights, of one step", got=step, fix="leave it out")
+        config, variables = packaged.read(path)
+        return build_network(config), variables
     method = configs.method_of(workdir)
     if method != NAME:
         raise input_error(
