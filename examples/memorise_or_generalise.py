@@ -18,8 +18,7 @@ import skimage.data
 
 import gahb
 from common.method import Variables
-from gahb.denoisers import denoiser
-from gahb.network import UNet, init
+from gahb.networks import UNet, init
 from gahb.objective import loss
 
 STEPS = 250  # of training, for each of the four models
@@ -63,7 +62,7 @@ def train(images, seed):
         step_key = jax.random.fold_in(key, step)
         batch = images[jax.random.randint(step_key, (BATCH,), 0, len(images))]
         variables, state = update(variables, state, step_key, batch, step / STEPS)
-    return denoiser(variables, network)
+    return gahb.denoiser(variables, network)
 
 
 pairs = {n: [train(images, seed) for seed, images in enumerate(pair)] for n, pair in sets.items()}

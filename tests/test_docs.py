@@ -291,7 +291,15 @@ def test_public_names_are_there_and_described(package):
 def public_functions() -> dict[str, list]:
     """Returns the functions of the API pages by the module that defines them."""
     found = {}
-    for package in ("gahb", "gahb.eigenbasis", "gahb.operators", "gahb.reference", "phase_bridge", "diffmatch_jax"):
+    for package in (
+        "gahb",
+        "gahb.eigenbasis",
+        "gahb.operators",
+        "gahb.reference",
+        "phase_bridge",
+        "diffmatch_jax",
+        "common.imports",
+    ):
         module = importlib.import_module(package)
         names = getattr(module, "__all__", None) or [each for each in vars(module) if not each.startswith("_")]
         for function in (inspect.unwrap(getattr(module, each)) for each in names):

@@ -38,6 +38,10 @@ def fit(images: np.ndarray, *, basis: str = "dct", block: int = 1024) -> Prior:
 
     The DCT makes no seam between opposite borders and is the stronger of the two on photographs. Raises `InputError`
     for another basis, for images that are neither bytes nor floats in [0, 1], and unless `block` is at least 1.
+
+    >>> prior = fit(np.array([[[[0.0]]], [[[1.0]]]]))
+    >>> prior.mean.tolist(), prior.power.ravel().round(6).tolist()
+    ([0.5], [0.25])
     """
     check_count("block", block)
     if basis not in BASES:
@@ -60,6 +64,10 @@ def wiener(prior: Prior, sigma: float | jax.Array) -> Partial:
 
     It takes `y [B, H, W, C]` of the fitted size, else raises `InputError`. Another sigma compiles nothing anew.
     Raises `InputError` unless sigma is one positive number.
+
+    >>> prior = fit(np.array([[[[0.0]]], [[[1.0]]]]))  # mean 0.5, variance 0.25
+    >>> wiener(prior, 0.5)(jnp.ones((1, 1, 1, 1))).item()
+    0.75
     """
     check_sigma(sigma)
     leaves = (jnp.asarray(leaf, float) for leaf in (prior.mean, prior.power, sigma))
@@ -70,6 +78,9 @@ def expected_mse(prior: Prior, sigma: float) -> float:
     """Returns the mean squared error per pixel of `wiener` under its own prior, sigma^2 tr J / (H W C).
 
     Raises `InputError` unless sigma is one positive number.
+
+    >>> round(expected_mse(fit(np.array([[[[0.0]]], [[[1.0]]]])), 0.5), 6)
+    0.125
     """
     check_sigma(sigma)
     return float(np.mean(sigma**2 * prior.power / (prior.power + sigma**2)))

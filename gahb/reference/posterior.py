@@ -262,6 +262,10 @@ def local(
     window around each pixel, odd; it goes with sigma, large for strong noise, so make one denoiser per level. boundary:
     "cut" compares only the part of the window that lies in the image (a window of at least 2 H - 1 sees all of it,
     which gives `empirical`), "wrap" closes the image to a torus. Raises `InputError` for what cannot be compared.
+
+    >>> images = np.array([[[[0.0], [1.0]]], [[[1.0], [0.0]]]])
+    >>> local(images, 0.1, patch=1)(jnp.ones((1, 1, 2, 1))).round(3).ravel().tolist()  # one pixel from each image
+    [1.0, 1.0]
     """
     images = _checked(images, sigma, patch, boundary)
     _, height, width, _ = images.shape
@@ -278,6 +282,10 @@ def equivariant(
     with "cut" a pixel whose window is cut by the border is compared with those places only whose window is cut in the
     same way, as a network sees that borders are near. `y` may have another size than `images` if neither is smaller
     than the window. The work grows with (H W)^2 N, memory with (H W)^2 `block`; the images of a batch go one by one.
+
+    >>> images = np.array([[[[0.0], [1.0]]]])
+    >>> equivariant(images, 0.1, patch=1)(jnp.ones((1, 1, 2, 1))).round(3).ravel().tolist()  # the second pixel twice
+    [1.0, 1.0]
     """
     images = _checked(images, sigma, patch, boundary)
     settings = _Equivariant(int(patch), boundary)

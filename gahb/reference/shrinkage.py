@@ -30,7 +30,11 @@ class Basis(NamedTuple):
 
 
 def dct(shape: tuple[int, int, int]) -> Basis:
-    """Returns the orthonormal DCT-II of images of `shape (H, W, C)`, channel by channel; coarse is the mean."""
+    """Returns the orthonormal DCT-II of images of `shape (H, W, C)`, channel by channel; coarse is the mean.
+
+    >>> abs(dct((2, 2, 1)).analyze(jnp.ones((1, 2, 2, 1)))).ravel().round(3).tolist()
+    [2.0, 0.0, 0.0, 0.0]
+    """
     _check_sides(shape)
     pair = tuple(jnp.asarray(cosines(length), float) for length in shape[:2])
     coarse = np.zeros((*shape[:2], 1), bool)
@@ -44,6 +48,9 @@ def wavelet(shape: tuple[int, int, int], *, name: str = "sym4", levels: int | No
     Coefficients are arranged as by `pywt.coeffs_to_array(pywt.wavedec2(x, name, "periodization", levels))`, the
     coarsest in the upper left corner. levels: halvings of the image (None: down to 4 pixels or an odd side). Raises
     `InputError` for a wavelet that is not orthonormal, or sides that cannot be halved that often.
+
+    >>> abs(wavelet((2, 2, 1), name="haar", levels=1).analyze(jnp.ones((1, 2, 2, 1)))).ravel().round(3).tolist()
+    [2.0, 0.0, 0.0, 0.0]
     """
     _check_sides(shape)
     filters = pywt.Wavelet(choice("name", name, pywt.wavelist(kind="discrete")))
@@ -132,7 +139,6 @@ def soft_threshold(basis: Basis, sigma: float | jax.Array, *, threshold: float |
     threshold compiles nothing anew. Raises `InputError` unless sigma is one positive number and the threshold at
     least 0.
 
-    >>> from gahb.reference import dct
     >>> soft_threshold(dct((1, 2, 1)), 0.1)(jnp.ones((1, 1, 2, 1))).round(3).ravel().tolist()
     [1.0, 1.0]
     """
@@ -147,7 +153,6 @@ def oracle(basis: Basis, sigma: float | jax.Array) -> Callable[[jax.Array], Part
     does better. `x` of one image denoises any batch, else `y` must be the noisy images of x, in order. Raises
     `InputError` unless sigma is one positive number.
 
-    >>> from gahb.reference import dct
     >>> x = jnp.ones((1, 1, 1, 1))
     >>> oracle(dct((1, 1, 1)), 1.0)(x)(2 * x).item()  # 1 / (1 + 1) of the noisy coefficient
     1.0
@@ -167,7 +172,6 @@ def oracle_error(basis: Basis, x: jax.Array, sigma: float) -> np.ndarray:
     It is between 1/2 and 1 times sum_k min(c_k^2, sigma^2). Float64 from the coefficients on. Raises `InputError`
     unless sigma is one positive number.
 
-    >>> from gahb.reference import dct
     >>> oracle_error(dct((1, 1, 1)), np.ones((1, 1, 1, 1)), 1.0).tolist()
     [0.5]
     """
@@ -183,7 +187,6 @@ def soft_error(basis: Basis, x: jax.Array, sigma: float, *, threshold: float | N
     1 + t^2 + (a^2 - t^2 - 1) (P(t - a) - P(-t - a)) - (t - a) p(t + a) - (t + a) p(t - a), p and P the normal density
     and distribution. Float64 from the coefficients on. Raises as `soft_threshold`.
 
-    >>> from gahb.reference import dct
     >>> soft_error(dct((1, 2, 1)), np.ones((1, 1, 2, 1)), 0.1).round(4).tolist()
     [0.011]
     """
