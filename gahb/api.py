@@ -1,4 +1,4 @@
-"""What a script calls without the command line: denoisers read from runs and from the package."""
+"""Denoisers read from runs and from the package, for scripts."""
 
 import os
 

@@ -26,7 +26,7 @@ class Operator(NamedTuple):
 
 
 def project(operator: Operator, x: jax.Array) -> jax.Array:
-    """Returns M M^T x, what the measurement of `x [B, H, W, C]` says about x.
+    """Returns M M^T x, the projection of `x [B, H, W, C]` onto the measured subspace.
 
     >>> project(pixels(np.array([[1, 0]])), jnp.ones((1, 1, 2, 1))).ravel().tolist()
     [1.0, 0.0]
@@ -187,7 +187,9 @@ def spectral_mask(shape: tuple[int, int, int], *, fraction: float, symmetric: bo
     if keep is None or keep.sum() < 2:
         image = f"{height}x{width}"
         fix = "keep more frequencies"
-        raise input_error("fraction", expected=f"a share in (0, 1] with a frequency of {image}", got=fraction, fix=fix)
+        raise input_error(
+            "fraction", expected=f"a fraction in (0, 1] with a frequency of {image}", got=fraction, fix=fix
+        )
     return keep.astype(np.float32)
 
 
@@ -222,7 +224,7 @@ def _share(fraction, size):
     count = int(fraction * size)
     if not 0 < count <= size:
         fix = "use a larger fraction, at most 1"
-        raise input_error("fraction", expected=f"a share that keeps 1 to {size} numbers", got=fraction, fix=fix)
+        raise input_error("fraction", expected=f"a fraction that keeps 1 to {size} numbers", got=fraction, fix=fix)
     return count
 
 

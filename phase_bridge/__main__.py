@@ -2,7 +2,7 @@
 
 import sys
 
-from common.cli.app import App, Verb, add_dry_run
+from common.cli.app import App, Verb, add_checkpoint, add_dry_run
 from common.cli.dispatch import main
 from common.cli.verbs.fidelity import FIDELITY
 
@@ -32,9 +32,9 @@ def _figures():
 
 
 def _demo(app, request):
-    from phase_bridge.demo import run
+    from phase_bridge.commands import demo
 
-    run(app, request)
+    demo(app, request)
 
 
 def _compare(app, request):
@@ -49,15 +49,20 @@ def _compare_arguments(parser):
 
 
 def _guide(app, request):
-    from phase_bridge.guide import run
+    from phase_bridge.commands import guide
 
-    run(app, request)
+    guide(app, request)
 
 
 def _guide_arguments(parser):
-    from phase_bridge.guide import arguments
-
-    arguments(parser)
+    parser.add_argument("--num", type=int, default=4, metavar="N", help="held-out images (default: 4)")
+    parser.add_argument("--nfe", type=int, default=100, metavar="N", help="network evaluations (default: 100)")
+    parser.add_argument("--cells", type=int, default=8, metavar="N", help="cells a side of the painting (default: 8)")
+    parser.add_argument(
+        "--hole", type=float, default=0.5, metavar="X", help="fraction of the side it has (default: 0.5)"
+    )
+    add_dry_run(parser)
+    add_checkpoint(parser)
 
 
 DEMO = Verb(

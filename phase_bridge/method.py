@@ -25,15 +25,12 @@ from phase_bridge import bridge as bridges
 from phase_bridge import objectives, sampling, toy
 from phase_bridge.bridge import Bridge
 from phase_bridge.evaluation import FEATURES, evaluate, image_features
-from phase_bridge.models import Model, named_by_key
-from phase_bridge.models import Sampler as SamplerConfig
 from phase_bridge.network import build as build_network
 from phase_bridge.objectives import Objective
-from phase_bridge.processes.base import Process
-from phase_bridge.processes.cld import CLD
-from phase_bridge.processes.edm import EDM
-from phase_bridge.processes.flow import Flow
-from phase_bridge.solvers.table import SOLVERS, chosen, make_steps
+from phase_bridge.processes import CLD, EDM, Flow, Process
+from phase_bridge.sampling import Model, named_by_key
+from phase_bridge.sampling import Sampler as SamplerConfig
+from phase_bridge.solvers import SOLVERS, chosen, make_steps
 
 NAME = "phase_bridge"
 PROCESSES = ("bridge", "flow", "edm", "cld")
@@ -43,7 +40,7 @@ _CORRECTOR = {"": None, "on": True, "off": False}
 
 
 class Setup(NamedTuple):
-    """What a trained run consists of beside its weights: network, objective, path, and how it is sampled by default."""
+    """A trained run without its weights: network, objective, path and default sampler."""
 
     network: nn.Module
     objective: Objective
@@ -171,7 +168,9 @@ def build_setup(config) -> Setup:
     if points and config.model.network != "mlp":
         got, fix = f'"{config.model.network}"', "set config.model.network=mlp"
         raise input_error("config.model.network", expected='"mlp" for points', got=got, fix=fix)
-    shape = (2,) if points else (data.size, data.size, data.channels)
+    shape = (data.size, data.size, data.channels)
+    if points:
+        shape = (toy.toy(data.source.removeprefix(TOY), "config.data.source").size,)
     process = build_process(config, config.sampler.process or goal.process, "config.sampler.process")
     kind = config.sampler.kind or (goal.kind if process.name == "bridge" else "ode")
     setup = Setup(
@@ -246,7 +245,7 @@ def build_objective(config) -> Objective:
 
 
 def build_sampler(config) -> SamplerConfig:
-    """Returns how a config makes samples; what does not fit its path is found by `build_setup`."""
+    """Returns the sampler settings of a config; `build_setup` checks them against its path."""
     sampler = config.sampler
     options = {"kind": sampler.schedule, "last": sampler.last, "power": sampler.power, "rho": sampler.rho}
     options |= {"sigma_max": sampler.sigma_max, "sigma_min": sampler.sigma_min}
@@ -311,7 +310,7 @@ def check_classes(config) -> int:
 
 
 def is_toy(config) -> bool:
-    """Whether the data are points of the plane."""
+    """Whether the data are points."""
     return config.data.source.startswith(TOY)
 
 

@@ -260,7 +260,7 @@ def singular_basis(matrix: np.ndarray, shape: tuple[int, ...], k: int | None = N
 
 
 class Shrinkage(NamedTuple):
-    """How each coefficient of an image is shrunk; float64 `[k]`."""
+    """Factors of a basis and the coefficients of an image in it; float64 `[k]`."""
 
     values: np.ndarray  # lambda_k
     noisy: np.ndarray  # <y, e_k>

@@ -16,9 +16,7 @@ from configs.phase_bridge.spiral import get_config
 from phase_bridge import method, toy
 from phase_bridge.__main__ import APP
 from phase_bridge.bridge import Bridge
-from phase_bridge.processes.cld import CLD
-from phase_bridge.processes.edm import EDM
-from phase_bridge.processes.flow import Flow
+from phase_bridge.processes import CLD, EDM, Flow
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
