@@ -10,9 +10,9 @@ from ml_collections import ConfigDict
 from common import config as configs
 from common import imports
 from common.errors import input_error
-from common.networks.mlp import ResidualMLP
 from common.networks.unets import SongUNet
 from phase_bridge.authors import Imported, convert
+from phase_bridge.mlp import ResidualMLP
 
 
 def import_weights(
