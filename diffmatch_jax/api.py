@@ -12,6 +12,7 @@ from jax.experimental.compilation_cache import compilation_cache
 
 from common import config as configs
 from common.errors import input_error
+from common.io import packed
 from common.method import Variables
 from common.training import parallel
 from configs.diffmatch_jax.base import base
@@ -111,7 +112,7 @@ def read(directory: str | Path = weights.DIRECTORY) -> Model:
     for stage in SHA256 if ours else ("stage1", "stage2"):
         path = directory / f"{stage}.npz"
         if path.is_file():
-            params = weights.load(path, sha256=SHA256[stage] if ours else None)
+            params = packed.load(path, sha256=SHA256[stage] if ours else None)
             parts[stage] = params, _config_of(path)
         elif ours or stage == "stage1":
             fix = "install the package again, or give model=DIR, the directory of a trained run"

@@ -131,9 +131,11 @@ def gahb_eigenbases() -> str:
     rows = []
     for sigma in sorted({each["sigma"] for each in table}):
         images = [each for each in table if each["sigma"] == sigma]
-        rows.append([f"{sigma:g}", *(", ".join(format(each[key], form) for each in images) for key, form in columns)])
+        rows.append(
+            [f"{sigma / 255:.3f}", *(", ".join(format(each[key], form) for each in images) for key, form in columns)]
+        )
     header = (
-        "sigma_255 | trace of J, images 1 and 2 | sum of squares | asymmetry | largest factor | products for 48 vectors"
+        "sigma | trace of J, images 1 and 2 | sum of squares | asymmetry | largest factor | products for 48 vectors"
     )
     return markdown(header, rows)
 
@@ -155,8 +157,7 @@ def gahb_restore() -> str:
 
 def gahb_moments() -> str:
     """Returns the table of the variance that sampling keeps; its numbers are computed, not read."""
-    from gahb.sampler_settings import DEFAULT, PUBLISHED
-    from gahb.sampling_moments import gaussian_moments
+    from gahb.sampler_settings import DEFAULT, PUBLISHED, gaussian_moments
 
     variances = (0.01, 0.05, 0.2, 1, 4, 6, 16, 100)
     changes = {

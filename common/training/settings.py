@@ -30,7 +30,7 @@ def make_schedule(
       ValueError: unknown name, or a period that does not fit the run.
     """
     if not 0 <= warmup < max(steps, 1):
-        raise ValueError(f"warmup: expected 0 <= warmup < steps={steps}, got {warmup}")
+        raise ValueError(f"warmup: expected 0 <= warmup < steps={steps}, got {warmup}; use {max(steps, 1) // 10}")
     if name == "constant":
         after = optax.constant_schedule(learning_rate)
     elif name == "halving":

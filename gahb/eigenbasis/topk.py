@@ -8,9 +8,21 @@ import numpy as np
 from common.errors import choice, input_error, whole_number
 from common.prng import as_key
 from gahb.denoisers import Denoiser
-from gahb.eigenbasis.dense import Eigenbasis, SingularBasis, jacobian_of, singular_basis, symmetric_basis
 from gahb.eigenbasis.krylov import Ritz, basis_size, largest
-from gahb.eigenbasis.linear import Linearisation, in_blocks, jvp, linearise, normal, symmetric, vjp
+from gahb.eigenbasis.linear import (
+    Eigenbasis,
+    Linearisation,
+    SingularBasis,
+    in_blocks,
+    jacobian_of,
+    jvp,
+    linearise,
+    normal,
+    singular_basis,
+    symmetric,
+    symmetric_basis,
+    vjp,
+)
 
 METHODS = ("auto", "dense", "krylov")
 DENSE_SIZE, DENSE_SLOPE = 400, 10  # "auto" builds the matrix up to d = 400 + 10 k, a rule that is not measured

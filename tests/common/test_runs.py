@@ -343,7 +343,7 @@ def weights(tmp_path):
     from safetensors.numpy import save_file
 
     from gahb.import_weights import export
-    from gahb.network import UNet, init
+    from gahb.networks import UNet, init
 
     network = UNet(num_kernels=4, num_blocks=1, channels=1)
     variables = init(network, jax.random.key(7), np.zeros((1, 16, 16, 1), np.float32))
@@ -475,7 +475,7 @@ def test_a_profile_is_written(command, tmp_path):
 
 
 def test_dry_runs_of_several_models_open_their_data(command, tmp_path):
-    argv = ["classes", "--config", "tests/gahb/tiny_classes.py", "--workdir", tmp_path / "run", "--dry-run"]
+    argv = ["classes", "--config", "tests/gahb/experiments/tiny_classes.py", "--workdir", tmp_path / "run", "--dry-run"]
     _, err = command(*argv, f"--config.data.source=npz:{tmp_path}/none.npz", code=2, app=GAHB)
     assert "none.npz" in err
     argv = ["compare", "--config", "configs/phase_bridge/spiral.py", "--workdir", tmp_path / "run", "--dry-run"]

@@ -350,7 +350,6 @@ def test_other_settings_stand_beside_the_first_result(copy):
     page = (copy / "index.html").read_text()
     for path in (copy / "results").glob("evaluate-*.json"):
         assert path.stem in page
-    assert "sigma_255" in page
     assert "evaluate.sigmas=[0.04]" in page and "ema=false" in page and "sampler.num=2" in page
 
 

@@ -10,7 +10,8 @@ from common.errors import InputError
 from common.metrics.distances import frechet_distance, mmd_squared
 from common.metrics.neighbours import nearest, precision_recall
 from common.metrics.psnr import mse, psnr
-from gahb.similarity import closest, closest_patches, correlation, cosine, distance, patches, rescale, unit_vectors
+from gahb.datasets.calpha import rescale
+from gahb.metrics.similarity import closest, closest_patches, correlation, cosine, distance, patches, unit_vectors
 from phase_bridge.distances import sliced_wasserstein, wasserstein
 
 RNG = np.random.default_rng(0)
