@@ -1,4 +1,4 @@
-"""What a matcher is compared with: nothing, the cost volume's winner, its median, and the fit without networks.
+"""Baselines of a matcher: no motion, winner-take-all, its median, and the fit without networks.
 
 A matcher is any function of a source and a target image `[H, W, 3]` (bytes) that returns the flow `[Ht, Wt, 2]` on the
 target's pixels into the source's, and a confidence `[Ht, Wt]` (larger is surer) or None; hypotheses may follow

@@ -1,4 +1,4 @@
-"""What every data set is: pairs that are read when asked for, each with its true flow and where that is known.
+"""The record of a data set: pairs that are read on demand, each with its true flow and the mask of valid pixels.
 
 The flow `[Ht, Wt, 2]` lives on the target's pixels and points to a pixel of the source, which may have another size;
 the mask `[Ht, Wt]` says where it counts.
@@ -155,7 +155,7 @@ def read_image(path) -> np.ndarray:
         return images.as_channels(images.decode(path), 3)
     except ValueError as error:
         raise input_error(
-            str(path), expected="an image file", got=error, fix="check that it was unpacked whole"
+            str(path), expected="an image file", got=error, fix="check that it was unpacked completely"
         ) from None
 
 
