@@ -20,11 +20,11 @@ from benchmarks.workload import batches_for, make_steps, workload
 from common import config as configs
 from common.method import Variables
 from configs.gahb.photographs import get_config
-from gahb.denoisers import denoiser
 from gahb.eigenbasis import Eigenbasis, Linearisation, linearise, symmetric, top_k, vjp
 from gahb.eigenbasis.krylov import basis_size
 from gahb.eigenbasis.linear import unit_images
 from gahb.method import build, build_network
+from gahb.networks import denoiser
 
 
 class Settings(NamedTuple):

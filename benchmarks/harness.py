@@ -21,7 +21,7 @@ import jax
 from common.errors import input_error
 from common.io.files import write_atomically
 from common.io.results import plain, version
-from common.plots.tables import text_table
+from common.plots.report import text_table
 from common.training.parallel import device_name
 
 RESULTS = Path(__file__).parent / "results"

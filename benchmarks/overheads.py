@@ -30,9 +30,9 @@ from common.errors import RunError
 from common.io.metrics_log import Recorder
 from common.training.loop import compile_step, initial_state, train
 from common.training.parallel import make_backend
-from gahb.denoisers import denoiser
 from gahb.method import build_network
-from gahb.network import init as init_network
+from gahb.networks import denoiser
+from gahb.networks import init as init_network
 from gahb.sampling import sample
 
 LOG_EVERY = 10

@@ -21,9 +21,9 @@ from common.training import settings as training_settings
 from common.training.loop import compile_step, initial_state
 from common.training.parallel import device_count, make_backend
 from configs.gahb.celeba80 import get_config
-from gahb.denoisers import denoiser
 from gahb.method import build, build_network
-from gahb.network import init as init_network
+from gahb.networks import denoiser
+from gahb.networks import init as init_network
 
 NUM_EXAMPLES = 99_000  # half of CelebA, about: turns the config's epochs into steps, on which no time depends
 

@@ -40,6 +40,13 @@ def as_numbers(values: Any, field: str, *, scale: tuple[float, float] = UNIT) ->
     return values.astype(np.float32 if values.dtype.itemsize < 4 else np.float64)
 
 
+def to_unit(image: jax.Array) -> jax.Array:
+    """Returns float32 intensities in [0, 1]: bytes are divided by 255, floating point stays as it is."""
+    if image.dtype == jnp.uint8:
+        return image.astype(jnp.float32) / 255
+    return image.astype(jnp.float32)
+
+
 def as_mask(values: Any, field: str) -> np.ndarray | jax.Array:
     """Returns an array of zeros and ones, or of booleans, as it is; raises `InputError` for everything else."""
     values = as_array(values, field, fix="give one entry a pixel")

@@ -1,10 +1,33 @@
-"""Keys that users give to public functions: typed ones, raw ones, and seeds."""
+"""Where every random number comes from: keys derived from seed, purpose and step, and keys that users give.
+
+Users give typed keys, raw ones or seeds to public functions; there is no stateful generator anywhere.
+"""
+
+import enum
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from common.errors import input_error
+
+
+class Purpose(enum.IntEnum):
+    """What a key is used for; two purposes never have the same random numbers."""
+
+    INIT = 0
+    AUGMENT = 1
+    LOSS = 2
+    PREVIEW = 3
+    SAMPLE = 4
+    EVALUATE = 5
+    HELD_OUT = 6
+
+
+def key_for(root: jax.Array, purpose: Purpose, step: int | jax.Array = 0) -> jax.Array:
+    """Returns `fold_in(fold_in(root, purpose), step)`; `step` may be traced."""
+    return jax.random.fold_in(jax.random.fold_in(root, int(purpose)), step)
+
 
 _MOST = 2**32  # JAX would cut a larger seed to its last 32 bits
 

@@ -5,7 +5,7 @@ import pathlib
 import runpy
 
 # By its path, since another project's `common` may be in the way.
-runpy.run_path(str(pathlib.Path(__file__).parents[1] / "common" / "layout.py"))["check"]()
+runpy.run_path(str(pathlib.Path(__file__).parents[1] / "common" / "__init__.py"))["check"]()
 
 __all__ = ["Match", "load", "match"]
 

@@ -12,6 +12,7 @@ from jax.experimental.compilation_cache import compilation_cache
 
 from common import config as configs
 from common.errors import input_error
+from common.io import packed
 from common.method import Variables
 from common.training import parallel
 from configs.diffmatch_jax.base import base
@@ -67,6 +68,8 @@ def match(
 
     Raises:
       InputError: images, masks or a key that cannot be used.
+
+    >>> result = diffmatch_jax.match(source, target)  # doctest: +SKIP
     """
     model = model if isinstance(model, Model) else load(model)
     options = {"key": key, "hypotheses": hypotheses, "search": search, "full_size": full_size}
@@ -77,7 +80,11 @@ def match(
 
 
 def load(workdir: str | os.PathLike | None = None, *, ema: bool = True, step: int | None = None) -> Model:
-    """Returns the matcher of a trained run, or the one that comes with the package; raises `InputError`."""
+    """Returns the matcher of a trained run, or the one that comes with the package; raises `InputError`.
+
+    >>> matcher = load()  # of the package
+    >>> load("runs/matcher")  # doctest: +SKIP
+    """
     if workdir is None:
         return _shipped()
     if not isinstance(workdir, str | os.PathLike):
@@ -114,7 +121,7 @@ def read(directory: str | Path = weights.DIRECTORY) -> Model:
     for stage in SHA256 if ours else ("stage1", "stage2"):
         path = directory / f"{stage}.npz"
         if path.is_file():
-            params = weights.load(path, sha256=SHA256[stage] if ours else None)
+            params = packed.load(path, sha256=SHA256[stage] if ours else None)
             parts[stage] = params, _config_of(path)
         elif ours or stage == "stage1":
             fix = "install the package again, or give model=DIR, the directory of a trained run"

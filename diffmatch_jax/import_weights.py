@@ -23,7 +23,7 @@ from common import imports
 from common.errors import choice, input_error
 from common.imports.archive import shown
 from common.method import Variables
-from common.networks.adm_unet import ADMUNet
+from common.networks.unets import ADMUNet
 
 # As both of them were trained and are sampled.
 RELEASED = {

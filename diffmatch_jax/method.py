@@ -15,9 +15,9 @@ from common.checkpoint import restore_params, saved_steps
 from common.data.pipeline import build as build_sources
 from common.data.source import Source
 from common.errors import InputError, at_least, choice, input_error
-from common.io.pictures import grid
+from common.io.results import grid
 from common.method import Evaluation, Method, Samples, Variables
-from common.networks.initial import initialise
+from common.networks.layers import initialise
 from configs.diffmatch_jax.base import base
 from diffmatch_jax.data.objects import WithObjects, read_coco
 from diffmatch_jax.data.pairs import augmentation
@@ -51,7 +51,7 @@ MATTERS = ("features", "conditioning", "model", "process", "objective", "sampler
 
 
 class Frozen(NamedTuple):
-    """What training does not change and checkpoints keep beside the trained: the pyramid's and stage 1's weights."""
+    """Frozen weights that checkpoints keep beside the trained ones: those of the pyramid and of stage 1."""
 
     pyramid: Any
     stage1: Any = None

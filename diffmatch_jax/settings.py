@@ -1,7 +1,7 @@
-"""What a config says, as the values that everything else computes with: plan, stages, objective, pairs."""
+"""The settings of a config as records: plan, stages, objective, pairs."""
 
 from common.errors import choice, input_error
-from common.networks.adm_unet import ADMUNet
+from common.networks.unets import ADMUNet
 from diffmatch_jax.data.pairs import PairConfig
 from diffmatch_jax.model import released, unet
 from diffmatch_jax.model.conditioning import ConditioningConfig

@@ -5,23 +5,23 @@ import pathlib
 import runpy
 
 # By its path, since another project's `common` may be in the way.
-runpy.run_path(str(pathlib.Path(__file__).parents[1] / "common" / "layout.py"))["check"]()
+runpy.run_path(str(pathlib.Path(__file__).parents[1] / "common" / "__init__.py"))["check"]()
 
-_MODULES = ("eigenbasis", "operators", "reference")
+_MODULES = ("datasets", "eigenbasis", "metrics", "operators", "reference")
 _WHERE = {
     "as_denoiser": "gahb.denoisers",
-    "at_sigma": "gahb.adapters",
-    "denoiser": "gahb.denoisers",
-    "from_callback": "gahb.adapters",
-    "from_eps": "gahb.adapters",
-    "from_score": "gahb.adapters",
-    "from_torch": "gahb.adapters",
+    "at_sigma": "gahb.denoisers",
+    "denoiser": "gahb.networks",
+    "from_callback": "gahb.denoisers",
+    "from_eps": "gahb.denoisers",
+    "from_score": "gahb.denoisers",
+    "from_torch": "gahb.denoisers",
     "implied_sigma": "gahb.eigenbasis",
     "load_denoiser": "gahb.api",
-    "psnr_curve": "gahb.analysis",
+    "psnr_curve": "gahb.metrics",
     "sample": "gahb.sampling",
     "SamplerSettings": "gahb.sampler_settings",
-    "score": "gahb.adapters",
+    "score": "gahb.denoisers",
 }
 
 __all__ = [*_MODULES, *_WHERE]

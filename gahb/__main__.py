@@ -31,13 +31,13 @@ def _figures():
 
 
 def _demo(app, request):
-    from gahb.demo import run
+    from gahb.experiments.demo import run
 
     run(app, request)
 
 
 def _study(app, request):
-    from gahb.study import run
+    from gahb.experiments.study import run
 
     run(app, request)
 
@@ -51,13 +51,13 @@ def _study_arguments(parser):
 
 
 def _classes(app, request):
-    from gahb.classes import run
+    from gahb.experiments.classes import run
 
     run(app, request)
 
 
 def _generate(app, request):
-    from gahb.generate import run
+    from gahb.experiments.generate import run
 
     run(app, request)
 
@@ -67,7 +67,7 @@ def _generate_arguments(parser):
 
 
 def _restore(app, request):
-    from gahb.restore import run
+    from gahb.experiments.restore import run
 
     run(app, request)
 
@@ -75,6 +75,13 @@ def _restore(app, request):
 def _trained_arguments(parser):
     add_dry_run(parser)
     add_checkpoint(parser)
+
+
+def _export_arguments(parser):
+    parser.add_argument(
+        "--weights", metavar="FILE", help="write the weights there instead, FILE.npz, in half precision"
+    )
+    _trained_arguments(parser)
 
 
 def _export(app, request):
@@ -85,22 +92,22 @@ def _export(app, request):
 
 EXPORT = Verb(
     "export",
-    "write a trained denoiser as one program file",
-    "Writes DIR/export/denoiser-SIZE-KEY.jax with jax.export, weights inside, for any batch size, on CPU, GPU\n"
-    "and TPU.",
-    _trained_arguments,
+    "write a trained denoiser as one file",
+    "Writes DIR/export/denoiser-SIZE-KEY.jax, a program with its weights inside, for any batch size, on CPU, GPU\n"
+    "and TPU; or with --weights the file that gahb.load_denoiser opens.",
+    _export_arguments,
     _export,
 )
 
 
 def _analyse(app, request):
-    from gahb.analyse import run
+    from gahb.experiments.analyse import run
 
     run(app, request)
 
 
 def _analyse_arguments(parser):
-    parser.add_argument("--levels", default="10,25,50", metavar="A,B", help="noise standard deviations, in 1/255")
+    parser.add_argument("--levels", default="0.04,0.1,0.2", metavar="A,B", help="noise, for images in [0, 1]")
     parser.add_argument("--images", type=int, default=2, metavar="N", help="held-out images (default: 2)")
     parser.add_argument("--size", type=int, default=0, metavar="N", help="their side, pixels (default: as in training)")
     parser.add_argument("--top", type=int, default=20, metavar="K", help="eigenvectors of each (default: 20)")
@@ -180,7 +187,7 @@ APP = App(
         "train --config configs/gahb/photographs.py --workdir runs/short --config.train.steps=300",
         "evaluate --workdir runs/photographs",
         "sample --workdir runs/photographs --config.sampler.num=4",
-        "analyse --workdir runs/photographs --levels 25,50 --top 50",
+        "analyse --workdir runs/photographs --levels 0.1,0.2 --top 50",
         "restore --workdir runs/photographs --config.evaluate.restore.size=64",
         "figures --workdir runs/photographs",
         "study --config configs/gahb/study_faces20.py --workdir runs/study_faces20",

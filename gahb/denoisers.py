@@ -1,60 +1,25 @@
-"""Denoisers: functions `y [B, H, W, C] -> x_hat`, whose weights travel as arguments of whatever compiles them."""
+"""Denoisers: functions `y [B, H, W, C] -> x_hat`, and how scores, noise predictors and code outside JAX become them.
+
+y = x + sigma z throughout, with sigma and images on the scale of [0, 1]. A network of another scaling needs a wrapper:
+one that takes x_t = sqrt(a) x + sqrt(1 - a) z at time t, for example, has sigma = sqrt(1 / a - 1) and x_t = sqrt(a) y.
+What is made here takes bytes to [0, 1] and raises `InputError` for floats in 0..255, other integers and NaN.
+"""
 
 import dataclasses
+import functools
+import sys
 from collections.abc import Callable
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.tree_util import Partial
 
-from common.arrays import as_images, as_numbers
+from common.arrays import as_images
 from common.errors import input_error
-from common.method import Variables
-from gahb.network import apply
 
 Denoiser: TypeAlias = Callable[[jax.Array], jax.Array]
-
-
-@dataclasses.dataclass(frozen=True)
-class _Subtract:
-    """y - n(y); compared by its network, so that one compiled program serves all its checkpoints."""
-
-    network: nn.Module
-
-    def __call__(self, variables: Variables, y: jax.Array) -> jax.Array:
-        if getattr(self.network, "conditional", False):
-            # Bands of wavelets, of no common range; the network checks their number.
-            y = jnp.asarray(as_numbers(y, "y"))
-        else:
-            channels = getattr(self.network, "channels", None)
-            y = jnp.asarray(as_images(y, "y", noisy=True, shape=(None, None, channels)))
-        return y - _padded(self.network, variables, y)
-
-
-def _padded(network: nn.Module, variables: Variables, y: jax.Array) -> jax.Array:
-    """Returns the noise n(y) for images of any size: padded by reflection to what the network halves, then cropped."""
-    multiple = 2 ** getattr(network, "num_blocks", 0)
-    spare = [-length % multiple for length in y.shape[1:3]]
-    if not any(spare):
-        return apply(network, variables, y)[0]
-    margins = [(more // 2, more - more // 2) for more in spare]
-    noise = apply(network, variables, jnp.pad(y, [(0, 0), *margins, (0, 0)], mode="reflect"))[0]
-    (top, _), (left, _) = margins
-    return noise[:, top : top + y.shape[1], left : left + y.shape[2]]
-
-
-def denoiser(variables: Variables, network: nn.Module) -> Partial:
-    """Returns the denoiser f(y) = y - n(y) of a network in evaluation mode, `y [B, H, W, C]`.
-
-    y: noisy images, floats on the scale of [0, 1], which noise may leave; bytes are taken to [0, 1], and x_hat is float
-    in any case. Heights and widths that the network cannot halve `num_blocks` times are padded by reflection, on both
-    sides, and the result is cropped. Calling it raises `InputError` for floats in 0..255, other integers, NaN and other
-    shapes.
-    The result is a pytree of the weights: give it to jitted functions as an argument, never close over it.
-    """
-    return Partial(_Subtract(network), Variables(*variables))
 
 
 def as_denoiser(function: Denoiser) -> Partial:
@@ -62,6 +27,9 @@ def as_denoiser(function: Denoiser) -> Partial:
 
     Arrays inside such a function become constants of every program compiled with it; to avoid that, make it with
     `jax.tree_util.Partial(function, arrays)` and let it take them first.
+
+    >>> as_denoiser(lambda y: y / 2)(jnp.ones((1, 1, 1, 1))).item()
+    0.5
     """
     if isinstance(function, Partial):
         return function
@@ -87,3 +55,193 @@ def denoised(denoise: Denoiser, y: jax.Array) -> jax.Array:
         got, fix = f"one {list(jnp.shape(x_hat))}", "return the clean images, and nothing beside them"
         raise input_error("denoise", expected=f"an output like its input {list(y.shape)}", got=got, fix=fix)
     return jnp.asarray(x_hat)
+
+
+Conditional: TypeAlias = Callable[[jax.Array, Any], jax.Array]  # (y [B, H, W, C], sigma) -> [B, H, W, C]
+Host: TypeAlias = Callable[..., np.ndarray]  # of NumPy arrays [B, H, W, C]
+
+
+def score(denoise: Denoiser | Conditional, *, conditional: bool = False) -> Partial:
+    """Returns the score s(y, sigma) = (f(y) - y) / sigma^2 that a denoiser stands for (Miyasawa 1961).
+
+    denoise: `y -> x_hat`; or `(y, sigma) -> x_hat` where `conditional`. The result takes `y [B, H, W, C]` and sigma, in
+    intensity units, as the scores of `common.solvers` take x and t.
+
+    >>> float(score(lambda y: y / 2)(jnp.ones((1, 1, 1, 1)), 0.5)[0, 0, 0, 0])
+    -2.0
+    """
+    return Partial(_score_conditional if conditional else _score_blind, as_denoiser(denoise))
+
+
+def from_score(score: Conditional, sigma: float | None = None) -> Partial:
+    """Returns the denoiser f(y) = y + sigma^2 s(y, sigma) of a score `s(y, sigma)`.
+
+    With `sigma` (intensity units): a denoiser `y -> x_hat` for that noise; without: `(y, sigma) -> x_hat`.
+
+    >>> from_score(lambda y, sigma: -y, sigma=0.5)(jnp.ones((1, 1, 1, 1))).item()
+    0.75
+    """
+    return at_sigma(Partial(_from_score, as_denoiser(score)), sigma)
+
+
+def from_eps(eps: Conditional, sigma: float | None = None) -> Partial:
+    """Returns the denoiser f(y) = y - sigma e(y, sigma) of a noise predictor `e(y, sigma)` of unit variance.
+
+    With `sigma` (intensity units): a denoiser `y -> x_hat` for that noise; without: `(y, sigma) -> x_hat`.
+
+    >>> from_eps(lambda y, sigma: y, sigma=0.25)(jnp.ones((1, 1, 1, 1))).item()
+    0.75
+    """
+    return at_sigma(Partial(_from_eps, as_denoiser(eps)), sigma)
+
+
+def at_sigma(denoise: Conditional, sigma: float | None) -> Partial:
+    """Returns a noise-conditional `denoise(y, sigma)` as a function of y alone; with `sigma` None, as it is.
+
+    sigma: standard deviation of the noise, intensity units. It travels as an argument, so another one compiles nothing.
+
+    >>> at_sigma(lambda y, sigma: sigma * y, 0.25)(jnp.ones((1, 1, 1, 1))).item()
+    0.25
+    """
+    if sigma is None:
+        return as_denoiser(denoise)
+    if not isinstance(sigma, jax.core.Tracer) and not (np.ndim(sigma) == 0 and 0 < sigma < float("inf")):
+        raise input_error("sigma", expected="one positive number", got=sigma, fix="give noise in intensity units")
+    return Partial(_at_sigma, as_denoiser(denoise), jnp.asarray(sigma, float))
+
+
+def _noisy(y):
+    return jnp.asarray(as_images(y, "y", noisy=True))
+
+
+def _score_blind(denoise, y, sigma):
+    y = _noisy(y)
+    return (denoise(y) - y) / sigma**2
+
+
+def _score_conditional(denoise, y, sigma):
+    y = _noisy(y)
+    return (denoise(y, sigma) - y) / sigma**2
+
+
+def _from_score(score, y, sigma):
+    y = _noisy(y)
+    return y + sigma**2 * score(y, sigma)
+
+
+def _from_eps(eps, y, sigma):
+    y = _noisy(y)
+    return y - sigma * eps(y, sigma)
+
+
+def _at_sigma(denoise, sigma, y):
+    y = _noisy(y)
+    return denoise(y, sigma.astype(jnp.result_type(y, jnp.float32)))
+
+
+def from_callback(function: Host, *, jvp: Host | None = None, vjp: Host | None = None) -> Partial:
+    """Returns the denoiser that runs `function` outside JAX: NumPy, another framework, a program.
+
+    function: `y [B, H, W, C] -> x_hat`, on NumPy arrays, for any B. jvp: `(y, v) -> J(y) v`, vjp: `(y, u) -> J(y)^T u`,
+    for each image of the batch; `gahb.eigenbasis` needs both, `sample` and `psnr_curve` neither. Call this once for a
+    function: the next result compiles anew.
+
+    >>> halve = from_callback(lambda y: y / 2, jvp=lambda y, v: v / 2, vjp=lambda y, u: u / 2)
+    >>> float(halve(jnp.ones((1, 1, 1, 1)))[0, 0, 0, 0])
+    0.5
+    """
+    for name, each in (("function", function), ("jvp", jvp), ("vjp", vjp)):
+        if not callable(each) and (each is not None or name == "function"):
+            got = type(each).__name__
+            raise input_error(name, expected="a function of NumPy arrays", got=got, fix="pass a callable")
+    return Partial(Callback(function, jvp, vjp))
+
+
+def from_torch(module: Any, *, device: Any = None) -> Partial:
+    """Returns a denoiser `[B, H, W, C]` that runs a PyTorch module `[B, C, H, W] -> [B, C, H, W]`.
+
+    module: a `torch.nn.Module` in evaluation mode, or a function of one tensor; its Jacobian products come from
+    `torch.func`. device: of its weights (default: CPU). Raises `InputError` for a module in training mode.
+
+    >>> from_torch(torch.nn.Identity().eval())(jnp.ones((1, 8, 8, 1))).shape  # doctest: +SKIP
+    (1, 8, 8, 1)
+    """
+    torch = sys.modules.get("torch")  # whoever has a module has imported it
+    if torch is None or not callable(module):
+        got = type(module).__name__
+        raise input_error("module", expected="a PyTorch module", got=got, fix="use from_callback for other functions")
+    if getattr(module, "training", False):
+        raise input_error("module", expected="evaluation mode", got="training mode", fix="call module.eval()")
+
+    def tensor(images):
+        return torch.tensor(np.moveaxis(images, -1, 1), device=device)
+
+    def images(tensor):
+        return np.moveaxis(tensor.detach().cpu().numpy(), 1, -1)
+
+    def function(y):
+        with torch.no_grad():
+            return images(module(tensor(y)))
+
+    return from_callback(
+        function,
+        jvp=lambda y, v: images(torch.func.jvp(module, (tensor(y),), (tensor(v),))[1]),
+        vjp=lambda y, u: images(torch.func.vjp(module, tensor(y))[1](tensor(u))[0]),
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Callback:
+    """A function of NumPy arrays with its Jacobian products, called from JAX."""
+
+    function: Host
+    jvp: Host | None
+    vjp: Host | None
+
+    def __call__(self, y: jax.Array) -> jax.Array:
+        return _called(self, _noisy(y))
+
+    def products(self) -> tuple["Product", "Product"]:
+        """Returns `(y, v) -> J v` and `(y, u) -> J^T u`; raises `InputError` where one is missing."""
+        for name, each in (("jvp", self.jvp), ("vjp", self.vjp)):
+            if each is None:
+                fix = f"pass {name}= to from_callback"
+                raise input_error(name, expected="a function, for products with the Jacobian", got=None, fix=fix)
+        return Product(self.jvp), Product(self.vjp)
+
+
+@dataclasses.dataclass(frozen=True)
+class Product:
+    """A function `(y, v)` of NumPy arrays, at one image y for each of `v [n, H, W, C]`."""
+
+    function: Host
+
+    def __call__(self, y: jax.Array, v: jax.Array) -> jax.Array:
+        return _on_host(self.function, jnp.broadcast_to(y, v.shape), v)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _called(callback, y):
+    return _on_host(callback.function, y)
+
+
+_called.defvjp(
+    lambda callback, y: (_called(callback, y), y),
+    lambda callback, y, u: (callback.products()[1](y, u),),
+)
+
+
+def _on_host(function: Host, *arrays: jax.Array) -> jax.Array:
+    """Calls `function` on batches of images; axes that `vmap` puts in front join the batch."""
+    dtype = arrays[0].dtype
+
+    def call(*values):
+        values = [np.asarray(each) for each in values]
+        shape = values[0].shape
+        result = np.asarray(function(*(each.reshape(-1, *shape[-3:]) for each in values)), dtype)
+        if result.size != values[0].size:
+            expected = f"an output like its input {[int(np.prod(shape[:-3])), *shape[-3:]]}"
+            raise input_error("function", expected=expected, got=list(result.shape), fix="return as many images")
+        return result.reshape(shape)
+
+    return jax.pure_callback(call, jax.ShapeDtypeStruct(arrays[0].shape, dtype), *arrays, vmap_method="broadcast_all")

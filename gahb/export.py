@@ -1,4 +1,6 @@
-"""`python -m gahb export`: a trained denoiser as one file that needs neither this package nor its weights to run."""
+"""`python -m gahb export`: a trained denoiser as one file: a program that needs nothing of this package, or weights."""
+
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -9,8 +11,9 @@ from common.cli.verbs import trained
 from common.errors import RunError
 from common.io import results
 from common.io.files import write_atomically
-from gahb.denoisers import Denoiser, denoiser
-from gahb.method import build_network
+from gahb.denoisers import Denoiser
+from gahb.method import SHELF, build_network
+from gahb.networks import denoiser
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 
@@ -32,11 +35,16 @@ def export(denoise: Denoiser, *, size: int, channels: int = 1, platforms: tuple[
 def run(app: App, request: Request) -> None:
     """Writes `export/denoiser-SIZE-KEY.jax` of the run in `--workdir`, and its settings beside it, `.json`.
 
-    `--config.data.size` chooses another image size.
+    `--config.data.size` chooses another image size. `--weights FILE` writes what `gahb.load_denoiser` opens instead.
     """
     config = workdirs.of_trained(app, request).config
     model = trained.load(app, request, "SAMPLE")  # refuses an image size that the network cannot take
     if model is None:
+        return
+    if request.flags.weights:
+        digest = SHELF.write(request.flags.weights, config, model.variables, step=model.step)
+        size = Path(request.flags.weights).stat().st_size / 2**20
+        print_lines(f"wrote {request.flags.weights}, {size:.2f} MiB in half precision, sha256 {digest}")
         return
     data, folder = config.data, model.workdir / "export"
     settings = {**trained.without(model.settings, "evaluate", "sampler"), "platforms": list(PLATFORMS)}

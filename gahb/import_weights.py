@@ -20,7 +20,7 @@ from common import imports
 from common.errors import input_error
 from common.imports.archive import shown
 from common.method import Variables
-from gahb.network import BFCNN, BFCNNRF, RECEPTIVE_FIELDS, UNet, kernel_sizes
+from gahb.networks import BFCNN, BFCNNRF, RECEPTIVE_FIELDS, UNet, kernel_sizes
 
 _CONV = (2, 3, 1, 0)  # to [kh, kw, in, out]
 _UPSAMPLE = (2, 3, 0, 1)

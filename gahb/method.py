@@ -3,6 +3,7 @@
 import functools
 import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import flax.linen as nn
@@ -13,23 +14,25 @@ from jax.tree_util import Partial
 
 from common import config as configs
 from common.checkpoint import restore_params
-from common.data import augment
+from common.checkpoint.shelf import Shelf
+from common.data import batches
 from common.data.pipeline import build as build_sources
 from common.errors import InputError, at_least, choice, input_error, within
-from common.io.pictures import as_unit, strip
+from common.io.results import as_unit, strip
 from common.method import Evaluation, Method, Sampler, Samples, Variables
 from common.training.parallel import AXIS
 from configs.gahb.base import base
-from gahb import objective, synthetic
-from gahb.denoisers import denoiser
-from gahb.evaluation import denoise_at, evaluate
-from gahb.network import BFCNN, BFCNNRF, RECEPTIVE_FIELDS, UNet
-from gahb.network import init as init_network
+from gahb import objective
+from gahb.datasets import synthetic
+from gahb.metrics.psnr import denoise_at, evaluate
+from gahb.networks import BFCNN, BFCNNRF, RECEPTIVE_FIELDS, UNet, denoiser
+from gahb.networks import init as init_network
 from gahb.reference import fit
 from gahb.sampler_settings import SamplerSettings, check, outcomes
 from gahb.sampling import gaussian_noise, sample
 
 NAME = "gahb"
+SHELF = Shelf(Path(__file__).with_name("weights"), base)
 MAX_SIGMA = 10.0  # a larger one was meant in 1/255
 PREVIEW_SIGMAS = (25 / 255, 50 / 255, 100 / 255)
 
@@ -93,7 +96,7 @@ def build(config) -> Method:
         name=NAME,
         init=lambda key, batch: init_network(network, key, batch["image"]),
         loss=loss,
-        augment=augment.images(flip=data.flip),
+        augment=batches.augment_images(flip=data.flip),
         sources=sources,
         sample=draw,
         evaluate=measure,
@@ -136,7 +139,13 @@ def build_network(config, *, axis_name: str | None = None) -> nn.Module:
 
 
 def load(workdir: str | os.PathLike, *, ema: bool = True, step: int | None = None) -> tuple[nn.Module, Variables]:
-    """Returns network and variables of the run in `workdir`, without data or optimizer; raises `InputError`."""
+    """Returns network and variables of the run in `workdir`, or of packed weights; raises `InputError`.
+
+    Needs neither data nor optimizer. workdir: a directory, a file of `export --weights`, or the name of a denoiser that
+    comes with the package (an unknown one lists them).
+    """
+    if packed := SHELF.opened(workdir, step=step):
+        return build_network(packed[0]), packed[1]
     method = configs.method_of(workdir)
     if method != NAME:
         raise input_error(

@@ -11,7 +11,7 @@ from common.data.batches import example_keys
 from common.errors import input_error
 from common.method import Aux, Variables
 from common.metrics.psnr import psnr
-from gahb.network import apply
+from gahb.networks import apply
 
 RULES = ("quadratic", "linear")
 

@@ -11,8 +11,7 @@ from matplotlib.ticker import LogLocator, NullFormatter
 
 from common.io import results
 from common.io.metrics_log import read_metrics, read_training
-from common.io.pictures import grid, save_png
-from common.io.results import NoResultError
+from common.io.results import NoResultError, grid, save_png
 from common.plots import plotting, report
 from common.plots.report import Block, Paragraph, Picture, Row, Table, write_report
 from phase_bridge import toy

@@ -4,11 +4,10 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from common.errors import at_least, choice, input_error, within
-from common.networks import resample
-from common.networks.adm_unet import ADMUNet
-from common.networks.embeddings import KINDS
-from common.networks.mlp import EMBEDDINGS, ResidualMLP
-from common.networks.song_unet import ENCODERS, SongUNet
+from common.networks import layers
+from common.networks.layers import KINDS
+from common.networks.unets import ENCODERS, ADMUNet, Patched, SongUNet
+from phase_bridge.mlp import EMBEDDINGS, ResidualMLP
 
 NAMES = ("mlp", "song_unet", "adm_unet")
 
@@ -18,8 +17,9 @@ def build(config, *, features: int) -> nn.Module:
 
     All are called with `x [B, ..., C], time [] or [B], labels, keys`, the last two None where there are none.
     """
-    model, size = config.model, config.data.size
+    model = config.model
     choice("config.model.network", model.network, NAMES)
+    size = _cells(config)
     _check(model, size)
     dtype = jnp.bfloat16 if config.compute_dtype == "bfloat16" else None
     if model.network == "mlp":
@@ -47,11 +47,13 @@ def build(config, *, features: int) -> nn.Module:
         "fused_attention": model.fused_attention,
         "remat": config.train.remat,
     }
+    made = features * model.patch**2
     if model.network == "adm_unet":
-        return ADMUNet(features, channels_per_head=model.channels_per_head, **shared)
-    return SongUNet(
-        features, noise_multiplier=model.noise_multiplier, encoder=model.encoder, decoder=model.decoder, **shared
-    )
+        network = ADMUNet(made, channels_per_head=model.channels_per_head, **shared)
+    else:
+        own = {name: model[name] for name in ("noise_multiplier", "encoder", "decoder")}
+        network = SongUNet(made, **own, **shared)
+    return network if model.patch == 1 else Patched(network, model.patch)
 
 
 def levels(size: int, count: int, sides: tuple[int, ...]) -> tuple[int, ...]:
@@ -73,6 +75,16 @@ def levels(size: int, count: int, sides: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(level for level, width in enumerate(widths) if width in sides)
 
 
+def _cells(config) -> int:
+    """Returns the side of the images that a U-Net computes on: pixels, or cells of `config.model.patch` pixels."""
+    patch, size = config.model.patch, config.data.size
+    within("config.model.patch", patch, 1, 16)
+    if config.model.network != "mlp" and size % patch:
+        fix = "use 1, 2 or another divisor"
+        raise input_error("config.model.patch", expected=f"a divisor of config.data.size={size}", got=patch, fix=fix)
+    return size // patch
+
+
 def _check(model, size: int) -> None:
     least = {"channels": 1, "num_blocks": 1, "num_classes": 0, "channels_per_head": 1, "width": 1, "depth": 1}
     least["heads"] = 0 if model.network == "adm_unet" else 1
@@ -89,7 +101,7 @@ def _check(model, size: int) -> None:
     choice("config.model.embedding", model.embedding, KINDS)
     choice("config.model.encoder", model.encoder, ENCODERS)
     choice("config.model.decoder", model.decoder, ENCODERS)
-    resample.margin(tuple(model.filter), "config.model.filter")
+    layers.filter_margin(tuple(model.filter), "config.model.filter")
     if not model.multipliers or min(model.multipliers) < 1:
         got = tuple(model.multipliers)
         fix = "the paper has (2, 2, 2) on CIFAR-10"

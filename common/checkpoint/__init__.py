@@ -6,6 +6,14 @@ workdir/checkpoints/
   80.damaged/     a step that failed its verification and was set aside
 """
 
+import hashlib
+import os
+from pathlib import Path
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from common import config as configs
 from common.checkpoint.checkpoints import (
     Checkpoints,
     Restored,
@@ -18,7 +26,9 @@ from common.checkpoint.checkpoints import (
     saved_steps,
     verify,
 )
-from common.checkpoint.imported import write_imported
+from common.errors import input_error
+from common.method import PyTree, Variables
+from common.training.step import TrainState
 
 __all__ = [
     "Checkpoints",
@@ -33,3 +43,23 @@ __all__ = [
     "verify",
     "write_imported",
 ]
+
+
+def write_imported(
+    workdir: str | os.PathLike, config: ConfigDict, variables: Variables, *, file: str | os.PathLike, ema: PyTree = ()
+) -> None:
+    """Writes config and checkpoint of step 0 into `workdir`; the checkpoint names the checksum of the `file` read.
+
+    ema: the running average of the parameters, if there is one. Raises `InputError` for a directory with checkpoints.
+    """
+    with open(file, "rb") as stream:
+        checksum = hashlib.file_digest(stream, "sha256").hexdigest()
+    with Checkpoints(workdir, config=configs.to_dict(config), keep=1) as checkpoints:
+        if steps := checkpoints.steps():
+            raise input_error(
+                f"workdir {workdir}", expected="no checkpoints", got=f"step {steps[-1]}", fix="choose another --workdir"
+            )
+        state = TrainState(np.zeros((), np.int32), *variables, ema_params=ema, opt_state=())
+        checkpoints.save(0, state, {"imported_sha256": checksum})
+        checkpoints.wait()
+        configs.write(config, Path(workdir))

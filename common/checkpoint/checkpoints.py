@@ -18,8 +18,8 @@ import numpy as np
 from common import config as configs
 from common.checkpoint import manifest as manifests
 from common.checkpoint import store
-from common.checkpoint.lock import only_writer
 from common.checkpoint.manifest import DamagedError
+from common.checkpoint.store import only_writer
 from common.errors import InputError, RunError, at_least, input_error, listed
 from common.method import PyTree, Variables
 from common.training import hosts

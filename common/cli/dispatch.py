@@ -1,16 +1,18 @@
 """The command line of every method: `python -m METHOD VERB --config FILE --workdir DIR [--config.KEY=VALUE ...]`."""
 
 import argparse
+import difflib
 import errno
 import importlib
 import os
+import re
+import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from common.cli import flags
 from common.cli.app import App, Request, Verb, add_checkpoint, add_dry_run
-from common.errors import InputError, RunError, choice, one_line, shown
+from common.errors import InputError, RunError, choice, nearest, one_line, shown
 from common.migrations import flat
 
 USAGE = 2  # exit code for wrong use and bad input
@@ -94,6 +96,8 @@ def split_overrides(argv: Sequence[str]) -> tuple[dict[str, str], list[str]]:
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str):
+        if (long := re.search(r"'(.{80,})'$", message)) is not None:
+            message = message[: long.start()] + shown(long[1])
         raise InputError(f"{message}; see `{self.prog} --help`")
 
 
@@ -116,10 +120,10 @@ def _parse(verb: Verb, app: App, argv: list[str]) -> argparse.Namespace:
         return dict(flat(app.base().to_dict())) if verb.reads_config else {}
 
     # First of all: argparse would complain of what is missing, or take a word for the value of another flag.
-    flags.check_known(argv, known, keys, verb=verb.name, see=see)
+    check_known(argv, known, keys, verb=verb.name, see=see)
     parsed, unknown = parser.parse_known_args(argv)
     if unknown:
-        raise flags.unknown_argument(unknown[0], keys(), see=see)
+        raise unknown_argument(unknown[0], keys(), see=see)
     return parsed
 
 
@@ -146,9 +150,9 @@ examples:
 exit codes: 0 done, 1 the run failed, 2 wrong use or bad input (one line on stderr that begins with `error:`)"""
 
 
-def _run(name: str):
-    """Returns the function of `common.cli.verbs.NAME`, imported when it is called."""
-    return lambda app, request: importlib.import_module(f"common.cli.verbs.{name}").run(app, request)
+def _run(module: str, name: str):
+    """Returns the function `name` of `common.cli.verbs.MODULE`, which is imported when the verb is called."""
+    return lambda app, request: getattr(importlib.import_module(f"common.cli.verbs.{module}"), name)(app, request)
 
 
 def _train(parser: argparse.ArgumentParser) -> None:
@@ -205,7 +209,7 @@ VERBS = (
         "and --config.optimizer.KEY=VALUE changes its optimizer from the newest checkpoint on; both are recorded\n"
         "in DIR/config.json. A directory of imported weights is fine-tuned, --init-from starts a new run from others.",
         _train,
-        _run("train"),
+        _run("train", "train"),
     ),
     Verb(
         "sample",
@@ -215,7 +219,7 @@ VERBS = (
         "DIR/samples/many-...; sample i is the same whatever N, the batch size, the number of devices and\n"
         "interruptions.",
         _sample,
-        _run("sample"),
+        _run("trained", "sample"),
     ),
     Verb(
         "evaluate",
@@ -223,7 +227,7 @@ VERBS = (
         "Writes DIR/results/evaluate-step-N-seed-S-KEY.json and .npz; KEY is a hash of all settings. Without\n"
         "--config the run's own is used.",
         _trained,
-        _run("evaluate"),
+        _run("trained", "evaluate"),
     ),
     Verb(
         "figures",
@@ -231,7 +235,7 @@ VERBS = (
         "Reads only DIR/metrics.jsonl, DIR/results and DIR/samples; writes DIR/figures and DIR/index.html. Of several\n"
         "results of one kind that of the highest step, and then the latest, is drawn; the page lists all of them.",
         _figures,
-        _run("figures"),
+        _run("trained", "figures"),
         reads_config=False,
     ),
     Verb(
@@ -239,7 +243,7 @@ VERBS = (
         "parameters, FLOPs, memory and resolved config",
         "Runs no training. Takes --config FILE, or --workdir DIR for the config stored there.",
         lambda parser: None,
-        _run("describe"),
+        _run("describe", "describe"),
     ),
     Verb(
         "import-weights",
@@ -247,6 +251,115 @@ VERBS = (
         "Reads the authors' released weights, without PyTorch and without running code from the file, and\n"
         "writes DIR/config.json and DIR/checkpoints, ready for sample and evaluate.",
         _import_weights,
-        _run("import_weights"),
+        _run("train", "import_weights"),
     ),
 )
+
+
+# What other programs call flags and keys of these.
+_FLAGS = {
+    **dict.fromkeys(("out", "output", "outdir", "output_dir", "out_dir", "logdir", "log_dir", "save_dir", "dir",
+                     "run_dir", "rundir", "model_dir", "ckpt_dir", "checkpoint_dir", "folder"), "--workdir"),
+    **dict.fromkeys(("cfg", "conf", "config_file", "config_path", "experiment", "exp"), "--config"),
+    **dict.fromkeys(("num_samples", "samples", "n_samples", "count", "n"), "--num"),
+    **dict.fromkeys(("ckpt", "checkpoint", "checkpoint_step", "at_step"), "--step"),
+}  # fmt: skip
+_KEYS = {
+    **dict.fromkeys(("lr", "rate", "learning_rate"), "optimizer.learning_rate"),
+    **dict.fromkeys(("bs", "batch", "batchsize", "batch_size"), "train.batch_size"),
+    **dict.fromkeys(("iterations", "iters", "num_steps", "n_steps", "total_steps", "num_train_steps", "train_steps",
+                     "max_steps", "steps"), "train.steps"),
+    **dict.fromkeys(("epochs", "num_epochs", "n_epochs", "max_epochs"), "train.steps"),
+    **dict.fromkeys(("wd", "weight_decay"), "optimizer.weight_decay"),
+    **dict.fromkeys(("dtype", "precision"), "compute_dtype"),
+    **dict.fromkeys(("dataset", "data_dir", "data_path"), "data.source"),
+    **dict.fromkeys(("ema_decay", "ema"), "ema.decay"),
+    **dict.fromkeys(("image_size", "resolution", "img_size"), "data.size"),
+    **dict.fromkeys(("wandb", "tracking"), "train.tracking"),
+    **dict.fromkeys(("grad_clip", "clip", "clip_norm", "max_grad_norm"), "optimizer.clip_norm"),
+    **dict.fromkeys(("num_workers", "workers"), "data.workers"),
+}  # fmt: skip
+# The section that a verb prefers where several have a key of the same name.
+_SECTIONS = {"sample": "sampler", "evaluate": "evaluate"}
+
+
+def check_known(
+    argv: Sequence[str], known: Iterable[str], keys: Callable[[], Mapping[str, Any]], *, verb: str, see: str
+) -> None:
+    """Raises `InputError` for the first flag of a command that is not `known`; names the flag or key that was meant.
+
+    `keys()` returns those of the config, dotted, with their default values; `see` is the advice where nothing is near.
+    """
+    known = tuple(known)
+    for position, word in enumerate(argv):
+        if word == "--":
+            return
+        name, equals, value = word.partition("=")
+        if not re.match(r"--?[A-Za-z]", word) or name in known:
+            continue
+        if not equals:
+            after = argv[position + 1 : position + 2]
+            value = after[0] if after and not re.match(r"--?[A-Za-z]", after[0]) else None
+        raise InputError(f"{name}: unknown flag; {_meant(name, value, known, keys(), verb) or see}")
+
+
+def unknown_argument(word: str, keys: Mapping[str, Any], *, see: str) -> InputError:
+    """Returns the error for a word that no flag takes; `train.steps=5` lacks `--config.`."""
+    name, equals, value = word.partition("=")
+    key = _key(name.removeprefix("config."), keys, "") if equals else None
+    return InputError(f"{name}: unknown argument; {f'write {_change(key, value, keys)}' if key else see}")
+
+
+def _meant(name: str, value: str | None, known: Sequence[str], keys: Mapping[str, Any], verb: str) -> str | None:
+    plain = _plain(name)
+    flags = {_plain(flag): flag for flag in known}
+    # Only dashes differ, or a whole word of another program.
+    flag = {_squeezed(each): flag for each, flag in flags.items()}.get(_squeezed(plain))
+    if flag is None and (close := difflib.get_close_matches(plain, flags, n=1, cutoff=0.85)):
+        flag = flags[close[0]]
+    if flag is None and _FLAGS.get(plain) in known:
+        flag = _FLAGS[plain]
+    if flag is None:
+        if plain.startswith("no_") and isinstance(keys.get(key := _key(plain[3:], keys, verb)), bool):
+            return f"did you mean --config.{key}=false?"
+        if key := _key(plain, keys, verb):
+            if "epoch" in plain and value is not None:
+                value = f"{value} epochs"
+            return f"did you mean {_change(key, value, keys)}?"
+        flag = flags[close] if (close := nearest(plain, flags)) else None
+    return f'did you mean "{flag}"?' if flag else None
+
+
+def _change(key: str, value: str | None, keys: Mapping[str, Any]) -> str:
+    if value is None:
+        value = "true" if isinstance(keys[key], bool) else "VALUE"
+    return f"--config.{key}={shlex.quote(value)}"
+
+
+def _key(plain: str, keys: Mapping[str, Any], verb: str) -> str | None:
+    """Returns the dotted key that a name means: a whole key, the end of one, what other programs call it, a typo."""
+    if plain in keys:
+        return plain
+    section = _SECTIONS.get(verb, verb)
+    same = [key for key in keys if key.rpartition(".")[2] == plain or key.replace(".", "_") == plain]
+    if same:
+        return min(
+            same, key=lambda key: (not key.startswith(f"{section}."), not key.startswith("train."), key.count("."))
+        )
+    if _KEYS.get(plain) in keys:
+        return _KEYS[plain]
+    if "." in plain:
+        return nearest(plain, keys)
+    leaves: dict[str, str] = {}
+    for key in keys:
+        leaves.setdefault(key.rpartition(".")[2], key)
+    close = difflib.get_close_matches(plain, leaves, n=1, cutoff=0.8)
+    return leaves[close[0]] if close else None
+
+
+def _plain(name: str) -> str:
+    return name.lstrip("-").replace("-", "_").removeprefix("config.")
+
+
+def _squeezed(name: str) -> str:
+    return name.replace("_", "").lower()

@@ -17,7 +17,7 @@ from common.errors import input_error
 from common.method import PyTree, Variables
 from common.sampling import weights_digest
 from common.training import hosts
-from common.training.state import TrainState
+from common.training.step import TrainState
 
 
 class Source(NamedTuple):

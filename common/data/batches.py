@@ -4,11 +4,12 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
+from common.arrays import to_unit
 from common.config import CHOICES
-from common.data.order import MAX_LENGTH, generator, shuffled
-from common.data.source import Source
+from common.data.source import MAX_LENGTH, Source, generator, shuffled
 from common.errors import at_least, choice, input_error
 
 _RANDOM = 1  # the purpose of the random numbers of the examples
@@ -158,3 +159,18 @@ class _Stream:
         if self._iterator is not None:
             self._iterator.close()
         self._iterator, self._next = None, None
+
+
+def flip_left_right(key: jax.Array, image: jax.Array) -> jax.Array:
+    """Mirrors `[H, W, C]` left-right with probability 1/2."""
+    return jnp.where(jax.random.bits(key, (), jnp.uint8) >= 128, image[:, ::-1], image)
+
+
+def augment_images(*, flip: bool = False) -> Callable[[jax.Array, Mapping[str, jax.Array]], dict[str, jax.Array]]:
+    """Returns the augmentation of one raw example: `image` becomes float32 in [0, 1], flipped if asked."""
+
+    def augment(key: jax.Array, example: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+        image = example["image"]
+        return {**example, "image": to_unit(flip_left_right(key, image) if flip else image)}
+
+    return augment

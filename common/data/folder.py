@@ -26,6 +26,7 @@ _ENDING = ("file with another ending", "files with other endings")
 _BROKEN = ("link that leads nowhere", "links that lead nowhere")
 _REPEATED = ("link to what is read already", "links to what is read already")
 _SPECIAL = ("entry that is no file", "entries that are no files")  # FIFOs, sockets, devices
+_EMPTY = ("empty folder", "empty folders")
 _UNREADABLE = ("folder that cannot be read", "folders that cannot be read")
 
 Identity = tuple[int, int] | str
@@ -84,6 +85,8 @@ class Listing:
             except OSError:
                 self._counts[_UNREADABLE] += 1
                 continue
+            if prefix and not entries:
+                self._counts[_EMPTY] += 1
             for entry in entries:
                 if entry.path in self._ignore:
                     continue

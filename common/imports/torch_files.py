@@ -4,6 +4,7 @@ The zip format of PyTorch 1.6 and later holds a pickle that describes the tensor
 storage. The pickle is read by `common.imports.pickles`; sizes are checked before memory is taken.
 """
 
+import io
 import os
 import sys
 from collections.abc import Collection
@@ -11,8 +12,8 @@ from collections.abc import Collection
 import numpy as np
 
 from common.errors import InputError, input_error
+from common.imports import archive, pickles, torch_names
 from common.imports import archive as archives
-from common.imports import pickles, torch_names
 from common.imports.torch_names import DTYPES, Storage, Tensor, Unsupported
 
 _MAX_PICKLE_BYTES = 1 << 25  # a description is far smaller, and each of its bytes may cost a hundred in memory
@@ -38,6 +39,8 @@ def load_torch(
 
     Raises `InputError` for a file that is missing, damaged, hostile, too large, in the format from before PyTorch 1.6,
     or that holds a tensor without a dense NumPy form (sparse, quantised, nested, without data).
+
+    >>> load_torch("model.pt")["conv.weight"]  # doctest: +SKIP
     """
     with archives.opened(path) as archive:
         tensors, used = _described(archive, "data", inert)
@@ -197,3 +200,92 @@ def _array(data: np.ndarray, tensor: Tensor, *, swap: bool) -> np.ndarray:
     if tensor.negative:
         np.negative(array, out=array)
     return array
+
+
+# The format before version 1.6: five pickles follow each other (a magic number, a version, facts about the writer, the
+# object, the order of its storages), then for each storage its length and its bytes. `load_torch` refuses it; it is
+# read here for the few published files that exist in no other and whose checksum is known.
+_LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
+_LEGACY_VERSION = 1001
+_LEGACY_MAX_BYTES = 1 << 30
+
+
+def load_legacy_torch(path: str | os.PathLike) -> dict[str, np.ndarray]:
+    """Returns the tensors of a flat dictionary (a `state_dict`) as writable C-contiguous arrays, in the file's order.
+
+    Raises `InputError` for any other file: missing, larger than 1 GiB, damaged, hostile, or of another content.
+    """
+    path = archive.existing_file(path)
+    size = path.stat().st_size
+    if size > _LEGACY_MAX_BYTES:
+        raise input_error(
+            str(path), expected=f"at most {_LEGACY_MAX_BYTES} bytes", got=size, fix="convert it to the newer format"
+        )
+    stream = io.BytesIO(archive.first_bytes(path, size))
+    try:
+        return _legacy_tensors(stream)
+    except InputError:
+        raise
+    except (ValueError, TypeError, LookupError, OverflowError) as error:
+        got = f"a damaged or foreign one ({archive.shown(error)})"
+        raise input_error(str(path), expected="a legacy PyTorch file of tensors", got=got, fix=archive.AGAIN) from None
+
+
+def _legacy_tensors(stream: io.BytesIO) -> dict[str, np.ndarray]:
+    storages: dict[str, Storage] = {}
+
+    def persistent(identifier: object) -> Storage:
+        found = torch_names.storage(identifier, "data")
+        return storages.setdefault(found.entry, found)
+
+    if _legacy_read(stream) != _LEGACY_MAGIC or _legacy_read(stream) != _LEGACY_VERSION:
+        raise ValueError("no magic number or version of this format")
+    facts = _legacy_read(stream)
+    if not isinstance(facts, dict) or facts.get("little_endian") is not True:
+        raise ValueError("not written on a little-endian machine")
+    described, order = _legacy_read(stream, persistent), _legacy_read(stream)
+    if not isinstance(described, dict) or not isinstance(order, list) or len(set(order)) != len(order):
+        raise ValueError("no dictionary of tensors with an order of their storages")
+    data = {f"data/{key}": _legacy_storage(stream, storages[f"data/{key}"]) for key in order}
+    if stream.read(1):
+        raise ValueError("bytes after the last storage")
+    return {str(name): _legacy_array(tensor, data) for name, tensor in described.items()}
+
+
+def _legacy_read(stream: io.BytesIO, persistent=None) -> object:
+    """Returns what the pickle at this place of the stream describes, and goes behind it."""
+    return pickles.read(stream, find=_legacy_find, persistent=persistent or _no_storage)
+
+
+def _legacy_find(module: str, name: str) -> pickles.Name:
+    stand_in = None if module.startswith("__torch__") else torch_names.find(module, name)
+    if stand_in is None:
+        raise ValueError(f"{module}.{name}, of which nothing was run")
+    return stand_in
+
+
+def _no_storage(identifier: object) -> object:
+    raise ValueError("a storage outside the object")
+
+
+def _legacy_storage(stream: io.BytesIO, storage: Storage) -> np.ndarray:
+    length = int.from_bytes(stream.read(8), "little", signed=True)
+    if length != storage.length or storage.dtype not in DTYPES or length < 0:
+        raise ValueError(f"a storage of {length} elements where {storage.length} of {storage.dtype} were announced")
+    data = stream.read(length * np.dtype(DTYPES[storage.dtype]).itemsize)
+    return np.frombuffer(data, np.dtype(DTYPES[storage.dtype]).newbyteorder("<"), count=length)
+
+
+def _legacy_array(tensor: object, data: dict[str, np.ndarray]) -> np.ndarray:
+    """Returns a tensor as an array of its own; raises ValueError unless it is dense and inside its storage."""
+    if not isinstance(tensor, Tensor):
+        raise ValueError("an entry that is not a dense tensor")
+    values, dtype = data[tensor.storage.entry], np.dtype(DTYPES[tensor.dtype])
+    if 0 in tensor.shape:
+        return np.empty(tensor.shape, dtype)
+    last = tensor.offset + sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.strides, strict=True))
+    if last >= len(values) or np.prod(tensor.shape, dtype=object) > len(values):
+        raise ValueError("a tensor beyond its storage")
+    strides = [stride * values.itemsize for stride in tensor.strides]
+    view = np.ndarray(tensor.shape, values.dtype, values, tensor.offset * values.itemsize, strides)
+    return np.array(view, dtype, order="C")

@@ -102,4 +102,6 @@ def read_json(
         got = error.strerror
     except ValueError as error:
         got = error if str(error) else "no JSON"
+        if "integer string conversion" in str(got):  # Python's limit, and its advice to raise it
+            got = "an integer of thousands of digits"
     raise input_error(str(path), expected=expected, got=got, fix=fix)

@@ -16,9 +16,8 @@ from tqdm import tqdm
 
 from common.errors import input_error, shown
 from common.io.files import read_json, write_atomically, write_json
-from common.io.pictures import save_png
 from common.io.progress import duration
-from common.io.results import NoResultError
+from common.io.results import NoResultError, save_png
 
 METRICS = "metrics.jsonl"
 WANDB = "wandb.json"

@@ -18,7 +18,7 @@ from common.data.source import Source
 from common.errors import within
 from common.io import row_store
 from common.method import PyTree
-from common.metrics import frechet
+from common.metrics import distances
 from common.sampling import weights_digest
 from common.training import parallel
 
@@ -139,6 +139,6 @@ def extract(extractor: Extractor, source: Source, *, num: int | None = None, bat
     return row_store.in_memory(make_compute(extractor, source), num=num, step=step)["features"]
 
 
-def statistics(store: row_store.Store, num: int) -> frechet.Moments:
+def statistics(store: row_store.Store, num: int) -> distances.Moments:
     """Returns count, mean and scatter of the first `num` features, chunk by chunk."""
-    return frechet.merged(store.iterate("features", num))
+    return distances.merged(store.iterate("features", num))

@@ -22,10 +22,9 @@ from jax import lax
 
 from common.arrays import as_numbers
 from common.errors import choice, input_error
-from common.imports import archive
+from common.imports import Slot, archive, assign
 from common.imports import load as load_tensors
-from common.imports.legacy_files import load_legacy_torch
-from common.imports.matching import Slot, assign
+from common.imports.torch_files import load_legacy_torch
 
 SIZE = 299
 RESIZES = ("tf1", "half_pixel")

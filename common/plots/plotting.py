@@ -16,7 +16,7 @@ from matplotlib.ticker import LogFormatter
 from PIL import Image
 
 from common.io.files import write_atomically
-from common.io.pictures import as_unit
+from common.io.results import as_unit
 
 # Okabe & Ito's palette, darkest hues first, each with its own marker and dash so that colour is never needed.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")

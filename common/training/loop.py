@@ -1,10 +1,10 @@
-"""The training loop all methods share: it feeds the compiled step, keeps its numbers and saves its state."""
+"""The training loop all methods share: it feeds the compiled step, keeps its numbers, saves its state and profiles."""
 
 import contextlib
 import json
 import pathlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -12,14 +12,50 @@ import numpy as np
 
 from common.errors import RunError
 from common.method import Method, Variables
+from common.prng import Purpose, key_for
 from common.training import cluster
-from common.training import state as states
-from common.training.keys import Purpose, key_for
+from common.training import step as states
 from common.training.parallel import Backend, is_first_process
-from common.training.profiling import Profile
 from common.training.settings import Settings
-from common.training.state import TrainState
-from common.training.step import make_held_out_step, make_step, scan_steps
+from common.training.step import TrainState, make_held_out_step, make_step, scan_steps
+
+
+class Profile:
+    """Traces the first `steps` steps that follow the compilation, into a directory of its own below `directory`."""
+
+    def __init__(self, directory: pathlib.Path, steps: int):
+        self._directory = directory
+        self._left = steps
+        self._running = False
+
+    @contextlib.contextmanager
+    def recording(self) -> Iterator["Profile"]:
+        """Ends a trace that is still running when the context ends."""
+        try:
+            yield self
+        finally:
+            self._stop()
+
+    def stepped(self, count: int, results: Any) -> str | None:
+        """Notes that a call of `count` steps gave `results`; returns where the trace is when it has just ended."""
+        if self._left <= 0:
+            return None
+        jax.block_until_ready(results)
+        if not self._running:  # the first call has compiled
+            # Perfetto reads the trace as it is, TensorBoard (plugin `profile`) the file beside it.
+            jax.profiler.start_trace(str(self._directory), create_perfetto_trace=True)
+            self._running = True
+            return None
+        self._left -= count
+        if self._left > 0:
+            return None
+        self._stop()
+        return str(max(self._directory.glob("plugins/profile/*"), key=lambda path: path.stat().st_mtime))
+
+    def _stop(self) -> None:
+        if self._running:
+            self._running = False
+            jax.profiler.stop_trace()
 
 
 class TrainResult(NamedTuple):

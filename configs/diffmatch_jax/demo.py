@@ -3,7 +3,7 @@
     python -m diffmatch_jax train    --config configs/diffmatch_jax/demo.py --workdir runs/demo-matcher
     python -m diffmatch_jax evaluate --workdir runs/demo-matcher
 
-Data: pairs warped from four colour photographs; two others are held out (common/data/photographs.py).
+Data: pairs warped from four colour photographs; two others are held out (common/data/pipeline.py).
 Network: U-Net with 24 and 48 channels on 32x32 cells, on the embedded features. Hardware: any; two CPU cores
 take 60 s. Expected, seed 0: mean end-point error 3.31 px on 8 held-out warps, winner-take-all 6.21, its fit 3.24.
 """

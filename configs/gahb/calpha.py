@@ -8,7 +8,8 @@ Data: 40x40 images with alpha = 2 for contour and backgrounds, made inside the t
 Other classes: --config.synthetic.alpha=4, and synthetic.beta for backgrounds of another regularity.
 Network: UNet with 32 kernels and 2 blocks. Hardware: any; the length is meant for a short run on two CPU cores.
 What to expect: the PSNR after denoising grows with that before it, at a slope that `python -m gahb classes` compares
-with the nominal alpha / (alpha + 1) and with the error of an oracle that knows the contour (gahb/reference/contour.py).
+with the nominal alpha / (alpha + 1) and with the error of an oracle that knows the contour, in
+gahb/reference/gaussian.py.
 """
 
 from configs.gahb.base import base

@@ -4,10 +4,10 @@
     python -m gahb evaluate --workdir runs/disks
     python -m gahb generate --config configs/gahb/disks.py --workdir runs/disks-set --config.synthetic.num_train=500
 
-Data: 40x40 anti-aliased disks (gahb/manifolds.py), made inside the training step; nothing to download.
+Data: 40x40 anti-aliased disks (gahb/datasets/manifolds.py), made inside the training step; nothing to download.
 Network: UNet with 32 kernels and 2 blocks. Hardware: any; the length is meant for a short run on two CPU cores.
 What to expect: at small noise the best denoiser projects on the five directions in which a disk can change, and its
-squared error, summed over the pixels, is 5 sigma^2 (`gahb.slopes.manifold_psnr`). Networks stay above it.
+squared error, summed over the pixels, is 5 sigma^2 (`gahb.metrics.slopes.manifold_psnr`). Networks stay above it.
 """
 
 from configs.gahb.base import base

@@ -5,7 +5,7 @@
     python -m gahb sample   --workdir runs/photographs
     python -m gahb figures  --workdir runs/photographs
 
-Data: random 32x32 crops of nine photographs; three other photographs are held out (common/data/photographs.py).
+Data: random 32x32 crops of nine photographs; three other photographs are held out (common/data/pipeline.py).
 Network: UNet with 16 kernels and 2 blocks. Hardware: any; meant for two CPU cores, where training takes about 90 s.
 Expected, seed 0, mean PSNR in dB over 256 held-out crops at sigma = 10, 25, 50, 100 (of 255): 32.3, 29.7, 27.5, 24.9;
 the stationary Wiener filter in the DCT domain, which knows sigma: 31.5, 27.6, 25.3, 23.5. By the mean squared error

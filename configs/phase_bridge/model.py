@@ -9,10 +9,11 @@ def model() -> ConfigDict:
     model.network = "song_unet"  # "mlp" (points) | "song_unet" | "adm_unet" (images)
     model.num_classes = 0  # classes on which U-Nets are conditioned, with data.labels (0 = none)
 
+    model.patch = 1  # U-Nets: side of the cells that images are cut into, pixels; each is a vector of channels
     model.channels = 128  # U-Nets: channels of the first level
     model.multipliers = (2, 2, 2)  # of the channels, by level; each level halves the image once more
     model.num_blocks = 4  # blocks a level
-    model.attention = (16,)  # sides of the images, pixels, at whose levels blocks attend
+    model.attention = (16,)  # sides of the images, in pixels or cells, at whose levels blocks attend
     model.heads = 1  # of the attention (adm_unet: 0 = as many as channels_per_head makes)
     model.channels_per_head = 64  # adm_unet
     model.embedding = "fourier"  # of the time: "fourier" | "positional"

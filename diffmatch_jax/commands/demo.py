@@ -5,7 +5,7 @@ from pathlib import Path
 
 import configs.diffmatch_jax
 from common import config as configuration
-from common import durations
+from common import config_values
 from common.cli import demo, workdirs
 from common.cli.app import App, Request, print_lines
 from common.io import results
@@ -23,7 +23,7 @@ def run(app: App, request: Request) -> None:
     workdirs.check_writable(root)
     one, two = CONFIGS / "demo.py", CONFIGS / "demo_stage2.py"
     config = configuration.load(one, request.overrides, app.base())
-    steps = durations.steps(
+    steps = config_values.steps(
         config.train.steps, batch_size=config.train.batch_size, num_examples=None, field="config.train.steps"
     )
     images = photographs()
@@ -94,7 +94,7 @@ def run(app: App, request: Request) -> None:
 
 def photographs() -> tuple[str, str]:
     """Returns the paths of the stereo pair that comes with scikit-image."""
-    from common.data.photographs import folder
+    from common.data.pipeline import photographs_folder as folder
 
     left, right = (folder() / name for name in PAIR)
     return str(left), str(right)

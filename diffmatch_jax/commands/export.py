@@ -8,10 +8,9 @@ from common import config as configs
 from common.checkpoint import restore_params
 from common.cli import workdirs
 from common.cli.app import App, Request, add_checkpoint, print_lines
-from common.io import results
+from common.io import packed, results
 from common.io.files import write_atomically
 from common.sampling import weights_digest
-from diffmatch_jax.model.weights import save
 
 
 def run(app: App, request: Request) -> None:
@@ -26,7 +25,7 @@ def run(app: App, request: Request) -> None:
     path = Path(flags.output) if flags.output else resolved.workdir / "export" / f"{name}.npz"
     weights = variables.params["pyramid"] if task == "backbone" else variables.params
     path.parent.mkdir(parents=True, exist_ok=True)
-    digest = save(path, weights)
+    digest = packed.save(path, weights)
     if task != "backbone":
         described = json.dumps(portable(resolved.config), indent=2, sort_keys=True)
         write_atomically(path.with_suffix(".json"), described.encode())

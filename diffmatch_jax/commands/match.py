@@ -40,8 +40,8 @@ def run(app: App, request: Request) -> None:
 
     from common.checkpoint import restore_variables
     from common.data.source import digest
-    from common.io.pictures import save_png
     from common.io.progress import compiling
+    from common.io.results import save_png
     from common.sampling import weights_digest
     from common.training import parallel
     from diffmatch_jax.api import load, match

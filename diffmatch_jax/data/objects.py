@@ -21,8 +21,8 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image, ImageDraw
 
+from common.arrays import to_unit
 from common.data import images as pictures
-from common.data.augment import to_unit
 from common.data.source import OnDevice, Source, digest
 from common.errors import input_error
 from diffmatch_jax.data import warps

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 
-from common.data.augment import to_unit
+from common.arrays import to_unit
 from common.errors import input_error
 from diffmatch_jax.data import augment, objects
 from diffmatch_jax.data.augment import Photometric, perturb

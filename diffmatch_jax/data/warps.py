@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from common.data.augment import to_unit
+from common.arrays import to_unit
 from common.errors import input_error
 from common.errors import within as check_within
 from diffmatch_jax.model.flow import flow_of, grid, pixels_of_relative, sample, within

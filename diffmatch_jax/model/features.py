@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from common.data.augment import to_unit
+from common.arrays import to_unit
 from common.errors import input_error
 from common.networks.convolution import convolve
 from diffmatch_jax.model.resize import gaussian_matrix, resize

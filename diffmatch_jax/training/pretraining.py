@@ -25,7 +25,7 @@ import numpy as np
 from common.data.pipeline import build as build_sources
 from common.data.source import Source
 from common.errors import at_least, input_error
-from common.io.pictures import strip
+from common.io.results import strip
 from common.method import Aux, Evaluation, Method, Samples, Variables
 from diffmatch_jax.data import augment, warps
 from diffmatch_jax.data.augment import Photometric, change

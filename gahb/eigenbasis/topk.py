@@ -8,9 +8,21 @@ import numpy as np
 from common.errors import choice, input_error, whole_number
 from common.prng import as_key
 from gahb.denoisers import Denoiser
-from gahb.eigenbasis.dense import Eigenbasis, SingularBasis, jacobian_of, singular_basis, symmetric_basis
 from gahb.eigenbasis.krylov import Ritz, basis_size, largest
-from gahb.eigenbasis.linear import Linearisation, in_blocks, jvp, linearise, normal, symmetric, vjp
+from gahb.eigenbasis.linear import (
+    Eigenbasis,
+    Linearisation,
+    SingularBasis,
+    in_blocks,
+    jacobian_of,
+    jvp,
+    linearise,
+    normal,
+    singular_basis,
+    symmetric,
+    symmetric_basis,
+    vjp,
+)
 
 METHODS = ("auto", "dense", "krylov")
 DENSE_SIZE, DENSE_SLOPE = 400, 10  # "auto" builds the matrix up to d = 400 + 10 k, a rule that is not measured
@@ -46,7 +58,7 @@ def top_k(
     search the complement of the basis. Raises `InputError` for impossible numbers, `RunError` where the denoiser or
     its Jacobian is not finite.
 
-    >>> top_k(lambda y: y.at[:, 0].multiply(0.5), jnp.ones((1, 4, 4, 1)), 12).values.tolist()[-1]
+    >>> top_k(lambda y: y.at[:, 0].multiply(0.5), np.ones((1, 4, 4, 1)), 12).values.tolist()[-1]
     1.0
     """
     linear = linearise(denoise, y)
@@ -90,6 +102,9 @@ def top_singular(
     The right vectors come from J^T J by the same solver, the values and left ones from the singular values of J
     restricted to them, so that small ones lose no digits. Arguments, `converged` and errors as in `top_k`; start: a
     guess of the right vectors.
+
+    >>> top_singular(lambda y: y / 2, np.ones((2, 2, 1)), k=1).values.round(3).tolist()
+    [0.5]
     """
     linear = linearise(denoise, y)
     if _dense(method, linear.size, k, block):

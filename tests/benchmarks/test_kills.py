@@ -8,7 +8,7 @@ import pytest
 from benchmarks import __main__ as command
 from benchmarks import kills
 from common.checkpoint import Checkpoints
-from common.training.state import TrainState
+from common.training.step import TrainState
 
 # Adds a line to a file until there are twenty; `fresh` begins anew when it is started again, and then has more.
 WORK = """

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from common.checkpoint import Checkpoints, check_resume, manifest, restore_params
 from common.errors import InputError, RunError
 from common.method import Variables
-from common.training.state import TrainState
+from common.training.step import TrainState
 
 ROOT = Path(__file__).parents[2]
 CONFIG = {
@@ -400,7 +400,7 @@ def test_nothing_is_printed(tmp_path):
     code = f"""
 import jax.numpy as jnp
 from common.checkpoint import Checkpoints, restore_params
-from common.training.state import TrainState
+from common.training.step import TrainState
 state = TrainState(jnp.int32(0), {{"w": jnp.ones(3)}}, {{}}, (), ())
 with Checkpoints({str(tmp_path)!r}, config={{}}, keep=1) as checkpoints:
     checkpoints.save(1, state, {{}})

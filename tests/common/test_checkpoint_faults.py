@@ -19,7 +19,7 @@ import pytest
 
 from common.checkpoint import Checkpoints, check_resume, check_unlocked, restore_params
 from common.errors import InputError, RunError
-from common.training.state import TrainState
+from common.training.step import TrainState
 
 ROOT = Path(__file__).parents[2]
 NOBODY = 65534

@@ -22,7 +22,7 @@ jax.distributed.initialize(f"127.0.0.1:{port}", num_processes=2, process_id=inde
 from common.checkpoint import Checkpoints, restore_params
 from common.checkpoint import store
 from common.errors import InputError, RunError
-from common.training.state import TrainState
+from common.training.step import TrainState
 
 # Only the first process's directory exists; the other one must not need its own.
 workdir = Path(workdirs[index])

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from common.checkpoint import lock
-from common.checkpoint.lock import only_writer
+from common.checkpoint import store
+from common.checkpoint.store import only_writer
 from common.errors import InputError
 
 ROOT = Path(__file__).parents[2]
@@ -36,8 +36,8 @@ def windows(monkeypatch):
             raise PermissionError(13, "Permission denied")
         held[byte] = descriptor
 
-    monkeypatch.setattr(lock, "fcntl", None)
-    monkeypatch.setattr(lock, "msvcrt", types.SimpleNamespace(locking=locking, LK_NBLCK=2), raising=False)
+    monkeypatch.setattr(store, "fcntl", None)
+    monkeypatch.setattr(store, "msvcrt", types.SimpleNamespace(locking=locking, LK_NBLCK=2), raising=False)
     return held
 
 
@@ -84,8 +84,8 @@ def test_what_is_no_lock_file_is_named(path, make, kind):
 
 
 def test_a_system_without_any_locks_is_warned_of_and_used(path, monkeypatch, caplog):
-    monkeypatch.setattr(lock, "fcntl", None)
-    monkeypatch.setattr(lock, "msvcrt", None, raising=False)
+    monkeypatch.setattr(store, "fcntl", None)
+    monkeypatch.setattr(store, "msvcrt", None, raising=False)
     with only_writer(path), only_writer(path):
         pass
     assert caplog.messages == [f"{path}: this file system has no locks; do not start a second run here"] * 2

@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from common.training.preemption import StopSignal
+from common.training.hosts import StopSignal
 
 ROOT = Path(__file__).parents[2]
 
@@ -88,7 +88,7 @@ def test_another_thread_may_use_it_too():
 
 BUSY = """
 import hashlib, time
-from common.training.preemption import StopSignal
+from common.training.hosts import StopSignal
 with StopSignal() as stop:
     print("ready", flush=True)
     if {inside_python}:
@@ -136,7 +136,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 port, index, number = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 jax.distributed.initialize(f"127.0.0.1:{port}", num_processes=2, process_id=index)
-from common.training.preemption import StopSignal
+from common.training.hosts import StopSignal
 
 with StopSignal() as stop:
     for step in range(0, 100000, 5):  # several steps a call

@@ -14,7 +14,7 @@ from common import config as configs
 from common.checkpoint import restore_params
 from common.cli.dispatch import main
 from common.errors import InputError
-from common.networks.adm_unet import ADMUNet
+from common.networks.unets import ADMUNet
 from configs.diffmatch_jax import paper, paper_stage2
 from configs.diffmatch_jax.base import base
 from diffmatch_jax import api, import_weights

@@ -12,7 +12,7 @@ from common import config as configs
 from common.checkpoint import Checkpoints, restore_params
 from common.cli.dispatch import main
 from common.errors import InputError
-from common.training.state import TrainState
+from common.training.step import TrainState
 from configs.diffmatch_jax.base import base
 from diffmatch_jax import api, method
 from diffmatch_jax.__main__ import APP

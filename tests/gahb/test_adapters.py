@@ -9,7 +9,7 @@ from jax.tree_util import Partial
 import gahb
 from common.errors import InputError
 from gahb import eigenbasis
-from gahb.analysis import psnr_curve
+from gahb.metrics.psnr import psnr_curve
 
 SHAPE = (4, 4, 1)
 GAINS = np.linspace(1.1, 0.1, 16, dtype=np.float32).reshape(SHAPE)

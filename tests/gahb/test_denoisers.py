@@ -13,7 +13,7 @@ import gahb
 from common.errors import InputError
 from common.method import Variables
 from gahb import method
-from gahb.network import BFCNN, UNet, apply, init
+from gahb.networks import BFCNN, UNet, apply, init
 
 
 def network(**fields):

@@ -4,9 +4,8 @@ import jax
 import numpy as np
 import pytest
 
-from gahb.denoisers import denoiser
 from gahb.export import export
-from gahb.network import UNet, init
+from gahb.networks import UNet, denoiser, init
 
 
 @pytest.mark.parametrize("batch", [1, 3])

@@ -17,7 +17,7 @@ from common.imports import load_torch
 from configs.gahb.base import base
 from gahb.__main__ import APP
 from gahb.import_weights import convert, export, import_weights
-from gahb.network import BFCNN, BFCNNRF, UNet, apply, init
+from gahb.networks import BFCNN, BFCNNRF, UNet, apply, init
 
 DATA = Path(__file__).parents[1] / "common" / "imports" / "data"
 NETWORKS = {

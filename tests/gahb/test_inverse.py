@@ -242,7 +242,7 @@ def test_dry_run_writes_nothing(run, capsys):
 
 def test_figures_without_a_result(tmp_path, capsys):
     (tmp_path / "config.json").write_text("{}")
-    from gahb.inverse_figures import restoration
+    from gahb.figures.model import restoration
 
     with pytest.raises(InputError, match="expected the result of restore, got none; run restore first"):
         restoration(tmp_path)

@@ -9,9 +9,8 @@ from jax.tree_util import Partial
 import gahb
 from common.errors import InputError
 from gahb import inverse, operators
-from gahb.inverse_baselines import BaselineSettings, diffpir, dps
-from gahb.sampler_settings import OUTCOMES, PUBLISHED
-from gahb.sampling_moments import gaussian_moments
+from gahb.inverse import BaselineSettings, diffpir, dps
+from gahb.sampler_settings import OUTCOMES, PUBLISHED, gaussian_moments
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 

@@ -12,10 +12,9 @@ from common.errors import InputError
 from common.method import Variables
 from configs.gahb.base import base
 from gahb import method as methods
-from gahb import study
-from gahb.denoisers import denoiser
-from gahb.generalisation import trajectories
-from gahb.network import BFCNN, BFCNNRF, UNet
+from gahb.experiments import study
+from gahb.metrics.generalisation import trajectories
+from gahb.networks import BFCNN, BFCNNRF, UNet, denoiser
 from gahb.sampler_settings import SamplerSettings
 
 TINY = {

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from common.errors import InputError
 from common.method import Variables
-from gahb.network import BFCNN, apply, init
+from gahb.networks import BFCNN, apply, init
 from gahb.objective import RULES, add_noise, loss, noise_level, squared_error
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")

@@ -11,10 +11,9 @@ from jax.tree_util import Partial
 import gahb
 from common.errors import InputError
 from gahb import operators
-from gahb.network import BFCNN, UNet, init
-from gahb.sampler_settings import OUTCOMES, PUBLISHED, SamplerSettings, outcomes
+from gahb.networks import BFCNN, UNet, init
+from gahb.sampler_settings import OUTCOMES, PUBLISHED, SamplerSettings, gaussian_moments, outcomes
 from gahb.sampling import gaussian_noise, recorded_noise, rms
-from gahb.sampling_moments import gaussian_moments
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 

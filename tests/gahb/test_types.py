@@ -7,10 +7,11 @@ import pytest
 
 import gahb
 from common.errors import InputError
-from gahb import eigenbasis, generalisation, inverse, operators, reference
-from gahb.analysis import psnr_curve
-from gahb.eigenbasis.survey import survey
-from gahb.network import BFCNN, init
+from gahb import eigenbasis, inverse, operators, reference
+from gahb.experiments.analyse import survey
+from gahb.metrics import generalisation
+from gahb.metrics.psnr import psnr_curve
+from gahb.networks import BFCNN, init
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from flax import traverse_util
 
-from common.networks.adm_unet import ADMUNet
-from common.networks.embeddings import positional
+from common.networks.layers import positional
+from common.networks.unets import ADMUNet
 from diffmatch_jax import import_weights
 from diffmatch_jax.model.diffusion import Process, forward
 from diffmatch_jax.training.objective import pooled, totals

@@ -6,8 +6,8 @@ import numpy as np
 import optax
 import pytest
 
-from common.training.optimizers import make_optimizer
-from common.training.state import update_ema
+from common.training.settings import make_optimizer
+from common.training.step import update_ema
 from diffmatch_jax.evaluation import metrics
 from diffmatch_jax.model import diffusion, released
 from diffmatch_jax.model.diffusion import Process

@@ -14,13 +14,13 @@ from jax.tree_util import Partial
 import gahb
 from common.method import Variables
 from common.metrics.psnr import mse, psnr, sigma_to_psnr
-from common.metrics.scaling import rescale
-from common.metrics.similarity import closest, closest_patches, correlation, cosine, distance, one_origin
-from common.training.optimizers import make_schedule
+from common.training.settings import make_schedule
 from gahb import objective, operators
-from gahb.analysis import psnr_curve
-from gahb.generalisation import l1_normalise
-from gahb.network import BFCNN, BFCNNRF, UNet, apply, init, kernel_sizes
+from gahb.datasets.calpha import rescale
+from gahb.metrics.generalisation import l1_normalise
+from gahb.metrics.psnr import psnr_curve
+from gahb.metrics.similarity import closest, closest_patches, correlation, cosine, distance, one_origin
+from gahb.networks import BFCNN, BFCNNRF, UNet, apply, init, kernel_sizes
 from gahb.sampling import recorded_noise
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")

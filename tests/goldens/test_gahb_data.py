@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from common.data.duplicates import block_means, distinct
-from gahb.splits import authors_split, tiled
+from gahb.datasets import authors_split, tiled
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import pytest
 
 import gahb
 from gahb import eigenbasis
-from gahb.network import apply
+from gahb.networks import apply
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 

@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gahb import calpha
-from gahb.antialias import DB2, low_pass
-from gahb.manifolds import hard_disk
+from gahb.datasets import calpha
+from gahb.datasets.calpha import DB2, low_pass
+from gahb.datasets.manifolds import hard_disk
 
 CASES = ("A", "B", "C", "D")
 

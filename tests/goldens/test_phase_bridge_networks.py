@@ -11,13 +11,12 @@ import numpy as np
 import pytest
 
 from common.method import Variables
-from common.networks import attention
-from common.networks.adm_unet import ADMUNet
-from common.networks.song_unet import SongUNet
+from common.networks import blocks
+from common.networks.unets import ADMUNet, SongUNet
 from phase_bridge import bridge as bridges
 from phase_bridge import objectives
-from phase_bridge.authors import convert, export
 from phase_bridge.bridge import Bridge
+from phase_bridge.import_weights import convert, export
 from tests.goldens import torch_attention
 
 NAMES = ("songunet_0", "songunet_1", "dhariwal_0", "dhariwal_1")
@@ -123,7 +122,7 @@ def with_the_originals_weights(q, k, v):
 
 
 def test_outputs_in_float64_with_the_originals_attention_weights(case, monkeypatch):
-    monkeypatch.setattr(attention, "_weighted", with_the_originals_weights)
+    monkeypatch.setattr(blocks, "_weighted", with_the_originals_weights)
     outputs_in_float64(case, TOLERANCE["float64, the original's weights"])
 
 

@@ -4,14 +4,14 @@ import importlib
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from common import config as configs
 from common.errors import InputError
-from common.networks.adm_unet import ADMUNet
-from common.networks.mlp import ResidualMLP
-from common.networks.song_unet import SongUNet
+from common.networks.unets import ADMUNet, SongUNet
 from configs.phase_bridge.base import base
+from phase_bridge.mlp import ResidualMLP
 from phase_bridge.network import build, levels
 
 
@@ -43,6 +43,7 @@ def test_levels():
 
 
 CHANGES = {
+    "patch": "2",
     "channels": "16",
     "multipliers": "(1, 1, 2)",
     "num_blocks": "1",
@@ -65,8 +66,8 @@ CHANGES = {
 }
 OF = {
     "mlp": ("width", "depth", "time", "num_frequencies", "highest"),
-    "song_unet": tuple(CHANGES)[:13],
-    "adm_unet": (*tuple(CHANGES)[:10], "channels_per_head"),
+    "song_unet": tuple(CHANGES)[:14],
+    "adm_unet": (*tuple(CHANGES)[:11], "channels_per_head"),
 }
 
 
@@ -91,6 +92,8 @@ def test_every_key_reaches_its_network(name):
     ("key", "value", "reason"),
     [
         ("network", "unet", 'config.model.network: expected one of "mlp", "song_unet", "adm_unet", got "unet"'),
+        ("patch", "0", "config.model.patch: expected"),
+        ("patch", "3", "config.model.patch: expected a divisor of config.data.size=8, got 3; use 1, 2 or another"),
         ("channels", "0", "config.model.channels: expected at least 1, got 0"),
         ("num_blocks", "0", "config.model.num_blocks: expected at least 1, got 0"),
         ("num_classes", "-1", "config.model.num_classes: expected at least 0, got -1"),
@@ -108,3 +111,19 @@ def test_every_key_reaches_its_network(name):
 def test_wrong_keys(key, value, reason):
     with pytest.raises(InputError, match=reason):
         build(config_of(**{f"model.{key}": value}), features=3)
+
+
+@pytest.mark.parametrize("name", ["song_unet", "adm_unet"])
+def test_patches(name):
+    """The network on cells computes what the plain one does with four times the channels, at their resolution."""
+    changes = {"model.network": name, "model.channels": "8", "model.multipliers": "(1, 2)", "model.num_blocks": "1"}
+    changes |= {"model.channels_per_head": "8"}
+    patched = build(config_of(**changes, **{"model.patch": "2"}), features=1)
+    plain = build(config_of(**changes, **{"data.size": "4"}), features=4)
+    x, time = jax.random.normal(jax.random.key(0), (2, 8, 8, 1)), jnp.ones(2)
+    variables = jax.tree.map(lambda leaf: leaf + 0.1, patched.init(jax.random.key(1), x, time))
+    inner = {kind: tree["network"] for kind, tree in variables.items()}
+    got = patched.apply(variables, x, time)
+    out = plain.apply(inner, jnp.stack([x[:, a::2, b::2, 0] for a in (0, 1) for b in (0, 1)], -1), time)
+    for i, (a, b) in enumerate(((0, 0), (0, 1), (1, 0), (1, 1))):
+        np.testing.assert_array_equal(got[:, a::2, b::2, 0], out[..., i])

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 from common import config as configs
 from common.cli import workdirs
 from common.cli.app import App, Request, print_lines
-from common.plots.tables import text_table
-from common.training.state import abstract_batch, augmented
+from common.plots.report import text_table
+from common.training.step import abstract_batch, augmented
 
 
 class Cost(NamedTuple):
@@ -19,7 +19,7 @@ class Cost(NamedTuple):
     bytes: Mapping[str, int]  # by what they are for
 
 
-def run(app: App, request: Request) -> None:
+def describe(app: App, request: Request) -> None:
     """Prints the resolved config, a table of parameters, FLOPs per example and a memory estimate."""
     config = workdirs.to_describe(app, request)
     # Only now what takes seconds to import: a typo is reported at once.

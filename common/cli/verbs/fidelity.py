@@ -10,10 +10,10 @@ from typing import Any, NamedTuple
 
 from common.cli.app import App, Request, Verb, add_checkpoint, add_dry_run, print_lines
 from common.cli.verbs import trained
-from common.cli.verbs.sample import draw_many, stopped
+from common.cli.verbs.trained import draw_many, stopped
 from common.errors import at_least, choice, input_error
 from common.io import results
-from common.plots.tables import text_table
+from common.plots.report import text_table
 
 FEATURES = ("inception", "random", "pixels")
 RESIZES = ("tf1", "half_pixel")
@@ -46,15 +46,15 @@ def run(app: App, request: Request) -> None:
     model = trained.load(app, request, "SAMPLE")
     if model is None:
         return
-    from common.metrics import features, frechet
-    from common.training.preemption import StopSignal
+    from common.metrics import distances, features
+    from common.training.hosts import StopSignal
 
     sampler = model.method.sampler
     if sampler is None or sampler.to_unit is None:
         raise input_error("fidelity", expected="a model that draws images", got=app.name, fix="use evaluate")
     # These files are checked before any sampling.
     inception = features.inception(flags.weights, resize=flags.resize) if flags.features == "inception" else None
-    reference = None if flags.reference in SPLITS else frechet.read_statistics(flags.reference)
+    reference = None if flags.reference in SPLITS else distances.read_statistics(flags.reference)
     start = time.perf_counter()
     with StopSignal() as signal:
         found = _collect(model, flags, inception, lambda: signal.should_stop(0))
@@ -63,7 +63,7 @@ def run(app: App, request: Request) -> None:
         return
     own = features.statistics(found.samples, flags.num)
     if found.data is not None:
-        reference = frechet.gaussian(features.statistics(found.data, found.num_data))
+        reference = distances.gaussian(features.statistics(found.data, found.num_data))
     numbers = {
         **model.provenance(time.perf_counter() - start, sampler.settings["nfe"]),
         "features": dict(found.extractor.identity),
@@ -72,7 +72,7 @@ def run(app: App, request: Request) -> None:
         "num_reference": reference.count,
         "samples_per_s": found.rate,
         "sampler": dict(sampler.settings),
-        "frechet": frechet.frechet_distance(own, reference),
+        "frechet": distances.frechet_distance(own, reference),
         **(_compared(found, flags.num) if found.data is not None else {}),
     }
     name = f"fidelity-{model.name}-{flags.features}"
@@ -147,8 +147,8 @@ def _features(extractor, source, name: str, *, place: Path, batch_size: int, sho
 
 def _compared(found: Collected, num: int) -> dict[str, Any]:
     """Returns what needs the features themselves, on at most the usual number of each."""
-    from common.metrics.mmd import mmd_squared_of_subsets
-    from common.metrics.precision_recall import precision_recall
+    from common.metrics.distances import mmd_squared_of_subsets
+    from common.metrics.neighbours import precision_recall
 
     samples = found.samples.load("features", min(num, _MOST_COMPARED))
     data = found.data.load("features", min(found.num_data, _MOST_COMPARED))

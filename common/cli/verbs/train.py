@@ -1,4 +1,4 @@
-"""`train`: from a config to a trained run, after everything that can be checked has been checked."""
+"""What makes a run: `train`, after everything that can be checked has been checked, and `import-weights`."""
 
 import contextlib
 import platform
@@ -10,7 +10,7 @@ from common.cli.app import App, Request, print_lines
 from common.errors import InputError, within
 
 
-def run(app: App, request: Request) -> None:
+def train(app: App, request: Request) -> None:
     """Trains or resumes; with `--dry-run` stops after the checks and compiles nothing."""
     with _joined_hosts(request):
         _run(app, request)
@@ -113,3 +113,22 @@ def _summary(app: App, workdir: Path, steps: int, result) -> list[str]:
         f"metrics: {workdir / 'metrics.jsonl'}; checkpoints: {workdir / 'checkpoints'}",
         f"next: python -m {app.name} {'train' if result.interrupted else 'evaluate'} --workdir {workdir}",
     ]
+
+
+def import_weights(app: App, request: Request) -> None:
+    """Reads the file, checks it, and lets the method write config and checkpoint into the work directory."""
+    workdir = workdirs.required(request, "workdir")
+    weights = Path(request.flags.file)
+    if not weights.is_file():
+        raise InputError(f"{weights}: expected a file of weights, got no such file; check the path")
+    workdirs.check_writable(workdir)
+    if (workdir / configs.FILE_NAME).exists():
+        raise InputError(f"workdir {workdir}: expected an empty directory, got one that holds a run; choose another")
+    if request.flags.config:
+        config = workdirs.experiment(app, request)
+    else:
+        config = configs.from_dict({}, app.base(), request.overrides)
+    lines = app.import_weights(weights, workdir=workdir, config=config, dry_run=request.flags.dry_run)
+    print_lines(*lines)
+    if not request.flags.dry_run:
+        print_lines(f"next: python -m {app.name} evaluate --workdir {workdir}, or train to fine-tune them there")

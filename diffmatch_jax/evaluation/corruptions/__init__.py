@@ -17,7 +17,7 @@ import numpy as np
 
 from common.arrays import as_images
 from common.errors import choice, input_error
-from common.io.pictures import as_unit
+from common.io.results import as_unit
 from diffmatch_jax.evaluation.corruptions import blur, digital, noise, weather
 
 # In the published order.

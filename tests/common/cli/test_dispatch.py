@@ -13,7 +13,7 @@ from common.cli import workdirs
 from common.cli.app import App, Request, Verb
 from common.cli.dispatch import main, split_overrides
 from common.errors import InputError, RunError
-from common.plots.tables import text_table
+from common.plots.report import text_table
 from configs.base import base
 
 ROOT = Path(__file__).parents[3]
@@ -84,6 +84,7 @@ def fails(capsys):
         (("own", "train.steps=5"), "train.steps: unknown argument; write --config.train.steps=5"),
         (("own", "4"), "4: unknown argument; see `python -m demo own --help`"),
         (("own", "--number", "x"), "argument --number: invalid int value: 'x'; see `python -m demo own --help`"),
+        (("own", "--number", "9" * 5000), f"argument --number: invalid int value: '{'9' * 59} ... 99"),
         (("own", "--config.seed"), "config.seed: expected a value, got none; write --config.seed=VALUE"),
         (("own", "--config.seed", "--number"), "config.seed: expected a value, got none; write --config.seed=VALUE"),
         (("train", "--config", "x.py"), "--workdir: expected a path, got none; add --workdir runs/x"),

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import configs
-from common.cli import experiments
+from common.cli import workdirs
 from common.errors import InputError
 
 ROOT = Path(__file__).parents[3]
@@ -37,14 +37,14 @@ def elsewhere(tmp_path, monkeypatch):
     ],
 )
 def test_shipped_experiments_by_name(elsewhere, text, method, name):
-    assert experiments.find(text, method) == SHIPPED / f"{name}.py"
+    assert workdirs.find_experiment(text, method) == SHIPPED / f"{name}.py"
 
 
 def test_a_file_comes_first(elsewhere):
     (elsewhere / "configs" / "gahb").mkdir(parents=True)
     for path in (Path("configs/gahb/photographs.py"), Path("photographs")):
         path.write_text("")
-        assert experiments.find(str(path), "gahb") == path
+        assert workdirs.find_experiment(str(path), "gahb") == path
 
 
 @pytest.mark.parametrize(
@@ -61,13 +61,13 @@ def test_a_file_comes_first(elsewhere):
 )
 def test_unknown_experiments(elsewhere, text, message):
     with pytest.raises(InputError) as caught:
-        experiments.find(text, "gahb")
+        workdirs.find_experiment(text, "gahb")
     assert str(caught.value).startswith(f"config file {text}: ") and message in str(caught.value)
 
 
 def test_every_method_ships_experiments():
-    assert {name.partition("/")[0] for name in experiments.shipped()} == {"gahb", "diffmatch_jax", "phase_bridge"}
-    assert not any(name.endswith(("/base", "/model")) for name in experiments.shipped())
+    assert {name.partition("/")[0] for name in workdirs._shipped()} == {"gahb", "diffmatch_jax", "phase_bridge"}
+    assert not any(name.endswith(("/base", "/model")) for name in workdirs._shipped())
 
 
 @pytest.fixture(scope="module")

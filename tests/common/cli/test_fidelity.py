@@ -15,7 +15,7 @@ from common.cli.verbs.trained import Trained
 from common.data.source import ArraySource
 from common.io.results import newest, read
 from common.method import Sampler, Variables
-from common.metrics import features, frechet
+from common.metrics import distances, features
 
 VARIABLES = Variables({"shift": np.float32(0.0)}, {})
 
@@ -56,7 +56,7 @@ def test_numbers_are_those_of_the_parts(command, tmp_path):
     found, out, _ = command("--num", 250, "--features", "pixels", "--reference", "test")
     keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.key(0), i))(jnp.arange(250))
     samples = np.round(np.asarray(draw(VARIABLES, keys, None)["samples"] + 1) / 2 * 255) / 255
-    want = frechet.frechet_distance(samples.reshape(250, -1), images(200, 1).reshape(200, -1) / 255)
+    want = distances.frechet_distance(samples.reshape(250, -1), images(200, 1).reshape(200, -1) / 255)
     assert found["frechet"] == pytest.approx(want, rel=1e-2)
     assert found["num_samples"] == 250 and found["num_reference"] == 200 and found["num_compared"] == [250, 200]
     assert found["nfe"] == 3 and found["features"] == {"features": "pixels"} and found["reference"] == "test"
@@ -77,7 +77,7 @@ def test_worse_samples_are_farther(command):
 
 
 def test_statistics_from_a_file(command, tmp_path):
-    path = frechet.write_statistics(
+    path = distances.write_statistics(
         tmp_path / "reference.npz", features.extract(features.pixels(), ArraySource({"image": images(300, 0)}))
     )
     from_file, *_ = command("--num", 60, "--features", "pixels", "--reference", path)
@@ -90,14 +90,14 @@ def test_stopped_and_given_again(command, tmp_path, monkeypatch):
     whole, *_ = command("--num", 40, "--features", "pixels")
     for path in tmp_path.rglob("chunk-*.npz"):
         path.unlink()
-    from common.training import preemption
+    from common.training import hosts
 
     polls = []
-    monkeypatch.setattr(preemption.StopSignal, "should_stop", lambda self, step: polls.append(step) or len(polls) > 2)
+    monkeypatch.setattr(hosts.StopSignal, "should_stop", lambda self, step: polls.append(step) or len(polls) > 2)
     _, out, err = command("--num", 40, "--features", "pixels")
     assert "note: stopped" in err and "goes on" in out
     assert len(list(tmp_path.rglob("chunk-*.npz"))) < 3
-    monkeypatch.setattr(preemption.StopSignal, "should_stop", lambda self, step: False)
+    monkeypatch.setattr(hosts.StopSignal, "should_stop", lambda self, step: False)
     again, *_ = command("--num", 40, "--features", "pixels")
     assert again["frechet"] == whole["frechet"] and again["precision"] == whole["precision"]
 

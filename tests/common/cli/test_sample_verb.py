@@ -14,7 +14,7 @@ from common.cli.verbs.trained import Trained
 from common.io import row_store
 from common.io.results import read
 from common.method import Sampler, Variables
-from common.training import preemption
+from common.training import hosts
 from configs.base import base
 
 
@@ -63,12 +63,12 @@ def test_points(command, tmp_path):
 
 def test_a_stop_is_told(command, tmp_path, monkeypatch):
     polls = []
-    monkeypatch.setattr(preemption.StopSignal, "should_stop", lambda self, step: polls.append(step) or len(polls) > 5)
+    monkeypatch.setattr(hosts.StopSignal, "should_stop", lambda self, step: polls.append(step) or len(polls) > 5)
     out, err = command("--num", "5000")
     assert "note: stopped; the samples in complete files are kept" in err
     assert out.splitlines()[-1].startswith("next: python -m demo sample --workdir") and "goes on" in out
     assert not list((tmp_path / "samples").glob("many-*.json"))
-    monkeypatch.setattr(preemption.StopSignal, "should_stop", lambda self, step: False)
+    monkeypatch.setattr(hosts.StopSignal, "should_stop", lambda self, step: False)
     out, _ = command("--num", "5000")
     assert "1200 of 5000 are in" in out and "wrote 5000 samples" in out
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from common.data import augment
+from common.data import batches
 from common.data.batches import example_keys, make_batches
 from common.data.fitted import Crops, Fitted, SkipBudget
 from common.data.source import ArraySource, BadRecordError, Source
@@ -88,7 +88,7 @@ def assert_same(first, second):
 
 @pytest.mark.parametrize(("make_source", "workers"), [(stack, 0), (stack, 2), (cut, 2)])
 def test_both_placements_give_the_same_bits(made, make_source, workers):
-    change = augment.images(flip=True)
+    change = batches.augment_images(flip=True)
     device = made(make_source(), augment=change, placement="device")
     stream = made(make_source(), augment=change, placement="stream", workers=workers)
     assert (device.placement, stream.placement) == ("device", "stream")
@@ -175,17 +175,17 @@ def test_one_large_black_picture_does_not_crowd_out_the_others(made):
 
 @pytest.mark.parametrize("placement", ["device", "stream"])
 def test_a_step_does_not_depend_on_the_steps_before(made, placement):
-    every = made(cut(), placement=placement, augment=augment.images(flip=True))
+    every = made(cut(), placement=placement, augment=batches.augment_images(flip=True))
     expected = {step: batch(every, step) for step in range(8)}
-    again = made(cut(), placement=placement, augment=augment.images(flip=True), start_step=5)
+    again = made(cut(), placement=placement, augment=batches.augment_images(flip=True), start_step=5)
     for step in (5, 6, 2, 3, 7, 0, 1):
         assert_same(batch(again, step), expected[step])
 
 
 @pytest.mark.parametrize("placement", ["device", "stream"])
 def test_shards_put_together_are_the_batch(made, placement):
-    every = made(cut(), placement=placement, augment=augment.images(flip=True))
-    hosts = [made(cut(), placement=placement, augment=augment.images(flip=True)) for _ in range(2)]
+    every = made(cut(), placement=placement, augment=batches.augment_images(flip=True))
+    hosts = [made(cut(), placement=placement, augment=batches.augment_images(flip=True)) for _ in range(2)]
     for step in (0, 1, 4):
         expected = batch(every, step)
         parts = [

@@ -134,6 +134,16 @@ def test_hidden_folders_are_no_classes(tmp_path, logged, hidden, place):
     assert {name.split("/")[1]: label for name, label in labels.items()} == {"cat": 0, "dog": 1}
 
 
+def test_an_empty_class_folder_is_counted(tmp_path, logged):
+    for name in ("cat", "dog"):
+        (tmp_path / name).mkdir()
+        write(tmp_path / name / "a.png", 1)
+    (tmp_path / "emu").mkdir()
+    train = open_folder(tmp_path, labels=True)["train"]
+    assert train.classes == ("cat", "dog")
+    assert logged() == f"folder:{tmp_path}: left out 1 empty folder"
+
+
 def test_what_is_left_out_is_counted_by_kind(tmp_path, logged):
     for name in ("a.png", "b.jfif", "c.JPE", "d.Pgm"):
         picture = Image.fromarray(write(tmp_path / "x.png", 3))

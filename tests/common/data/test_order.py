@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 
-from common.data import order
-from common.data.order import choose, hold_out, shuffled
+from common.data import source
+from common.data.source import choose, hold_out, shuffled
 from common.errors import InputError
 
 SEEDS = st.integers(0, 2**64 - 1)
@@ -38,9 +38,9 @@ def test_the_sequence_does_not_depend_on_where_it_is_cut(n, seed, start, cut):
 
 
 def test_long_epochs_are_shuffled_in_windows(monkeypatch):
-    monkeypatch.setattr(order, "_LONG", 64)
-    monkeypatch.setattr(order, "_SHORT", 64)
-    order._block.cache_clear()
+    monkeypatch.setattr(source, "_LONG", 64)
+    monkeypatch.setattr(source, "_SHORT", 64)
+    source._block.cache_clear()
     found = epoch(3, n=150)
     np.testing.assert_array_equal(np.sort(found), np.arange(150))
     for start in (0, 64, 128):
@@ -49,11 +49,11 @@ def test_long_epochs_are_shuffled_in_windows(monkeypatch):
         assert (window != np.sort(window)).any()
     assert (found[:64] + 64 != found[64:128]).any()
     np.testing.assert_array_equal(shuffled(3 * 150 + 50, 4 * 150 + 20, n=150, seed=0)[:100], found[50:])
-    order._block.cache_clear()
+    source._block.cache_clear()
 
 
 def test_the_longest_sets_start_at_once():
-    n = order.MAX_LENGTH
+    n = source.MAX_LENGTH
     found = shuffled(5 * n - 100, 5 * n + 100, n=n, seed=1)
     assert len(set(found.tolist())) == 200 and found.min() >= 0
     assert found[:100].min() >= n - n % 2**21 and found[100:].max() < 2**21
@@ -87,23 +87,23 @@ def test_streams_are_frozen():
     """Values of NumPy 2.4.6: with another release runs would resume with another order of their data."""
     np.testing.assert_array_equal(shuffled(0, 9, n=9, seed=0), FROZEN[0])
     np.testing.assert_array_equal(shuffled(3, 8, n=5000, seed=2**64 - 1), FROZEN[1])
-    np.testing.assert_array_equal(order.permutation(7, seed=3, purpose=5), FROZEN[2])
-    np.testing.assert_array_equal(order.generator(3, 5, 7).randint(2**31 - 1, size=3, dtype=np.int32), FROZEN[3])
+    np.testing.assert_array_equal(source.permutation(7, seed=3, purpose=5), FROZEN[2])
+    np.testing.assert_array_equal(source.generator(3, 5, 7).randint(2**31 - 1, size=3, dtype=np.int32), FROZEN[3])
 
 
 def test_purposes_and_numbers_have_streams_of_their_own():
-    first = {tuple(order.generator(*each).random_sample(2)) for each in itertools.product((0, 1), (1, 2), (0, 1))}
+    first = {tuple(source.generator(*each).random_sample(2)) for each in itertools.product((0, 1), (1, 2), (0, 1))}
     assert len(first) == 8
     np.testing.assert_array_equal(
-        order.generator(-1, 0).random_sample(3), order.generator(2**64 - 1, 0).random_sample(3)
+        source.generator(-1, 0).random_sample(3), source.generator(2**64 - 1, 0).random_sample(3)
     )
 
 
 @pytest.mark.parametrize("n", [1, 2, 100])
 def test_permutations(n):
-    found = order.permutation(n, seed=1, purpose=2)
+    found = source.permutation(n, seed=1, purpose=2)
     np.testing.assert_array_equal(np.sort(found), np.arange(n))
-    assert n < 100 or (found != order.permutation(n, seed=1, purpose=3)).sum() > 80
+    assert n < 100 or (found != source.permutation(n, seed=1, purpose=3)).sum() > 80
 
 
 @settings(deadline=None, max_examples=50)

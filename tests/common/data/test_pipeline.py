@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from common import durations
+from common import config_values
 from common.data import images, pipeline
 from common.data.pipeline import DataConfig, build, sources
 from common.errors import InputError
@@ -128,7 +128,7 @@ def test_a_single_image_cannot_be_split(tmp_path):
 
 def test_an_epoch_is_one_pass_over_the_images():
     source = build(base().data)["train"]
-    assert durations.steps("1.5 epochs", batch_size=3, num_examples=len(source), field="train.steps") == 5
+    assert config_values.steps("1.5 epochs", batch_size=3, num_examples=len(source), field="train.steps") == 5
 
 
 def test_halves_and_subsets_share_no_image(folder):

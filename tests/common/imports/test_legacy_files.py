@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from common.errors import InputError
 from common.imports import load_torch
-from common.imports.legacy_files import load_legacy_torch
+from common.imports.torch_files import load_legacy_torch
 
 DATA = Path(__file__).parent / "data"
 

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from common.io.files import write_atomically
+from common.errors import InputError
+from common.io.files import read_json, write_atomically
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -66,3 +67,11 @@ def test_what_lies_in_the_way_of_the_temporary_file_is_not_followed(tmp_path):
     with pytest.raises(OSError):
         write_atomically(tmp_path / "a.json", b"new")
     assert elsewhere.read_bytes() == b"precious" and not (tmp_path / "a.json").exists()
+
+
+def test_an_integer_beyond_the_digits_that_python_reads_is_said_in_our_words(tmp_path):
+    (tmp_path / "a.json").write_text('{"seed": ' + "9" * 5000 + "}")
+    with pytest.raises(InputError) as error:
+        read_json(tmp_path / "a.json", expected="readable JSON", fix="restore it")
+    got = "expected readable JSON, got an integer of thousands of digits; restore it"
+    assert str(error.value) == f"{tmp_path / 'a.json'}: {got}"

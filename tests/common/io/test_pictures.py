@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from common.io.files import write_atomically
-from common.io.pictures import grid, png_bytes, save_png, strip, to_uint8
+from common.io.results import grid, png_bytes, save_png, strip, to_uint8
 
 
 def test_to_uint8_rounds_and_clips():

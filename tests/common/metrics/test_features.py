@@ -11,7 +11,7 @@ import pytest
 
 from common.data.source import ArraySource
 from common.errors import InputError
-from common.metrics import features, frechet
+from common.metrics import distances, features
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (37, 8, 6, 3), np.uint8)
 SOURCE = ArraySource({"image": IMAGES}, label="noise")
@@ -49,7 +49,7 @@ def test_chunks_hold_what_memory_would(tmp_path, extractor):
     in_memory = features.extract(extractor, SOURCE, batch_size=5)
     np.testing.assert_allclose(store.load("features", 37), in_memory, rtol=1e-5, atol=1e-6)
     found = features.statistics(store, 37)
-    np.testing.assert_allclose(frechet.gaussian(found).covariance, np.cov(in_memory.T), rtol=1e-4, atol=1e-7)
+    np.testing.assert_allclose(distances.gaussian(found).covariance, np.cov(in_memory.T), rtol=1e-4, atol=1e-7)
     assert features.statistics(store, 10).count == 10
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from common.errors import InputError
-from common.metrics.floors import repeated
+from common.metrics.distances import repeated
 
 
 def test_repeated():

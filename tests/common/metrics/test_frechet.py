@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.errors import InputError
-from common.metrics.frechet import (
+from common.metrics.distances import (
     Gaussian,
     frechet_distance,
     gaussian,

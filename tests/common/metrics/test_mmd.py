@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from scipy.spatial.distance import cdist
 
 from common.errors import InputError
-from common.metrics.mmd import cubic, mmd_squared, mmd_squared_of_subsets
+from common.metrics.distances import cubic, mmd_squared, mmd_squared_of_subsets
 
 
 def cloud(count, dimensions=2, seed=0):

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from scipy.spatial.distance import cdist
 
 from common.errors import InputError
-from common.metrics.precision_recall import precision_recall, radii
+from common.metrics.neighbours import precision_recall, radii
 
 
 def cloud(count, dimensions=2, seed=0):

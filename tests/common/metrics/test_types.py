@@ -7,14 +7,12 @@ import pytest
 from scipy.spatial.distance import cdist
 
 from common.errors import InputError
-from common.metrics.frechet import frechet_distance
-from common.metrics.mmd import mmd_squared
-from common.metrics.neighbours import nearest
-from common.metrics.precision_recall import precision_recall
+from common.metrics.distances import frechet_distance, mmd_squared
+from common.metrics.neighbours import nearest, precision_recall
 from common.metrics.psnr import mse, psnr
-from common.metrics.scaling import rescale
-from common.metrics.similarity import closest, closest_patches, correlation, cosine, distance, patches, unit_vectors
-from common.metrics.wasserstein import sliced_wasserstein, wasserstein
+from gahb.datasets.calpha import rescale
+from gahb.metrics.similarity import closest, closest_patches, correlation, cosine, distance, patches, unit_vectors
+from phase_bridge.distances import sliced_wasserstein, wasserstein
 
 RNG = np.random.default_rng(0)
 A, B = (RNG.integers(0, 256, (6, 8, 8, 1)).astype(np.uint8) for _ in range(2))

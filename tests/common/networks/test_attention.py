@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from common.networks import attention
-from common.networks.attention import SelfAttention, attend
+from common.networks import blocks
+from common.networks.blocks import SelfAttention, attend
 
 
 def inputs(length=12, heads=3, size=8, dtype=jnp.float32):
@@ -43,13 +43,13 @@ def test_blocks_of_queries_are_the_whole(monkeypatch):
     whole, pullback = jax.vjp(attend, q, k, v)
     want = pullback(whole)
     _, forward = jax.jvp(attend, (q, k, v), (q, k, v))
-    monkeypatch.setattr(attention, "_BLOCK", 4)
+    monkeypatch.setattr(blocks, "_BLOCK", 4)
     assert "scan" in str(jax.make_jaxpr(attend)(q, k, v))
     np.testing.assert_allclose(attend(q, k, v), whole, atol=1e-5)
     for got, each in zip(jax.vjp(attend, q, k, v)[1](whole), want, strict=True):
         np.testing.assert_allclose(got, each, atol=1e-4)
     np.testing.assert_allclose(jax.jvp(attend, (q, k, v), (q, k, v))[1], forward, atol=1e-4)
-    monkeypatch.setattr(attention, "_BLOCK", 5)  # does not divide 12
+    monkeypatch.setattr(blocks, "_BLOCK", 5)  # does not divide 12
     np.testing.assert_array_equal(attend(q, k, v), whole)
 
 
@@ -63,7 +63,7 @@ def test_the_platforms_kernel_is_for_what_it_can(monkeypatch):
     def compiled(*arrays, **how):
         return jax.jit(lambda *arrays: attend(*arrays, **how))(*arrays)
 
-    monkeypatch.setattr(attention, "_fused", kernel)
+    monkeypatch.setattr(blocks, "_fused", kernel)
     half = tuple(inputs(dtype=jnp.bfloat16))
     want = compiled(*half)
     assert not asked  # no such device here

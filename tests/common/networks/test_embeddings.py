@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from common.errors import InputError
-from common.networks.embeddings import NoiseEmbedding, one_hot, positional
+from common.networks.layers import NoiseEmbedding, one_hot, positional
 
 TIMES = np.array([0.0, 0.3, 17.0, 999.0], np.float32)
 

@@ -6,8 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from common.networks import initial
-from common.networks.initial import Scaled, initialise
+from common.networks import layers
+from common.networks.layers import Scaled, initialise
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -15,10 +15,10 @@ pytestmark = pytest.mark.usefixtures("quick_compilation")
 class Mixed(nn.Module):
     @nn.compact
     def __call__(self, x, offset):
-        kernel = self.param("kernel", initial.fan_in((x.shape[-1], 300), 2.0), (x.shape[-1], 300))
-        glorot = self.param("glorot", initial.xavier((3, 3, 10, 20)), (3, 3, 10, 20))
-        ones = self.param("ones", initial.constant(1.0), (7,))
-        normal = self.param("normal", initial.normal((40, 50), 3.0), (40, 50))
+        kernel = self.param("kernel", layers.fan_in((x.shape[-1], 300), 2.0), (x.shape[-1], 300))
+        glorot = self.param("glorot", layers.xavier((3, 3, 10, 20)), (3, 3, 10, 20))
+        ones = self.param("ones", layers.constant(1.0), (7,))
+        normal = self.param("normal", layers.normal((40, 50), 3.0), (40, 50))
         shifted = self.param("shifted", Scaled(0.5, mean=2.0), (1000,))
         fixed = self.variable("stats", "fixed", lambda: Scaled(4.0, True)(self.make_rng("params"), (5000,))).value
         return x @ kernel + glorot.sum() + ones.sum() + normal.sum() + fixed.sum() + shifted.sum() + offset
@@ -27,7 +27,7 @@ class Mixed(nn.Module):
 class Foreign(nn.Module):
     @nn.compact
     def __call__(self, x):
-        return x @ self.param("kernel", initial.constant(3.0), (2, 2)) + nn.Dense(2)(x)
+        return x @ self.param("kernel", layers.constant(3.0), (2, 2)) + nn.Dense(2)(x)
 
 
 INPUTS = (jnp.ones((1, 100)), jnp.zeros(()))

@@ -20,7 +20,9 @@ def test_group_norm():
     np.testing.assert_allclose(got, want.reshape(x.shape) * scale + bias, atol=1e-5)
 
 
-@pytest.mark.parametrize(("channels", "min_group", "groups"), [(24, 4, 6), (256, 4, 32), (32, 1, 32), (6, 4, 1)])
+@pytest.mark.parametrize(
+    ("channels", "min_group", "groups"), [(24, 4, 6), (256, 4, 32), (32, 1, 32), (6, 4, 1), (144, 4, 24), (3, 4, 1)]
+)
 def test_number_of_groups(channels, min_group, groups):
     norm = GroupNorm(0.0, min_group)
     x = np.random.default_rng(0).standard_normal((1, 50, channels), np.float32)

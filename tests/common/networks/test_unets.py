@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 
 from common.errors import InputError
-from common.networks.adm_unet import ADMUNet
-from common.networks.initial import initialise
-from common.networks.song_unet import SongUNet
+from common.networks.layers import initialise
+from common.networks.unets import ADMUNet, SongUNet
 
 SMALL = {"channels": 8, "multipliers": (1, 2), "num_blocks": 1, "attention": (1,)}
 SONG = SongUNet(2, **SMALL)

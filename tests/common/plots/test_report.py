@@ -7,7 +7,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from common.io.pictures import save_png
+from common.io.results import save_png
 from common.plots.report import Code, Paragraph, Picture, Row, Table, write_report
 
 

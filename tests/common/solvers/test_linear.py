@@ -9,8 +9,7 @@ from common.errors import InputError
 from common.solvers import linear
 from common.solvers.grids import power, uniform
 from common.solvers.linear import Steps
-from common.solvers.multistep import weights
-from common.solvers.quadrature import adaptive, gauss_legendre, lagrange, tails
+from common.solvers.multistep import adaptive, gauss_legendre, lagrange, tails, weights
 from common.solvers.runge_kutta import RK4, integrate
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from common.method import Aux, Variables
-from common.training.optimizers import make_optimizer, make_schedule
+from common.training.settings import make_optimizer, make_schedule
 from common.training.step import make_step
 
 FEATURES = np.random.default_rng(0).normal(size=(40, 3)).astype(np.float32)

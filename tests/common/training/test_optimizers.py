@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from common.training.optimizers import make_optimizer, make_schedule
+from common.training.settings import make_optimizer, make_schedule
 
 
 def values(schedule, steps):

@@ -9,9 +9,9 @@ import numpy as np
 import optax
 import pytest
 
+from common import prng
 from common.method import Variables
-from common.training import keys
-from common.training import state as states
+from common.training import step as states
 from common.training.step import scan_steps
 
 
@@ -36,7 +36,7 @@ def test_one_step_is_the_hand_written_update(make_toy_step, toy_variables):
     state = states.create(toy_variables, optimizer, ema=False)
     new, metrics = jax.jit(step)(state, resident, fetched(0))
 
-    key = jax.random.fold_in(jax.random.fold_in(jax.random.key(3), int(keys.Purpose.LOSS)), 0)
+    key = jax.random.fold_in(jax.random.fold_in(jax.random.key(3), int(prng.Purpose.LOSS)), 0)
     noise = 0.1 * np.array([jax.random.normal(jax.random.fold_in(key, i)) for i in range(8)])
     x, y = resident["x"][:8].astype(np.float64), resident["y"][:8]
     w = np.asarray(toy_variables.params["w"], np.float64)
@@ -130,8 +130,8 @@ def test_parameters_are_arguments_and_the_step_is_traced_once(make_toy_step, toy
 def test_purposes_and_steps_never_share_a_key():
     root = jax.random.key(0)
     seen = {
-        tuple(np.asarray(jax.random.key_data(keys.key_for(root, purpose, step))))
-        for purpose in keys.Purpose
+        tuple(np.asarray(jax.random.key_data(prng.key_for(root, purpose, step))))
+        for purpose in prng.Purpose
         for step in range(50)
     }
-    assert len(seen) == 50 * len(keys.Purpose)
+    assert len(seen) == 50 * len(prng.Purpose)

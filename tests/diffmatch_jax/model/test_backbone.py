@@ -1,4 +1,4 @@
-"""The embedded pyramid: what is shipped, how images enter, and the files of weights."""
+"""The embedded pyramid: what is shipped, and how images enter."""
 
 import hashlib
 
@@ -7,7 +7,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from common.errors import InputError
 from diffmatch_jax.model import backbone, features, weights
 
 
@@ -60,20 +59,3 @@ def test_patches_are_the_samples_around_a_cell(images):
     # Level 2: samples are pixels, a cell has 4 x 4 and two around them; channels lead.
     patch = np.asarray(images)[1, 10:18, 6:14].transpose(2, 0, 1).reshape(-1)
     np.testing.assert_allclose(found[2][1, 3, 2], patch - patch.mean(), atol=1e-6)
-
-
-def test_files_of_weights(tmp_path):
-    params = {"a": {"kernel": np.linspace(-1, 1, 6, dtype=np.float32).reshape(2, 3)}, "b": np.zeros(2, np.float32)}
-    path = tmp_path / "weights.npz"
-    digest = weights.save(path, params)
-    assert digest == weights.save(tmp_path / "again.npz", {"b": params["b"], "a": params["a"]})
-    found = weights.load(path, sha256=digest)
-    np.testing.assert_array_equal(found["a"]["kernel"], params["a"]["kernel"].astype(np.float16))
-    assert found["b"].dtype == np.float32
-    path.write_bytes(path.read_bytes()[:-1] + b"x")
-    with pytest.raises(InputError, match=f"weights.npz: expected sha256 {digest}"):
-        weights.load(path, sha256=digest)
-    with pytest.raises(InputError, match="expected a file of weights, got none"):
-        weights.load(tmp_path / "none.npz", sha256=None)
-    with pytest.raises(InputError, match="weights a/kernel: expected finite numbers in float16"):
-        weights.save(path, {"a": {"kernel": np.full(2, 1e6)}})

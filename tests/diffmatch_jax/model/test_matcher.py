@@ -11,8 +11,8 @@ from PIL import Image
 import diffmatch_jax
 from common.data.source import ArraySource
 from common.errors import InputError
-from common.networks.adm_unet import ADMUNet
-from common.networks.initial import initialise
+from common.networks.layers import initialise
+from common.networks.unets import ADMUNet
 from diffmatch_jax import api
 from diffmatch_jax.api import match
 from diffmatch_jax.data import warps

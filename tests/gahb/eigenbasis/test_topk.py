@@ -12,7 +12,7 @@ import gahb
 from common.errors import InputError, RunError
 from gahb import eigenbasis
 from gahb.eigenbasis import krylov
-from gahb.network import BFCNN, init
+from gahb.networks import BFCNN, init
 
 _SPEC = importlib.util.spec_from_file_location("matrices", Path(__file__).with_name("matrices.py"))
 matrices = importlib.util.module_from_spec(_SPEC)

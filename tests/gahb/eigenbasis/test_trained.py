@@ -9,7 +9,7 @@ import pytest
 import gahb
 from common.method import Variables
 from gahb import eigenbasis, objective
-from gahb.network import UNet, init
+from gahb.networks import UNet, init
 
 SHAPE = (16, 16, 1)
 SIGMA = 0.2

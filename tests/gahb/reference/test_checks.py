@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from common.errors import InputError
-from gahb import reference, slopes
+from gahb import reference
+from gahb.metrics import slopes
 
 SHAPE = (6, 6, 1)
 IMAGES = np.random.default_rng(0).random((5, *SHAPE))

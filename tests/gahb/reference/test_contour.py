@@ -6,7 +6,7 @@ import pytest
 
 from common.errors import InputError
 from configs.gahb.base import base
-from gahb import calpha, synthetic
+from gahb.datasets import calpha, synthetic
 from gahb.reference import contour_variances, wiener_mse
 
 SIZE = 8

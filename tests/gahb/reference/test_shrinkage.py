@@ -10,7 +10,7 @@ import pywt
 import scipy.fft
 
 from common.errors import InputError
-from gahb.analysis import psnr_curve
+from gahb.metrics.psnr import psnr_curve
 from gahb.reference import dct, oracle, oracle_error, soft_error, soft_threshold, wavelet
 
 SHAPE = (16, 24, 2)

@@ -1,0 +1,47 @@
+"""Small files of weights, as they come with a package: nested arrays in half precision, with a known checksum."""
+
+import hashlib
+import io
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from common.errors import input_error
+from common.io.files import write_atomically
+
+
+def save(path: str | Path, params: Mapping[str, Any], *, dtype: str = "float16") -> str:
+    """Writes nested dicts of arrays to `path` (`.npz`, keys joined by "/") and returns the file's sha256.
+
+    Equal arrays give equal bytes. Raises `InputError` for numbers that are not finite in `dtype`.
+    """
+    with np.errstate(over="ignore"):  # what overflows is refused below
+        leaves = {name: np.asarray(leaf).astype(dtype) for name, leaf in flatten_dict(params, sep="/").items()}
+    for name, leaf in leaves.items():
+        if not np.isfinite(leaf).all():
+            raise input_error(
+                f"weights {name}", expected=f"finite numbers in {dtype}", got="others", fix="use another run"
+            )
+    stream = io.BytesIO()
+    np.savez_compressed(stream, **dict(sorted(leaves.items())))
+    write_atomically(path, stream.getvalue())
+    return hashlib.sha256(stream.getvalue()).hexdigest()
+
+
+def load(path: str | Path, *, sha256: str | None) -> dict[str, Any]:
+    """Returns what `save` wrote, float32; `sha256` is the checksum the file must have, None any.
+
+    Raises `InputError` for a file that is missing or another one.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise input_error(str(path), expected="a file of weights", got="none", fix="install the package again")
+    content = path.read_bytes()
+    found = hashlib.sha256(content).hexdigest()
+    if sha256 is not None and found != sha256:
+        raise input_error(str(path), expected=f"sha256 {sha256}", got=found, fix="install the package again")
+    with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+        return unflatten_dict({tuple(name.split("/")): arrays[name].astype(np.float32) for name in arrays.files})

@@ -1,0 +1,1 @@
+"""Commands beyond training, one file each: measures, results, tables."""

@@ -1,0 +1,145 @@
+"""`python -m gahb restore`: held-out images from a few linear measurements of them."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+
+from common.cli import workdirs
+from common.cli.app import App, Request, print_lines
+from common.cli.verbs import trained
+from common.errors import InputError, at_least, choice, input_error
+from common.io import results
+from common.io.progress import Progress
+from common.plots.report import text_table
+from common.prng import Purpose, key_for
+from gahb import inverse
+from gahb.inverse import BASELINES, BaselineSettings, check_baseline
+from gahb.method import build_network, sampler_settings, spread
+from gahb.networks import denoiser
+from gahb.sampler_settings import outcomes
+from gahb.sampling import sample
+
+SAMPLER = "sampler"
+
+
+def run(app: App, request: Request) -> None:
+    """Writes `results/restore-step-N-seed-S-KEY.json` and `.npz`, and prints a table of PSNRs."""
+    config = workdirs.of_trained(app, request).config
+    whole = _of_images(config)
+    shape = (whole.data.size, whole.data.size, whole.data.channels)
+    restore = config.evaluate.restore
+    measured = {"hole": restore.hole, "scale": restore.scale, "fraction": restore.fraction}
+    _check(restore, shape, measured)
+    _solvers(config)
+    sources = app.build(whole).sources()
+    images = spread(sources["test"], restore.num)
+    if images.shape[1:] != shape:
+        got = list(images.shape[1:])
+        raise input_error("held-out images", expected=list(shape), got=got, fix="set config.evaluate.restore.size to 0")
+    model = trained.load(app, request, "SAMPLE")
+    if model is None:
+        return
+    key = key_for(jax.random.key(config.seed), Purpose.EVALUATE)
+    problems = inverse.problems(restore.problems, key, shape, **measured)
+    solvers = _solvers(config)
+    found, seconds = trained.timed("", _restore, config, model, images, problems, solvers)
+    rows = {
+        solver: [inverse.summary(name, arrays) for name, arrays in restored.items()]
+        for solver, restored in found.items()
+    }
+    numbers = {
+        **model.provenance(seconds, max(int(arrays["steps"].max()) for arrays in found[SAMPLER].values()) + 1),
+        "num_images": len(images),
+        "table": rows[SAMPLER],
+        "baselines": {name: rows[name] for name in restore.baselines},
+    }
+    arrays = {f"{name}.{field}": value for name, parts in found[SAMPLER].items() for field, value in parts.items()}
+    for solver in restore.baselines:
+        for name, parts in found[solver].items():
+            # What is measured and its minimum-norm image are those of the sampler.
+            own = {field: parts[field] for field in inverse.OF_SAMPLES}
+            arrays |= {f"{name}.{solver}.{field}": value for field, value in own.items()}
+    paths = results.write(
+        model.workdir / "results",
+        f"restore-{model.name}",
+        numbers=numbers,
+        arrays={"original": images, **arrays},
+        settings={**model.settings, "data": trained.fingerprints(sources)},
+    )
+    print_lines(
+        *text_table([{"solver": solver, **row} for solver, each in rows.items() for row in each]),
+        *(
+            f"{solver}, {name}: {outcomes(ends)}"
+            for solver, restored in found.items()
+            for name, ends in restored.items()
+        ),
+        f"wrote {', '.join(str(path) for path in paths)}",
+        f"next: python -m {app.name} figures restore --workdir {model.workdir}",
+    )
+
+
+def _of_images(config):
+    """Returns the config under which held-out images have the size they are restored at; raises `InputError`."""
+    size = config.evaluate.restore.size
+    if size and config.data.fit != "crop":
+        fix = "set it to 0"
+        raise input_error("config.evaluate.restore.size", expected='0 unless data.fit is "crop"', got=size, fix=fix)
+    whole = config.copy_and_resolve_references()
+    if size:
+        with whole.unlocked():
+            whole.data.fit, whole.data.size, whole.data.square = "resize", size, size
+            whole.evaluate.panel_size = 0
+    return whole
+
+
+def _check(restore, shape, measured) -> None:
+    """Raises `InputError` for impossible settings, before anything expensive."""
+    at_least({f"config.evaluate.restore.{field}": (restore[field], 1) for field in ("num", "samples")})
+    for name in restore.baselines:
+        choice("config.evaluate.restore.baselines", name, BASELINES)
+    try:
+        inverse.check(restore.problems, shape, **measured)
+    except InputError as error:
+        raise InputError(f"config.evaluate.restore.{error}") from None
+
+
+def _solvers(config) -> dict[str, tuple[Callable[..., Any], Any]]:
+    """Returns function and settings of each solver, the sampler first; raises `InputError` for impossible ones."""
+    restore, settings = config.evaluate.restore, sampler_settings(config)
+    keys = {"steps": "baseline_steps", "weight": "dps_weight", "renewal": "diffpir_renewal"}
+    baseline = BaselineSettings(
+        sigma_0=settings.sigma_0,
+        sigma_L=settings.sigma_L,
+        mean=settings.mean,
+        **{name: restore[key] for name, key in keys.items()},
+    )
+    try:
+        check_baseline(baseline)
+    except InputError as error:
+        field, _, message = str(error).partition(":")
+        raise InputError(f"config.evaluate.restore.{keys.get(field, field)}:{message}") from None
+    return {SAMPLER: (sample, settings), **{name: (BASELINES[name], baseline) for name in restore.baselines}}
+
+
+def _restore(config, model, images: np.ndarray, problems, solvers) -> dict[str, dict[str, dict[str, np.ndarray]]]:
+    restore = config.evaluate.restore
+    denoise = denoiser(model.variables, build_network(config))
+    restored: dict[str, dict[str, dict[str, np.ndarray]]] = {solver: {} for solver in solvers}
+    with Progress(len(solvers) * len(problems) * len(images) * restore.samples, what="restore") as bar:
+        for solver, (solve, settings) in solvers.items():
+            for name, operator in problems.items():
+                restored[solver][name] = inverse.restore(
+                    denoise,
+                    jax.random.fold_in(model.key, inverse.PROBLEMS.index(name)),
+                    images,
+                    operator,
+                    settings,
+                    solve=solve,
+                    samples=restore.samples,
+                    impose=restore.impose,
+                    batch_size=config.sampler.batch_size,
+                    add=bar.add,
+                )
+    return restored
