@@ -91,14 +91,15 @@ def fitted(
     """Returns a matcher without networks: the robust fit to mutual winners of `fine` / 8 cells a side.
 
     fit: cells around a place that it goes through; refine: rounds of matches near it on `fine` / 2 cells a side, which
-    are fitted again; contrast: fraction of a side over which local contrast is normalised, that of the package's
-    matcher. It is what the denoisers start from; the confidence is that of `matcher.Match`.
+    are fitted again, and then refined on the images' own pixels; contrast: fraction of a side over which local
+    contrast is normalised, that of the package's matcher. It is what the denoisers start from; the confidence is that
+    of `matcher.Match`.
     """
     settings = ConditioningConfig(fine=fine, fit=fit, refine=refine, contrast=contrast)
     model = Model(MatcherConfig(settings), Weights(pyramid))
 
     def matcher(source: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        found = match(source, target, model=model)
+        found = match(source, target, model=model, full_size=refine > 0)
         return found.flow, found.confidence
 
     return matcher
