@@ -16,26 +16,30 @@ runpy.run_path(str(pathlib.Path(__file__).parents[1] / "common" / "__init__.py")
 
 _WHERE = {
     "Bridge": "phase_bridge.bridge",
-    "CLD": "phase_bridge.processes.cld",
-    "EDM": "phase_bridge.processes.edm",
-    "Flow": "phase_bridge.processes.flow",
-    "Model": "phase_bridge.models",
-    "denoiser_model": "phase_bridge.models",
-    "guided": "phase_bridge.models",
+    "CLD": "phase_bridge.processes",
+    "EDM": "phase_bridge.processes",
+    "Flow": "phase_bridge.processes",
+    "Model": "phase_bridge.sampling",
+    "denoiser_model": "phase_bridge.sampling",
+    "guided": "phase_bridge.conditioning",
     "inpainting": "phase_bridge.conditioning",
+    "learn_table": "phase_bridge.learned",
     "load": "phase_bridge.method",
+    "load_table": "phase_bridge.learned",
     "log_density": "phase_bridge.likelihood",
     "log_likelihood": "phase_bridge.likelihood",
-    "make_steps": "phase_bridge.solvers.table",
-    "mixture": "phase_bridge.mixtures",
+    "make_steps": "phase_bridge.solvers",
+    "mixture": "phase_bridge.toy",
     "sample": "phase_bridge.sampling",
+    "save_table": "phase_bridge.learned",
     "schedule": "phase_bridge.schedules",
     "stroke": "phase_bridge.conditioning",
 }
 
 __all__ = [
-    "CLD", "EDM", "Bridge", "Flow", "Model", "denoiser_model", "guided", "inpainting", "load", "log_density",
-    "log_likelihood", "make_steps", "mixture", "sample", "schedule", "stroke",
+    "CLD", "EDM", "Bridge", "Flow", "Model", "denoiser_model", "guided", "inpainting", "learn_table", "load",
+    "load_table", "log_density", "log_likelihood", "make_steps", "mixture", "sample", "save_table", "schedule",
+    "stroke",
 ]  # fmt: skip
 
 

@@ -2,7 +2,7 @@
 
 import sys
 
-from common.cli.app import App, Verb, add_dry_run
+from common.cli.app import App, Verb, add_checkpoint, add_dry_run
 from common.cli.dispatch import main
 from common.cli.verbs.fidelity import FIDELITY
 
@@ -32,9 +32,9 @@ def _figures():
 
 
 def _demo(app, request):
-    from phase_bridge.demo import run
+    from phase_bridge.commands import demo
 
-    run(app, request)
+    demo(app, request)
 
 
 def _compare(app, request):
@@ -49,15 +49,32 @@ def _compare_arguments(parser):
 
 
 def _guide(app, request):
-    from phase_bridge.guide import run
+    from phase_bridge.commands import guide
+
+    guide(app, request)
+
+
+def _guide_arguments(parser):
+    parser.add_argument("--num", type=int, default=4, metavar="N", help="held-out images (default: 4)")
+    parser.add_argument("--nfe", type=int, default=100, metavar="N", help="network evaluations (default: 100)")
+    parser.add_argument("--cells", type=int, default=8, metavar="N", help="cells a side of the painting (default: 8)")
+    parser.add_argument(
+        "--hole", type=float, default=0.5, metavar="X", help="fraction of the side it has (default: 0.5)"
+    )
+    add_dry_run(parser)
+    add_checkpoint(parser)
+
+
+def _export(app, request):
+    from phase_bridge.export import run
 
     run(app, request)
 
 
-def _guide_arguments(parser):
-    from phase_bridge.guide import arguments
-
-    arguments(parser)
+def _export_arguments(parser):
+    parser.add_argument("--weights", metavar="FILE", required=True, help="where to write, FILE.npz")
+    add_dry_run(parser)
+    add_checkpoint(parser)
 
 
 DEMO = Verb(
@@ -88,6 +105,14 @@ GUIDE = Verb(
     _guide,
 )
 
+EXPORT = Verb(
+    "export",
+    "write a trained model as one small file, which phase_bridge.load opens",
+    "Writes weights in half precision to FILE.npz, and config and checksum to FILE.json.",
+    _export_arguments,
+    _export,
+)
+
 APP = App(
     name="phase_bridge",
     summary="Phase-space stochastic bridges: train, resume, sample in few evaluations; what they are compared with.",
@@ -95,7 +120,7 @@ APP = App(
     build=_build,
     import_weights=_import_weights,
     figures=_figures,
-    extra_verbs=(DEMO, COMPARE, GUIDE, FIDELITY),
+    extra_verbs=(DEMO, COMPARE, GUIDE, FIDELITY, EXPORT),
     examples=(
         "demo --workdir runs/demo",
         "train --config configs/phase_bridge/spiral.py --workdir runs/spiral",
@@ -105,6 +130,7 @@ APP = App(
         "compare --config configs/phase_bridge/spiral.py --workdir runs/spiral-compare",
         "guide --workdir runs/cifar10 --nfe 100",
         "describe --config configs/phase_bridge/cifar10.py",
+        "export --workdir runs/faces32 --weights faces32.npz",
         "import-weights model.pt --workdir runs/authors",
     ),
 )

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from common.errors import choice, input_error
-from phase_bridge.processes.base import Process, split
+from phase_bridge.processes import Process, split
 
 _MOST = 1e6  # p and the variances, whose fourth powers are computed
 

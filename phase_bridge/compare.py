@@ -33,6 +33,7 @@ from phase_bridge.compare_models import (
     PATHS,
     markdown,
     networks_of,
+    paired,
     sampler_of,
     split_name,
     summary,
@@ -61,6 +62,7 @@ class Plan(NamedTuple):
 def build(config: ConfigDict) -> Plan:
     """Returns the plan of `config.compare`; raises `InputError` for what cannot work."""
     from phase_bridge.method import TOY
+    from phase_bridge.toy import toy
 
     compare = config.compare
     for name in compare.models:
@@ -74,8 +76,8 @@ def build(config: ConfigDict) -> Plan:
         raise input_error(
             "config.compare.nfe", expected="numbers above 0", got=compare.nfe, fix="for example (3, 5, 10)"
         )
-    if compare.exact and config.data.source != f"{TOY}mixture":
-        fix = "use configs/phase_bridge/mixture.py"
+    if compare.exact and not (config.data.source.startswith(TOY) and toy(config.data.source[len(TOY) :]).denoise):
+        fix = "use configs/phase_bridge/mixture.py or product.py"
         raise input_error("config.compare.exact", expected=f"false for {config.data.source}", got=True, fix=fix)
     for model in chosen if compare.exact else ():
         if "objective.coupling" in NETWORKS[split_name(model)[0]].changes:
@@ -306,7 +308,7 @@ class Subject:
     def __init__(self, config: ConfigDict, trained, sigma_data: float, path: str):
         from phase_bridge import method, toy
         from phase_bridge.evaluation import image_features
-        from phase_bridge.mixtures import mixture
+        from phase_bridge.sampling import denoiser_model
 
         self._config, self._sigma_data, self._path = config, sigma_data, path
         self._setup = method.build_setup(config)
@@ -319,10 +321,7 @@ class Subject:
                 config.evaluate.features, channels=config.data.channels, field="config.evaluate.features"
             )
         if trained is None:
-            centres = self.points.centres
-            trained = mixture(
-                self._setup.process, centres, [1.0] * len(centres), self.points.mode, kind=self._setup.kind
-            )
+            trained = denoiser_model(self._setup.process, self.points.denoise, kind=self._setup.kind)
         self._model = trained
         self._data = method.held_out(config, method.build(config).sources)
 
@@ -373,6 +372,7 @@ def finish(config: ConfigDict, workdir: Path, plan: Plan, app: App) -> None:
             shared = {name: first[name] for name in ("sampler", "nfe", "used", "settings")}
             each = {name: [row[name] for row in same] for name in MEASURES if same[0][name] is not None}
             rows.append({"model": model, "title": title_of(model), **shared, **summary(same), "seeds": each})
+    rows = paired(rows)
     numbers = {
         **results.provenance(
             config_hash=configs.digest(config), seed=config.seed, step=found[0]["step"],

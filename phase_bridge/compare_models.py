@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+from scipy import stats
 
 from common.plots.report import markdown_table
 
@@ -169,6 +170,27 @@ def summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
     return found
 
 
+def paired(rows: Sequence[Mapping[str, Any]], *, level: float = 0.95) -> list[dict[str, Any]]:
+    """Returns rows with `against`: by measure, how far they are from the first model at as many evaluations.
+
+    Differences are taken seed by seed, since a seed decides the network, the key of its samples and the data of all
+    models alike; `low` and `high` end the interval of Student's t for their mean (None for one seed).
+    """
+    first = {row["nfe"]: row for row in rows if row["model"] == rows[0]["model"]}
+    found = []
+    for row in rows:
+        against = {}
+        for name, values in row["seeds"].items():
+            apart = np.subtract(values, first[row["nfe"]]["seeds"][name])
+            middle, low, high = float(apart.mean()), None, None
+            if len(apart) > 1:
+                half = stats.t.ppf((1 + level) / 2, len(apart) - 1) * apart.std(ddof=1) / np.sqrt(len(apart))
+                low, high = middle - float(half), middle + float(half)
+            against[name] = {"difference": middle, "low": low, "high": high}
+        found.append({**row, "against": against})
+    return found
+
+
 def markdown(numbers: Mapping[str, Any]) -> str:
     """Returns the comparison as Markdown: a table a measure, with the floor (data against data) as its last row."""
     rows, floor = numbers["rows"], numbers["floor"]
@@ -189,10 +211,23 @@ def markdown(numbers: Mapping[str, Any]) -> str:
         lines = [[title, *(_cell(cells.get((title, nfe)), measure) for nfe in counts)] for title in titles]
         lines.append(["data against data", *[_cell(floor, measure)] * len(counts)])
         parts += markdown_table(["model", *(f"NFE {nfe}" for nfe in counts)], lines)
+        first, *others = titles
+        if others and numbers["seeds"] > 1:
+            parts.append(f'\n{words}: difference to "{first}", paired by seed, with its 95 % interval\n')
+            lines = [[title, *(_apart(cells.get((title, nfe)), measure) for nfe in counts)] for title in others]
+            parts += markdown_table(["model", *(f"NFE {nfe}" for nfe in counts)], lines)
     parts.append("\nSamplers\n")
     lines = [[title, *((cells.get((title, nfe)) or {}).get("sampler", "") for nfe in counts)] for title in titles]
     parts += markdown_table(["model", *(f"NFE {nfe}" for nfe in counts)], lines)
     return "\n".join(parts) + "\n"
+
+
+def _apart(row: Mapping[str, Any] | None, measure: str) -> str:
+    if row is None:
+        return ""
+    found = row["against"][measure]
+    clear = "" if found["low"] <= 0 <= found["high"] else "**"
+    return f"{clear}{found['difference']:+.3f}{clear} [{found['low']:+.3f}, {found['high']:+.3f}]"
 
 
 def _cell(row: Mapping[str, Any] | None, measure: str) -> str:

@@ -1,9 +1,10 @@
-"""Samples steered through the velocity: by a painting, or by the known pixels of an image ("sampling with conditions").
+"""Samples that are steered: by a painting, by the known pixels of an image, or by what another model says.
 
 Given position x and data x1 the velocity of a bridge is Gaussian, so before an evaluation it may be drawn anew, given
-an image that is to be approached. The network is the unconditional one.
+an image that is to be approached ("sampling with conditions"). The network is the unconditional one.
 """
 
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import jax
@@ -14,7 +15,8 @@ from common.arrays import SIGNED, as_images, as_mask, as_numbers
 from common.errors import input_error
 from phase_bridge import bridge as bridges
 from phase_bridge.bridge import Bridge
-from phase_bridge.processes.base import join, split
+from phase_bridge.processes import Process, beside, join, split
+from phase_bridge.sampling import Model, sample
 
 
 class Condition(NamedTuple):
@@ -28,6 +30,44 @@ class Condition(NamedTuple):
     known: jax.Array | None = None  # [B or 1, ..., C or 1], 1 where the image counts; None: everywhere
     start: float = 0.0
     fraction: float = 0.0
+
+    def check(self, process: Process, shape: tuple[int, ...]) -> None:
+        """Raises `InputError` unless samples of `shape` along `process` can be steered."""
+        if process.name != "bridge":
+            raise input_error("condition", expected="none but for a Bridge", got="one", fix="use a Bridge")
+        if not _fits(self.image.shape, shape):
+            expected, got = f"one or more of shape {shape}", self.image.shape
+            raise input_error("condition.image", expected=expected, got=got, fix="match the samples")
+
+    def rows(self, b: Bridge, times: np.ndarray) -> np.ndarray:
+        """Returns what `impose` needs at each of N evaluations `[N, 5]`: on or off, c_x, c_v, slope and spread of v."""
+        n = np.arange(len(times))
+        on = n < np.floor(self.fraction * len(times))
+        c_x, c_v = bridges.mean_coefficients(b, times)
+        xx, xv, _ = bridges.covariance(b, times)
+        return np.stack([on, c_x, c_v, xv / xx, bridges.cholesky(b, times)[2]], -1)
+
+    def begin(self, m: jax.Array) -> jax.Array:
+        """Mixes the image into the velocity of the first state, v <- (1 - start) v + start y ("init-v")."""
+        x, v = split(m)
+        return join(x, (1 - self.start) * v + self.start * self.image.astype(v.dtype))
+
+    def impose(self, noise, keys, n, row, m, estimate):
+        """Returns m `[B, ..., 2C]` with a new velocity, v ~ N(c_v y + (Sigma_xv / Sigma_xx)(x - c_x y), L_vv^2).
+
+        y is the image, and `estimate` where pixels are unknown.
+        """
+        on, c_x, c_v, slope, spread = row
+        x, v = split(m)
+        y = jnp.broadcast_to(self.image, x.shape).astype(x.dtype)
+        if self.known is not None:
+            y = jnp.where(self.known > 0, y, estimate)
+        new = c_v * y + slope * (x - c_x * y) + spread * noise(keys, n, 2, x)
+        return join(x, jnp.where(on > 0, new, v))
+
+    def finish(self, x: jax.Array) -> jax.Array:
+        """Returns samples `[B, ..., C]` with known pixels at those of the image."""
+        return x if self.known is None else jnp.where(self.known > 0, self.image.astype(x.dtype), x)
 
 
 def stroke(image: jax.Array, *, start: float = 0.0, fraction: float = 0.25) -> Condition:
@@ -49,53 +89,12 @@ def inpainting(image: jax.Array, known: jax.Array) -> Condition:
     end known pixels are set to the image, exactly. Raises `InputError` if the shapes do not fit or nothing is known.
     """
     image, known = _image(image), jnp.asarray(as_mask(known, "known"), jnp.float32)
-    if not fits(known.shape[1:], image.shape[1:]):
+    if not _fits(known.shape[1:], image.shape[1:]):
         expected = f"a mask for images {image.shape}"
         raise input_error("known", expected=expected, got=known.shape, fix="one entry a pixel")
     if not bool(known.any()):
         raise input_error("known", expected="zeros and ones, not all zero", got="zeros alone", fix="1 is a known pixel")
     return Condition(image, known, 0.0, 1.0)
-
-
-def rows(b: Bridge, condition: Condition, times: np.ndarray) -> np.ndarray:
-    """Returns what `impose` needs at each of N evaluations `[N, 5]`: on or off, c_x, c_v, slope and spread of v."""
-    n = np.arange(len(times))
-    on = n < np.floor(condition.fraction * len(times))
-    c_x, c_v = bridges.mean_coefficients(b, times)
-    xx, xv, _ = bridges.covariance(b, times)
-    return np.stack([on, c_x, c_v, xv / xx, bridges.cholesky(b, times)[2]], -1)
-
-
-def impose(image, known, noise, keys, n, row, m, estimate):
-    """Returns m `[B, ..., 2C]` with a new velocity, v ~ N(c_v y + (Sigma_xv / Sigma_xx)(x - c_x y), L_vv^2).
-
-    y is the image, and `estimate` where pixels are unknown.
-    """
-    on, c_x, c_v, slope, spread = row
-    x, v = split(m)
-    y = jnp.broadcast_to(image, x.shape).astype(x.dtype)
-    if known is not None:
-        y = jnp.where(known > 0, y, estimate)
-    new = c_v * y + slope * (x - c_x * y) + spread * noise(keys, n, 2, x)
-    return join(x, jnp.where(on > 0, new, v))
-
-
-def begin(condition: Condition, m: jax.Array) -> jax.Array:
-    """Mixes the image into the velocity of the first state, v <- (1 - start) v + start y ("init-v")."""
-    x, v = split(m)
-    return join(x, (1 - condition.start) * v + condition.start * condition.image.astype(v.dtype))
-
-
-def finish(condition: Condition | None, x: jax.Array) -> jax.Array:
-    """Returns samples `[B, ..., C]` with known pixels at those of the image."""
-    if condition is None or condition.known is None:
-        return x
-    return jnp.where(condition.known > 0, condition.image.astype(x.dtype), x)
-
-
-def fits(part: tuple[int, ...], whole: tuple[int, ...]) -> bool:
-    """Returns whether an array of shape `part` can stand, repeated, for one of shape `whole`."""
-    return len(part) == len(whole) and all(one in (1, all_) for one, all_ in zip(part, whole, strict=True))
 
 
 def painting(images: np.ndarray, cells: int) -> np.ndarray:
@@ -115,6 +114,82 @@ def around_hole(size: int, fraction: float) -> np.ndarray:
     return known
 
 
+def _fits(part: tuple[int, ...], whole: tuple[int, ...]) -> bool:
+    """Returns whether an array of shape `part` can stand, repeated, for one of shape `whole`."""
+    return len(part) == len(whole) and all(one in (1, all_) for one, all_ in zip(part, whole, strict=True))
+
+
 def _image(image):
     image = as_numbers(image, "image", scale=SIGNED)
     return jnp.asarray(as_images(image, "image", scale=SIGNED) if image.ndim == 4 else image)
+
+
+def guide(
+    model: Model, key: jax.Array, images: np.ndarray, *, cells: int, hole: float, nfe: int
+) -> dict[str, np.ndarray]:
+    """Returns images `[N, H, W, C]` in [-1, 1] made from paintings and around holes, and what they were made from.
+
+    model: along a bridge, with the classes of the images if it knows any.
+    """
+    images = np.asarray(as_images(images, "images", scale=SIGNED))
+    painted = painting(images, cells)
+    known = around_hole(images.shape[1], hole)
+    conditions = {"stroke": stroke(painted), "inpainting": inpainting(images, known)}
+    options = {"kind": "ode", "nfe": nfe}
+    made = {
+        name: np.asarray(sample(model, key, images.shape, condition=each, **options)[0])
+        for name, each in conditions.items()
+    }
+    free = np.asarray(sample(model, key, images.shape, **options)[0])
+    own = {} if model.labels is None else {"labels": np.asarray(model.labels)}
+    return {"original": images, "painting": painted, "known": known, "free": free, **made, **own}
+
+
+def guided(model: Model, other: Model, *, scale: float, sigma_low: float = 0.0, sigma_high: float = float("inf")):
+    """Returns the model D_other + scale (D_model - D_other) at noise levels from `sigma_low` to `sigma_high`.
+
+    Classifier-free guidance (Ho & Salimans, 2022) with `other` the model without classes, in a limited interval
+    (Kynkäänniemi et al., NeurIPS 2024), or autoguidance with `other` a worse model of the same data (Karras et al.,
+    NeurIPS 2024). Outside of the interval, and with scale 1, it is `model`. Two network evaluations a step.
+    Raises `InputError` for models along different paths and an interval that is none.
+
+    >>> import jax.numpy as jnp, phase_bridge
+    >>> path = phase_bridge.EDM()
+    >>> own, other = (phase_bridge.denoiser_model(path, lambda u, sigma, a=a: a + 0 * u) for a in (1.0, 0.5))
+    >>> phase_bridge.guided(own, other, scale=3.0).denoise(jnp.zeros((1, 1)), 1.0)
+    Array([[2.]], dtype=float32)
+    """
+    if not isinstance(other, Model) or other.process != model.process:
+        got = getattr(other, "process", type(other).__name__)
+        raise input_error("other", expected=f"a model along {model.process}", got=got, fix="use other.along(process)")
+    if not 0 <= sigma_low <= sigma_high:
+        got = f"{sigma_low:g} to {sigma_high:g}"
+        raise input_error("sigma_low", expected="0 <= sigma_low <= sigma_high", got=got, fix="leave both out")
+    weights = (model, other, jnp.float32(scale), jnp.float32(sigma_low), jnp.float32(sigma_high))
+    read = _guided_denoiser if model.denoiser and other.denoiser else _GuidedEstimate(model.process)
+    return replace(
+        model, read=read, weights=weights, labels=None, denoiser=model.denoiser and other.denoiser, num_classes=0
+    )
+
+
+def _guided_denoiser(weights, labels, u, sigma):
+    del labels
+    model, other, *numbers = weights
+    return _combined(model.denoise(u, sigma), other.denoise(u, sigma), sigma, *numbers)
+
+
+@dataclass(frozen=True)
+class _GuidedEstimate:
+    """`_guided_denoiser` for networks that see the states of one path."""
+
+    process: Process
+
+    def __call__(self, weights, labels, m, t):
+        del labels
+        model, other, *numbers = weights
+        return _combined(model.estimate(m, t), other.estimate(m, t), self.process.noise_level(t), *numbers)
+
+
+def _combined(own, other, sigma, scale, low, high):
+    scale = jnp.where((sigma >= low) & (sigma <= high), scale, 1.0)
+    return other + beside(scale, own) * (own - other)

@@ -105,19 +105,21 @@ def evaluate(
     key: jax.Array,
     *,
     data: Callable[[int, int], np.ndarray],
+    other: Callable[[int, int], np.ndarray],
     num: int,
     batch_size: int,
     repeats: int,
     points: Toy | None,
     features: Features | None = None,
 ) -> Evaluation:
-    """Measures `samplers[nfe](key, num=, batch_size=)` at each number of evaluations, and fresh data as the floor.
+    """Measures `samplers[nfe](key, num=, batch_size=)` at each number of evaluations, and other data as the floor.
 
-    data: `data(i, count)`, the i-th set of held-out data; the first is what everything is compared with.
+    data: `data(i, count)`, the i-th set of held-out data; the first is what everything is compared with. other: the
+    like for the floor, sets that have nothing in common with the first.
     """
     measure = functools.partial(quality, points=points, features=features)
     reference = data(0, num)
-    floor = [measure(data(i + 1, len(reference)), reference) for i in range(repeats)]
+    floor = [measure(other(i + 1, len(reference)), reference) for i in range(repeats)]
     table: list[dict[str, Any]] = [{"nfe": "data", **averaged(floor)}]
     arrays: dict[str, np.ndarray] = {"reference": reference[:4096]}
     for nfe, draw in samplers.items():

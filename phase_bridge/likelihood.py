@@ -19,8 +19,8 @@ from common.errors import RunError, input_error
 from common.prng import as_key
 from phase_bridge import bridge as bridges
 from phase_bridge.bridge import Bridge
-from phase_bridge.models import Model, Sampler
-from phase_bridge.processes.base import join, split
+from phase_bridge.processes import join, split
+from phase_bridge.sampling import Model, Sampler
 from phase_bridge.schedules import END
 
 # With more coordinates the trace is estimated unless asked for.

@@ -3,6 +3,7 @@
 import functools
 import os
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -13,6 +14,7 @@ import numpy as np
 from common import config as configs
 from common import sampling as drawing
 from common.checkpoint import restore_params
+from common.checkpoint.shelf import Shelf
 from common.data import batches
 from common.data.pipeline import build as build_sources
 from common.data.source import Source, in_threads
@@ -25,17 +27,15 @@ from phase_bridge import bridge as bridges
 from phase_bridge import objectives, sampling, toy
 from phase_bridge.bridge import Bridge
 from phase_bridge.evaluation import FEATURES, evaluate, image_features
-from phase_bridge.models import Model, named_by_key
-from phase_bridge.models import Sampler as SamplerConfig
 from phase_bridge.network import build as build_network
 from phase_bridge.objectives import Objective
-from phase_bridge.processes.base import Process
-from phase_bridge.processes.cld import CLD
-from phase_bridge.processes.edm import EDM
-from phase_bridge.processes.flow import Flow
-from phase_bridge.solvers.table import SOLVERS, chosen, make_steps
+from phase_bridge.processes import CLD, EDM, Flow, Process
+from phase_bridge.sampling import Model, named_by_key
+from phase_bridge.sampling import Sampler as SamplerConfig
+from phase_bridge.solvers import SOLVERS, chosen, make_steps
 
 NAME = "phase_bridge"
+SHELF = Shelf(Path(__file__).with_name("weights"), base)
 PROCESSES = ("bridge", "flow", "edm", "cld")
 TOY = "toy:"
 
@@ -132,6 +132,7 @@ def build(config) -> Method:
             },
             key,
             data=held_out(config, sources),
+            other=held_out(config, sources, other=True),
             num=checks.num,
             batch_size=checks.batch_size,
             repeats=checks.repeats,
@@ -171,7 +172,9 @@ def build_setup(config) -> Setup:
     if points and config.model.network != "mlp":
         got, fix = f'"{config.model.network}"', "set config.model.network=mlp"
         raise input_error("config.model.network", expected='"mlp" for points', got=got, fix=fix)
-    shape = (2,) if points else (data.size, data.size, data.channels)
+    shape = (data.size, data.size, data.channels)
+    if points:
+        shape = (toy.toy(data.source.removeprefix(TOY), "config.data.source").size,)
     process = build_process(config, config.sampler.process or goal.process, "config.sampler.process")
     kind = config.sampler.kind or (goal.kind if process.name == "bridge" else "ode")
     setup = Setup(
@@ -311,12 +314,17 @@ def check_classes(config) -> int:
 
 
 def is_toy(config) -> bool:
-    """Whether the data are points of the plane."""
+    """Whether the data are points."""
     return config.data.source.startswith(TOY)
 
 
 def load_setup(workdir: str | os.PathLike, *, ema: bool = True, step: int | None = None) -> tuple[Setup, Variables]:
-    """Returns set-up and variables of the run in `workdir`, without data or optimizer; raises `InputError`."""
+    """Returns set-up and variables of a run, or of weights as `load` takes them; raises `InputError`.
+
+    Neither data nor an optimizer is needed.
+    """
+    if packed := SHELF.opened(workdir, step=step):
+        return build_setup(packed[0]), packed[1]
     method = configs.method_of(workdir)
     if method != NAME:
         raise input_error(
@@ -328,7 +336,8 @@ def load_setup(workdir: str | os.PathLike, *, ema: bool = True, step: int | None
 def load(workdir: str | os.PathLike, *, ema: bool = True, step: int | None = None) -> Model:
     """Returns the trained model of a run, with its path, the shape of its samples and the sampler of its config.
 
-    workdir: the directory that `train` or `import-weights` wrote. ema: the running average of the weights. step: of the
+    workdir: the directory that `train` or `import-weights` wrote, the file of `export`, or the name of a model that
+      comes with the package (an unknown one lists them). ema: the running average of the weights. step: of the
     checkpoint (default: the last). Raises `InputError` for what is no run of this method.
     """
     setup, variables = load_setup(workdir, ema=ema, step=step)
@@ -355,22 +364,25 @@ def times_of(setup: Setup) -> np.ndarray:
     return sampling.times_of(setup.process, solver, own.schedule, own.nfe, kind=setup.kind)
 
 
-def held_out(config, sources) -> Callable[[int, int], np.ndarray]:
-    """Returns `data(i, count)`: held-out examples, other ones for each i; images as `held_out_images` has them."""
+def held_out(config, sources, *, other: bool = False) -> Callable[[int, int], np.ndarray]:
+    """Returns `data(i, count)`: held-out examples, other ones for each i; images as `held_out_images` has them.
+
+    other: images of the training split instead, which have none in common with these.
+    """
     if is_toy(config):
         name, seed = config.data.source.removeprefix(TOY), 2 * config.data.split_seed + 1
         return lambda i, count: toy.draw(name, seed=seed, count=count, first=i * count)
-    images = held_out_images(config, sources)
+    images = held_out_images(config, sources, split="train" if other else "test")
     return lambda i, count: images(i, count)["data"]
 
 
-def held_out_images(config, sources) -> Callable[[int, int], dict[str, np.ndarray]]:
-    """Returns `images(i, count)`: `data [count, H, W, C]` in [-1, 1], spread over the held-out set, and their `label`.
+def held_out_images(config, sources, *, split: str = "test") -> Callable[[int, int], dict[str, np.ndarray]]:
+    """Returns `images(i, count)`: `data [count, H, W, C]` in [-1, 1], spread over the split, and their `label`.
 
     Fewer where there are not so many. With `config.sampler.label` only images of that class; raises `InputError` if
     there are none.
     """
-    source, label = sources()["test"], config.sampler.label
+    source, label = sources()[split], config.sampler.label
     chosen = np.arange(len(source))
     if label >= 0:
         chosen = chosen[np.concatenate(in_threads(lambda block: source.read(block)["label"], len(source))) == label]

@@ -14,6 +14,9 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
+from scipy.optimize import linear_sum_assignment
+from scipy.spatial.distance import cdist
 
 from common.data.batches import example_keys
 from common.errors import choice, input_error
@@ -21,9 +24,8 @@ from common.method import Aux, Variables
 from phase_bridge import bridge as bridges
 from phase_bridge import preconditioning
 from phase_bridge.bridge import Bridge
-from phase_bridge.models import Model
-from phase_bridge.processes.base import Process, beside
-from phase_bridge.processes.flow import Flow, couple
+from phase_bridge.processes import Flow, Process, beside
+from phase_bridge.sampling import Model
 
 NAMES = ("force", "denoiser", "velocity")
 OUTPUTS = ("force", "preconditioned")
@@ -200,6 +202,26 @@ def velocity(*, coupling: int = 0) -> Objective:
         time_input=fraction,
         estimate=lambda output, u, sigma: u / beside(1 + sigma, u) + beside(fraction(sigma), u) * output,
     )
+
+
+def couple(x1: jax.Array, noise: jax.Array, *, size: int) -> jax.Array:
+    """Returns `x1 [B, ...]` reordered within groups of `size`, so that sum |x1_i - noise_i|^2 is least in each.
+
+    Tong et al., TMLR 2024; Pooladian et al., ICML 2023. The assignment is computed exactly, on the host. Raises
+    `InputError` unless the batch consists of whole groups.
+    """
+    count = x1.shape[0]
+    if size < 2 or count % size:
+        fix = "use a divisor of the batch size on each device, or 0"
+        raise input_error("coupling", expected=f"at least 2, and a divisor of {count} examples", got=size, fix=fix)
+    groups = [each.reshape(count // size, size, -1) for each in (x1, noise)]
+    order = jax.pure_callback(_assign, jax.ShapeDtypeStruct((count // size, size), jnp.int32), *groups)
+    return jnp.take_along_axis(groups[0], order[..., None], axis=1).reshape(x1.shape)
+
+
+def _assign(x1, noise) -> np.ndarray:
+    pairs = zip(np.asarray(x1), np.asarray(noise), strict=True)
+    return np.stack([linear_sum_assignment(cdist(b, a, "sqeuclidean"))[1] for a, b in pairs]).astype(np.int32)
 
 
 def loss(

@@ -9,10 +9,10 @@ import numpy as np
 
 from common.solvers.linear import Steps, check
 from phase_bridge import bridge as bridges
-from phase_bridge import conditioning
+from phase_bridge import phase_solvers as phase
 from phase_bridge.bridge import Bridge
-from phase_bridge.models import Model
-from phase_bridge.solvers import phase
+from phase_bridge.conditioning import Condition
+from phase_bridge.sampling import Model
 
 
 def outputs(model: Model, *, kind: str):
@@ -79,9 +79,9 @@ def flight_covariance(b: Bridge, t, h):
     return b.p**2 * xx, b.p**2 * xv, b.p**2 * vv
 
 
-def rows(b: Bridge, condition: conditioning.Condition, times: np.ndarray) -> np.ndarray:
-    """Returns `conditioning.rows` with the variance of the velocity for its standard deviation."""
-    right = conditioning.rows(b, condition, times)
+def rows(b: Bridge, condition: Condition, times: np.ndarray) -> np.ndarray:
+    """Returns `Condition.rows` with the variance of the velocity for its standard deviation."""
+    right = condition.rows(b, times)
     return np.concatenate([right[:, :4], right[:, 4:] ** 2], 1)
 
 

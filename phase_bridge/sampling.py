@@ -1,9 +1,12 @@
-"""Samples of a model: a state from the prior is carried along the model's path to the data."""
+"""A generative model, which is a path and the estimate E[x1 | state] along it, and samples of it.
+
+A state from the prior is carried along the model's path to the data.
+"""
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
-from typing import Any
+from collections.abc import Callable, Container, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,18 +14,116 @@ import numpy as np
 from jax.tree_util import Partial
 
 from common.arrays import SIGNED, as_numbers
-from common.errors import choice, input_error
+from common.errors import InputError, choice, input_error
 from common.prng import as_keys
 from common.solvers import linear
 from common.solvers.linear import Steps
-from phase_bridge import conditioning
-from phase_bridge.conditioning import Condition
-from phase_bridge.models import Model, Sampler
-from phase_bridge.processes.base import Process, join, split
+from phase_bridge.processes import Denoiser, Process, join, split
 from phase_bridge.schedules import schedule as make_schedule
-from phase_bridge.solvers.table import SOLVERS, TABLEAUS, Stages, chosen, make_steps, run_stages, steps_for
+from phase_bridge.solvers import SOLVERS, TABLEAUS, Stages, Table, chosen, make_steps, run_stages, steps_for
 
 OUTPUTS = ("estimate", "state")
+
+
+class Sampler(NamedTuple):
+    """Arguments of `phase_bridge.sample` where nothing is chosen; `schedule` has its options as pairs."""
+
+    solver: str | None = None
+    schedule: tuple[tuple[str, Any], ...] = ()
+    nfe: int = 20
+    degree: int | None = None
+    corrector: bool | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """What samplers take: made by `phase_bridge.load` or `denoiser_model`; a pytree whose leaves are the weights.
+
+    process: the path that states follow. denoiser: whether `read(weights, labels, u, sigma)` is a denoiser, which
+    serves every path, or `read(weights, labels, state, t)` the estimate of a network that sees states of this path
+    alone. labels: classes `[]` or `[B]` of the samples, or None. kind: the sampler's default, "ode" or "sde". shape,
+    sampler: of a loaded model, the shape of one sample and the sampler of its config.
+    """
+
+    process: Process
+    read: Callable
+    weights: Any = None
+    labels: jax.Array | None = None
+    denoiser: bool = True
+    kind: str = "ode"
+    num_classes: int = 0
+    shape: tuple[int, ...] = ()
+    sampler: Sampler = Sampler()
+
+    def estimate(self, m: jax.Array, t) -> jax.Array:
+        """Returns E[x1 | m] `[B, ..., C]` at states `m [B, ..., k C]` of the path at time t."""
+        if not self.denoiser:
+            return self.read(self.weights, self.labels, m, jnp.asarray(t, m.dtype))
+        return self.denoise(*self.process.observe(m, jnp.asarray(t, m.dtype)))
+
+    def denoise(self, u: jax.Array, sigma) -> jax.Array:
+        """Returns E[x1 | u = x1 + sigma e] `[B, ..., C]` for `u [B, ..., C]` and sigma `[]` or `[B]`."""
+        sigma = jnp.asarray(sigma, u.dtype)
+        if self.denoiser:
+            return self.read(self.weights, self.labels, u, sigma)
+        t = self.process.time_at(sigma)
+        return self.read(self.weights, self.labels, self.process.embed(u, t), t)
+
+    def along(self, process: Process) -> "Model":
+        """Returns the same network along another path; raises `InputError` for one that knows its own states only."""
+        if process == self.process:
+            return self
+        if not self.denoiser:
+            raise input_error(
+                "process",
+                expected=f"{self.process}, whose states the network was trained on",
+                got=process,
+                fix="train with config.objective.name=denoiser, which serves every path",
+            )
+        kind = self.kind if process.name == "bridge" else "ode"
+        return replace(self, process=process, kind=kind, sampler=Sampler())
+
+    def of_class(self, labels) -> "Model":
+        """Returns the model of given classes: one, or one a sample `[B]`; -1 is no class. Raises `InputError`."""
+        labels = jnp.asarray(labels, jnp.int32)
+        if not self.num_classes or bool((labels < -1).any()) or bool((labels >= self.num_classes).any()):
+            expected = f"-1 to {self.num_classes - 1}" if self.num_classes else "none: the model knows no classes"
+            raise input_error("labels", expected=expected, got=labels, fix="see model.num_classes")
+        return replace(self, labels=labels)
+
+
+jax.tree_util.register_dataclass(
+    Model,
+    data_fields=["weights", "labels"],
+    meta_fields=["process", "read", "denoiser", "kind", "num_classes", "shape", "sampler"],
+)
+
+
+def denoiser_model(process: Process, denoise: Denoiser, *, kind: str = "ode") -> Model:
+    """Returns a model of any denoiser D(u, sigma) = E[x1 | u = x1 + sigma e], by anyone, along a path.
+
+    denoise: `(u [B, ..., C], sigma []) -> [B, ..., C]`; as a `jax.tree_util.Partial` its arrays travel as arguments.
+
+    >>> import jax, phase_bridge
+    >>> model = phase_bridge.denoiser_model(phase_bridge.Flow(), lambda u, sigma: u / (1 + sigma**2))
+    >>> samples, info = phase_bridge.sample(model, jax.random.key(0), (1000, 2), nfe=10)
+    >>> samples.shape, info["nfe"]
+    ((1000, 2), 10)
+    """
+    if not callable(denoise):
+        raise input_error("denoise", expected="a function (u, sigma)", got=type(denoise).__name__, fix="give one")
+    return Model(process, _call, denoise if isinstance(denoise, Partial) else Partial(denoise), kind=kind)
+
+
+def _call(denoise, labels, u, sigma):
+    del labels
+    return denoise(u, sigma)
+
+
+def estimate_model(process: Process, estimate: Callable, *, kind: str = "ode") -> Model:
+    """Returns a model of an estimate `(state [B, ..., k C], t []) -> [B, ..., C]` that knows one path alone."""
+    inner = estimate if isinstance(estimate, Partial) else Partial(estimate)
+    return Model(process, _call, inner, denoiser=False, kind=kind)
 
 
 def sample(
@@ -30,13 +131,13 @@ def sample(
     key: jax.Array,
     shape: tuple[int, ...],
     *,
-    solver: str | None = None,
+    solver: str | Table | None = None,
     schedule: Sequence[float] | np.ndarray | Mapping[str, Any] | str | None = None,
     nfe: int | None = None,
     kind: str | None = None,
     degree: int | None = None,
     corrector: bool | None = None,
-    condition: Condition | None = None,
+    condition: Any = None,
     start: jax.Array | None = None,
     noise: linear.Noise | None = None,
     first_index: int = 0,
@@ -47,14 +148,15 @@ def sample(
 ) -> tuple[jax.Array, dict[str, Any]]:
     """Returns samples of `shape [B, ..., C]`, made with at most `nfe` evaluations of the model, and a dictionary.
 
-    model: of `phase_bridge.load`, `denoiser_model`, `mixtures.mixture`, ...; it knows the path.
+    model: of `phase_bridge.load`, `denoiser_model`, `mixture`, ...; it knows the path.
     key: of `jax.random.key` or `PRNGKey`, or a seed. Sample i depends on fold_in(key, first_index + i), so a run may be
       split into batches, or on key[i] if there is one a sample.
-    solver, kind, degree, corrector: see `phase_bridge.make_steps`; kind "ode" or "sde" (default: the model's).
+    solver, kind, degree, corrector: see `phase_bridge.make_steps`; kind "ode" or "sde" (default: the model's). A
+      `Table`, of `learn_table` or `load_table`, is a solver of its own path that has its times and all else.
     schedule: a name or a dictionary of options of `phase_bridge.schedule`, or the times themselves `[N + 1]`.
     nfe: number of evaluations (default: what `schedule` has times for, else the model's own where nothing of the
       sampler is chosen, else 20). A number that times contradict is refused.
-    condition: see `phase_bridge.conditioning`; bridges only.
+    condition: of `phase_bridge.stroke` or `inpainting`; bridges only.
     start `[B, ..., k C]` replaces the state from the prior, `noise` the noise of the steps.
     output: "estimate", the data estimate of the last evaluation (which ends the run there; the default for two-part
       states), or "state", the position at the last time (the default for one-part states, whose last time is the data).
@@ -64,8 +166,7 @@ def sample(
     Raises `InputError`, before anything is compiled, for what does not fit together.
 
     >>> import jax, phase_bridge
-    >>> from phase_bridge.mixtures import mixture
-    >>> model = mixture(phase_bridge.Bridge(), [[-0.5, 0.0], [0.5, 0.0]], [0.3, 0.7], 0.1)
+    >>> model = phase_bridge.mixture(phase_bridge.Bridge(), [[-0.5, 0.0], [0.5, 0.0]], [0.3, 0.7], 0.1)
     >>> points, info = phase_bridge.sample(model, jax.random.key(0), (1000, 2), nfe=10)
     >>> info["nfe"], bool(abs((points[:, 0] > 0).mean() - 0.7) < 0.05)
     (10, True)
@@ -76,10 +177,15 @@ def sample(
     if solver is None and schedule is None and kind is None and degree is None and corrector is None:
         solver, schedule, own, degree, corrector = model.sampler
         nfe = own if nfe is None else nfe
-    kind = model.kind if kind is None else kind
-    solver = chosen(process, solver, kind)
-    times = times_of(process, solver, schedule, nfe, kind=kind)
-    steps = make_steps(process, times, solver=solver, kind=kind, degree=degree, corrector=corrector)
+    if isinstance(solver, Table):
+        fixed = {"schedule": schedule, "kind": kind, "degree": degree, "corrector": corrector}
+        steps = _steps_of(solver, process, fixed | {"nfe": None if nfe == len(solver.steps.times) else nfe})
+        solver = ""
+    else:
+        kind = model.kind if kind is None else kind
+        solver = chosen(process, solver, kind)
+        times = times_of(process, solver, schedule, nfe, kind=kind)
+        steps = make_steps(process, times, solver=solver, kind=kind, degree=degree, corrector=corrector)
     output = choice("output", output or ("estimate" if process.parts == 2 else "state"), OUTPUTS)
     if isinstance(steps, Stages):
         for name, value in (("condition", condition), ("noise", noise)):
@@ -95,13 +201,7 @@ def sample(
             expected = f"[x, v] of shape {whole}" if process.parts == 2 else f"states of shape {whole}"
             raise input_error("start", expected=expected, got=jnp.shape(start), fix="all parts on the last axis")
     if condition is not None:
-        if process.name != "bridge":
-            raise input_error("condition", expected="none but for a Bridge", got="one", fix="use a Bridge")
-        if not conditioning.fits(condition.image.shape, shape):
-            got = condition.image.shape
-            raise input_error(
-                "condition.image", expected=f"one or more of shape {shape}", got=got, fix="match the samples"
-            )
+        condition.check(process, shape)
     labels = model.labels
     if model.num_classes and labels is None:
         labels = random_labels(sample_keys(key, first_index, shape[0]), model.num_classes)
@@ -115,6 +215,18 @@ def sample(
         Partial(estimate, plain), steps, key, shape, process, solver=solver, dtype=dtype, **options, **stores
     )
     return samples, info | ({} if labels is None else {"labels": jnp.broadcast_to(labels, shape[:1])})
+
+
+def _steps_of(table: Table, process: Process, options: Mapping[str, Any]) -> Steps:
+    """Returns the steps of a table; raises `InputError` for another path, and options that the table decides."""
+    if table.process != process:
+        fix = "use model.along(table.process)"
+        raise input_error("solver", expected=f"a table for {process}", got=f"one for {table.process}", fix=fix)
+    for name, value in options.items():
+        if value is not None:
+            expected = f"none with a table of {len(table.steps.times)} evaluations"
+            raise input_error(name, expected=expected, got=value, fix="leave it out")
+    return table.steps
 
 
 def random_labels(keys: jax.Array, num_classes: int) -> jax.Array:
@@ -179,7 +291,7 @@ def run(
     *,
     solver: str = "",
     start: jax.Array | None = None,
-    condition: Condition | None = None,
+    condition: Any = None,
     rows: np.ndarray | None = None,
     noise: linear.Noise | None = None,
     first_index: int = 0,
@@ -190,13 +302,13 @@ def run(
 ) -> tuple[jax.Array, dict[str, Any]]:
     """Runs a table of steps on any function (state, t) that it is made for; `sample` says what the rest means.
 
-    rows: of `conditioning.rows`, where others than its own are wanted.
+    rows: of `Condition.rows`, where others than its own are wanted.
     """
     staged = isinstance(steps, Stages)
     if not staged and output == "estimate":
         steps = linear.keep_last(steps)
     if condition is not None and rows is None:
-        rows = conditioning.rows(process, condition, steps.times)
+        rows = condition.rows(process, steps.times)
     times = np.append(steps.times.ravel(), steps.end) if staged else steps.times
     # One-part states begin with the noise of the first time: the largest level that is chosen, whatever the path's.
     begin = process.first if process.parts == 2 else float(times[0])
@@ -267,8 +379,8 @@ def _run(
         return linear.Solution(state, estimate, None, None)
     intervene, estimate = None, None
     if condition is not None:
-        m = conditioning.begin(condition, m)
-        intervene = Partial(conditioning.impose, condition.image, condition.known, noise)
+        m = condition.begin(m)
+        intervene = Partial(type(condition).impose, condition, noise)
         if condition.known is not None:
             # What the unknown pixels look like before anything was evaluated takes one more evaluation.
             output, (x, v) = field(m, jnp.asarray(steps.times[0], dtype)), split(m)
@@ -287,8 +399,17 @@ def _run(
         store_states=store_states,
     )
     each = [None if stored is None else jnp.moveaxis(stored, 0, 1) for stored in outcome[2:]]
-    final = conditioning.finish(condition, outcome.estimate)
-    state = outcome.state
-    if condition is not None and condition.known is not None:
-        state = join(conditioning.finish(condition, split(state)[0]), split(state)[1])
-    return outcome._replace(state=state, estimate=final, estimates=each[0], states=each[1])
+    outcome = outcome._replace(estimates=each[0], states=each[1])
+    if condition is None:
+        return outcome
+    x, v = split(outcome.state)
+    return outcome._replace(state=join(condition.finish(x), v), estimate=condition.finish(outcome.estimate))
+
+
+def named_by_key(error: InputError, keys: Container[str]) -> InputError:
+    """Returns an error about an argument of the sampler as one about its key `config.sampler.KEY`."""
+    field, _, rest = str(error).partition(": ")
+    if field not in keys:
+        return error
+    unset = "-1" if field == "degree" else "''" if field == "corrector" else "0"
+    return InputError(f"config.sampler.{field}: {rest.replace('leave it out', f'set config.sampler.{field}={unset}')}")

@@ -8,7 +8,7 @@ import numpy as np
 from common.errors import choice, input_error
 from common.solvers import grids
 from phase_bridge.bridge import KINDS
-from phase_bridge.processes.base import Process
+from phase_bridge.processes import Process
 
 KINDS_OF_SCHEDULE = ("levels", "uniform", "power", "power_from_0", "power_to_1", "quadratic")
 FIRST, END, END_OF_LEVELS = 1e-5, 0.999, 0.9999  # of bridges: where they begin, and where the last step ends

@@ -143,10 +143,13 @@ def test_rooms_of_common_import_each_other_in_one_direction():
     assert [room for room in graph if room.startswith("common.") and room in reached(room, set())] == []
 
 
-def test_modules_of_gahb_are_in_no_circle():
+@pytest.mark.parametrize("method", ["gahb", "phase_bridge"])
+def test_modules_of_a_method_are_in_no_circle(method):
     """Neither at the top of a module nor inside a function: loading is on top of what it loads."""
     modules = {
-        ".".join(path.relative_to(ROOT).with_suffix("").parts): path for path in files() if name(path)[:5] == "gahb/"
+        ".".join(path.relative_to(ROOT).with_suffix("").parts): path
+        for path in files()
+        if name(path).startswith(f"{method}/")
     }
     graph = {each: {dotted for dotted in imports(tree(path)) if dotted in modules} for each, path in modules.items()}
 

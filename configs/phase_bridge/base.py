@@ -12,7 +12,7 @@ def base() -> ConfigDict:
     config.method = "phase_bridge"
     config.model = model()
 
-    config.data.source = "toy:spiral"  # also "toy:mixture" | "toy:checkerboard" | "toy:moons": points of the plane
+    config.data.source = "toy:spiral"  # also "toy:mixture" | "toy:checkerboard" | "toy:moons" | "toy:product": points
     config.data.points = 0  # toy: different training points (0 = fresh ones in every step; published: 5000)
     config.data.channels = 3
     config.data.flip = False
@@ -52,7 +52,7 @@ def base() -> ConfigDict:
     sampler.label = -1  # models of classes: the class of all samples (-1 = all equally likely)
     sampler.process = ""  # the path: "" = objective.process; a denoiser serves "bridge" | "flow" | "edm" | "cld"
     sampler.kind = ""  # bridge: "" = objective.kind | "ode" (probability flow) | "sde" (stochastic)
-    sampler.solver = ""  # "" = the path's default | a name of phase_bridge/solvers/table.py
+    sampler.solver = ""  # "" = the path's default | a name of phase_bridge/solvers.py
     sampler.degree = -1  # of the polynomial that multistep solvers extrapolate (-1 = the solver's own)
     sampler.corrector = ""  # "" = the solver's own | "on": each step is corrected by the next evaluation | "off"
     sampler.schedule = (
@@ -72,7 +72,7 @@ def base() -> ConfigDict:
     evaluate.features = "random"  # images: "random" | "pixels" | "inception:FILE", whose Frechet distance is measured
 
     config.compare = compare = ConfigDict()  # of `python -m phase_bridge compare`
-    compare.models = ("main",)  # "main" | "one_denoiser" (groups), and names, of phase_bridge/compare/models.py
+    compare.models = ("main",)  # "main" | "one_denoiser" (groups), and names, of phase_bridge/compare_models.py
     compare.seeds = 3  # training seeds
     compare.nfe = (1, 2, 3, 5, 8, 10, 20, 50)
     compare.exact = False  # toy:mixture: the exact denoiser in place of networks, which compares the paths alone

@@ -5,7 +5,7 @@ import pytest
 
 from benchmarks import phase_bridge_solvers as benchmark
 from phase_bridge import bridge as bridges
-from phase_bridge.solvers.table import make_steps
+from phase_bridge.solvers import make_steps
 
 
 def test_spread_is_that_of_the_modes():

@@ -11,13 +11,13 @@ from jax.tree_util import Partial
 
 from common.solvers.linear import recorded_noise
 from phase_bridge import bridge as bridges
-from phase_bridge import conditioning, released, sampling, schedules
+from phase_bridge import phase_solvers as phase
+from phase_bridge import released, sampling, schedules
 from phase_bridge.bridge import Bridge
-from phase_bridge.conditioning import impose, inpainting, stroke
-from phase_bridge.mixtures import mixture
-from phase_bridge.models import estimate_model
-from phase_bridge.processes.base import join
-from phase_bridge.solvers import phase
+from phase_bridge.conditioning import inpainting, stroke
+from phase_bridge.processes import join
+from phase_bridge.sampling import estimate_model
+from phase_bridge.toy import mixture
 
 DTYPES = ("float32", "float64")
 DRIFTS = ("single", "gmm", "smooth")
@@ -351,23 +351,21 @@ def test_velocities_given_an_image(golden, case, dtype):
         m, noise, estimate = nhwc("m"), nhwc("noise"), nhwc("est_x1")
         channels = estimate.shape[-1]
         if case == "dyn":
-            image, known = nhwc("stroke"), None
-            condition = stroke(image, fraction=1.0)
+            condition = stroke(nhwc("stroke"), fraction=1.0)
         else:
-            image, known = nhwc("stroke_masked"), nhwc("stroke_masked") != -1
-            condition = inpainting(image, known)
+            condition = inpainting(nhwc("stroke_masked"), nhwc("stroke_masked") != -1)
         for i, row in enumerate(d["params"]):
             b = bridge_of(row)
             for rows, name, atol in (
                 (released.rows, "orig", 5e-5),
-                (conditioning.rows, "exact", 1e-6 if dtype == "float64" else 5e-5),
+                (lambda b, condition, t: condition.rows(b, t), "exact", 1e-6 if dtype == "float64" else 5e-5),
             ):
                 table = rows(b, condition, d["t"])
                 for n in range(len(d["t"])):
                     want = np.moveaxis(d[f"{name}_v_{case}"][i, n], -3, -1)
                     z = noise[n][..., channels:]
                     row = jnp.asarray(table[n], dtype)
-                    after = impose(image, condition.known, lambda *_, z=z: z, None, n, row, m[n], estimate[n])
+                    after = condition.impose(lambda *_, z=z: z, None, n, row, m[n], estimate[n])
                     assert after.dtype == dtype
                     np.testing.assert_array_equal(after[..., :channels], m[n][..., :channels])
                     close(after[..., channels:], want, atol=atol)

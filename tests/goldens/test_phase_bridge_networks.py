@@ -15,8 +15,8 @@ from common.networks import blocks
 from common.networks.unets import ADMUNet, SongUNet
 from phase_bridge import bridge as bridges
 from phase_bridge import objectives
-from phase_bridge.authors import convert, export
 from phase_bridge.bridge import Bridge
+from phase_bridge.import_weights import convert, export
 from tests.goldens import torch_attention
 
 NAMES = ("songunet_0", "songunet_1", "dhariwal_0", "dhariwal_1")

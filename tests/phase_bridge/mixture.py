@@ -7,8 +7,8 @@ import numpy as np
 from phase_bridge import bridge as bridges
 from phase_bridge import sampling
 from phase_bridge.bridge import Bridge
-from phase_bridge.mixtures import mixture
-from phase_bridge.solvers.table import make_steps
+from phase_bridge.solvers import make_steps
+from phase_bridge.toy import mixture
 
 MEANS = np.array([[0.5, 0.5], [-0.5, 0.3], [0.2, -0.6], [-0.4, -0.5]])
 WEIGHTS = np.array([0.4, 0.3, 0.2, 0.1])

@@ -6,7 +6,7 @@ import numpy as np
 
 from common.networks.layers import initialise
 from common.networks.unets import SongUNet
-from phase_bridge.authors import export
+from phase_bridge.import_weights import export
 
 SIZE = 4
 NETWORK = SongUNet(3, channels=4, multipliers=(1, 2), num_blocks=1, attention=(1,), num_classes=3)

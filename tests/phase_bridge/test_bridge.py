@@ -11,7 +11,7 @@ from scipy.integrate import solve_ivp
 from common.errors import InputError
 from phase_bridge import bridge
 from phase_bridge.bridge import Bridge
-from phase_bridge.conditioning import rows, stroke
+from phase_bridge.conditioning import stroke
 
 BRIDGES = st.builds(
     Bridge,
@@ -180,7 +180,7 @@ def test_velocity_given_position_is_the_regression_of_the_joint_draw():
     t, x1 = np.array([0.2, 0.6, 0.95]), np.array([[0.5], [-1.0], [0.3]])
     noise = np.random.default_rng(0).normal(size=(3, 2))
     m = PUBLISHED.perturb(x1, noise, t)
-    _, c_x, c_v, slope, std = rows(PUBLISHED, stroke(np.zeros((1, 1)), fraction=1.0), t).T[..., None]
+    _, c_x, c_v, slope, std = stroke(np.zeros((1, 1)), fraction=1.0).rows(PUBLISHED, t).T[..., None]
     got = c_v * x1 + slope * (m[:, :1] - c_x * x1) + std * noise[:, 1:]
     np.testing.assert_allclose(m[:, 1:], got, rtol=1e-12)
 

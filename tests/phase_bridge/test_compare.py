@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from common import config as configs
 from common.cli.dispatch import main
@@ -16,6 +17,7 @@ from phase_bridge.compare_models import (
     MODELS,
     NETWORKS,
     PATHS,
+    paired,
     sampler_of,
     split_name,
     title_of,
@@ -24,7 +26,7 @@ from phase_bridge.compare_models import (
 )
 from phase_bridge.evaluation import quality
 from phase_bridge.sampling import times_of
-from phase_bridge.solvers.table import make_steps
+from phase_bridge.solvers import make_steps
 from phase_bridge.toy import draw, toy
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -60,6 +62,7 @@ def test_it_goes_on_where_it_stopped(tmp_path, capsys):
     )
     text = path.with_suffix(".md").read_text()
     assert "| denoiser, bridge's levels; EDM |" in text and text.count("| data against data |") == 5 and "±" in text
+    assert text.count("paired by seed") == 5 and "| velocity, optimal-transport pairs; flow | " in text
     for name in ("compare", "compare-samples"):
         assert (tmp_path / "figures" / f"{name}.png").stat().st_size > 1000
     assert main(argv, APP) == 0
@@ -136,6 +139,26 @@ def test_usual_settings_follow_the_evaluations():
     assert [usual("agm-ode", nfe)["schedule"]["last"] for nfe in (1, 5, 10, 20)] == [0.4, 0.6, 0.8, 0.9]
     assert [usual("edm", nfe)["schedule"]["sigma_min"] for nfe in (2, 5, 10, 50)] == [0.25, 0.08, 0.02, 0.005]
     assert usual("flow", 5)["solver"] == "ab"
+
+
+def test_differences_are_paired_by_seed():
+    """Seeds that move both models alike do not widen the interval; numbers of `scipy.stats.ttest_rel`."""
+    shift = np.random.default_rng(0).normal(size=5)
+    other = shift + [0.3, 0.31, 0.29, 0.3, 0.32]
+    rows = [
+        {"model": model, "nfe": nfe, "seeds": {"w2": list(values)}}
+        for model, each in (("a", shift), ("b", other))
+        for nfe, values in ((3, each), (5, 2 * each))
+    ]
+    first, _, found, double = paired(rows)
+    assert first["against"]["w2"] == {"difference": 0, "low": 0, "high": 0}
+    interval = stats.ttest_rel(other, shift).confidence_interval(0.95)
+    assert found["against"]["w2"] == pytest.approx(
+        {"difference": 0.304, "low": interval.low, "high": interval.high}, rel=1e-9
+    )
+    assert interval.low > 0.28 and double["against"]["w2"]["low"] == pytest.approx(2 * interval.low)
+    single = [{**row, "seeds": {"w2": row["seeds"]["w2"][:1]}} for row in rows]
+    assert paired(single)[2]["against"]["w2"] == {"difference": pytest.approx(0.3), "low": None, "high": None}
 
 
 def test_measures_see_collapse_where_distances_do_not():

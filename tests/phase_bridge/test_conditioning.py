@@ -11,9 +11,9 @@ from common.errors import InputError
 from phase_bridge import bridge as bridges
 from phase_bridge import released, sampling
 from phase_bridge.bridge import Bridge
-from phase_bridge.conditioning import impose, inpainting, rows, stroke
-from phase_bridge.models import denoiser_model, estimate_model
-from phase_bridge.processes.flow import Flow
+from phase_bridge.conditioning import inpainting, stroke
+from phase_bridge.processes import Flow
+from phase_bridge.sampling import denoiser_model, estimate_model
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -31,8 +31,8 @@ def model(estimate=halfway, kind="ode"):
 
 def with_velocity(condition, m, t, z, estimate=None):
     """Returns the state with a new velocity as the sampler makes it, in one step alone."""
-    row = jnp.asarray(rows(B, condition._replace(fraction=1.0), np.array([t]))[0], jnp.float32)
-    return impose(condition.image, condition.known, lambda *_: z, None, 0, row, m, estimate)
+    row = jnp.asarray(condition._replace(fraction=1.0).rows(B, np.array([t]))[0], jnp.float32)
+    return condition.impose(lambda *_: z, None, 0, row, m, estimate)
 
 
 def picture(seed=0):
@@ -135,11 +135,11 @@ def test_unknown_pixels_stand_at_the_estimate_of_the_step_before():
 
 def test_the_release_spreads_velocities_by_their_variance():
     times = np.array([0.0, 0.5, 0.9])
-    right = rows(B, stroke(picture(), fraction=1.0), times)
+    right = stroke(picture(), fraction=1.0).rows(B, times)
     published = released.rows(B, stroke(picture(), fraction=1.0), times)
     np.testing.assert_allclose(published[:, -1], right[:, -1] ** 2)
     np.testing.assert_array_equal(published[:, :-1], right[:, :-1])
-    assert rows(B, stroke(picture(), fraction=0.5), np.linspace(0, 0.9, 7))[:, 0].tolist() == [1, 1, 1, 0, 0, 0, 0]
+    assert stroke(picture(), fraction=0.5).rows(B, np.linspace(0, 0.9, 7))[:, 0].tolist() == [1, 1, 1, 0, 0, 0, 0]
 
 
 def test_labels_belong_to_the_model():

@@ -10,9 +10,9 @@ from common.errors import InputError, RunError
 from phase_bridge import bridge as bridges
 from phase_bridge.bridge import Bridge
 from phase_bridge.likelihood import log_density, log_likelihood, prior_log_density
-from phase_bridge.mixtures import mixture
-from phase_bridge.models import estimate_model
-from phase_bridge.processes.flow import Flow
+from phase_bridge.processes import Flow
+from phase_bridge.sampling import estimate_model
+from phase_bridge.toy import mixture
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 

@@ -8,12 +8,9 @@ from scipy.special import logsumexp
 
 from phase_bridge import bridge as bridges
 from phase_bridge.bridge import Bridge
-from phase_bridge.mixtures import mixture
-from phase_bridge.processes.cld import CLD
-from phase_bridge.processes.edm import EDM
-from phase_bridge.processes.flow import Flow
+from phase_bridge.processes import CLD, EDM, Flow
 from phase_bridge.sampling import sample
-from phase_bridge.toy import toy
+from phase_bridge.toy import mixture, toy
 
 B, MEANS, WEIGHTS, STD = Bridge(2.5, 0.3, 1.2, 2.0), np.array([[0.5], [-0.7], [0.1]]), np.array([0.5, 0.3, 0.2]), 0.15
 

@@ -11,8 +11,8 @@ from common.errors import InputError
 from phase_bridge import bridge as bridges
 from phase_bridge import objectives
 from phase_bridge.bridge import Bridge
-from phase_bridge.processes.edm import EDM
-from phase_bridge.processes.flow import Flow, couple
+from phase_bridge.objectives import couple
+from phase_bridge.processes import EDM, Flow
 
 B = Bridge()
 T = jnp.asarray([0.01, 0.2, 0.5, 0.8, 0.95])

@@ -8,11 +8,11 @@ from scipy.integrate import solve_ivp
 
 from common.solvers.multistep import gauss_legendre, lagrange
 from phase_bridge import bridge as bridges
+from phase_bridge import phase_solvers as phase
 from phase_bridge import released
 from phase_bridge.bridge import Bridge
-from phase_bridge.processes.cld import CLD
-from phase_bridge.solvers import phase
-from phase_bridge.solvers.table import make_steps
+from phase_bridge.processes import CLD
+from phase_bridge.solvers import make_steps
 
 BRIDGES = st.builds(
     Bridge, p=st.floats(1, 5), correlation=st.floats(-0.8, 0.8), varx=st.floats(0.5, 3), varv=st.floats(0.5, 5)

@@ -10,12 +10,10 @@ from scipy.integrate import solve_ivp
 
 from common.errors import InputError
 from phase_bridge import bridge as bridges
+from phase_bridge import processes
 from phase_bridge.bridge import Bridge
-from phase_bridge.mixtures import mixture
-from phase_bridge.processes import cld
-from phase_bridge.processes.cld import CLD
-from phase_bridge.processes.edm import EDM
-from phase_bridge.processes.flow import Flow
+from phase_bridge.processes import CLD, EDM, Flow
+from phase_bridge.toy import mixture
 
 BRIDGES = st.builds(
     Bridge, p=st.floats(0.5, 5), correlation=st.floats(-0.9, 0.9), varx=st.floats(0.2, 5), varv=st.floats(0.2, 5)
@@ -157,14 +155,14 @@ def test_bad_levels():
 
 
 def test_cld_moments_solve_the_moment_equations():
-    drift = cld.BETA * np.array([[0, 1 / cld.MASS], [-1, -1 / cld.MASS]])
-    kick = np.diag([0, 2 * cld.BETA])
+    drift = processes.BETA * np.array([[0, 1 / processes.MASS], [-1, -1 / processes.MASS]])
+    kick = np.diag([0, 2 * processes.BETA])
 
     def rate(t, y):
         mean, cov = y[:2], y[2:].reshape(2, 2)
         return np.concatenate([drift @ mean, (drift @ cov + cov @ drift.T + kick).ravel()])
 
-    start = np.array([1, 0, 0, 0, 0, cld.MASS * cld.START])
+    start = np.array([1, 0, 0, 0, 0, processes.MASS * processes.START])
     times = np.array([0.002, 0.05, 0.3, 1.0])
     solved = solve_ivp(rate, (0, 1), start, t_eval=times, method="DOP853", rtol=1e-12, atol=1e-15).y
     for i, t in enumerate(times):

@@ -18,10 +18,9 @@ from common.solvers import grids, linear
 from phase_bridge import bridge as bridges
 from phase_bridge import sampling
 from phase_bridge.bridge import Bridge
-from phase_bridge.models import Sampler, denoiser_model, estimate_model
-from phase_bridge.processes.edm import EDM
-from phase_bridge.processes.flow import Flow
-from phase_bridge.solvers.table import make_steps
+from phase_bridge.processes import EDM, Flow
+from phase_bridge.sampling import Sampler, denoiser_model, estimate_model
+from phase_bridge.solvers import make_steps
 
 
 def _neighbour(name):
@@ -296,7 +295,7 @@ def test_the_package_lists_what_it_has():
         assert getattr(phase_bridge, name).__doc__
 
 
-@pytest.mark.parametrize("module", ["models", "sampling", "schedules"])
+@pytest.mark.parametrize("module", ["conditioning", "sampling", "schedules"])
 def test_examples_in_docstrings(module):
     found = importlib.import_module(f"phase_bridge.{module}")
     assert doctest.testmod(found).failed == 0 and doctest.testmod(found).attempted > 1

@@ -8,15 +8,11 @@ import pytest
 import phase_bridge
 from common.errors import InputError
 from common.solvers import grids, linear
-from phase_bridge import schedules
+from phase_bridge import schedules, solvers
 from phase_bridge.bridge import Bridge
-from phase_bridge.models import denoiser_model
-from phase_bridge.processes.cld import CLD
-from phase_bridge.processes.edm import EDM
-from phase_bridge.processes.flow import Flow
-from phase_bridge.sampling import sample
-from phase_bridge.solvers import positions, table
-from phase_bridge.solvers.table import SOLVERS, Stages, make_steps, steps_for
+from phase_bridge.processes import CLD, EDM, Flow
+from phase_bridge.sampling import denoiser_model, sample
+from phase_bridge.solvers import SOLVERS, Stages, make_steps, steps_for
 
 STD = 0.5
 
@@ -145,9 +141,7 @@ def test_two_stages_in_the_compiled_loop(solver):
 @pytest.mark.parametrize("degree", [1, 2])
 def test_dpmpp_is_exact_for_constant_estimates(degree):
     sigma = np.geomspace(5.0, 0.5, 7)
-    out = linear.run(
-        lambda x, s: jnp.full_like(x, 2.0), positions.dpmpp(E, sigma, degree=degree), None, jnp.ones((1, 1))
-    )
+    out = linear.run(lambda x, s: jnp.full_like(x, 2.0), solvers.dpmpp(E, sigma, degree=degree), None, jnp.ones((1, 1)))
     ratio = sigma[-1] / sigma[0]
     np.testing.assert_allclose(out.state, ratio + (1 - ratio) * 2.0, rtol=1e-5)
 
@@ -155,7 +149,7 @@ def test_dpmpp_is_exact_for_constant_estimates(degree):
 def test_third_order_integrates_parabolas_in_log_noise():
     sigma = np.geomspace(5.0, 0.5, 6) ** np.array([1.0, 0.9, 1.1, 1.2, 1.1, 1.0])
     log = -np.log(sigma)
-    steps = positions.dpmpp(E, sigma, degree=2)
+    steps = solvers.dpmpp(E, sigma, degree=2)
     nodes, shares = np.polynomial.legendre.leggauss(40)
     n = 4
     inner = log[n] + (log[n + 1] - log[n]) * (nodes + 1) / 2
@@ -167,7 +161,7 @@ def test_third_order_integrates_parabolas_in_log_noise():
 def test_ipndm_weights():
     """Three equal steps of Adams-Bashforth on du/dsigma = c are exact, whatever their order."""
     sigma = np.array([4.0, 3.0, 2.0, 1.0])
-    steps = positions.ipndm(E, sigma)
+    steps = solvers.ipndm(E, sigma)
     np.testing.assert_allclose(steps.weights[2, :, 0], -np.array([23, -16, 5, 0]) / 12)
     out = linear.run(lambda x, s: x - 0.7 * s, steps, None, jnp.full((1, 1), 9.0))
     np.testing.assert_allclose(out.state, 9.0 - 0.7 * 3, rtol=1e-6)
@@ -191,7 +185,7 @@ def test_states_have_the_spread_of_gaussian_data(process):
     noise = np.random.default_rng(0).normal(size=(4000, 2 * process.parts))
     for solver, rule in SOLVERS.items():
         try:
-            table.chosen(process, solver, "ode")
+            solvers.chosen(process, solver, "ode")
         except InputError:
             continue
         if process is C and solver in ("euler", "heun", "midpoint"):

@@ -1,9 +1,14 @@
-"""The plane's point sets: who lies where, exact distances, and the same points however they are read."""
+"""Point sets: who lies where, exact distances, densities, and the same points however they are read."""
+
+import itertools
 
 import jax
 import numpy as np
 import pytest
+from scipy.linalg import hadamard
 from scipy.spatial import cKDTree
+from scipy.special import logsumexp
+from scipy.stats import multivariate_normal
 
 from common.data.batches import make_batches
 from common.data.source import Source, digest
@@ -31,7 +36,10 @@ def curve(name):
     return np.concatenate([square + np.array(corner) * 0.75 - 1.5 for corner in corners])
 
 
-@pytest.mark.parametrize("name", NAMES)
+PLANE = [name for name in NAMES if toy(name).size == 2]
+
+
+@pytest.mark.parametrize("name", PLANE)
 def test_distance_is_that_to_a_dense_cloud(name):
     points = np.random.default_rng(0).uniform(-2.5, 2.5, (4000, 2))
     nearest = cKDTree(curve(name)).query(points)[0]
@@ -41,7 +49,7 @@ def test_distance_is_that_to_a_dense_cloud(name):
     assert np.mean(np.abs(got - nearest)) < 2e-4
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", PLANE)
 def test_data_lies_about_its_support(name):
     of, points = toy(name), draw(name, seed=1, count=20_000)
     distance = of.distance(points)
@@ -67,13 +75,52 @@ def test_the_same_points_in_every_way(name):
     assert isinstance(source, Source) and len(source) == 1000
     indices = np.array([5, 0, 999, 5])
     stacked = source.read(indices)["point"]
-    assert stacked.dtype == np.float32 and stacked.shape == (4, 2)
+    assert stacked.dtype == np.float32 and stacked.shape == (4, toy(name).size)
     np.testing.assert_array_equal(stacked[1], source[0]["point"])
     np.testing.assert_array_equal(stacked, draw(name, seed=7, count=1000)[indices])
     held = source.on_device()
     np.testing.assert_array_equal(stacked, jax.jit(held.gather)(held.arrays, indices)["point"])
     with pytest.raises(IndexError):
         source[1000]
+
+
+def product_log_density(x):
+    """Returns ln p of "product" as the sum over its 256 modes, each a Gaussian with a full covariance."""
+    signs = np.array(list(itertools.product((1, -1), repeat=8)))
+    upper, spread = np.linspace(0.5, 0.7, 8), np.geomspace(0.03, 0.3, 8)
+    axes = hadamard(8) / np.sqrt(8)
+    cov = axes @ np.diag(spread**2) @ axes.T
+    modes = [(0.6 * axes @ sign, np.prod(np.where(sign > 0, upper, 1 - upper))) for sign in signs]
+    return logsumexp([multivariate_normal(mean, cov).logpdf(x) for mean, _ in modes], 0, b=[[w] for _, w in modes])
+
+
+def test_product_is_measured_by_its_density():
+    of, points = toy("product"), draw("product", seed=1, count=40_000).astype(float)
+    assert of.size == 8 and points.shape == (40_000, 8)
+    highest = 0.6 * hadamard(8).sum(1) / np.sqrt(8)
+    shown = np.concatenate([points[:50], points[:50] + 0.1, [highest]])
+    log_p = product_log_density(shown)
+    np.testing.assert_allclose(of.distance(shown), np.sqrt(2 * (log_p[-1] - log_p)), atol=2e-3)
+    distance = of.distance(points)
+    assert 1e-4 < np.mean(distance > of.radius) <= 4e-4 * 1.5 and np.abs(points).max() < of.extent + 0.2
+    assert np.sqrt(points.var(0).mean()) == pytest.approx(of.std, rel=0.005)
+    # Chi-squared of eight degrees of freedom, and the modes' unequal weights; the widest two overlap a little.
+    upper = np.linspace(0.5, 0.7, 8)
+    assert np.mean(distance**2) == pytest.approx(8 + 2 * np.sum((1 - upper) * np.log(upper / (1 - upper))), rel=0.02)
+
+
+@pytest.mark.parametrize("name", ["mixture", "product"])
+def test_known_denoisers_are_posterior_means(name):
+    """Against a brute-force average over data, weighted by what noise of that level makes of each."""
+    of, data = toy(name), draw(name, seed=2, count=400_000).astype(float)
+    u = data[:4] + (0.25 if name == "mixture" else 0.5) * np.random.default_rng(0).normal(size=(4, of.size))
+    for sigma in (0.4, 1.5):
+        log = -((u[:, None] - data) ** 2).sum(-1) / (2 * sigma**2)
+        weights = np.exp(log - log.max(1, keepdims=True))
+        want = weights @ data / weights.sum(1, keepdims=True)
+        noise = np.sqrt((weights**2 @ data**2).max(1)) / weights.sum(1)
+        got = of.denoise(u.astype(np.float32), np.float32(sigma))
+        assert (np.abs(got - want).max(1) < 4 * noise + 1e-3).all() and noise.max() < 0.03
 
 
 def test_streams_and_lengths_are_told_apart():

@@ -9,8 +9,8 @@ import phase_bridge
 from common.errors import InputError
 from phase_bridge import bridge as bridges
 from phase_bridge.bridge import Bridge
-from phase_bridge.mixtures import mixture
-from phase_bridge.models import estimate_model
+from phase_bridge.sampling import estimate_model
+from phase_bridge.toy import mixture
 
 B = Bridge()
 MODEL = mixture(B, [[-0.5, 0.0], [0.5, 0.0]], [0.3, 0.7], 0.1)

@@ -60,7 +60,7 @@ def test_durations_become_steps():
         ({"optimizer.final_fraction": 1.5}, "config.optimizer.final_fraction: expected a fraction, got 1.5"),
         ({"optimizer.weight_decay": 0.1}, 'config.optimizer.weight_decay: expected 0 with "adam", got 0.1; use'),
         ({"optimizer.schedule": "halving"}, "config.optimizer.halve_every: expected a positive number of steps, got 0"),
-        ({"optimizer.warmup": 1000}, "config.optimizer.warmup: expected 0 <= warmup < steps=1000, got 1000"),
+        ({"optimizer.warmup": 1000}, "config.optimizer.warmup: expected 0 <= warmup < steps=1000, got 1000; use 100"),
     ],
 )
 def test_impossible_values(changes, message):

@@ -12,7 +12,7 @@ from common.solvers.linear import Steps, check
 from common.solvers.multistep import adaptive, gauss_legendre, tails, weights
 from phase_bridge import bridge as bridges
 from phase_bridge.bridge import Bridge
-from phase_bridge.processes.base import Process
+from phase_bridge.processes import Process
 
 _NODES = 64
 

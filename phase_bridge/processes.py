@@ -1,4 +1,4 @@
-"""What all paths have in common: a state that is Gaussian given the data, and a probability flow linear in both.
+"""The paths: states that are Gaussian given the data, and probability flows linear in both; bridges are in `bridge`.
 
 The state m `[..., k C]` has k parts of the data's size on its last axis (k = 1: a position; k = 2: position, velocity).
 Given x1 it is m = c(t) x1 + L(t) e with e ~ N(0, I), alike in every coordinate, so x1 enters the likelihood of m only
@@ -12,6 +12,7 @@ of x1 depends on. The probability flow is dm/dt = A(t) m + b(t) E[x1 | m].
 Times may be scalars or one number a sample; functions compute on the host in float64 unless t is a JAX array.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
@@ -180,6 +181,119 @@ class Process:
             return (slope - own) / beside(b[-1], u)
 
         return denoise
+
+
+@dataclass(frozen=True)
+class Flow(Process):
+    """Straight paths x_t = (1 - t) e + t x1 of flow matching (Lipman et al., ICLR 2023), noise at 0 and data at 1.
+
+    The velocity of the flow is E[x1 - e | x_t] = (E[x1 | x_t] - x_t) / (1 - t).
+    """
+
+    name: ClassVar[str] = "flow"
+    parts: ClassVar[int] = 1
+    first: ClassVar[float] = 0.0
+    last: ClassVar[float] = 1.0
+
+    def mean(self, t):
+        return (t,)
+
+    def factor(self, t):
+        return (1 - t,)
+
+    def flow(self, t):
+        return ((-1 / (1 - t),),), (1 / (1 - t),)
+
+    def time_at(self, sigma):
+        return 1 / (1 + sigma)
+
+
+@dataclass(frozen=True)
+class EDM(Process):
+    """Ordinary diffusion as Karras et al. (NeurIPS 2022) set it up: x = x1 + sigma e, and the time is sigma.
+
+    Noise levels fall from `sigma_max`, where the prior is N(0, sigma_max^2), to 0.
+    """
+
+    sigma_max: float = 80.0
+
+    name: ClassVar[str] = "edm"
+    parts: ClassVar[int] = 1
+    last: ClassVar[float] = 0.0
+
+    def __post_init__(self):
+        if not 0 < self.sigma_max < float("inf"):
+            raise input_error("sigma_max", expected="a positive number", got=self.sigma_max, fix="published is 80")
+
+    @property
+    def first(self) -> float:
+        """The noise level of the prior."""
+        return self.sigma_max
+
+    def mean(self, t):
+        return (1.0 + 0 * t,)
+
+    def factor(self, t):
+        return (t,)
+
+    def flow(self, t):
+        return ((1 / t,),), (-1 / t,)
+
+    def time_at(self, sigma):
+        return sigma
+
+
+# CLD, as published.
+BETA, MASS, START = 4.0, 0.25, 0.04  # variance of v in the prior, and the fraction of it that v has at t = 0
+
+
+@dataclass(frozen=True)
+class CLD(Process):
+    """Critically damped Langevin diffusion (Dockhorn et al., ICLR 2022): noise enters through a velocity.
+
+    dx = 4 beta v dt, dv = -(beta x + 4 beta v) dt + sqrt(2 beta) dW, from data with v ~ N(0, 0.01) at t = 0 to x ~ N(0,
+    1), v ~ N(0, 1/4) at t = 1, from where samples come. The numbers are the published ones; the prior forgets the data
+    but for a few thousandths of them.
+    """
+
+    name: ClassVar[str] = "cld"
+    parts: ClassVar[int] = 2
+    first: ClassVar[float] = 1.0
+    last: ClassVar[float] = 0.0
+
+    def mean(self, t):
+        xp = jnp if isinstance(t, jax.Array) else np
+        b = BETA * t
+        return xp.exp(-2 * b) * (1 + 2 * b), -b * xp.exp(-2 * b)
+
+    def covariance(self, t):
+        """Returns (S_xx, S_xv, S_vv) given x1."""
+        xp = jnp if isinstance(t, jax.Array) else np
+        b = BETA * t
+        decay = xp.exp(-4 * b)
+        lost, kept = MASS * (1 - START), MASS * START
+        # 1 - exp(-y) (1 + y + y^2/2) at y = 4 b, as a series where it would cancel.
+        y = 4 * b
+        series = sum(np.float32(6 / math.factorial(n)) * y ** (n - 3) for n in range(3, 14))
+        rest = xp.where(y < 1, y**3 / 6 * series * decay, 1 - decay * (1 + y + y**2 / 2))
+        s_xx = rest + 16 * kept * b**2 * decay
+        s_xv = decay * ((1 + 2 * b) * b - 4 * lost * b * (1 - 2 * b))
+        s_vv = MASS - decay * (b**2 + lost * (1 - 2 * b) ** 2)
+        return s_xx, s_xv, s_vv
+
+    def factor(self, t):
+        xp = jnp if isinstance(t, jax.Array) else np
+        s_xx, s_xv, s_vv = self.covariance(t)
+        root = xp.sqrt(s_xx)
+        return root, s_xv / root, xp.sqrt(s_vv - (s_xv / root) ** 2)
+
+    def flow(self, t):
+        s_xx, s_xv, s_vv = self.covariance(t)
+        c_x, c_v = self.mean(t)
+        det = s_xx * s_vv - s_xv**2
+        on_x, on_v = -BETA * s_xv / det, BETA * s_xx / det
+        rows = (0 * t, BETA / MASS + 0 * t), (on_x - BETA, on_v - BETA / MASS)
+        return rows, (0 * t, -(on_x * c_x + on_v * c_v))
 
 
 def split(m):

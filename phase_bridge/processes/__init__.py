@@ -1,1 +1,0 @@
-"""Paths from noise to data, each Gaussian given the data: the posterior mean at one noise level serves all."""

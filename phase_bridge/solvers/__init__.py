@@ -1,1 +1,0 @@
-"""Every solver by its name: which paths it solves, its degree, and its table for given times."""
