@@ -13,7 +13,7 @@ from common.errors import InputError, RunError, choice, input_error
 
 # In the order in which they run; each is a module with `FULL`, `QUICK` and `run(settings) -> Report`.
 SPEEDS = ("overheads", "start", "unet", "eigenbasis", "phase_bridge_solvers", "phase_bridge_sampler", "diffmatch")
-NAMES = (*SPEEDS, "phase_bridge_tables", "kills")
+NAMES = (*SPEEDS, "song_unet", "phase_bridge_tables", "kills")
 DESCRIPTION = "Measures overheads and throughput, prints tables and keeps records. The machine should do nothing else."
 
 
@@ -21,7 +21,7 @@ def main(argv: list[str]) -> int:
     """Runs benchmarks one after the other, prints their tables and adds their records; returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=DESCRIPTION)
     parser.add_argument(
-        "names", nargs="*", metavar="NAME", help=f"which ones: {', '.join(NAMES)} (default: all but the last two)"
+        "names", nargs="*", metavar="NAME", help=f"which ones: {', '.join(NAMES)} (default: all but the last three)"
     )
     parser.add_argument("--out", type=Path, help="where NAME.json is written (default: benchmarks/results)")
     parser.add_argument("--quick", action="store_true", help="tiny sizes, to see that all runs; the times mean nothing")

@@ -11,9 +11,8 @@ from common.cli.verbs import trained
 from common.errors import RunError
 from common.io import results
 from common.io.files import write_atomically
-from gahb import packaged
 from gahb.denoisers import Denoiser
-from gahb.method import build_network
+from gahb.method import SHELF, build_network
 from gahb.networks import denoiser
 
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -43,7 +42,7 @@ def run(app: App, request: Request) -> None:
     if model is None:
         return
     if request.flags.weights:
-        digest = packaged.write(request.flags.weights, config, model.variables, step=model.step)
+        digest = SHELF.write(request.flags.weights, config, model.variables, step=model.step)
         size = Path(request.flags.weights).stat().st_size / 2**20
         print_lines(f"wrote {request.flags.weights}, {size:.2f} MiB in half precision, sha256 {digest}")
         return

@@ -3,6 +3,7 @@
 import functools
 import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import flax.linen as nn
@@ -13,6 +14,7 @@ from jax.tree_util import Partial
 
 from common import config as configs
 from common.checkpoint import restore_params
+from common.checkpoint.shelf import Shelf
 from common.data import batches
 from common.data.pipeline import build as build_sources
 from common.errors import InputError, at_least, choice, input_error, within
@@ -20,7 +22,7 @@ from common.io.results import as_unit, strip
 from common.method import Evaluation, Method, Sampler, Samples, Variables
 from common.training.parallel import AXIS
 from configs.gahb.base import base
-from gahb import objective, packaged
+from gahb import objective
 from gahb.datasets import synthetic
 from gahb.metrics.psnr import denoise_at, evaluate
 from gahb.networks import BFCNN, BFCNNRF, RECEPTIVE_FIELDS, UNet, denoiser
@@ -30,6 +32,7 @@ from gahb.sampler_settings import SamplerSettings, check, outcomes
 from gahb.sampling import gaussian_noise, sample
 
 NAME = "gahb"
+SHELF = Shelf(Path(__file__).with_name("weights"), base)
 MAX_SIGMA = 10.0  # a larger one was meant in 1/255
 PREVIEW_SIGMAS = (25 / 255, 50 / 255, 100 / 255)
 
@@ -138,13 +141,11 @@ def build_network(config, *, axis_name: str | None = None) -> nn.Module:
 def load(workdir: str | os.PathLike, *, ema: bool = True, step: int | None = None) -> tuple[nn.Module, Variables]:
     """Returns network and variables of the run in `workdir`, or of packed weights; raises `InputError`.
 
-    Needs neither data nor optimizer. workdir: a directory, a file of `export --weights`, a name of `gahb.packaged`.
+    Needs neither data nor optimizer. workdir: a directory, a file of `export --weights`, or the name of a denoiser that
+    comes with the package (an unknown one lists them).
     """
-    if path := packaged.find(workdir):
-        if step is not None:
-            raise input_error("step", expected="None for packed weights, of one step", got=step, fix="leave it out")
-        config, variables = packaged.read(path)
-        return build_network(config), variables
+    if packed := SHELF.opened(workdir, step=step):
+        return build_network(packed[0]), packed[1]
     method = configs.method_of(workdir)
     if method != NAME:
         raise input_error(

@@ -65,6 +65,18 @@ def _guide_arguments(parser):
     add_checkpoint(parser)
 
 
+def _export(app, request):
+    from phase_bridge.export import run
+
+    run(app, request)
+
+
+def _export_arguments(parser):
+    parser.add_argument("--weights", metavar="FILE", required=True, help="where to write, FILE.npz")
+    add_dry_run(parser)
+    add_checkpoint(parser)
+
+
 DEMO = Verb(
     "demo",
     "learn a spiral, interrupt, resume, measure, compare, draw",
@@ -93,6 +105,14 @@ GUIDE = Verb(
     _guide,
 )
 
+EXPORT = Verb(
+    "export",
+    "write a trained model as one small file, which phase_bridge.load opens",
+    "Writes weights in half precision to FILE.npz, and config and checksum to FILE.json.",
+    _export_arguments,
+    _export,
+)
+
 APP = App(
     name="phase_bridge",
     summary="Phase-space stochastic bridges: train, resume, sample in few evaluations; what they are compared with.",
@@ -100,7 +120,7 @@ APP = App(
     build=_build,
     import_weights=_import_weights,
     figures=_figures,
-    extra_verbs=(DEMO, COMPARE, GUIDE, FIDELITY),
+    extra_verbs=(DEMO, COMPARE, GUIDE, FIDELITY, EXPORT),
     examples=(
         "demo --workdir runs/demo",
         "train --config configs/phase_bridge/spiral.py --workdir runs/spiral",
@@ -110,6 +130,7 @@ APP = App(
         "compare --config configs/phase_bridge/spiral.py --workdir runs/spiral-compare",
         "guide --workdir runs/cifar10 --nfe 100",
         "describe --config configs/phase_bridge/cifar10.py",
+        "export --workdir runs/faces32 --weights faces32.npz",
         "import-weights model.pt --workdir runs/authors",
     ),
 )

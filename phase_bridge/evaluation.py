@@ -1,4 +1,4 @@
-"""What `evaluate` measures: samples of a few numbers of evaluations against held-out data, and data against data."""
+"""The measures of `evaluate`: samples at several numbers of evaluations against held-out data; data against data."""
 
 import functools
 from collections.abc import Callable, Mapping
@@ -23,7 +23,7 @@ Features = Callable[[np.ndarray], np.ndarray]  # images [N, H, W, C] in [-1, 1] 
 
 
 class Quality(NamedTuple):
-    """How far samples are from data, in data units; None where there is no such thing.
+    """Distances of samples to data, in data units; None where a measure does not apply.
 
     `w2`: sliced Wasserstein distance to held-out data. `recall` and `coverage`: the fractions of data that samples
     reach (`common.metrics.neighbours`), which see lost and repeated samples where distances do not. Points only:
@@ -105,19 +105,21 @@ def evaluate(
     key: jax.Array,
     *,
     data: Callable[[int, int], np.ndarray],
+    other: Callable[[int, int], np.ndarray],
     num: int,
     batch_size: int,
     repeats: int,
     points: Toy | None,
     features: Features | None = None,
 ) -> Evaluation:
-    """Measures `samplers[nfe](key, num=, batch_size=)` at each number of evaluations, and fresh data as the floor.
+    """Measures `samplers[nfe](key, num=, batch_size=)` at each number of evaluations, and other data as the floor.
 
-    data: `data(i, count)`, the i-th set of held-out data; the first is what everything is compared with.
+    data: `data(i, count)`, the i-th set of held-out data; the first is what everything is compared with. other: the
+    like for the floor, sets that have nothing in common with the first.
     """
     measure = functools.partial(quality, points=points, features=features)
     reference = data(0, num)
-    floor = [measure(data(i + 1, len(reference)), reference) for i in range(repeats)]
+    floor = [measure(other(i + 1, len(reference)), reference) for i in range(repeats)]
     table: list[dict[str, Any]] = [{"nfe": "data", **averaged(floor)}]
     arrays: dict[str, np.ndarray] = {"reference": reference[:4096]}
     for nfe, draw in samplers.items():

@@ -23,8 +23,8 @@ from common import imports
 from common.errors import input_error
 from common.imports.archive import shown
 from common.method import Variables
-from common.networks.mlp import ResidualMLP
 from common.networks.unets import ADMUNet, SongUNet
+from phase_bridge.mlp import ResidualMLP
 
 _FIRST = re.compile(r"(.*\.)?(map_layer0|layers\.0)\.weight")
 _AVERAGE = re.compile(r"(.*\.)?shadow_params\.(\d+)")

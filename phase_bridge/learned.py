@@ -61,6 +61,8 @@ def learn_table(
     `phase_bridge.sample` (probability flow). memory: how many evaluations a step may use. The loss is the mean of
     sqrt(|x - x'|^2 / C + h^2) - h with h = 0.02 over batches of `num_samples` samples, by Adam. The first time, and so
     the noise that samples begin with, stays. Raises `InputError` for what does not fit together.
+
+    >>> table = learn_table(model, 5, jax.random.key(0), (2,)).table  # doctest: +SKIP
     """
     at_least(
         {"memory": (memory, 1), "num_samples": (num_samples, 1), "batch_size": (batch_size, 1)}
@@ -147,7 +149,13 @@ def _learn(field, key, start, teacher, spread, learning_rate, process, shape, ba
 
 
 def save_table(path: str | os.PathLike, table: Table) -> None:
-    """Writes a table as an .npz file: its path's name and numbers, and the arrays of its steps."""
+    """Writes a table as an .npz file: its path's name and numbers, and the arrays of its steps.
+
+    >>> import tempfile
+    >>> from phase_bridge import Bridge, make_steps
+    >>> path = tempfile.mkdtemp() + "/table.npz"
+    >>> save_table(path, Table(Bridge(), make_steps(Bridge(), [0.0, 0.5, 0.9])))
+    """
     process = table.process
     own = {f"process.{each.name}": getattr(process, each.name) for each in fields(process)}
     arrays = {name: each for name, each in table.steps._asdict().items() if each is not None}
@@ -156,7 +164,15 @@ def save_table(path: str | os.PathLike, table: Table) -> None:
 
 
 def load_table(path: str | os.PathLike) -> Table:
-    """Returns the table of a file that `save_table` wrote; raises `InputError` for another one."""
+    """Returns the table of a file that `save_table` wrote; raises `InputError` for another one.
+
+    >>> import tempfile
+    >>> from phase_bridge import Bridge, make_steps
+    >>> path = tempfile.mkdtemp() + "/table.npz"
+    >>> save_table(path, Table(Bridge(), make_steps(Bridge(), [0.0, 0.5, 0.9])))
+    >>> load_table(path).process.name
+    'bridge'
+    """
     try:
         with np.load(path, allow_pickle=False) as file:
             found = dict(file)

@@ -3,6 +3,7 @@
 import functools
 import os
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -13,6 +14,7 @@ import numpy as np
 from common import config as configs
 from common import sampling as drawing
 from common.checkpoint import restore_params
+from common.checkpoint.shelf import Shelf
 from common.data import batches
 from common.data.pipeline import build as build_sources
 from common.data.source import Source, in_threads
@@ -33,6 +35,7 @@ from phase_bridge.sampling import Sampler as SamplerConfig
 from phase_bridge.solvers import SOLVERS, chosen, make_steps
 
 NAME = "phase_bridge"
+SHELF = Shelf(Path(__file__).with_name("weights"), base)
 PROCESSES = ("bridge", "flow", "edm", "cld")
 TOY = "toy:"
 
@@ -40,7 +43,7 @@ _CORRECTOR = {"": None, "on": True, "off": False}
 
 
 class Setup(NamedTuple):
-    """What a trained run consists of beside its weights: network, objective, path, and how it is sampled by default."""
+    """A trained run without its weights: network, objective, path and default sampler."""
 
     network: nn.Module
     objective: Objective
@@ -129,6 +132,7 @@ def build(config) -> Method:
             },
             key,
             data=held_out(config, sources),
+            other=held_out(config, sources, other=True),
             num=checks.num,
             batch_size=checks.batch_size,
             repeats=checks.repeats,
@@ -245,7 +249,7 @@ def build_objective(config) -> Objective:
 
 
 def build_sampler(config) -> SamplerConfig:
-    """Returns how a config makes samples; what does not fit its path is found by `build_setup`."""
+    """Returns the sampler settings of a config; `build_setup` checks them against its path."""
     sampler = config.sampler
     options = {"kind": sampler.schedule, "last": sampler.last, "power": sampler.power, "rho": sampler.rho}
     options |= {"sigma_max": sampler.sigma_max, "sigma_min": sampler.sigma_min}
@@ -315,7 +319,12 @@ def is_toy(config) -> bool:
 
 
 def load_setup(workdir: str | os.PathLike, *, ema: bool = True, step: int | None = None) -> tuple[Setup, Variables]:
-    """Returns set-up and variables of the run in `workdir`, without data or optimizer; raises `InputError`."""
+    """Returns set-up and variables of a run, or of weights as `load` takes them; raises `InputError`.
+
+    Neither data nor an optimizer is needed.
+    """
+    if packed := SHELF.opened(workdir, step=step):
+        return build_setup(packed[0]), packed[1]
     method = configs.method_of(workdir)
     if method != NAME:
         raise input_error(
@@ -327,8 +336,11 @@ def load_setup(workdir: str | os.PathLike, *, ema: bool = True, step: int | None
 def load(workdir: str | os.PathLike, *, ema: bool = True, step: int | None = None) -> Model:
     """Returns the trained model of a run, with its path, the shape of its samples and the sampler of its config.
 
-    workdir: the directory that `train` or `import-weights` wrote. ema: the running average of the weights. step: of the
+    workdir: the directory that `train` or `import-weights` wrote, the file of `export`, or the name of a model that
+      comes with the package (an unknown one lists them). ema: the running average of the weights. step: of the
     checkpoint (default: the last). Raises `InputError` for what is no run of this method.
+
+    >>> model = phase_bridge.load("runs/spiral")  # doctest: +SKIP
     """
     setup, variables = load_setup(workdir, ema=ema, step=step)
     return as_model(setup, jax.tree.map(jnp.asarray, variables))
@@ -354,22 +366,25 @@ def times_of(setup: Setup) -> np.ndarray:
     return sampling.times_of(setup.process, solver, own.schedule, own.nfe, kind=setup.kind)
 
 
-def held_out(config, sources) -> Callable[[int, int], np.ndarray]:
-    """Returns `data(i, count)`: held-out examples, other ones for each i; images as `held_out_images` has them."""
+def held_out(config, sources, *, other: bool = False) -> Callable[[int, int], np.ndarray]:
+    """Returns `data(i, count)`: held-out examples, other ones for each i; images as `held_out_images` has them.
+
+    other: images of the training split instead, which have none in common with these.
+    """
     if is_toy(config):
         name, seed = config.data.source.removeprefix(TOY), 2 * config.data.split_seed + 1
         return lambda i, count: toy.draw(name, seed=seed, count=count, first=i * count)
-    images = held_out_images(config, sources)
+    images = held_out_images(config, sources, split="train" if other else "test")
     return lambda i, count: images(i, count)["data"]
 
 
-def held_out_images(config, sources) -> Callable[[int, int], dict[str, np.ndarray]]:
-    """Returns `images(i, count)`: `data [count, H, W, C]` in [-1, 1], spread over the held-out set, and their `label`.
+def held_out_images(config, sources, *, split: str = "test") -> Callable[[int, int], dict[str, np.ndarray]]:
+    """Returns `images(i, count)`: `data [count, H, W, C]` in [-1, 1], spread over the split, and their `label`.
 
     Fewer where there are not so many. With `config.sampler.label` only images of that class; raises `InputError` if
     there are none.
     """
-    source, label = sources()["test"], config.sampler.label
+    source, label = sources()[split], config.sampler.label
     chosen = np.arange(len(source))
     if label >= 0:
         chosen = chosen[np.concatenate(in_threads(lambda block: source.read(block)["label"], len(source))) == label]

@@ -6,8 +6,8 @@ import jax.numpy as jnp
 from common.errors import at_least, choice, input_error, within
 from common.networks import layers
 from common.networks.layers import KINDS
-from common.networks.mlp import EMBEDDINGS, ResidualMLP
 from common.networks.unets import ENCODERS, ADMUNet, Patched, SongUNet
+from phase_bridge.mlp import EMBEDDINGS, ResidualMLP
 
 NAMES = ("mlp", "song_unet", "adm_unet")
 

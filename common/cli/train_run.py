@@ -29,8 +29,9 @@ from common.training.step import TrainState, abstract_state
 class Run(NamedTuple):
     """A training run that has been checked and may start.
 
-    `values` are the config's, `template()` has shapes and types of its state, `start` puts weights of another run into
-    the initial one, `record` goes into config.json, and `lines` say what is special about this run.
+    `agreement` is what its checkpoints must agree with: the config's values, the data, and what may differ.
+    `template()` has shapes and types of its state, `start` puts weights of another run into the initial one, `record`
+    goes into config.json, and `lines` say what is special about this run.
     """
 
     method: Method
@@ -38,15 +39,12 @@ class Run(NamedTuple):
     source: Any
     held_out: Any
     workdir: pathlib.Path
-    values: Mapping[str, Any]
+    agreement: Mapping[str, Any]
     template: Callable[[], TrainState]
     start: Callable[[TrainState], TrainState] | None
     record: Mapping[str, Any]
     lines: list[str]
-    may_change: tuple[str, ...]
-    upgrade: Callable[[Mapping], Mapping]
     profile_steps: int
-    earlier_fingerprint: str
 
 
 def prepare(
@@ -81,22 +79,19 @@ def prepare(
     weights_only = checkpoint.holds_weights_only(workdir)
     if weights_only:
         may_change = (*may_change, *workdirs.TRAINED_MAY_CHANGE)
-    upgrade = functools.partial(configs.filled, base=app.base())
-    values = configs.to_dict(config)
     manifest = checkpoint.newest_manifest(workdir)
     recorded = None if manifest is None else manifest["data_fingerprint"]
     is_older = recorded not in (None, source.fingerprint) and recorded in source.earlier_fingerprints
     earlier = recorded if is_older else ""
-    step = checkpoint.check_resume(
-        workdir,
-        config=values,
-        data_fingerprint=source.fingerprint,
-        earlier_fingerprint=earlier,
-        may_change=may_change,
-        upgrade=upgrade,
-        # Restoring compares the shapes too, so only a dry run has to trace the network for it here.
-        template=template() if dry_run and not weights_only else None,
-    )
+    agreement = {
+        "config": configs.to_dict(config),
+        "data_fingerprint": source.fingerprint,
+        "earlier_fingerprint": earlier,
+        "may_change": may_change,
+        "upgrade": functools.partial(configs.filled, base=app.base()),
+    }
+    # Restoring compares the shapes too, so only a dry run has to trace the network for it here.
+    step = checkpoint.check_resume(workdir, **agreement, template=template() if dry_run and not weights_only else None)
     if dry_run:
         checkpoint.check_unlocked(workdir)
         checkpoint.verify(workdir)
@@ -111,22 +106,8 @@ def prepare(
         lines.append(f"written by an older version: the same data, in this version's order from step {step} on")
     if profile_steps:
         _check_profile(profile_steps, settings, step or 0)
-    return Run(
-        method=method,
-        settings=settings,
-        source=source,
-        held_out=held_out,
-        workdir=workdir,
-        values=values,
-        template=template,
-        start=None if start is None else start.apply,
-        record=record,
-        lines=lines,
-        may_change=may_change,
-        upgrade=upgrade,
-        profile_steps=profile_steps,
-        earlier_fingerprint=earlier,
-    )
+    apply = None if start is None else start.apply
+    return Run(method, settings, source, held_out, workdir, agreement, template, apply, record, lines, profile_steps)
 
 
 def run(prepared: Run) -> TrainResult:
@@ -140,19 +121,10 @@ def run(prepared: Run) -> TrainResult:
     backend = parallel.make_backend(settings.parallel, batch_size=settings.batch_size)
     with (
         StopSignal() as signal,
-        Checkpoints(
-            workdir,
-            config=prepared.values,
-            keep=settings.keep,
-            keep_every=settings.keep_every,
-            data_fingerprint=prepared.source.fingerprint,
-            earlier_fingerprint=prepared.earlier_fingerprint,
-            may_change=prepared.may_change,
-            upgrade=prepared.upgrade,
-        ) as checkpoints,
+        Checkpoints(workdir, **prepared.agreement, keep=settings.keep, keep_every=settings.keep_every) as checkpoints,
     ):
         # Only now: a run that is refused must not replace what the run that holds the directory has written.
-        hosts.first_decides(lambda: str(configs.write(prepared.values, workdir, prepared.record)))
+        hosts.first_decides(lambda: str(configs.write(prepared.agreement["config"], workdir, prepared.record)))
         start = max(checkpoints.steps(), default=0)
         loading = {"batch_size": settings.batch_size, "augment": method.augment, **settings.loading}
         batches = make_batches(
@@ -179,7 +151,7 @@ def run(prepared: Run) -> TrainResult:
                         resume_step=step,
                         enabled=parallel.is_first_process(),
                         tracking=settings.tracking,
-                        config=prepared.values,
+                        config=prepared.agreement["config"],
                     ),
                     should_stop=signal.should_stop,
                     dump_dir=workdir,

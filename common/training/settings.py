@@ -152,21 +152,22 @@ def build(config, *, num_examples: int) -> Settings:
         if not possible:
             raise input_error(f"config.{field}", expected=expected, got=value, fix="configs/base.py has the default")
 
-    def steps(value, field, least, run_length=None):
+    def steps(key, least, run_length=None):
+        section, name = key.split(".")
         count = config_values.steps(
-            value, batch_size=train.batch_size, num_examples=num_examples, field=field, run_length=run_length
+            config[section][name],
+            batch_size=train.batch_size,
+            num_examples=num_examples,
+            field=f"config.{key}",
+            run_length=run_length,
         )
-        within(field, count, least)
+        within(f"config.{key}", count, least)
         return count
 
-    total = steps(train.steps, "config.train.steps", 1)
-    intervals = {
-        "train.log_every": steps(train.log_every, "config.train.log_every", 1, total),
-        "train.preview_every": steps(train.preview_every, "config.train.preview_every", 0, total),
-        "train.evaluate_every": steps(train.evaluate_every, "config.train.evaluate_every", 0, total),
-        "checkpoint.every": steps(config.checkpoint.every, "config.checkpoint.every", 1, total),
-        "checkpoint.keep_every": steps(config.checkpoint.keep_every, "config.checkpoint.keep_every", 0, total),
-    }
+    total = steps("train.steps", 1)
+    least = {"train.log_every": 1, "train.preview_every": 0, "train.evaluate_every": 0}
+    least |= {"checkpoint.every": 1, "checkpoint.keep_every": 0}
+    every = {key: steps(key, number, total) for key, number in least.items()}
     if train.batch_size % train.accumulate:
         raise input_error(
             "config.train.accumulate",
@@ -174,60 +175,37 @@ def build(config, *, num_examples: int) -> Settings:
             got=train.accumulate,
             fix="change one of the two",
         )
-    for field, value in {"train.steps": total, **intervals}.items():
-        if value % train.steps_per_call:
-            raise input_error(
-                f"config.{field}",
-                expected=f"a multiple of config.train.steps_per_call={train.steps_per_call}",
-                got=value,
-                fix="change one of the two",
-            )
-    every, keep_every = intervals["checkpoint.every"], intervals["checkpoint.keep_every"]
-    if keep_every % every:
-        raise input_error(
-            "config.checkpoint.keep_every",
-            expected=f"a multiple of config.checkpoint.every={every}",
-            got=keep_every,
-            fix="change one of the two",
-        )
+    counts = {"train.steps": total, **every}
+    units = [(key, "train.steps_per_call", train.steps_per_call) for key in counts]
+    for key, other, unit in (*units, ("checkpoint.keep_every", "checkpoint.every", every["checkpoint.every"])):
+        if counts[key] % unit:
+            expected = f"a multiple of config.{other}={unit}"
+            raise input_error(f"config.{key}", expected=expected, got=counts[key], fix="change one of the two")
     try:
         schedule = make_schedule(
             optimizer.schedule,
             learning_rate=optimizer.learning_rate,
             steps=total,
-            warmup=steps(optimizer.warmup, "config.optimizer.warmup", 0, total),
-            halve_every=steps(optimizer.halve_every, "config.optimizer.halve_every", 0, total),
+            warmup=steps("optimizer.warmup", 0, total),
+            halve_every=steps("optimizer.halve_every", 0, total),
             final_fraction=optimizer.final_fraction,
         )
-        rule = make_optimizer(
-            optimizer.name,
-            schedule,
-            b1=optimizer.b1,
-            b2=optimizer.b2,
-            eps=optimizer.eps,
-            weight_decay=optimizer.weight_decay,
-            clip_norm=optimizer.clip_norm,
-        )
+        names = ("b1", "b2", "eps", "weight_decay", "clip_norm")
+        rule = make_optimizer(optimizer.name, schedule, **{name: optimizer[name] for name in names})
     except InputError:
         raise
     except ValueError as error:
         raise InputError(f"config.optimizer.{error}") from None
+    own = ("tracking", "batch_size", "evaluate_batches", "steps_per_call", "accumulate", "skip_nonfinite")
     return Settings(
         seed=config.seed,
         parallel=config.parallel,
-        tracking=train.tracking,
         steps=total,
-        log_every=intervals["train.log_every"],
-        preview_every=intervals["train.preview_every"],
-        evaluate_every=intervals["train.evaluate_every"],
-        checkpoint_every=every,
-        keep_every=keep_every,
+        **{name: every[f"train.{name}"] for name in ("log_every", "preview_every", "evaluate_every")},
+        **{name: train[name] for name in own},
+        checkpoint_every=every["checkpoint.every"],
+        keep_every=every["checkpoint.keep_every"],
         keep=config.checkpoint.keep,
-        batch_size=train.batch_size,
-        evaluate_batches=train.evaluate_batches,
-        steps_per_call=train.steps_per_call,
-        accumulate=train.accumulate,
-        skip_nonfinite=train.skip_nonfinite,
         ema_decay=config.ema.decay,
         ema_warmup=config.ema.warmup,
         learning_rate=optimizer.learning_rate,

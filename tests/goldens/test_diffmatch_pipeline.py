@@ -21,7 +21,7 @@ from diffmatch_jax.model.weights import convert_vgg
 DATA = Path(__file__).parent / "data"
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def arrays(golden, request):
     if Path(request.config.getoption("--goldens")) == DATA:
         pytest.skip("the file is too large to be kept here; --goldens DIR reads it")
@@ -38,7 +38,7 @@ def prepared(d, name):
     return images._replace(coarse=images.fine) if d["hp240_variant"] else images
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def maps(arrays):
     """The first stage's maps and the second's map of both images."""
     tensors = {name.removeprefix("vgg/"): each for name, each in arrays.items() if name.startswith("vgg/")}

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from common.networks.mlp import ResidualMLP
+from phase_bridge.mlp import ResidualMLP
 
 NAME = "resnet_mlp"
 

@@ -14,11 +14,11 @@ from common.cli.dispatch import main
 from common.errors import InputError
 from common.imports import load_torch
 from common.networks.layers import initialise
-from common.networks.mlp import ResidualMLP
 from configs.phase_bridge.base import base
 from phase_bridge import method
 from phase_bridge.__main__ import APP
 from phase_bridge.import_weights import convert, export, import_weights
+from phase_bridge.mlp import ResidualMLP
 from tests.phase_bridge.small_checkpoint import NETWORK, SIZE, small
 
 FILE = Path(__file__).parent / "data" / "authors.pt"

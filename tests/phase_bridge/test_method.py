@@ -1,5 +1,6 @@
 """The method from config to samples: what is trained, sampled and measured; and what is refused, in words."""
 
+import functools
 import json
 
 import jax
@@ -16,6 +17,7 @@ from configs.phase_bridge.spiral import get_config
 from phase_bridge import method, toy
 from phase_bridge.__main__ import APP
 from phase_bridge.bridge import Bridge
+from phase_bridge.evaluation import evaluate
 from phase_bridge.processes import CLD, EDM, Flow
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -207,3 +209,20 @@ def test_from_the_command_line(tmp_path, capsys):
     assert main(["evaluate", *run, "--config.sampler.kind=sde"], APP) == 0, capsys.readouterr().err
     assert len(list((tmp_path / "samples").glob("step-4-seed-0-*.json"))) == 3
     assert len(list((tmp_path / "results").glob("evaluate-*.json"))) == 2
+
+
+def test_the_floor_of_images_is_other_images(tmp_path):
+    """However few held-out images there are, the floor is not what they are to themselves."""
+    random = np.random.default_rng(0)
+    arrays = {split: random.integers(0, 256, (6, 4, 4, 1), np.uint8) for split in ("train", "test")}
+    np.savez(tmp_path / "images.npz", **arrays)
+    changes = {"data.source": f"npz:{tmp_path}/images.npz", "data.size": 4, "data.channels": 1}
+    made = config(**changes, **{"model.network": "song_unet", "model.channels": 8})
+    sources = functools.cache(lambda: method.build_all_sources(made))
+    for other, split in ((False, "test"), (True, "train")):
+        found = method.held_out(made, sources, other=other)(1, 6)
+        want = 2 * (arrays[split] / np.float32(255)) - 1
+        np.testing.assert_allclose(np.sort(found.ravel()), np.sort(want.ravel()), atol=1e-6)
+    sets = {"data": lambda i, count: np.zeros((count, 16)), "other": lambda i, count: np.ones((count, 16))}
+    found = evaluate({}, jax.random.key(0), num=6, batch_size=6, repeats=2, points=None, **sets)
+    assert abs(found.numbers["table"][0]["w2"] - 1) < 0.2

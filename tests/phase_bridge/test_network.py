@@ -9,9 +9,9 @@ import pytest
 
 from common import config as configs
 from common.errors import InputError
-from common.networks.mlp import ResidualMLP
 from common.networks.unets import ADMUNet, SongUNet
 from configs.phase_bridge.base import base
+from phase_bridge.mlp import ResidualMLP
 from phase_bridge.network import build, levels
 
 

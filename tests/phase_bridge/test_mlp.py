@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from common.errors import InputError
-from common.networks.mlp import EMBEDDINGS, ResidualMLP, embed
+from phase_bridge.mlp import EMBEDDINGS, ResidualMLP, embed
 
 
 def made(key=0, **options):

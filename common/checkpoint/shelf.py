@@ -1,0 +1,88 @@
+"""Models that come with a package: weights in half precision, and beside them a config with their checksum."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ml_collections import ConfigDict
+
+from common import config as configs
+from common.errors import input_error
+from common.io import packed
+from common.io.files import read_json, write_json
+from common.method import Variables
+
+SMALL = 2000  # arrays of fewer numbers stay exact: rounding gains and first and last kernels makes most of the error
+
+
+class Shelf(NamedTuple):
+    """The models of one package: `directory` holds NAME.npz and NAME.json, `base()` is every key of its configs."""
+
+    directory: Path
+    base: Callable[[], ConfigDict]
+
+    def names(self) -> list[str]:
+        """Returns the names of the models that come with the package, sorted."""
+        return sorted(path.stem for path in self.directory.glob("*.npz"))
+
+    def find(self, place: str | os.PathLike) -> Path | None:
+        """Returns the file of weights that `place` names: a model of the package, or a file; None for a directory.
+
+        A directory with a run in it goes before a model of that name. Raises `InputError` for a name that is neither.
+        """
+        path, names = Path(place), self.names()
+        if (path / configs.FILE_NAME).exists():
+            return None
+        if str(place) in names:
+            return self.directory / f"{place}.npz"
+        if path.suffix == ".npz":
+            return path
+        if len(path.parts) == 1 and not path.exists():
+            known = ", ".join(f'"{name}"' for name in names) or "none in this installation"
+            expected = f"the directory of a run, or a model of the package ({known})"
+            raise input_error("workdir", expected=expected, got=repr(str(place)), fix="give one of them")
+        return None
+
+    def opened(self, place: str | os.PathLike, *, step: int | None = None) -> tuple[ConfigDict, Variables] | None:
+        """Returns config and variables of the weights that `place` names, as in `find`; None for a directory.
+
+        step: of the checkpoint, None for packed weights. Raises `InputError` for others, and as `find` and `read` do.
+        """
+        path = self.find(place)
+        if path is not None and step is not None:
+            raise input_error("step", expected="None for packed weights, of one step", got=step, fix="leave it out")
+        return None if path is None else self.read(path)
+
+    def write(self, path: str | os.PathLike, config: ConfigDict, variables: Variables, *, step: int) -> str:
+        """Writes weights to `path` (`.npz`) and config, step and checksum beside it (`.json`); returns the checksum.
+
+        The config names no directory of the machine where it was trained. Equal weights give equal bytes. Raises
+        `InputError` for another ending, and for weights that half precision cannot hold.
+        """
+        path = Path(path)
+        if path.suffix != ".npz":
+            raise input_error("weights", expected="a name that ends in .npz", got=str(path), fix="add the ending")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        digest = packed.save(path, variables._asdict(), small=SMALL)
+        write_json(path.with_suffix(".json"), {"sha256": digest, "step": step, "config": _portable(config)})
+        return digest
+
+    def read(self, path: str | os.PathLike) -> tuple[ConfigDict, Variables]:
+        """Returns config and variables (float32) that `write` stored; `InputError` for missing or damaged files."""
+        described = Path(path).with_suffix(".json")
+        how = {"expected": f"config and checksum of {Path(path).name}", "fix": "write it again by export --weights"}
+        stored = read_json(described, **how) if described.exists() else {}
+        if not {"config", "sha256"} <= set(stored):
+            raise input_error(str(described), got="others" if stored else "none", **how)
+        config = configs.from_stored(stored["config"], self.base(), described)
+        return config, Variables(**{"stats": {}, **packed.load(path, sha256=stored["sha256"])})
+
+
+def _portable(config: ConfigDict) -> dict[str, Any]:
+    values = configs.to_dict(config)
+    kind, _, where = values["data"]["source"].partition(":")
+    # A prepared directory is NAME/VERSION, of which both say what the data are.
+    kept = "/".join(Path(where).parts[-2:] if kind == "prepared" else Path(where).parts[-1:])
+    values["data"] |= {"source": f"{kind}:{kept}" if where else kind, "directory": ""}
+    return values
