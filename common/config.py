@@ -249,7 +249,7 @@ def _known(values: Mapping[str, Any], base: ConfigDict, workdir: str | os.PathLi
         raise input_error(
             str(path),
             expected="keys of this version",
-            got="keys that it has no more: " + _listed_keys(removed),
+            got="removed keys: " + _listed_keys(removed),
             fix=f"train with the version that wrote it, or start a new run from it: --init-from {workdir}",
         )
     notes = []

@@ -65,6 +65,8 @@ def match(
 
     Raises:
       InputError: images, masks or a key that cannot be used.
+
+    >>> result = diffmatch_jax.match(source, target)  # doctest: +SKIP
     """
     model = model if isinstance(model, Model) else load(model)
     options = {"key": key, "hypotheses": hypotheses, "search": search}
@@ -75,7 +77,11 @@ def match(
 
 
 def load(workdir: str | os.PathLike | None = None, *, ema: bool = True, step: int | None = None) -> Model:
-    """Returns the matcher of a trained run, or the one that comes with the package; raises `InputError`."""
+    """Returns the matcher of a trained run, or the one that comes with the package; raises `InputError`.
+
+    >>> matcher = load()  # of the package
+    >>> load("runs/matcher")  # doctest: +SKIP
+    """
     if workdir is None:
         return _shipped()
     if not isinstance(workdir, str | os.PathLike):

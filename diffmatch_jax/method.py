@@ -51,7 +51,7 @@ MATTERS = ("features", "conditioning", "model", "process", "objective", "sampler
 
 
 class Frozen(NamedTuple):
-    """What training does not change and checkpoints keep beside the trained: the pyramid's and stage 1's weights."""
+    """Frozen weights that checkpoints keep beside the trained ones: those of the pyramid and of stage 1."""
 
     pyramid: Any
     stage1: Any = None

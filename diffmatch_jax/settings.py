@@ -1,4 +1,4 @@
-"""What a config says, as the values that everything else computes with: plan, stages, objective, pairs."""
+"""The settings of a config as records: plan, stages, objective, pairs."""
 
 from common.errors import choice, input_error
 from common.networks.unets import ADMUNet

@@ -4,8 +4,8 @@
 # `common.imports` reads tensors from PyTorch and safetensors files, without PyTorch and without running code from the
 # file. A map from the file's names to the leaves of a JAX network does the rest.
 #
-# Without PyTorch at hand, this tutorial first writes such a file: two convolutions without biases that predict noise,
-# with PyTorch's names and layout `[out, in, height, width]`.
+# This tutorial first writes such a file, without PyTorch: two convolutions without biases that predict noise, with
+# PyTorch's names and layout `[out, in, height, width]`. Where PyTorch is installed, it also runs the module itself.
 
 # %%
 import pathlib
@@ -83,14 +83,20 @@ def apply(params, y):  # the file's network predicts noise
 # outside the image.
 
 # %%
-y = rng.uniform(size=(12, 12))
-hidden = [scipy.signal.correlate2d(y, kernel[0], mode="same") for kernel in state_dict["net.0.weight"]]
-noise = sum(
-    scipy.signal.correlate2d(np.maximum(each, 0), kernel, mode="same")
-    for each, kernel in zip(hidden, state_dict["net.2.weight"][0], strict=True)
-)
-ours = apply(params, jnp.asarray(y, jnp.float32)[None, ..., None])[0, ..., 0]
-print("largest difference:", float(np.abs(ours - (y - noise)).max()))
+
+
+def with_scipy(image):  # [H, W]
+    first, second = state_dict["net.0.weight"][:, 0], state_dict["net.2.weight"][0]
+    hidden = [np.maximum(scipy.signal.correlate2d(image, kernel, mode="same"), 0) for kernel in first]
+    noise = sum(
+        scipy.signal.correlate2d(part, kernel, mode="same") for part, kernel in zip(hidden, second, strict=True)
+    )
+    return image - noise
+
+
+y = rng.uniform(size=(12, 12)).astype(np.float32)
+ours = apply(params, jnp.asarray(y)[None, ..., None])[0, ..., 0]
+print("largest difference:", float(np.abs(ours - with_scipy(y)).max()))
 
 # %% [markdown]
 # ## Use it
@@ -100,10 +106,48 @@ print("largest difference:", float(np.abs(ours - (y - noise)).max()))
 
 # %%
 denoise = gahb.as_denoiser(Partial(apply, params))
-basis = eigenbasis.top_k(denoise, jnp.asarray(y, jnp.float32)[..., None], k=3)
+basis = eigenbasis.top_k(denoise, jnp.asarray(y)[..., None], k=3)
 print("leading factors:", basis.values)
 batch = jax.random.uniform(jax.random.key(0), (2, 12, 12, 1))
 print("a batch:", denoise(batch).shape)
+
+# %% [markdown]
+# ## Or keep it in PyTorch
+#
+# `gahb.from_torch` wraps a module as it is, for images `[B, H, W, C]`. The eigenbasis needs products with its Jacobian,
+# which come from `torch.func`. JAX calls the module on the host: slower than the network above, and not trainable.
+
+# %%
+try:
+    import torch
+except ImportError:
+    print("PyTorch is not installed: this cell needs `pip install torch`.")
+else:
+
+    class Residual(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            first = torch.nn.Conv2d(1, WIDTH, 3, padding=1, bias=False)
+            second = torch.nn.Conv2d(WIDTH, 1, 3, padding=1, bias=False)
+            self.net = torch.nn.Sequential(first, torch.nn.ReLU(), second)
+
+        def forward(self, y):
+            return y - self.net(y)
+
+    module = Residual()
+    module.load_state_dict({name: torch.tensor(array) for name, array in tensors.items()})
+    in_torch = gahb.from_torch(module.eval())
+    print("largest difference:", float(jnp.abs(in_torch(batch) - denoise(batch)).max()))
+    in_torch_basis = eigenbasis.top_k(in_torch, jnp.asarray(y)[..., None], k=3)
+    print("leading factors:", in_torch_basis.values)
+
+# %% [markdown]
+# `gahb.from_callback(function, jvp=..., vjp=...)` does the same for other code outside JAX. Sampling and PSNR curves
+# need the function alone, the eigenbasis needs both products too.
+
+# %%
+wrapped = gahb.from_callback(lambda images: np.stack([with_scipy(image) for image in images[..., 0]])[..., None])
+print("largest difference:", float(jnp.abs(wrapped(batch) - denoise(batch)).max()))
 
 # %% [markdown]
 # The authors' released models of the three papers need no map of your own: `python -m METHOD import-weights FILE`,

@@ -1,4 +1,4 @@
-"""What a script calls without the command line: denoisers read from runs and from the package."""
+"""Denoisers read from runs and from the package, for scripts."""
 
 import os
 
@@ -16,6 +16,8 @@ def load_denoiser(workdir: str | os.PathLike, *, ema: bool = True, step: int | N
     written by `export --weights`, which hold one set of weights in half precision. Needs no data and no optimizer. Its
     input is that of `gahb.denoiser`. Raises `InputError` if the directory holds no readable checkpoint, and for an
     unknown name, with those that are known.
+
+    >>> x_hat = load_denoiser("runs/x")(y)  # doctest: +SKIP
     """
     network, variables = method.load(workdir, ema=ema, step=step)
     # On the device once, instead of with every call.

@@ -27,6 +27,9 @@ def as_denoiser(function: Denoiser) -> Partial:
 
     Arrays inside such a function become constants of every program compiled with it; to avoid that, make it with
     `jax.tree_util.Partial(function, arrays)` and let it take them first.
+
+    >>> as_denoiser(lambda y: y / 2)(jnp.ones((1, 1, 1, 1))).item()
+    0.5
     """
     if isinstance(function, Partial):
         return function
@@ -74,6 +77,9 @@ def from_score(score: Conditional, sigma: float | None = None) -> Partial:
     """Returns the denoiser f(y) = y + sigma^2 s(y, sigma) of a score `s(y, sigma)`.
 
     With `sigma` (intensity units): a denoiser `y -> x_hat` for that noise; without: `(y, sigma) -> x_hat`.
+
+    >>> from_score(lambda y, sigma: -y, sigma=0.5)(jnp.ones((1, 1, 1, 1))).item()
+    0.75
     """
     return at_sigma(Partial(_from_score, as_denoiser(score)), sigma)
 
@@ -82,6 +88,9 @@ def from_eps(eps: Conditional, sigma: float | None = None) -> Partial:
     """Returns the denoiser f(y) = y - sigma e(y, sigma) of a noise predictor `e(y, sigma)` of unit variance.
 
     With `sigma` (intensity units): a denoiser `y -> x_hat` for that noise; without: `(y, sigma) -> x_hat`.
+
+    >>> from_eps(lambda y, sigma: y, sigma=0.25)(jnp.ones((1, 1, 1, 1))).item()
+    0.75
     """
     return at_sigma(Partial(_from_eps, as_denoiser(eps)), sigma)
 
@@ -90,6 +99,9 @@ def at_sigma(denoise: Conditional, sigma: float | None) -> Partial:
     """Returns a noise-conditional `denoise(y, sigma)` as a function of y alone; with `sigma` None, as it is.
 
     sigma: standard deviation of the noise, intensity units. It travels as an argument, so another one compiles nothing.
+
+    >>> at_sigma(lambda y, sigma: sigma * y, 0.25)(jnp.ones((1, 1, 1, 1))).item()
+    0.25
     """
     if sigma is None:
         return as_denoiser(denoise)
@@ -150,6 +162,9 @@ def from_torch(module: Any, *, device: Any = None) -> Partial:
 
     module: a `torch.nn.Module` in evaluation mode, or a function of one tensor; its Jacobian products come from
     `torch.func`. device: of its weights (default: CPU). Raises `InputError` for a module in training mode.
+
+    >>> from_torch(torch.nn.Identity().eval())(jnp.ones((1, 8, 8, 1))).shape  # doctest: +SKIP
+    (1, 8, 8, 1)
     """
     torch = sys.modules.get("torch")  # whoever has a module has imported it
     if torch is None or not callable(module):

@@ -358,6 +358,10 @@ def denoiser(variables: Variables, network: nn.Module) -> Partial:
     sides, and the result is cropped. Calling it raises `InputError` for floats in 0..255, other integers, NaN and other
     shapes.
     The result is a pytree of the weights: give it to jitted functions as an argument, never close over it.
+
+    >>> import gahb
+    >>> gahb.denoiser(variables, network)(jnp.ones((1, 32, 32, 1))).shape  # doctest: +SKIP
+    (1, 32, 32, 1)
     """
     return Partial(_Subtract(network), Variables(*variables))
 

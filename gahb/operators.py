@@ -26,12 +26,20 @@ class Operator(NamedTuple):
 
 
 def project(operator: Operator, x: jax.Array) -> jax.Array:
-    """Returns M M^T x, what the measurement of `x [B, H, W, C]` says about x."""
+    """Returns M M^T x, the projection of `x [B, H, W, C]` onto the measured subspace.
+
+    >>> project(pixels(np.array([[1, 0]])), jnp.ones((1, 1, 2, 1))).ravel().tolist()
+    [1.0, 0.0]
+    """
     return operator.synthesize(operator.analyze(x))
 
 
 def synthesis() -> Operator:
-    """Measures nothing: sampling from the prior."""
+    """Measures nothing: sampling from the prior.
+
+    >>> synthesis().analyze(jnp.ones((1, 1, 2, 1))).ravel().tolist()
+    [0.0, 0.0]
+    """
     return Operator(Partial(_nothing), Partial(_nothing))
 
 
@@ -39,6 +47,9 @@ def pixels(mask: jax.Array) -> Operator:
     """Keeps the pixels where `mask` (`[H, W]`, `[H, W, 1]` or `[H, W, C]`, zeros and ones or booleans) is one.
 
     Raises `InputError` for other numbers.
+
+    >>> pixels(np.array([[1, 0]])).analyze(jnp.ones((1, 1, 2, 1))).ravel().tolist()
+    [1.0, 0.0]
     """
     mask = jnp.asarray(as_mask(mask, "mask"))
     if mask.ndim not in (2, 3):
@@ -53,12 +64,19 @@ def inpainting(shape: tuple[int, int, int], *, box: tuple[int, int, int, int]) -
 
     As in the released code, rows from centre - floor(height / 2) up to, not including, centre + floor(height / 2) are
     lost, one fewer than an odd height; so for columns. `hole` blanks just the pixels asked for.
+
+    >>> float(inpainting((8, 8, 1), box=(4, 4, 4, 4)).analyze(jnp.ones((1, 8, 8, 1))).sum())
+    48.0
     """
     return pixels(inpainting_mask(shape, box=box))
 
 
 def inpainting_mask(shape: tuple[int, int, int], *, box: tuple[int, int, int, int]) -> np.ndarray:
-    """Returns the mask of `inpainting`, float32 `[H, W, C]`, zero inside the box."""
+    """Returns the mask of `inpainting`, float32 `[H, W, C]`, zero inside the box.
+
+    >>> int((inpainting_mask((8, 8, 1), box=(4, 4, 3, 3)) == 0).sum())  # one row and one column fewer than 3
+    4
+    """
     row, column, height, width = (int(number) for number in box)
     top, left, bottom, right = row - height // 2, column - width // 2, row + height // 2, column + width // 2
     if min(top, left) < 0 or bottom > shape[0] or right > shape[1]:
@@ -70,7 +88,11 @@ def inpainting_mask(shape: tuple[int, int, int], *, box: tuple[int, int, int, in
 
 
 def hole(shape: tuple[int, int, int], *, rows: tuple[int, int], columns: tuple[int, int]) -> Operator:
-    """Blanks rows and columns, each from the first number up to, not including, the second, of `shape (H, W, C)`."""
+    """Blanks rows and columns, each from the first number up to, not including, the second, of `shape (H, W, C)`.
+
+    >>> float(hole((8, 8, 1), rows=(2, 5), columns=(3, 6)).analyze(jnp.ones((1, 8, 8, 1))).sum())
+    55.0
+    """
     return pixels(hole_mask(shape, rows=rows, columns=columns))
 
 
@@ -90,29 +112,50 @@ def hole_mask(shape: tuple[int, int, int], *, rows: tuple[int, int], columns: tu
 
 
 def random_pixels(key: jax.Array, shape: tuple[int, int, int], *, fraction: float) -> Operator:
-    """Keeps int(fraction H W C) values of an image of `shape (H, W, C)`, drawn for each channel independently."""
+    """Keeps int(fraction H W C) values of an image of `shape (H, W, C)`, drawn for each channel independently.
+
+    >>> operator = random_pixels(jax.random.key(0), (4, 4, 1), fraction=0.25)
+    >>> float(operator.analyze(jnp.ones((1, 4, 4, 1))).sum())
+    4.0
+    """
     return pixels(random_mask(key, shape, fraction=fraction))
 
 
 def random_mask(key: jax.Array, shape: tuple[int, int, int], *, fraction: float) -> jax.Array:
-    """Returns the mask of `random_pixels`, float32 `[H, W, C]`."""
+    """Returns the mask of `random_pixels`, float32 `[H, W, C]`.
+
+    >>> float(random_mask(jax.random.key(0), (4, 4, 1), fraction=0.25).sum())
+    4.0
+    """
     size = int(np.prod(shape))
     chosen = jax.random.permutation(as_key(key), size)[: _share(fraction, size)]
     return jnp.zeros(size).at[chosen].set(1).reshape(shape)
 
 
 def super_resolution(scale: int) -> Operator:
-    """Keeps `scale` times the mean of each block of scale x scale pixels; H and W must be multiples of `scale`."""
+    """Keeps `scale` times the mean of each block of scale x scale pixels; H and W must be multiples of `scale`.
+
+    >>> super_resolution(2).analyze(jnp.ones((1, 2, 2, 1))).ravel().tolist()
+    [2.0]
+    """
     return Operator(Partial(_Reduce(scale)), Partial(_Repeat(scale)))
 
 
 def basis(vectors: jax.Array, shape: tuple[int, int, int]) -> Operator:
-    """Projects an image of `shape (H, W, C)` on the orthonormal columns of `vectors [H * W * C, K]`; m is `[B, K]`."""
+    """Projects an image of `shape (H, W, C)` on the orthonormal columns of `vectors [H * W * C, K]`; m is `[B, K]`.
+
+    >>> basis(jnp.eye(4)[:, :2], (2, 2, 1)).analyze(jnp.ones((1, 2, 2, 1))).tolist()
+    [[1.0, 1.0]]
+    """
     return Operator(Partial(_coefficients, vectors), Partial(_Combine(tuple(shape)), vectors))
 
 
 def random_basis(key: jax.Array, shape: tuple[int, int, int], *, fraction: float) -> Operator:
-    """Projects on int(fraction H W C) random orthonormal vectors (the QR factor of a Gaussian matrix)."""
+    """Projects on int(fraction H W C) random orthonormal vectors (the QR factor of a Gaussian matrix).
+
+    >>> random_basis(jax.random.key(0), (4, 4, 1), fraction=0.25).analyze(jnp.ones((1, 4, 4, 1))).shape
+    (1, 4)
+    """
     size = int(np.prod(shape))
     return basis(jnp.linalg.qr(jax.random.normal(as_key(key), (size, _share(fraction, size))))[0], shape)
 
@@ -124,19 +167,29 @@ def spectral(shape: tuple[int, int, int], *, fraction: float, symmetric: bool = 
     kept. `symmetric=False` is the released mask, which has the frequency -f at its edge but not +f, and the released M,
     which takes every frequency of m, so that M M^T is no projection and M no adjoint: for comparisons with earlier
     results only.
+
+    >>> operator = spectral((8, 8, 1), fraction=0.2)
+    >>> np.allclose(project(operator, jnp.ones((1, 8, 8, 1))), 1)  # a constant image has the lowest frequency alone
+    True
     """
     mask = jnp.asarray(spectral_mask(shape, fraction=fraction, symmetric=symmetric))[..., None]
     return Operator(Partial(_frequencies, mask), Partial(_real_image, mask if symmetric else jnp.ones_like(mask)))
 
 
 def spectral_mask(shape: tuple[int, int, int], *, fraction: float, symmetric: bool = True) -> np.ndarray:
-    """Returns the mask of `spectral` in FFT order, float32 `[H, W]`."""
+    """Returns the mask of `spectral` in FFT order, float32 `[H, W]`.
+
+    >>> int(spectral_mask((8, 8, 1), fraction=0.2).sum())
+    13
+    """
     height, width = shape[:2]
     keep = (_lowest_pairs if symmetric else _released_block)(height, width, fraction) if 0 < fraction <= 1 else None
     if keep is None or keep.sum() < 2:
         image = f"{height}x{width}"
         fix = "keep more frequencies"
-        raise input_error("fraction", expected=f"a share in (0, 1] with a frequency of {image}", got=fraction, fix=fix)
+        raise input_error(
+            "fraction", expected=f"a fraction in (0, 1] with a frequency of {image}", got=fraction, fix=fix
+        )
     return keep.astype(np.float32)
 
 
@@ -171,7 +224,7 @@ def _share(fraction, size):
     count = int(fraction * size)
     if not 0 < count <= size:
         fix = "use a larger fraction, at most 1"
-        raise input_error("fraction", expected=f"a share that keeps 1 to {size} numbers", got=fraction, fix=fix)
+        raise input_error("fraction", expected=f"a fraction that keeps 1 to {size} numbers", got=fraction, fix=fix)
     return count
 
 

@@ -119,7 +119,7 @@ class Moments(NamedTuple):
 
 
 def gaussian_moments(variance: np.ndarray, settings: SamplerSettings = DEFAULT) -> Moments:
-    """Returns what `gahb.sample` leaves of a Gaussian prior along eigenvectors of its covariance.
+    """Returns the variance and mean of `gahb.sample` relative to a Gaussian prior, along its principal axes.
 
     variance: `[...]`, positive eigenvalues v. The denoiser is the optimal one, x_hat = v y / (v + sigma^2), and most
     directions have no variance, so that ||d|| / sqrt(HWC) = sigma. With the error e of the mean of y and the covariance

@@ -88,8 +88,8 @@ def sample(
     or more in directions of variance 25 sigma_L^2 to 6 sigma_0^2, see `gahb.sampler_settings`.
 
     settings: or its fields by name, which take precedence. operator, measurement `[N or 1, ...]`: M and m = M^T x of a
-    linear inverse problem; the last denoising moves samples off m a little, and `impose` puts them back by x + M (m -
-    M^T x), which the original does not. initial: `[N or 1, H, W, C]`, in place of the start mean + sigma_0 z; its
+    linear inverse problem; the last denoising moves samples slightly off m, and `impose` projects them onto it by x + M
+    (m - M^T x), which the original does not. initial: `[N or 1, H, W, C]`, in place of the start mean + sigma_0 z; its
     residual says how much noise is in it. key: of `jax.random.key` or `PRNGKey`, or a seed. Sample i draws from
     fold_in(key, first + i), so a run may be split into batches; `noise` replaces the draws. The same key gives the same
     noise to any denoiser. Nothing but `max_steps`, `store_every`, `impose`, shapes and the function behind `denoise`
@@ -224,7 +224,7 @@ def _run(
         return state
 
     def idle(residual, left):
-        """Tells whether the denoiser leaves in what it has to remove, judged where that is well above sigma_L."""
+        """Returns whether the denoiser leaves noise that it should remove, judged where noise is well above sigma_L."""
         least = left**2 / jnp.sqrt(left**2 + PIXEL_VARIANCE) / 4
         return (residual < least) & (left > 5 * s["sigma_L"])
 

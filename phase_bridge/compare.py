@@ -48,7 +48,7 @@ _TUNED_ON = 3000  # samples by which settings are chosen
 
 
 class Plan(NamedTuple):
-    """What a comparison does."""
+    """The plan of a comparison."""
 
     models: tuple[str, ...]
     seeds: int

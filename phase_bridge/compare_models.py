@@ -1,4 +1,4 @@
-"""What a comparison consists of: networks (objective and law of noise levels), paths, samplers, measures and tables.
+"""The parts of a comparison: networks (objective and law of noise levels), paths, samplers, measures and tables.
 
 A model is NETWORK/PATH: a denoiser is trained once and sampled along every path. Every path has the same number of
 candidates, of which one is chosen for each number of evaluations, on samples that are not reported.

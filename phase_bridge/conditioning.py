@@ -40,7 +40,7 @@ class Condition(NamedTuple):
             raise input_error("condition.image", expected=expected, got=got, fix="match the samples")
 
     def rows(self, b: Bridge, times: np.ndarray) -> np.ndarray:
-        """Returns what `impose` needs at each of N evaluations `[N, 5]`: on or off, c_x, c_v, slope and spread of v."""
+        """Returns the inputs of `impose` at each of N evaluations `[N, 5]`: on, c_x, c_v, slope and spread of v."""
         n = np.arange(len(times))
         on = n < np.floor(self.fraction * len(times))
         c_x, c_v = bridges.mean_coefficients(b, times)
@@ -75,6 +75,9 @@ def stroke(image: jax.Array, *, start: float = 0.0, fraction: float = 0.25) -> C
 
     image: bytes, or floats in [-1, 1]; points `[B or 1, C]` may be of any range. Raises `InputError` for fractions
     outside [0, 1] and for what is no image.
+
+    >>> stroke(np.zeros((1, 2, 2, 1), np.float32)).fraction
+    0.25
     """
     for name, value in {"start": start, "fraction": fraction}.items():
         if not 0 <= value <= 1:
@@ -87,6 +90,9 @@ def inpainting(image: jax.Array, known: jax.Array) -> Condition:
 
     image: as of `stroke`. Before every evaluation, unknown pixels stand at the data estimate of the step before; at the
     end known pixels are set to the image, exactly. Raises `InputError` if the shapes do not fit or nothing is known.
+
+    >>> inpainting(np.zeros((1, 2, 2, 1), np.float32), np.array([[[[1], [0]], [[0], [0]]]])).known.sum().item()
+    1.0
     """
     image, known = _image(image), jnp.asarray(as_mask(known, "known"), jnp.float32)
     if not _fits(known.shape[1:], image.shape[1:]):

@@ -1,4 +1,4 @@
-"""What `evaluate` measures: samples of a few numbers of evaluations against held-out data, and data against data."""
+"""The measures of `evaluate`: samples at several numbers of evaluations against held-out data; data against data."""
 
 import functools
 from collections.abc import Callable, Mapping
@@ -23,7 +23,7 @@ Features = Callable[[np.ndarray], np.ndarray]  # images [N, H, W, C] in [-1, 1] 
 
 
 class Quality(NamedTuple):
-    """How far samples are from data, in data units; None where there is no such thing.
+    """Distances of samples to data, in data units; None where a measure does not apply.
 
     `w2`: sliced Wasserstein distance to held-out data. `recall` and `coverage`: the fractions of data that samples
     reach (`common.metrics.neighbours`), which see lost and repeated samples where distances do not. Points only:

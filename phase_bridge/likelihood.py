@@ -52,6 +52,11 @@ def log_density(
     model: along a Bridge. exact: the whole trace (default where data have up to 4 coordinates), else Hutchinson's
     unbiased estimate from `probes` random signs, made from `key`. rtol, atol: of the adaptive steps (Dormand-Prince 5).
     Raises `InputError` for what does not fit together and `RunError` if `max_steps` do not suffice.
+
+    >>> from phase_bridge import mixture
+    >>> model = mixture(Bridge(), [[0.0]], [1.0], 0.5)
+    >>> log_density(model, jnp.zeros((1, 2))).log_density.shape
+    (1,)
     """
     _bridge(model)
     m = jnp.asarray(as_numbers(m, "m", scale=SIGNED))
@@ -149,6 +154,11 @@ def log_likelihood(
     log p(x) >= E log (1/K) sum_k p(x, v_k) / q(v_k | x), tight as K = `draws` grows (Burda et al., ICLR 2016), with
     velocities from q(v | x), which is p(v | x) wherever the density of the data is flat on the scale of L_xx (1.4e-3 at
     t = 0.999). x: points, or images `[B, H, W, C]` of bytes or floats in [-1, 1]. options: of `log_density`.
+
+    >>> from phase_bridge import mixture
+    >>> model = mixture(Bridge(), [[0.0]], [1.0], 0.5)
+    >>> round(float(log_likelihood(model, jnp.zeros((1, 1)), 0)[0]), 1), round(-0.5 * math.log(2 * math.pi * 0.25), 1)
+    (-0.2, -0.2)
     """
     bridge = _bridge(model)
     _check_time(t)

@@ -43,7 +43,7 @@ _CORRECTOR = {"": None, "on": True, "off": False}
 
 
 class Setup(NamedTuple):
-    """What a trained run consists of beside its weights: network, objective, path, and how it is sampled by default."""
+    """A trained run without its weights: network, objective, path and default sampler."""
 
     network: nn.Module
     objective: Objective
@@ -249,7 +249,7 @@ def build_objective(config) -> Objective:
 
 
 def build_sampler(config) -> SamplerConfig:
-    """Returns how a config makes samples; what does not fit its path is found by `build_setup`."""
+    """Returns the sampler settings of a config; `build_setup` checks them against its path."""
     sampler = config.sampler
     options = {"kind": sampler.schedule, "last": sampler.last, "power": sampler.power, "rho": sampler.rho}
     options |= {"sigma_max": sampler.sigma_max, "sigma_min": sampler.sigma_min}
@@ -339,6 +339,8 @@ def load(workdir: str | os.PathLike, *, ema: bool = True, step: int | None = Non
     workdir: the directory that `train` or `import-weights` wrote, the file of `export`, or the name of a model that
       comes with the package (an unknown one lists them). ema: the running average of the weights. step: of the
     checkpoint (default: the last). Raises `InputError` for what is no run of this method.
+
+    >>> model = phase_bridge.load("runs/spiral")  # doctest: +SKIP
     """
     setup, variables = load_setup(workdir, ema=ema, step=step)
     return as_model(setup, jax.tree.map(jnp.asarray, variables))

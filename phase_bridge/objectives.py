@@ -1,4 +1,4 @@
-"""What networks are trained to: the paper's force, a denoiser at any law of noise levels, or a velocity.
+"""Training objectives: the paper's force, a denoiser at any law of noise levels, or a velocity.
 
 "force" (Chen et al., ICLR 2024) regresses the force of a bridge over its scale z, weighted 1/(1 - t), at uniform times;
 the network sees the state and 1 - t, and serves that bridge alone. "denoiser" (Karras et al., NeurIPS 2022) regresses

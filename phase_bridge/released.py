@@ -1,4 +1,4 @@
-"""What the published code does otherwise than its paper, for comparison with its outputs; nothing else uses it.
+"""Deviations of the published code from its paper, for comparison with its outputs; nothing else uses them.
 
 Its networks give F = force / z, so tables and fields here are over F, not over data estimates.
 """

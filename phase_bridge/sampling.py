@@ -37,7 +37,7 @@ class Sampler(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Model:
-    """What samplers take: made by `phase_bridge.load` or `denoiser_model`; a pytree whose leaves are the weights.
+    """A model for samplers, made by `phase_bridge.load` or `denoiser_model`; a pytree whose leaves are the weights.
 
     process: the path that states follow. denoiser: whether `read(weights, labels, u, sigma)` is a denoiser, which
     serves every path, or `read(weights, labels, state, t)` the estimate of a network that sees states of this path

@@ -30,7 +30,7 @@ _ADAMS = ((1.0,), (3 / 2, -1 / 2), (23 / 12, -16 / 12, 5 / 12), (55 / 24, -59 / 
 
 
 class Solver(NamedTuple):
-    """What a solver can do: kinds, numbers of parts, its degree (None: it has none), and whether it may be corrected.
+    """Properties of a solver: kinds, numbers of parts, its degree (None: it has none), and whether it may be corrected.
 
     `of_bridge`: it solves bridges alone. `corrector`: its default, None where it has none. `order`: of convergence,
     in words where it depends on the degree.
@@ -131,6 +131,9 @@ def make_steps(
     `SOLVERS` (None: the path's default). kind: "ode" (probability flow) or "sde" (a Bridge's own process). degree: of
     the polynomial that is extrapolated. corrector: corrects each step with the next evaluation; by default for "unipc",
     and for kind "sde" with "data_multistep" and no degree. Raises `InputError` for what does not fit together.
+
+    >>> make_steps(Bridge(), [0.0, 0.5, 0.9]).weights.shape[0]
+    2
     """
     name = chosen(process, solver, kind)
     rule = SOLVERS[name]

@@ -266,6 +266,11 @@ def mixture(process: Process, centres, weights, std: float, *, kind: str = "ode"
 
     centres `[K, C]`, weights `[K]` (normalised here), std of every component. Its numbers travel as arguments of the
     compiled sampler.
+
+    >>> from phase_bridge import Bridge, sample
+    >>> points, info = sample(mixture(Bridge(), [[0.0, 0.0]], [1.0], 0.1), jax.random.key(0), (4, 2), nfe=5)
+    >>> points.shape, info["nfe"]
+    ((4, 2), 5)
     """
     centres, weights, std = (jnp.asarray(each, jnp.result_type(float)) for each in (centres, weights, std))
     return denoiser_model(process, Partial(posterior_mean, centres, weights / weights.sum(), std), kind=kind)

@@ -1,5 +1,6 @@
 """The README, the pages and the tutorials: their code runs, their commands and links exist, their names are public."""
 
+import doctest
 import importlib
 import importlib.util
 import inspect
@@ -136,6 +137,15 @@ def test_look_into_a_denoiser(plots):
     np.testing.assert_allclose(scope["twice"], 2 * scope["restored"], rtol=1e-3, atol=1e-4)
 
 
+def test_memorise_or_generalise(plots):
+    scope = tutorial("memorise_or_generalise", STEPS=150, KERNELS=8, COUNT=2)
+    between, nearest = scope["between"], scope["nearest"]
+    assert between[1] < 0.4 < 0.6 < between[50]
+    assert nearest[1] > 0.8 > nearest[50]
+    first, second = scope["sets"][50]
+    assert np.abs(np.asarray(first)[:, None] - np.asarray(second)).max((2, 3, 4)).min() > 0.1  # no face is in both sets
+
+
 def test_few_steps_compared(plots):
     scope = tutorial("few_steps_compared", COUNT=300, REFERENCE=100)
     modes = np.linalg.norm(scope["reference"][:, None] - np.array(scope["means"]), axis=-1).min(1)
@@ -156,8 +166,13 @@ def test_train_and_resume(plots, capsys):
 
 def test_bring_a_pytorch_model(plots):
     scope = tutorial("bring_a_pytorch_model", WIDTH=3)
-    np.testing.assert_allclose(scope["ours"], scope["y"] - scope["noise"], atol=1e-5)
+    np.testing.assert_allclose(scope["ours"], scope["with_scipy"](scope["y"]), atol=1e-5)
     assert scope["basis"].residuals.max() < 1e-3
+    denoise, batch = scope["denoise"], scope["batch"]
+    np.testing.assert_allclose(scope["wrapped"](batch), denoise(batch), atol=1e-5)
+    if importlib.util.find_spec("torch"):
+        np.testing.assert_allclose(scope["in_torch"](batch), denoise(batch), atol=1e-5)
+        np.testing.assert_allclose(scope["in_torch_basis"].values, scope["basis"].values, atol=1e-4)
 
 
 # Commands
@@ -271,6 +286,34 @@ def test_public_names_are_there_and_described(package):
         value = getattr(module, each)
         where = value.__name__ if inspect.ismodule(value) else value.__module__
         assert value.__doc__ and where.split(".")[0] in ("common", *METHODS), each
+
+
+def public_functions() -> dict[str, list]:
+    """Returns the functions of the API pages by the module that defines them."""
+    found = {}
+    for package in (
+        "gahb",
+        "gahb.eigenbasis",
+        "gahb.operators",
+        "gahb.reference",
+        "phase_bridge",
+        "diffmatch_jax",
+        "common.imports",
+    ):
+        module = importlib.import_module(package)
+        names = getattr(module, "__all__", None) or [each for each in vars(module) if not each.startswith("_")]
+        for function in (inspect.unwrap(getattr(module, each)) for each in names):
+            if inspect.isfunction(function) and (hasattr(module, "__all__") or function.__module__ == package):
+                found.setdefault(function.__module__, []).append(function)
+    return found
+
+
+@pytest.mark.parametrize("module", sorted(public_functions()))
+def test_every_public_function_has_an_example_that_runs(module):
+    for function in public_functions()[module]:
+        assert ">>> " in function.__doc__, f"{module}.{function.__name__} has no example"
+    results = doctest.testmod(importlib.import_module(module))
+    assert results.failed == 0
 
 
 def test_the_citation_has_the_version_of_the_package():

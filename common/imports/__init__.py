@@ -22,7 +22,15 @@ __all__ = ["Slot", "assign", "load", "load_safetensors", "load_torch"]
 
 
 def load(path: str | os.PathLike) -> dict[str, np.ndarray]:
-    """Returns the tensors of a PyTorch or safetensors file; the content decides, and the ending where it is damaged."""
+    """Returns the tensors of a PyTorch or safetensors file; the content decides, and the ending where it is damaged.
+
+    >>> import pathlib, tempfile
+    >>> from safetensors.numpy import save_file
+    >>> path = pathlib.Path(tempfile.mkdtemp()) / "model.safetensors"
+    >>> save_file({"weight": np.ones((2, 3), np.float32)}, path)
+    >>> load(path)["weight"].shape
+    (2, 3)
+    """
     path = archive.existing_file(path)
     start = archive.first_bytes(path, 9)
     if path.suffix == ".safetensors" or (start[8:9] == b"{" and not start.startswith(b"PK")):
@@ -46,6 +54,10 @@ def assign(tensors: Mapping[str, np.ndarray], slots: Mapping[str, Slot], *, fiel
 
     Raises one `InputError` for `field` (what the tensors were read from) that lists the tensors which are missing,
     unexpected or of another shape, each with the nearest name of the other side.
+
+    >>> slots = {"dense/kernel": Slot("weight", (2, 3), np.transpose)}
+    >>> assign({"weight": np.ones((2, 3))}, slots, field="model.pt")["dense/kernel"].shape
+    (3, 2)
     """
     wanted = {slot.source: slot.shape for slot in slots.values()}
     missing = [name for name in wanted if name not in tensors]
@@ -106,6 +118,8 @@ def load_safetensors(path: str | os.PathLike) -> dict[str, np.ndarray]:
     """Returns every tensor of a safetensors file as a writable C-contiguous array, in the order of its bytes.
 
     Raises `InputError` for any other file, and for a type that neither NumPy nor ml_dtypes has.
+
+    >>> load_safetensors("model.safetensors")["conv.weight"]  # doctest: +SKIP
     """
     path = archive.existing_file(path)
     try:

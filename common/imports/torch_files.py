@@ -39,6 +39,8 @@ def load_torch(
 
     Raises `InputError` for a file that is missing, damaged, hostile, too large, in the format from before PyTorch 1.6,
     or that holds a tensor without a dense NumPy form (sparse, quantised, nested, without data).
+
+    >>> load_torch("model.pt")["conv.weight"]  # doctest: +SKIP
     """
     with archives.opened(path) as archive:
         tensors, used = _described(archive, "data", inert)

@@ -87,7 +87,7 @@ class Store:
         try:
             return read_arrays(self.path(chunk))
         except ValueError as error:
-            fix = "give the command that made it again"
+            fix = "run the command that wrote it again"
             raise input_error(str(self.path(chunk)), expected="a whole chunk", got=error, fix=fix) from None
 
     def iterate(self, name: str, num: int) -> Iterator[np.ndarray]:
@@ -98,7 +98,7 @@ class Store:
                 got = f"{len(arrays[name])} rows" if name in arrays else f"arrays {', '.join(arrays)}"
                 expected = f"{rows} rows of {name}"
                 raise input_error(
-                    str(self.path(chunk)), expected=expected, got=got, fix="give the command that made it again"
+                    str(self.path(chunk)), expected=expected, got=got, fix="run the command that wrote it again"
                 )
             yield arrays[name][:rows]
 

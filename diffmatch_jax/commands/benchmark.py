@@ -173,19 +173,30 @@ def _measure(workdir: Path, datasets, baselines, corruptions, *, should_stop):
 
 def _shown(workdir: Path, data, baselines) -> Path:
     """Writes one pair of a data set with every matcher's flow, for pictures; returns the path."""
+    from diffmatch_jax.evaluation import regions
     from diffmatch_jax.evaluation.datasets.record import resized
+    from diffmatch_jax.evaluation.evaluate import asked
     from diffmatch_jax.model.pair_match import warped
 
     example = resized(data.load(len(data) // 2), SHOWN)
     arrays = {name: getattr(example, name) for name in ("source", "target", "flow", "mask")}
+    if example.regions is not None:
+        arrays |= {f"region.{name}": mask for name, mask in example.regions.masks.items()}
     for baseline in baselines:
-        flow, confidence = baseline.matcher(example.source, example.target)
-        arrays[f"{baseline.name}.flow"] = np.asarray(flow, np.float32)
-        arrays[f"{baseline.name}.warped"] = warped(example.source, flow)
-        if confidence is not None:
-            arrays[f"{baseline.name}.confidence"] = np.asarray(confidence, np.float32)
+        answer = asked(baseline.matcher, example.source, example.target)
+        arrays[f"{baseline.name}.flow"] = np.asarray(answer.flow, np.float32)
+        arrays[f"{baseline.name}.warped"] = warped(example.source, answer.flow)
+        if answer.confidence is not None:
+            arrays[f"{baseline.name}.confidence"] = np.asarray(answer.confidence, np.float32)
+        if example.regions is not None:
+            back = asked(baseline.matcher, example.target, example.source)
+            arrays[f"{baseline.name}.covisible"] = regions.seen_in_both(answer, back)
     numbers = {"name": example.name, "methods": {each.name: each.title for each in baselines}}
-    settings = {"longer_side": SHOWN, "rows": [identity_of(data, each, None) for each in baselines]}
+    settings = {
+        "longer_side": SHOWN,
+        "pair": example.name,
+        "rows": [identity_of(data, each, None) for each in baselines],
+    }
     return results.write(workdir / "results", f"shown-{data.name}", numbers=numbers, arrays=arrays, settings=settings)[
         -1
     ]
@@ -203,14 +214,15 @@ def identity_of(data, baseline, corrupt) -> dict[str, Any]:
 
 
 def settings_of(datasets, baselines, corruptions: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns what decides a whole benchmark: what decides its rows."""
+    """Returns what decides a whole benchmark: what decides its rows, and how many there are."""
     return {
+        "pairs": [len(data) for data in datasets],
         "rows": [
             identity_of(data, baseline, corrupt)
             for data in datasets
             for corrupt in corruptions.values()
             for baseline in baselines
-        ]
+        ],
     }
 
 
@@ -226,6 +238,7 @@ def markdown(numbers: Mapping[str, Any]) -> str:
         head = ["matcher", "AEPE", "median", "PCK-1", "PCK-3", "PCK-5", "sparsification", "rank corr.", "s a pair"]
         parts += markdown_table(head, [_line(titles, row) for row in clean if row["group"] == "all"])
         parts += _geometry_table(titles, [row for row in clean if row["group"] == "all"])
+        parts += _region_tables(titles, [row for row in clean if row["group"] == "all"])
         groups = [row["group"] for row in clean if row["method"] == clean[0]["method"] and row["group"] != "all"]
         if 1 < len(groups) <= 12 and any(_known(row["aepe"]) for row in clean):
             parts += ["", f"AEPE by group, {data}\n"]
@@ -268,6 +281,20 @@ def _geometry_table(titles: Mapping[str, str], rows: Sequence[Mapping[str, Any]]
         "",
         *markdown_table(head, [[titles[row["method"]], *(_number(row[each], 3) for each in names)] for row in rows]),
     ]
+
+
+def _region_tables(titles: Mapping[str, str], rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Returns the tables by region of generated pairs, nothing for other data."""
+    from diffmatch_jax.evaluation import regions
+
+    parts = []
+    if rows and "covisible_said" in rows[0]:
+        for title, head, lines in regions.tables(titles, rows):
+            cells = [
+                [name, *(_number(each, 2 if title.startswith("AEPE") else 3) for each in rest)] for name, *rest in lines
+            ]
+            parts += ["", f"{title}\n", *markdown_table(head, cells)]
+    return parts
 
 
 def _line(titles: Mapping[str, str], row: Mapping[str, Any]) -> list[str]:

@@ -1,7 +1,8 @@
-"""What a matcher is compared with: nothing, the cost volume's winner, its median, and the fit without networks.
+"""Baselines of a matcher: no motion, winner-take-all, its median, and the fit without networks.
 
 A matcher is any function of a source and a target image `[H, W, 3]` (bytes) that returns the flow `[Ht, Wt, 2]` on the
-target's pixels into the source's, and a confidence `[Ht, Wt]` (larger is surer) or None.
+target's pixels into the source's, and a confidence `[Ht, Wt]` (larger is surer) or None; hypotheses may follow
+(`regions.Answer`).
 
 Matchers by name, as a command line gives them: `match,wta,median,dis,sift`, or `run:DIR` for a trained run."""
 
@@ -165,7 +166,8 @@ def _of_model(name: str, title: str, where: str | None, hypotheses: int) -> Base
 
     def matcher(source: np.ndarray, target: np.ndarray):
         found = match(source, target, model=model, key=key, hypotheses=hypotheses)
-        return found.flow, found.confidence
+        sampled = resize_normalised(jnp.asarray(found.hypotheses), target.shape[:2])
+        return found.flow, found.confidence, to_pixels(sampled, source=source.shape[:2])
 
     identity = {"plan": repr(model.config), "weights": weights_digest(model.weights), "hypotheses": hypotheses}
     described = {"nfe": model.config.nfe(hypotheses), "hypotheses": hypotheses, "weights": where or "of the package"}

@@ -1,7 +1,8 @@
 """Measuring matchers on data sets: one row of numbers a pair, kept on disk as they come, and the tables made of them.
 
 A matcher is any function `(source [Hs, Ws, 3], target [Ht, Wt, 3]) -> (flow [Ht, Wt, 2], confidence [Ht, Wt] or
-None)` on bytes and pixels. Errors are end-point errors in pixels of the pair as it was given.
+None)` on bytes and pixels; hypotheses `[n, Ht, Wt, 2]` may follow. Errors are end-point errors in pixels of the pair
+as it was given.
 
 What `evaluate` measures while a matcher is made: flow of generated warps of held-out photographs."""
 
@@ -24,7 +25,7 @@ from common.io import row_store
 from common.method import Evaluation
 from diffmatch_jax.data.pairs import PairConfig, pair_of
 from diffmatch_jax.data.warps import Pair
-from diffmatch_jax.evaluation import metrics
+from diffmatch_jax.evaluation import metrics, regions
 from diffmatch_jax.evaluation.datasets.record import Dataset, Example
 from diffmatch_jax.evaluation.metrics import Joint, measure_joint
 from diffmatch_jax.model import conditioning, geometry
@@ -32,7 +33,7 @@ from diffmatch_jax.model.matcher import MatcherConfig, Model, Weights, match
 from diffmatch_jax.model.pair_match import Match
 from diffmatch_jax.model.resize import average_flow, resize_normalised
 
-Matcher = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray | None]]
+Matcher = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray | None, ...]]
 Corrupt = Callable[[Example, int], Example]  # (pair, a seed of its own) -> pair
 
 POINTS = 50  # of a sparsification curve
@@ -122,12 +123,11 @@ def measure_pair(
 
     `aepe`, `median`, `fl_all`, `valid` pixels, how many are `correct [T]`, the matcher's wall time in `seconds`; and
     of its confidence `curve` and `oracle` (`metrics.Sparsification`, `[POINTS]`), `area`, `gap`, `skill` and
-    `rank_correlation`, NaN where there is none.
+    `rank_correlation`, NaN where there is none. Of pairs with regions also what `regions.measure` returns.
     """
     start = time.perf_counter()
-    flow, confidence = matcher(example.source, example.target)
-    # Arrays of a device may still be computed.
-    flow, confidence = np.asarray(flow), None if confidence is None else np.asarray(confidence)
+    answer = asked(matcher, example.source, example.target)
+    flow, confidence, _ = answer
     seconds = time.perf_counter() - start
     found = metrics.measure(flow, example.flow, example.mask, thresholds=thresholds)
     row = {
@@ -142,6 +142,8 @@ def measure_pair(
         **dict.fromkeys(_UNSURE, np.nan),
         **geometry_errors(flow, confidence, example),
     }
+    if example.regions is not None:
+        row |= regions.measure(answer, asked(matcher, example.target, example.source), example)
     if not found.valid:
         return row
     error = metrics.endpoint_error(flow, example.flow)
@@ -156,6 +158,11 @@ def measure_pair(
         row |= {"area": curves.area, "gap": curves.gap, "skill": curves.skill}
         row["rank_correlation"] = metrics.rank_correlation(error, unsure, example.mask)
     return row
+
+
+def asked(matcher: Matcher, source: np.ndarray, target: np.ndarray) -> regions.Answer:
+    """Returns the answer of a matcher as NumPy arrays: those of a device may still be computed."""
+    return regions.Answer(*(None if each is None else np.asarray(each) for each in matcher(source, target)))
 
 
 def geometry_errors(flow: np.ndarray, confidence: np.ndarray | None, example: Example) -> dict[str, float]:
@@ -194,6 +201,8 @@ def summary(
     valid = rows["valid"] > 0
     for name in _GEOMETRY.values():
         valid |= ~np.isnan(rows[name])
+    if "regions" in rows:
+        valid[:] = True
     found = {}
     for group in dict.fromkeys(dataset.groups):
         chosen = np.asarray([each == group for each in dataset.groups]) & valid
@@ -222,6 +231,8 @@ def _of(rows, dataset: Dataset, chosen: np.ndarray, thresholds) -> dict[str, flo
         if not np.isnan(errors).all():
             areas = metrics.auc(errors[~np.isnan(errors)], AUC)
             numbers |= {f"{kind}_auc_{threshold}": area for threshold, area in zip(AUC, areas, strict=True)}
+    if "regions" in rows:
+        numbers |= regions.summary(rows, chosen)
     for name in ("median", "seconds", *_UNSURE):
         values = rows[name][chosen]
         known = values[np.isfinite(values)]

@@ -16,7 +16,7 @@ _DRAWN = 6  # matchers of a picture, at most
 
 def benchmark(workdir: Path) -> list[Path]:
     """Draws everything there is of the benchmark."""
-    return [*accuracy(workdir), *sparsification(workdir), *corruptions(workdir), *shown(workdir)]
+    return [*accuracy(workdir), *sparsification(workdir), *corruptions(workdir), *shown(workdir), *regions(workdir)]
 
 
 def accuracy(workdir: Path) -> list[Path]:
@@ -139,6 +139,25 @@ def shown(workdir: Path) -> list[Path]:
     return paths
 
 
+def regions(workdir: Path) -> list[Path]:
+    """Draws the pair of a generated data set with truth, regions and what matchers say: `figures/regions-DATA.png`."""
+    paths = []
+    whole, _ = read(workdir)
+    for data, stem in whole["shown"].items():
+        numbers, arrays = results.read(workdir / "results" / f"{stem}.json")
+        masks = {name.removeprefix("region."): mask for name, mask in arrays.items() if name.startswith("region.")}
+        if "visible" not in masks:
+            continue
+        paths.append(plotting.path_in(workdir, f"regions-{data}"))
+        said = {
+            title: {part: arrays.get(f"{name}.{part}") for part in ("flow", "confidence", "covisible")}
+            for name, title in list(numbers["methods"].items())[:_DRAWN]
+        }
+        pair = {name: arrays[name] for name in ("source", "target", "flow")}
+        sheets.regions(paths[-1], **pair, masks=masks, said=said, title=numbers["name"])
+    return paths
+
+
 def section(workdir: Path) -> list[Block]:
     """Returns tables and pictures of the benchmark for the page of a run; empty if there is no result."""
     if results.newest(workdir / "results", "benchmark") is None:
@@ -167,6 +186,8 @@ def section(workdir: Path) -> list[Block]:
     }
     for draw in (accuracy, sparsification, corruptions):
         blocks += [Picture(path, captions[draw.__name__]) for path in draw(workdir)]
+    caption = "One pair: its truth and its regions, and what matchers say."
+    blocks += [Picture(path, caption) for path in regions(workdir)]
     return [*blocks, *(Picture(path, "One pair.") for path in shown(workdir))]
 
 
@@ -191,4 +212,5 @@ NAMES = {
     "sparsification": sparsification,
     "corruptions": corruptions,
     "shown": shown,
+    "regions": regions,
 }

@@ -114,6 +114,51 @@ def rivals(
     return cells_figure(path, [*top, *below], columns=len(top), title=title)
 
 
+# Of the parts of a target; what is visible keeps its own colours.
+REGION_COLOURS = {
+    "ambiguous": (0.8, 0.2, 0.8),
+    "flat": (0.2, 0.7, 0.3),
+    "occluded": (0.85, 0.15, 0.1),
+    "outside": (0.35, 0.35, 0.35),
+}
+
+
+def regions(
+    path: str | PathLike,
+    *,
+    source: np.ndarray,
+    target: np.ndarray,
+    flow: np.ndarray,
+    masks: Mapping[str, np.ndarray],
+    said: Mapping[str, Mapping[str, np.ndarray | None]],
+    title: str = "",
+) -> Path:
+    """Draws a generated pair with its flow everywhere and its regions, and below it a row for each matcher.
+
+    masks: `[H, W]` by name; said: title to flow `[H, W, 2]`, and confidence and covisible `[H, W]`, which may be None.
+    """
+    longest = longest_of(flow)
+    painted = unit(target).copy()
+    for name, colour in REGION_COLOURS.items():
+        painted[masks[name]] = 0.3 * painted[masks[name]] + 0.7 * np.asarray(colour)
+    cells: list[Cell] = [
+        picture(unit(source), "source"),
+        picture(unit(target), "target"),
+        flow_picture(flow, f"true flow (rim: {longest:.3g} px)", longest=longest),
+        picture(painted, "purple ambiguous, green flat,\nred occluded, gray outside"),
+    ]
+    for name, found in said.items():
+        error = endpoint_error(found["flow"], flow)
+        cells.append(flow_picture(found["flow"], name, longest=longest))
+        cells.append(
+            map_picture(error, f"error (px, visible {error[masks['visible']].mean():.2f})", limits=ERRORS, log=True)
+        )
+        sure, seen = found["confidence"], found["covisible"]
+        cells.append(None if sure is None else map_picture(sure, "confidence", limits=_limits(sure)))
+        cells.append(picture(marked(unit(target), seen), "said to be in both (others gray)"))
+    return cells_figure(path, cells, columns=4, title=title)
+
+
 Cell = Mapping[str, Any] | None
 
 

@@ -26,7 +26,7 @@ WHOLE = 2**26  # numbers of a cost volume that may be in memory at once
 
 @dataclass(frozen=True)
 class ConditioningConfig:
-    """What is looked up, and on which grids; hashable. configs/diffmatch_jax/base.py says what each field means.
+    """Settings of the condition: grids and correlations; hashable. configs/diffmatch_jax/base.py describes each field.
 
     Raises `InputError` for sides that give no grid.
     """
@@ -243,7 +243,7 @@ def without_stage(found: Stage1Inputs, settings: ConditioningConfig) -> jax.Arra
 
 
 class Stage2Start(NamedTuple):
-    """What stage 2 starts from, on its grid: the flow, the evidence that is no patch (None without), and the unit."""
+    """The start of stage 2, on its grid: the flow, the evidence that is no patch (None without), and the unit."""
 
     flow: jax.Array
     evidence: jax.Array | None = None

@@ -85,7 +85,7 @@ def _hats(place: jax.Array, length: int, radius: int) -> jax.Array:
 
 
 class Found(NamedTuple):
-    """What a cost volume says of each target cell; `[B, Ht, Wt, ...]`.
+    """Statistics of a cost volume for each target cell; `[B, Ht, Wt, ...]`.
 
     positions: the k best in the source `[..., k, 2]`, best first; flow: from the cell to the chosen one `[..., 2]`, in
     cells; local: scores around it `[..., (2 radius + 1)^2]`; scores: of the k best `[..., k]`.
@@ -132,7 +132,7 @@ def search(
 
 
 class LookedUp(NamedTuple):
-    """What a cost volume says around given positions; `[B, Ht, Wt, ...]`.
+    """Statistics of a cost volume around given positions; `[B, Ht, Wt, ...]`.
 
     local: scores around them `[..., (2 radius + 1)^2]`; wide: the same of the largest scores in squares of cells, None
     if not asked for; score: the largest of all `[...]`; share: of softmax(scores / temperature) that lies in the patch.

@@ -74,7 +74,7 @@ class Process:
 
     @property
     def alphas_bar_before(self) -> np.ndarray:
-        """Those of the next cleaner level, 1 for the cleanest, float64 `[T]`."""
+        """Values at the next cleaner level, 1 for the cleanest, float64 `[T]`."""
         return np.append(1.0, self.alphas_bar[:-1])
 
     @property
@@ -85,7 +85,7 @@ class Process:
 
 @dataclass(frozen=True)
 class Variable:
-    """What is diffused: (flow - initial flow) / scale, or flow / scale if not `residual`; hashable.
+    """The diffused variable: (flow - initial flow) / scale, or flow / scale if not `residual`; hashable.
 
     `shrunk`: the network is shown sqrt(ab) x_t instead of x_t; `skip`, for those alone: and predicts what is to be
     added to it, in units of sqrt(1 - ab). Where conditions bring a `unit`, it multiplies the scale from place to place;

@@ -122,7 +122,7 @@ def warp(source: jax.Array, flow: jax.Array, *, outside: str = "zeros") -> jax.A
 
 
 def valid(flow: jax.Array, *, source: tuple[int, int] | None = None, strict: bool = False) -> jax.Array:
-    """Tells which target pixels point into the source, `[..., H, W]`: 0 <= x <= W - 1 and likewise y.
+    """Returns which target pixels point into the source, `[..., H, W]`: 0 <= x <= W - 1 and likewise y.
 
     `source` is its height and width if it is not the target's; `strict` leaves the outermost centres out.
     """
@@ -130,7 +130,7 @@ def valid(flow: jax.Array, *, source: tuple[int, int] | None = None, strict: boo
 
 
 def within(positions: jax.Array, size: tuple[int, int], *, strict: bool = False) -> jax.Array:
-    """Tells which pixel positions `[..., 2]` lie in an image of `size` between its outermost pixel centres."""
+    """Returns which pixel positions `[..., 2]` lie in an image of `size` between its outermost pixel centres."""
     last = _wide(size, positions.dtype) - 1
     if strict:
         return ((positions > 0) & (positions < last)).all(-1)

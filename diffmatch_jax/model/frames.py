@@ -36,7 +36,7 @@ _IDENTITY = np.eye(2, 3)
 
 
 class Agreement(NamedTuple):
-    """How well a pair matches on the coarse grid, by the mutual matches that lie within one cell of the fit.
+    """The quality of a match on the coarse grid: mutual matches that lie within one cell of the fit.
 
     fraction: their part of the target's cells that the fit leads into the source; total: of all cells; affine: the map
     of all matches, relative, `[2, 3]` from target to source (None without one).

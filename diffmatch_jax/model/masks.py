@@ -1,4 +1,4 @@
-"""Where an image may be matched: masks that the user gives, and uniform frames, which are left out by themselves."""
+"""Masks of the pixels that are matched: those of the user, and uniform frames, which are detected and left out."""
 
 from typing import Any
 

@@ -30,7 +30,7 @@ MOST_HYPOTHESES = 1024
 
 @dataclass(frozen=True)
 class MatcherConfig:
-    """How a matcher goes from two images to flow, beside its weights; hashable.
+    """The settings of a matcher, beside its weights; hashable.
 
     Without a first stage the affine fit takes its place, or where there is none the winner-take-all flow under a 5x5
     median; without a second one the flow is that of the first. With neither, the fit is refined as for a second one.
@@ -121,7 +121,7 @@ def checked(
     source_mask: Any = None,
     target_mask: Any = None,
 ) -> Request:
-    """Returns what `match` works on; raises `InputError` for what it cannot, before anything is compiled."""
+    """Returns the checked inputs of `match`; raises `InputError` for unusable ones, before anything is compiled."""
     sources, single = as_batch(source, "source")
     targets, single_target = as_batch(target, "target")
     if single != single_target or len(sources) != len(targets):

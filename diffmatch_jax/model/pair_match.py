@@ -7,8 +7,11 @@ import numpy as np
 
 from common.errors import input_error
 from diffmatch_jax.model import geometry
-from diffmatch_jax.model.flow import warp
+from diffmatch_jax.model.flow import consistency, warp
 from diffmatch_jax.model.geometry import Geometry
+
+COVISIBLE_PIXELS = 5.0  # there and back, in pixels of an image whose longer side is 256
+COVISIBLE_CONFIDENCE = 0.1
 
 
 class Keypoints(NamedTuple):
@@ -93,6 +96,27 @@ class Match(NamedTuple):
         found = self.keypoints(n, seed=seed)
         return geometry.fundamental(found.target, found.source, threshold=threshold, seed=seed)
 
+    def covisible(self, back: "Match") -> np.ndarray:
+        """Returns which pixels of the target the source shows too, `[H, W]`.
+
+        Those whose flow leads into the source and back to within 5 pixels of an image of 256, with a confidence of at
+        least 0.1.
+
+        Args:
+          back: the match of the same images exchanged, `diffmatch_jax.match(target, source)`.
+
+        Raises:
+          InputError: a batch, or a match of images of other sizes.
+
+        >>> seen = diffmatch_jax.match(a, b).covisible(diffmatch_jax.match(b, a))  # doctest: +SKIP
+        """
+        self._check_single("covisible")
+        sizes = [tuple(self.source_size.tolist()), self.flow.shape[:2]]
+        if [back.flow.shape[:-1], tuple(back.source_size)] != sizes:
+            got, fix = f"one for {back.flow.shape[:-1]} pixels", "give match(target, source)"
+            raise input_error("back", expected=f"the match of {sizes[0]} pixels", got=got, fix=fix)
+        return covisible(self.flow, back.flow, self.confidence)
+
     def warp(self, image: np.ndarray) -> np.ndarray:
         """Returns an image `[Hs, Ws]` or `[Hs, Ws, C]` of the source's size as the target sees it, of the same type.
 
@@ -109,6 +133,17 @@ class Match(NamedTuple):
         if self.flow.ndim != 3:
             fix = f"call match.pair(i).{name}"
             raise input_error(name, expected="the match of one pair", got=f"a batch of {len(self.flow)}", fix=fix)
+
+
+def covisible(flow: np.ndarray, back: np.ndarray, confidence: np.ndarray | None = None) -> np.ndarray:
+    """Returns which pixels `[H, W]` of the target both images show, by flow `[H, W, 2]` and `back [Hs, Ws, 2]`.
+
+    Those that lead into the source and back to within `COVISIBLE_PIXELS`, at `COVISIBLE_CONFIDENCE` if one is given.
+    """
+    found = consistency(jnp.asarray(flow), jnp.asarray(back), absolute=np.inf)
+    allowed = COVISIBLE_PIXELS * max(flow.shape[:2]) / 256
+    seen = np.asarray(found.consistent) & (np.asarray(found.error) <= allowed)
+    return seen if confidence is None else seen & (confidence >= COVISIBLE_CONFIDENCE)
 
 
 def warped(image: np.ndarray, flow: np.ndarray) -> np.ndarray:

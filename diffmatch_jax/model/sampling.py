@@ -47,7 +47,7 @@ class Stage:
 
     @property
     def at_once(self) -> bool:
-        """Whether the flow is a first prediction, which hypotheses that follow do not change."""
+        """True where the flow is a first prediction, which later hypotheses do not change."""
         return self.kind == "regression" or self.estimate == "first"
 
     @property
@@ -59,11 +59,11 @@ class Stage:
 
     @property
     def draws(self) -> bool:
-        """Whether its hypotheses differ: a regression draws some only if it learned how wrong it may be."""
+        """True where hypotheses differ: a regression samples them only if it has a variance head."""
         return self.kind == "diffusion" or self.variable.predict_variance
 
     def predicts_std(self, hypotheses: int) -> bool:
-        """Whether the covariance tells how sure the stage is, with so many hypotheses."""
+        """True where the covariance is an uncertainty of the stage, with so many hypotheses."""
         return self.variable.predict_variance or (self.kind == "diffusion" and hypotheses > 1)
 
 

@@ -79,7 +79,7 @@ def build(
 
 
 def inputs(x: jax.Array, conditions: Conditions, variable: Variable, signal: jax.Array | None = None) -> jax.Array:
-    """Returns what the U-Net sees, `[N, h, w, 4 + K]`; the initial flow is in the variable's `scale`.
+    """Returns the input of the U-Net, `[N, h, w, 4 + K]`; the initial flow is in the variable's `scale`.
 
     With `signal [N]`, sqrt(ab), it sees sqrt(ab) x_t, the best linear guess of an x_0 of unit variance: at the noisiest
     level that is nothing, and no noise must be learned to be ignored.
@@ -124,7 +124,7 @@ def predict(
 
 
 def gaussian_posterior(signal: jax.Array, scale: jax.Array | float) -> tuple[jax.Array, jax.Array]:
-    """Returns what a Gaussian x_0 of deviation s is known by x_t: E[x_0 | x_t] = g x_t, and the deviation around it.
+    """Returns the posterior of a Gaussian x_0 of deviation s given x_t: g with E[x_0 | x_t] = g x_t, and its deviation.
 
     g = a s^2 / (a^2 s^2 + b^2) and s b / sqrt(a^2 s^2 + b^2), with a = sqrt(ab) = `signal` and b = sqrt(1 - ab).
     """

@@ -37,7 +37,7 @@ class Geometry(NamedTuple):
 
 
 class Rule(NamedTuple):
-    """How the images of a class are made: `generate(arrays, key)`, what it is made of, and a label of its settings.
+    """The generator of a class of images: `generate(arrays, key)`, its arrays, and a label of its settings.
 
     `tangent(arrays, key)` is an orthonormal basis `[D, H, W, C]` of the directions in which that image can change.
     `geometry` belongs to images of two stationary backgrounds along a contour.

@@ -52,7 +52,7 @@ class Space:
 
     @property
     def full(self) -> bool:
-        """Whether there is no room for another block."""
+        """True where another block does not fit."""
         return self.filled + self.block > self.most
 
     def begin(self, guess: jax.Array | None = None) -> None:

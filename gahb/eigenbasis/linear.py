@@ -41,6 +41,9 @@ def linearise(denoise: Denoiser, y: jax.Array) -> Linearisation:
     All products are computed at the highest precision. Another checkpoint of the same network compiles nothing anew.
     y: noisy, on the scale of [0, 1]; bytes are taken to [0, 1]. Raises `InputError` for more than one image, other
     integers, floats in 0..255, NaN, or an output of another shape; `RunError` for an output that is not finite.
+
+    >>> linearise(lambda y: y**2, jnp.full((1, 2, 1), 0.5)).value.ravel().tolist()
+    [0.25, 0.25]
     """
     denoise, y = as_denoiser(denoise), as_numbers(y, "y")
     if y.ndim == 4:
@@ -90,21 +93,36 @@ def _backward(pull_back, u):
 
 @jax.jit
 def jvp(linear: Linearisation, v: jax.Array) -> jax.Array:
-    """Returns J v for each of `v [n, H, W, C]`."""
+    """Returns J v for each of `v [n, H, W, C]`.
+
+    >>> linear = linearise(lambda y: jnp.cumsum(y, axis=2), jnp.ones((1, 2, 1)))  # J = [[1, 0], [1, 1]]
+    >>> jvp(linear, jnp.ones((1, 1, 2, 1))).ravel().tolist()
+    [1.0, 2.0]
+    """
     with jax.default_matmul_precision("highest"):
         return linear.forward(v)
 
 
 @jax.jit
 def vjp(linear: Linearisation, u: jax.Array) -> jax.Array:
-    """Returns J^T u for each of `u [n, H, W, C]`."""
+    """Returns J^T u for each of `u [n, H, W, C]`.
+
+    >>> linear = linearise(lambda y: jnp.cumsum(y, axis=2), jnp.ones((1, 2, 1)))  # J = [[1, 0], [1, 1]]
+    >>> vjp(linear, jnp.ones((1, 1, 2, 1))).ravel().tolist()
+    [2.0, 1.0]
+    """
     with jax.default_matmul_precision("highest"):
         return linear.backward(u)
 
 
 @jax.jit
 def symmetric(linear: Linearisation, v: jax.Array) -> jax.Array:
-    """Returns S v = (J v + J^T v) / 2 for each of `v [n, H, W, C]`."""
+    """Returns S v = (J v + J^T v) / 2 for each of `v [n, H, W, C]`.
+
+    >>> linear = linearise(lambda y: jnp.cumsum(y, axis=2), jnp.ones((1, 2, 1)))  # J = [[1, 0], [1, 1]]
+    >>> symmetric(linear, jnp.ones((1, 1, 2, 1))).ravel().tolist()
+    [1.5, 1.5]
+    """
     return (jvp(linear, v) + vjp(linear, v)) / 2
 
 
@@ -126,6 +144,9 @@ def homogeneity(denoise: Denoiser, y: jax.Array) -> float:
     """Returns ||J y - f(y)|| / ||f(y)||: 0 up to rounding for bias-free denoisers, for which f(a y) = a f(y).
 
     Where f(y) = 0, the ratio is 0 if J y is zero too, else infinite.
+
+    >>> homogeneity(lambda y: y / 2, jnp.ones((1, 2, 1))), homogeneity(lambda y: y + 1, jnp.ones((1, 2, 1)))
+    (0.0, 0.5)
     """
     return homogeneity_of(linearise(denoise, y))
 
@@ -183,6 +204,9 @@ def jacobian(
 
     Pixels are numbered row by row, channels fastest. mode: "forward" makes `block` columns at a time, "reverse" rows;
     both give the same. Raises `InputError` where the matrix would pass `max_bytes`, `RunError` where it is not finite.
+
+    >>> jacobian(lambda y: jax.numpy.cumsum(y, axis=2), np.ones((1, 2, 1), np.float32)).tolist()
+    [[1.0, 0.0], [1.0, 1.0]]
     """
     choice("mode", mode, ("forward", "reverse"))
     whole_number("block", block)
@@ -208,7 +232,11 @@ def jacobian_of(linear: Linearisation, *, block: int = 64, mode: str = "forward"
 
 
 def symmetric_basis(matrix: np.ndarray, shape: tuple[int, ...], k: int | None = None) -> Eigenbasis:
-    """Returns the `k` largest (default: all) eigenpairs of (J + J^T) / 2 of a Jacobian `[d, d]` of `shape` images."""
+    """Returns the `k` largest (default: all) eigenpairs of (J + J^T) / 2 of a Jacobian `[d, d]` of `shape` images.
+
+    >>> symmetric_basis(np.diag([0.25, 0.75]), (1, 2, 1)).values.tolist()
+    [0.75, 0.25]
+    """
     matrix = np.asarray(matrix, np.float64)
     symmetric = (matrix + matrix.T) / 2
     values, vectors = np.linalg.eigh(symmetric)
@@ -219,7 +247,11 @@ def symmetric_basis(matrix: np.ndarray, shape: tuple[int, ...], k: int | None = 
 
 
 def singular_basis(matrix: np.ndarray, shape: tuple[int, ...], k: int | None = None) -> SingularBasis:
-    """Returns the `k` largest (default: all) singular values and vectors of a Jacobian `[d, d]` of `shape` images."""
+    """Returns the `k` largest (default: all) singular values and vectors of a Jacobian `[d, d]` of `shape` images.
+
+    >>> singular_basis(np.array([[0.0, 2.0], [1.0, 0.0]]), (1, 2, 1)).values.tolist()
+    [2.0, 1.0]
+    """
     matrix = np.asarray(matrix, np.float64)
     left, values, right = np.linalg.svd(matrix)
     left, values, right = left[:, :k], values[:k], right[:k]
@@ -228,7 +260,7 @@ def singular_basis(matrix: np.ndarray, shape: tuple[int, ...], k: int | None = N
 
 
 class Shrinkage(NamedTuple):
-    """How each coefficient of an image is shrunk; float64 `[k]`."""
+    """Factors of a basis and the coefficients of an image in it; float64 `[k]`."""
 
     values: np.ndarray  # lambda_k
     noisy: np.ndarray  # <y, e_k>
@@ -236,12 +268,23 @@ class Shrinkage(NamedTuple):
 
 
 def shrinkage(basis: Eigenbasis, y: np.ndarray, x: np.ndarray | None = None) -> Shrinkage:
-    """Returns the factors of a basis with the coefficients of the noisy image `y [H, W, C]` and of a clean `x`."""
+    """Returns the factors of a basis with the coefficients of the noisy image `y [H, W, C]` and of a clean `x`.
+
+    >>> basis = symmetric_basis(np.diag([0.5, 1.0]), (1, 2, 1))
+    >>> shrunk = shrinkage(basis, np.array([[[3.0], [4.0]]]))
+    >>> shrunk.values.tolist(), abs(shrunk.noisy).tolist()
+    ([1.0, 0.5], [4.0, 3.0])
+    """
     return Shrinkage(basis.values, coefficients(basis, y), None if x is None else coefficients(basis, x))
 
 
 def coefficients(basis: Eigenbasis, image: np.ndarray) -> np.ndarray:
-    """Returns <image, e_k> `[k]` for an image `[H, W, C]` or `[1, H, W, C]`, float64; bytes count as [0, 1]."""
+    """Returns <image, e_k> `[k]` for an image `[H, W, C]` or `[1, H, W, C]`, float64; bytes count as [0, 1].
+
+    >>> basis = symmetric_basis(np.diag([0.5, 1.0]), (1, 2, 1))
+    >>> abs(coefficients(basis, np.array([[[3.0], [4.0]]]))).tolist()
+    [4.0, 3.0]
+    """
     rows = _rows(basis.vectors)
     flat = np.asarray(as_numbers(image, "image"), np.float64).reshape(-1)
     if flat.size != rows.shape[1]:
@@ -256,6 +299,10 @@ def truncate(basis: Eigenbasis, y: np.ndarray, terms: Sequence[int]) -> np.ndarr
     """Returns f_n(y) = sum_{k <= n} lambda_k <y, e_k> e_k for each n of `terms`: `[len(terms), H, W, C]`, float64.
 
     Raises `InputError` for more terms than the basis has.
+
+    >>> basis = symmetric_basis(np.diag([0.5, 1.0]), (1, 2, 1))
+    >>> truncate(basis, np.array([[[3.0], [4.0]]]), [1, 2]).reshape(2, 2).tolist()
+    [[0.0, 4.0], [1.5, 4.0]]
     """
     if not len(terms) or min(terms) < 0 or max(terms) > len(basis.values):
         expected = f"numbers from 0 to {len(basis.values)}"
@@ -266,7 +313,12 @@ def truncate(basis: Eigenbasis, y: np.ndarray, terms: Sequence[int]) -> np.ndarr
 
 
 def count_above(basis: Eigenbasis, threshold: float) -> int:
-    """Returns the number of factors above `threshold`; raises `InputError` where an incomplete basis has no other."""
+    """Returns the number of factors above `threshold`; raises `InputError` where an incomplete basis has no other.
+
+    >>> basis = symmetric_basis(np.diag([0.5, 1.0]), (1, 2, 1))
+    >>> count_above(basis, 0.7)
+    1
+    """
     count = int((basis.values > threshold).sum())
     if count == len(basis.values) < basis.vectors[0].size:
         got = f"{basis.values[-1]:.4g} as the smallest of {count}"
@@ -281,6 +333,10 @@ def principal_angles(vectors: np.ndarray, others: np.ndarray) -> np.ndarray:
 
     Neither has to be orthonormal: a tangent space may be given by the derivatives of an image by its parameters. All
     min(k, m) angles are 0 where one span lies in the other.
+
+    >>> horizontal, vertical = np.eye(2).reshape(2, 1, 1, 2, 1)
+    >>> np.degrees(principal_angles(horizontal, horizontal + vertical)).round(3).tolist()
+    [45.0]
     """
     return scipy.linalg.subspace_angles(_rows(vectors).T, _rows(others).T)[::-1]
 
@@ -289,6 +345,9 @@ def pictures(vectors: np.ndarray) -> np.ndarray:
     """Returns vectors `[k, H, W, C]` as images in [0, 1] for display: zero is 0.5, the largest pixel 1.
 
     The sign of an eigenvector has no meaning; the one that makes its largest pixel positive is shown.
+
+    >>> pictures(np.array([[[[1.0], [-0.5]]]])).ravel().tolist()
+    [1.0, 0.25]
     """
     rows = _rows(vectors)
     peak = rows[np.arange(len(rows)), np.abs(rows).argmax(1)]

@@ -58,7 +58,7 @@ def top_k(
     search the complement of the basis. Raises `InputError` for impossible numbers, `RunError` where the denoiser or
     its Jacobian is not finite.
 
-    >>> top_k(lambda y: y.at[:, 0].multiply(0.5), jnp.ones((1, 4, 4, 1)), 12).values.tolist()[-1]
+    >>> top_k(lambda y: y.at[:, 0].multiply(0.5), np.ones((1, 4, 4, 1)), 12).values.tolist()[-1]
     1.0
     """
     linear = linearise(denoise, y)
@@ -102,6 +102,9 @@ def top_singular(
     The right vectors come from J^T J by the same solver, the values and left ones from the singular values of J
     restricted to them, so that small ones lose no digits. Arguments, `converged` and errors as in `top_k`; start: a
     guess of the right vectors.
+
+    >>> top_singular(lambda y: y / 2, np.ones((2, 2, 1)), k=1).values.round(3).tolist()
+    [0.5]
     """
     linear = linearise(denoise, y)
     if _dense(method, linear.size, k, block):

@@ -57,6 +57,9 @@ def trace(
     on J times num/3 probes exactly and the rest like that: better where few eigenvalues carry most of the trace.
     Raises `InputError` for fewer than 2 probes (6 for "hutch++") or an empty block, `RunError` where the Jacobian is
     not finite.
+
+    >>> trace(lambda y: y / 2, jnp.ones((2, 2, 1)))
+    Estimate(value=2.0, error=0.0, products=4)
     """
     return _trace(linearise(denoise, y), key=key, num=num, method=method, block=block)
 
@@ -64,7 +67,12 @@ def trace(
 def effective_dimension(
     denoise: Denoiser, y: jax.Array, *, key: jax.Array | None = None, num: int = 64, block: int = 16
 ) -> EffectiveDimension:
-    """Returns tr J and ||J||^2 (Frobenius) at `y`, both from the same products; exact without a `key`."""
+    """Returns tr J and ||J||^2 (Frobenius) at `y`, both from the same products; exact without a `key`.
+
+    >>> found = effective_dimension(lambda y: y / 2, jnp.ones((2, 2, 1)))
+    >>> found.trace.value, found.squares.value
+    (2.0, 1.0)
+    """
     return _dimension(*_probe(_dimension_forms, linearise(denoise, y), key, num, block), exact=key is None)
 
 
@@ -74,6 +82,9 @@ def asymmetry(
     """Returns ||J - J^T|| / ||J + J^T|| (Frobenius) at `y`: 0 for the Jacobian of an optimal denoiser.
 
     Exact without a `key`; else a ratio of two averages over the same probes, its error to first order.
+
+    >>> round(asymmetry(lambda y: jnp.cumsum(y, axis=2), jnp.ones((1, 2, 1))).value, 3)  # of [[1, 0], [1, 1]]
+    0.447
     """
     return _asymmetry(*_probe(_asymmetry_forms, linearise(denoise, y), key, num, block), exact=key is None)
 
@@ -92,6 +103,9 @@ def sure(
 
     SURE = (2 sigma^2 tr J + ||y - f(y)||^2) / d - sigma^2; its mean over the noise is that of ||f(y) - x||^2 / d. The
     error is that of the trace alone (see `trace` for `key`, `num`, `method`), not the spread over noise.
+
+    >>> round(sure(lambda y: y / 2, jnp.ones((2, 2, 1)), 0.1).value, 4)
+    0.25
     """
     linear = linearise(denoise, y)
     return _sure(linear, sigma, _trace(linear, key=key, num=num, method=method, block=block))
@@ -111,6 +125,9 @@ def implied_sigma(
     sigma^2 = ||y - f(y)||^2 / (d - tr J): an optimal denoiser's error is sigma^2 tr J, and this is the sigma for which
     Stein's estimate (see `sure`) agrees. The error is that of the trace alone (see `trace` for `key`, `num`, `method`).
     NaN where d <= tr J, as for the identity, which assumes no noise at all.
+
+    >>> round(implied_sigma(lambda y: y / 2, jnp.ones((2, 2, 1))).value, 3)
+    0.707
     """
     linear = linearise(denoise, y)
     divergence = _trace(linear, key=key, num=num, method=method, block=block)

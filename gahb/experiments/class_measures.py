@@ -1,4 +1,4 @@
-"""How near a denoiser comes to the best possible one on a class of images: its slope, its error, its tangent space."""
+"""The distance of a denoiser to the optimal one of a class of images: slope, error and tangent space."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple

@@ -44,7 +44,7 @@ class Member(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """What the command does: its models in order, and the settings of their measures."""
+    """The plan of the command: its models in order, and the settings of their measures."""
 
     members: tuple[Member, ...]
     num_images: int

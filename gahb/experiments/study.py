@@ -149,7 +149,7 @@ def _label(numbers: dict[str, Any]) -> str:
 
 
 class Measured(NamedTuple):
-    """What decides the results of a study beside the models: its config and images, and where the results are."""
+    """The inputs of a study beside its models: config, images, and the directory of results."""
 
     config: ConfigDict
     workdir: Path

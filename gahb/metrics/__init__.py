@@ -1,4 +1,4 @@
-"""What denoisers are measured by: error against noise, memory and generalisation, nearness to known optima."""
+"""Measures of denoisers: error against noise, memorisation and generalisation, distance to known optima."""
 
 from gahb.metrics.generalisation import (
     bootstrap,

@@ -1,4 +1,4 @@
-"""What two denoisers trained on disjoint sets of one size share: the measures of memorisation and generalisation.
+"""Measures of memorisation and generalisation, of pairs of denoisers trained on disjoint sets of one size.
 
 Kadkhodaie, Guth, Simoncelli, Mallat, ICLR 2024, section 2. Every measure is a function of arrays and denoisers; none
 reads a file. Agreement of two networks proves nothing alone, since two nearly untrained ones agree too: each measure
@@ -37,7 +37,7 @@ class Interval(NamedTuple):
 
 
 class Feature(NamedTuple):
-    """What is compared of two images: `function` maps `[N, H, W, C]` to `[N, ...]`, correlated or as a plain cosine."""
+    """A feature of images: `function` maps `[N, H, W, C]` to `[N, ...]`, correlated or as a plain cosine."""
 
     function: Callable[[jax.Array], jax.Array]
     remove_mean: bool

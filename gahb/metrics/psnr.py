@@ -44,6 +44,10 @@ def psnr_curve(
     image i at level s is drawn from fold_in(fold_in(key, s), i), whatever the batch size; `noise [S, N, H, W, C]`
     (standard normal) replaces it. Compiles once for all levels and batches. Raises `InputError` for lengths that do not
     fit, an empty batch, and for what is no clean image.
+
+    >>> curve = psnr_curve(lambda y: 0 * y, np.full((1, 2, 2, 1), 0.1), [0.1], jax.random.key(0))
+    >>> curve.input_psnr.round(3).tolist(), curve.mean_psnr.round(3).tolist()
+    ([20.0], [20.0])
     """
     key = as_key(key)
     images = as_numbers(images, "images")

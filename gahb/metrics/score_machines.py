@@ -1,4 +1,4 @@
-"""How much of a trained denoiser the empirical score machines explain, and the noise level that a blind one implies.
+"""The fraction of a trained denoiser that empirical score machines explain, and the noise level a blind one implies.
 
 Kamb and Ganguli, "An analytic theory of creativity in convolutional diffusion models", arXiv 2412.20292: the optimum
 for a finite training set, restricted to a window around each pixel (local), and to one rule for all places (equivariant

@@ -151,7 +151,7 @@ def closest_patches(images: jax.Array, references: np.ndarray, *, size: int, str
 
 
 def one_origin(index: np.ndarray) -> np.ndarray:
-    """Tells which images have all their patches from one reference: `[N, P] -> [N]` booleans; the rest recombine."""
+    """Returns which images have all their patches from one reference: `[N, P] -> [N]` booleans; the rest recombine."""
     return (index == index[:, :1]).all(1)
 
 

@@ -38,6 +38,10 @@ def fit(images: np.ndarray, *, basis: str = "dct", block: int = 1024) -> Prior:
 
     The DCT makes no seam between opposite borders and is the stronger of the two on photographs. Raises `InputError`
     for another basis, for images that are neither bytes nor floats in [0, 1], and unless `block` is at least 1.
+
+    >>> prior = fit(np.array([[[[0.0]]], [[[1.0]]]]))
+    >>> prior.mean.tolist(), prior.power.ravel().round(6).tolist()
+    ([0.5], [0.25])
     """
     check_count("block", block)
     if basis not in BASES:
@@ -60,6 +64,10 @@ def wiener(prior: Prior, sigma: float | jax.Array) -> Partial:
 
     It takes `y [B, H, W, C]` of the fitted size, else raises `InputError`. Another sigma compiles nothing anew.
     Raises `InputError` unless sigma is one positive number.
+
+    >>> prior = fit(np.array([[[[0.0]]], [[[1.0]]]]))  # mean 0.5, variance 0.25
+    >>> wiener(prior, 0.5)(jnp.ones((1, 1, 1, 1))).item()
+    0.75
     """
     check_sigma(sigma)
     leaves = (jnp.asarray(leaf, float) for leaf in (prior.mean, prior.power, sigma))
@@ -70,6 +78,9 @@ def expected_mse(prior: Prior, sigma: float) -> float:
     """Returns the mean squared error per pixel of `wiener` under its own prior, sigma^2 tr J / (H W C).
 
     Raises `InputError` unless sigma is one positive number.
+
+    >>> round(expected_mse(fit(np.array([[[[0.0]]], [[[1.0]]]])), 0.5), 6)
+    0.125
     """
     check_sigma(sigma)
     return float(np.mean(sigma**2 * prior.power / (prior.power + sigma**2)))
@@ -115,6 +126,9 @@ def fit_covariance(images: np.ndarray, *, block: int = 1024) -> Covariance:
     One decomposition of a matrix with min(N, d) rows, d = H W C; r is the rank. With N < d the model holds the images
     to lie in the span of the set. images: bytes, or floats in [0, 1]; raises `InputError` for others,
     and unless `block` is at least 1.
+
+    >>> fit_covariance(np.array([[[[0.0]]], [[[1.0]]]])).values.round(6).tolist()
+    [0.25]
     """
     images = as_set(images)
     check_count("block", block)
@@ -142,6 +156,10 @@ def covariance_wiener(prior: Covariance, sigma: float | jax.Array) -> Partial:
 
     It takes `y [B, H, W, C]` of the fitted size, else raises `InputError`. Another sigma compiles nothing anew.
     Raises `InputError` unless sigma is one positive number.
+
+    >>> prior = fit_covariance(np.array([[[[0.0]]], [[[1.0]]]]))  # mean 0.5, variance 0.25
+    >>> covariance_wiener(prior, 0.5)(jnp.ones((1, 1, 1, 1))).item()
+    0.75
     """
     check_sigma(sigma)
     return Partial(_filter, *(jnp.asarray(leaf, float) for leaf in (*prior, sigma)))
@@ -151,6 +169,9 @@ def covariance_mse(prior: Covariance, sigma: float) -> float:
     """Returns the mean squared error per pixel of `covariance_wiener` under its own prior, sigma^2 tr J / (H W C).
 
     Raises `InputError` unless sigma is one positive number.
+
+    >>> round(covariance_mse(fit_covariance(np.array([[[[0.0]]], [[[1.0]]]])), 0.5), 6)
+    0.125
     """
     check_sigma(sigma)
     return float(np.sum(sigma**2 * prior.values / (prior.values + sigma**2)) / prior.mean.size)

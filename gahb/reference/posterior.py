@@ -90,6 +90,10 @@ def empirical(images: np.ndarray, sigma: float | Sequence[float] | jax.Array, *,
     levels. All images are compared with every `y`, `block` of them at once; distances are sums of squared differences,
     not differences of sums. As sigma -> 0 it returns the nearest image, as sigma -> infinity the mean.
     Raises `InputError` for sigma <= 0, block < 1, and images that are neither bytes nor floats in [0, 1].
+
+    >>> images = np.array([[[[0.0]]], [[[1.0]]]])
+    >>> empirical(images, 0.5)(jnp.full((1, 1, 1, 1), 0.5)).item()
+    0.5
     """
     images = as_set(images)
     check_sigma(sigma, several=True)
@@ -97,7 +101,12 @@ def empirical(images: np.ndarray, sigma: float | Sequence[float] | jax.Array, *,
 
 
 def weights(posterior: Partial, y: jax.Array) -> jax.Array:
-    """Returns the posterior probability of each image given `y [B, H, W, C]`, `[B, N]`, for an `empirical` denoiser."""
+    """Returns the posterior probability of each image given `y [B, H, W, C]`, `[B, N]`, for an `empirical` denoiser.
+
+    >>> images = np.array([[[[0.0]]], [[[1.0]]]])
+    >>> weights(empirical(images, 0.5), jnp.full((1, 1, 1, 1), 0.5)).tolist()
+    [[0.5, 0.5]]
+    """
     return _probabilities(posterior, as_noisy(y, _parts(posterior)[0].images.shape[2:]))
 
 
@@ -108,7 +117,13 @@ def _probabilities(posterior, y):
 
 
 def dominant(posterior: Partial, y: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Returns the most probable image given each of `y [B, H, W, C]`: its index `[B]` and its probability `[B]`."""
+    """Returns the most probable image given each of `y [B, H, W, C]`: its index `[B]` and its probability `[B]`.
+
+    >>> images = np.array([[[[0.0]]], [[[1.0]]]])
+    >>> index, probability = dominant(empirical(images, 0.1), jnp.full((1, 1, 1, 1), 0.9))
+    >>> index.tolist(), probability.round(3).tolist()
+    ([1], [1.0])
+    """
     return _dominant(posterior, as_noisy(y, _parts(posterior)[0].images.shape[2:]))
 
 
@@ -123,6 +138,10 @@ def jacobian_product(posterior: Partial, y: jax.Array, v: jax.Array) -> jax.Arra
     """Returns J(y) v for `y, v [B, H, W, C]`, image by image, in closed form; J is symmetric if sigma is one number.
 
     For a known sigma J v = sum_i w_i <x_i - f, v> (x_i - f) / sigma^2. Never holds a matrix; two passes over the set.
+
+    >>> images = np.array([[[[0.0]]], [[[1.0]]]])
+    >>> jacobian_product(empirical(images, 0.5), jnp.full((1, 1, 1, 1), 0.5), jnp.ones((1, 1, 1, 1))).round(3).item()
+    1.0
     """
     y = as_noisy(y, _parts(posterior)[0].images.shape[2:])
     v = jnp.asarray(as_numbers(v, "v"))
@@ -151,7 +170,12 @@ def _jacobian_product(posterior, y, v):
 
 
 def jacobian(posterior: Partial, y: jax.Array) -> jax.Array:
-    """Returns the Jacobians of an `empirical` denoiser at `y [B, H, W, C]`, `[B, d, d]`, in closed form."""
+    """Returns the Jacobians of an `empirical` denoiser at `y [B, H, W, C]`, `[B, d, d]`, in closed form.
+
+    >>> images = np.array([[[[0.0]]], [[[1.0]]]])
+    >>> jacobian(empirical(images, 0.5), jnp.full((1, 1, 1, 1), 0.5)).round(3).tolist()
+    [[[1.0]]]
+    """
     return _jacobian(posterior, as_noisy(y, _parts(posterior)[0].images.shape[2:]))
 
 
@@ -238,6 +262,10 @@ def local(
     window around each pixel, odd; it goes with sigma, large for strong noise, so make one denoiser per level. boundary:
     "cut" compares only the part of the window that lies in the image (a window of at least 2 H - 1 sees all of it,
     which gives `empirical`), "wrap" closes the image to a torus. Raises `InputError` for what cannot be compared.
+
+    >>> images = np.array([[[[0.0], [1.0]]], [[[1.0], [0.0]]]])
+    >>> local(images, 0.1, patch=1)(jnp.ones((1, 1, 2, 1))).round(3).ravel().tolist()  # one pixel from each image
+    [1.0, 1.0]
     """
     images = _checked(images, sigma, patch, boundary)
     _, height, width, _ = images.shape
@@ -254,6 +282,10 @@ def equivariant(
     with "cut" a pixel whose window is cut by the border is compared with those places only whose window is cut in the
     same way, as a network sees that borders are near. `y` may have another size than `images` if neither is smaller
     than the window. The work grows with (H W)^2 N, memory with (H W)^2 `block`; the images of a batch go one by one.
+
+    >>> images = np.array([[[[0.0], [1.0]]]])
+    >>> equivariant(images, 0.1, patch=1)(jnp.ones((1, 1, 2, 1))).round(3).ravel().tolist()  # the second pixel twice
+    [1.0, 1.0]
     """
     images = _checked(images, sigma, patch, boundary)
     settings = _Equivariant(int(patch), boundary)

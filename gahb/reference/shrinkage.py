@@ -30,7 +30,11 @@ class Basis(NamedTuple):
 
 
 def dct(shape: tuple[int, int, int]) -> Basis:
-    """Returns the orthonormal DCT-II of images of `shape (H, W, C)`, channel by channel; coarse is the mean."""
+    """Returns the orthonormal DCT-II of images of `shape (H, W, C)`, channel by channel; coarse is the mean.
+
+    >>> abs(dct((2, 2, 1)).analyze(jnp.ones((1, 2, 2, 1)))).ravel().round(3).tolist()
+    [2.0, 0.0, 0.0, 0.0]
+    """
     _check_sides(shape)
     pair = tuple(jnp.asarray(cosines(length), float) for length in shape[:2])
     coarse = np.zeros((*shape[:2], 1), bool)
@@ -44,6 +48,9 @@ def wavelet(shape: tuple[int, int, int], *, name: str = "sym4", levels: int | No
     Coefficients are arranged as by `pywt.coeffs_to_array(pywt.wavedec2(x, name, "periodization", levels))`, the
     coarsest in the upper left corner. levels: halvings of the image (None: down to 4 pixels or an odd side). Raises
     `InputError` for a wavelet that is not orthonormal, or sides that cannot be halved that often.
+
+    >>> abs(wavelet((2, 2, 1), name="haar", levels=1).analyze(jnp.ones((1, 2, 2, 1)))).ravel().round(3).tolist()
+    [2.0, 0.0, 0.0, 0.0]
     """
     _check_sides(shape)
     filters = pywt.Wavelet(choice("name", name, pywt.wavelist(kind="discrete")))
@@ -131,6 +138,9 @@ def soft_threshold(basis: Basis, sigma: float | jax.Array, *, threshold: float |
     threshold: None is sqrt(2 log d), the universal one of Donoho & Johnstone, Biometrika 1994. Another sigma or
     threshold compiles nothing anew. Raises `InputError` unless sigma is one positive number and the threshold at
     least 0.
+
+    >>> soft_threshold(dct((1, 2, 1)), 0.1)(jnp.ones((1, 1, 2, 1))).round(3).ravel().tolist()
+    [1.0, 1.0]
     """
     check_sigma(sigma)
     return Partial(_soft, basis, jnp.asarray(sigma, float), jnp.asarray(_threshold(basis, threshold), float))
@@ -142,6 +152,10 @@ def oracle(basis: Basis, sigma: float | jax.Array) -> Callable[[jax.Array], Part
     Each coefficient is multiplied by c^2 / (c^2 + sigma^2), c that of x: no linear map that is diagonal in the basis
     does better. `x` of one image denoises any batch, else `y` must be the noisy images of x, in order. Raises
     `InputError` unless sigma is one positive number.
+
+    >>> x = jnp.ones((1, 1, 1, 1))
+    >>> oracle(dct((1, 1, 1)), 1.0)(x)(2 * x).item()  # 1 / (1 + 1) of the noisy coefficient
+    1.0
     """
     check_sigma(sigma)
 
@@ -157,6 +171,9 @@ def oracle_error(basis: Basis, x: jax.Array, sigma: float) -> np.ndarray:
 
     It is between 1/2 and 1 times sum_k min(c_k^2, sigma^2). Float64 from the coefficients on. Raises `InputError`
     unless sigma is one positive number.
+
+    >>> oracle_error(dct((1, 1, 1)), np.ones((1, 1, 1, 1)), 1.0).tolist()
+    [0.5]
     """
     check_sigma(sigma)
     power = np.square(np.asarray(_coefficients(basis, x), np.float64))
@@ -169,6 +186,9 @@ def soft_error(basis: Basis, x: jax.Array, sigma: float, *, threshold: float | N
     In units of sigma, with a = |c| and threshold t, a coefficient costs (Donoho & Johnstone 1994)
     1 + t^2 + (a^2 - t^2 - 1) (P(t - a) - P(-t - a)) - (t - a) p(t + a) - (t + a) p(t - a), p and P the normal density
     and distribution. Float64 from the coefficients on. Raises as `soft_threshold`.
+
+    >>> soft_error(dct((1, 2, 1)), np.ones((1, 1, 2, 1)), 0.1).round(4).tolist()
+    [0.011]
     """
     check_sigma(sigma)
     t = _threshold(basis, threshold)

@@ -438,7 +438,7 @@ def test_a_removed_key_is_ignored_for_inference_and_named_for_training(tmp_path,
     assert configs.digest(configs.read(tmp_path, example())) == configs.digest(example())
     assert "note: " in (err := capsys.readouterr().err) and err.count("\n") == 1
     assert "keys that this version has no more are ignored: data.gone=3, old.section=1" in err
-    with pytest.raises(InputError, match=r"got keys that it has no more: data.gone=3, old.section=1; .*--init-from"):
+    with pytest.raises(InputError, match=r"got removed keys: data.gone=3, old.section=1; .*--init-from"):
         configs.read(tmp_path, example(), training=True)
     assert configs.diff(configs.filled(values, example()), example()) == [
         "data.gone: 3 -> (absent)",

@@ -147,9 +147,12 @@ def test_operators_of_one_kind_compile_once():
     ("make", "message"),
     [
         (lambda: operators.inpainting(SHAPE, box=(1, 4, 6, 3)), "box: expected a block inside an image of 12x8"),
-        (lambda: operators.random_pixels(KEY, SHAPE, fraction=0.0), "fraction: expected a share that keeps 1 to 192"),
+        (
+            lambda: operators.random_pixels(KEY, SHAPE, fraction=0.0),
+            "fraction: expected a fraction that keeps 1 to 192",
+        ),
         (lambda: operators.random_basis(KEY, SHAPE, fraction=1.5), "fraction: expected a share"),
-        (lambda: operators.spectral(SHAPE, fraction=0.001), "fraction: expected a share in"),
+        (lambda: operators.spectral(SHAPE, fraction=0.001), "fraction: expected a fraction in"),
         (
             lambda: operators.super_resolution(5).analyze(images(0)),
             "scale: expected .* divisible by 5, got 12x8",

@@ -5,9 +5,11 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import NamedTuple
 
+import numpy as np
+
 from common.data.source import digest
 from common.errors import choice, input_error
-from diffmatch_jax.evaluation.datasets import motion, planar, record, sparse, synthetic
+from diffmatch_jax.evaluation.datasets import layered, motion, planar, record, sparse, synthetic
 from diffmatch_jax.evaluation.datasets.record import Dataset
 
 
@@ -15,7 +17,7 @@ class Options(NamedTuple):
     """Options of all data sets.
 
     side: longer side to which larger images are shrunk, where the protocol leaves that open (None: as they are); count:
-    pairs at most, spread evenly (None: all; generated warps: 32); size: side of generated warps; seed: of those.
+    pairs at most, spread evenly (None: all; generated warps: 32, scenes: 72); size, seed: of generated pairs.
     """
 
     side: int | None = None
@@ -32,17 +34,31 @@ class Kind(NamedTuple):
     where: str = "DIR"
 
 
-def _warps(where: str, options: Options) -> Dataset:
-    """Opens warps of the test photographs of any data source, `photographs` by default."""
+def _photographs(where: str, most: int | None) -> list[np.ndarray]:
+    """Returns the first test photographs of any data source, `photographs` by default, at most so many."""
     from common.data import pipeline
 
-    source = where or "photographs"
-    config = pipeline.DataConfig(source=source, size=512, channels=3, fit="pad")
+    config = pipeline.DataConfig(source=where or "photographs", size=512, channels=3, fit="pad")
     held_out = pipeline.sources(config)["test"]
+    elements = (held_out[i] for i in range(min(len(held_out), most or len(held_out))))
+    return [each["image"][: each["size"][0], : each["size"][1]] for each in elements]
+
+
+def _warps(where: str, options: Options) -> Dataset:
+    """Opens warps of the test photographs of any data source."""
     # Few photographs are warped often, of many each once.
-    elements = [held_out[i] for i in range(min(len(held_out), options.count or 32))]
-    photographs = [each["image"][: each["size"][0], : each["size"][1]] for each in elements]
+    photographs = _photographs(where, options.count or 32)
     return synthetic.warps(photographs, count=options.count or 32, size=options.size, seed=options.seed)
+
+
+def _layered(where: str, options: Options) -> Dataset:
+    """Opens layered scenes made of the test photographs of any data source."""
+    return layered.layered(_photographs(where, None), count=options.count or 72, size=options.size, seed=options.seed)
+
+
+def _unrelated(where: str, options: Options) -> Dataset:
+    """Opens pairs of different test photographs of any data source."""
+    return layered.unrelated(_photographs(where, None), count=options.count, size=options.size)
 
 
 def _shrunk(dataset: Dataset, side: int | None) -> Dataset:
@@ -87,11 +103,13 @@ KINDS: dict[str, Kind] = {
     ),
     "stereo": Kind("the stereo pair in scikit-image", lambda where, o: motion.stereo(side=o.side), where=""),
     "warps": Kind("generated warps of held-out photographs", _warps, where="[SOURCE]"),
+    "layered": Kind("generated scenes of moving planes, with regions", _layered, where="[SOURCE]"),
+    "unrelated": Kind("pairs of different photographs", _unrelated, where="[SOURCE]"),
 }
 
 
 def open_datasets(text: str, options: Options = Options()) -> list[Dataset]:  # noqa: B008
-    """Returns the data sets of a list `NAME[:WHERE],...`; WHERE of warps is a data source (`prepared:DIR`, ...).
+    """Returns the data sets of a list `NAME[:WHERE],...`; WHERE of generated pairs is a data source, `prepared:DIR`.
 
     Raises `InputError` for unknown names, missing directories, and names that occur twice.
     """
@@ -106,7 +124,7 @@ def open_datasets(text: str, options: Options = Options()) -> list[Dataset]:  # 
         if not kind.where and where:
             raise input_error(f"--data {name}", expected=name, got=each, fix="leave out what follows the colon")
         dataset = kind.open(os.path.expanduser(where) if kind.where == "DIR" else where, options)
-        if options.count is not None and name != "warps":
+        if options.count is not None and kind.where != "[SOURCE]":
             dataset = record.subset(dataset, options.count)
         if dataset.name in [other.name for other in found]:
             raise input_error("--data", expected="each name once", got=text, fix="leave one out")

@@ -13,7 +13,7 @@ from common.io.files import write_atomically
 _MAGIC = b"PIEH"  # the bytes of the number 202021.25
 UNKNOWN = 1e9  # larger values mark pixels without flow (Baker et al., IJCV 2011)
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
-_AGAIN = "check that it was unpacked whole"
+_AGAIN = "check that it was unpacked completely"
 
 
 def read_flo(path: str | Path) -> tuple[np.ndarray, np.ndarray]:

@@ -65,7 +65,7 @@ def read_list(path: str | Path) -> list[Row]:
 
 
 def _invertible(numbers: np.ndarray) -> bool:
-    """Tells whether the first nine numbers are a homography with an inverse."""
+    """Returns whether the first nine numbers are a homography with an inverse."""
     return abs(np.linalg.det(np.reshape(numbers[:9], (3, 3)))) >= 1e-12
 
 

@@ -175,7 +175,7 @@ def read_matrix(path: Path) -> np.ndarray:
         if matrix.shape != (3, 3) or not np.isfinite(matrix).all() or abs(np.linalg.det(matrix)) < 1e-12:
             raise ValueError(f"an array of shape {list(matrix.shape)} or without an inverse")
     except (OSError, ValueError) as error:
-        fix = "check that it was unpacked whole"
+        fix = "check that it was unpacked completely"
         raise input_error(str(path), expected="a 3 x 3 homography", got=error, fix=fix) from None
     return matrix
 
@@ -189,6 +189,6 @@ def _image(folder: Path, stem: str) -> Path:
 
 
 def _content(files, *settings: object) -> list[object]:
-    """Returns what tells a set of files apart: their sizes, and the matrices themselves."""
+    """Returns a fingerprint of a set of files: their sizes, and the matrices themselves."""
     found = [digest(*(each.stat().st_size for each in group), group[-1].read_bytes()) for group in files]
     return [*found, *settings]

@@ -1,11 +1,11 @@
-"""What every data set is: pairs that are read when asked for, each with its true flow and where that is known.
+"""The record of a data set: pairs that are read on demand, each with its true flow and the mask of valid pixels.
 
 The flow `[Ht, Wt, 2]` lives on the target's pixels and points to a pixel of the source, which may have another size;
 the mask `[Ht, Wt]` says where it counts.
 """
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -27,11 +27,23 @@ class Cameras(NamedTuple):
     translation: np.ndarray
 
 
+class Regions(NamedTuple):
+    """What is known of every target pixel of a generated pair.
+
+    masks: `[H, W]` by the name of a region (`evaluation.regions.REGIONS`); covisible `[H, W]`: which pixels the source
+    shows; equal `[M, H, W, 2]`: flows to places of the source that look the same, NaN where there are no more.
+    """
+
+    masks: Mapping[str, np.ndarray]
+    covisible: np.ndarray
+    equal: np.ndarray
+
+
 class Example(NamedTuple):
     """A pair: source `[Hs, Ws, 3]` and target `[Ht, Wt, 3]` (bytes), flow `[Ht, Wt, 2]` (float32), mask `[Ht, Wt]`.
 
     homography: `[3, 3]` with x_source ~ H x_target in pixels, where one holds for the whole pair; cameras: of a pair
-    whose relative pose is known.
+    whose relative pose is known; regions: of generated pairs, whose flow is known everywhere.
     """
 
     name: str
@@ -41,6 +53,7 @@ class Example(NamedTuple):
     mask: np.ndarray
     homography: np.ndarray | None = None
     cameras: Cameras | None = None
+    regions: Regions | None = None
 
 
 @dataclass(frozen=True)
@@ -142,7 +155,7 @@ def read_image(path) -> np.ndarray:
         return images.as_channels(images.decode(path), 3)
     except ValueError as error:
         raise input_error(
-            str(path), expected="an image file", got=error, fix="check that it was unpacked whole"
+            str(path), expected="an image file", got=error, fix="check that it was unpacked completely"
         ) from None
 
 

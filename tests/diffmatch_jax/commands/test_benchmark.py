@@ -13,6 +13,7 @@ from common.cli.dispatch import main
 from common.errors import InputError
 from common.io import results
 from diffmatch_jax.__main__ import BENCHMARK
+from diffmatch_jax.commands import benchmark as verb
 from diffmatch_jax.evaluation import baselines
 from diffmatch_jax.evaluation.baselines import Baseline
 from diffmatch_jax.evaluation.datasets import catalogue, record
@@ -170,6 +171,37 @@ def test_corruption_table(tmp_path):
     first, second, below = (_middle(path, 0.8 * _colour("Blues", each) + 0.2) for each in (0, 1 / 3, 1))
     assert second[0] > first[0] + 50 and abs(second[1] - first[1]) < 10
     assert below[1] > first[1] + 30 and abs(below[0] - first[0]) < 10
+
+
+def test_tables_and_picture_by_region(tmp_path):
+    numbers = {"data": ["d"], "corruptions": ["clean"], "severity": 5, "methods": {"a": "A"}, "pairs": {"d": 2}}
+    row = {"data": "d", "corruption": "clean", "method": "a", "group": "all", "seconds": 1.0, "covisible_said": 0.75}
+    row |= dict.fromkeys(("median", "pck_1_per_image", "pck_3_per_image", "pck_5_per_image", "area"), 0.5)
+    row |= {"aepe": 2.0, "rank_correlation": None, "visible.aepe": 1.5, "occluded.aepe": 9.25, "occluded.pixels": 70}
+    text = verb.markdown({**numbers, "rows": [row]})
+    assert "AEPE by region\n\n| matcher | visible | occluded |" in text and "| A | 1.50 | 9.25 |" in text
+    assert "| matcher | said to be in both |" in text and "| A | 0.750 |" in text
+    del row["covisible_said"]
+    assert "by region" not in verb.markdown({**numbers, "rows": [row]})
+
+    quarters = {name: np.zeros((16, 16), bool) for name in ("visible", "ambiguous", "flat", "occluded", "outside")}
+    quarters["visible"][:8] = quarters["ambiguous"][8:, :8] = quarters["occluded"][8:, 8:] = True
+    arrays = {f"region.{name}": mask for name, mask in quarters.items()}
+    arrays |= {name: np.zeros((16, 16, 3), np.uint8) for name in ("source", "target")}
+    arrays |= {"flow": np.zeros((16, 16, 2)), "a.flow": np.ones((16, 16, 2)), "a.covisible": quarters["visible"]}
+    (tmp_path / "results").mkdir()
+    results.write(tmp_path / "results", "shown-d", numbers={"name": "p", "methods": {"a": "A"}}, arrays=arrays,
+                  settings={})  # fmt: skip
+    (stem,) = (path.stem for path in (tmp_path / "results").glob("shown-d-*.json"))
+    whole = {**numbers, "rows": [], "shown": {"d": stem}, "step": None}
+    (tmp_path / "results" / "benchmark-0.json").write_text(json.dumps(whole))
+    (path,) = benchmark.regions(tmp_path)
+    ambiguous, occluded = (
+        _middle(path, 0.7 * np.asarray(sheets.REGION_COLOURS[name])) for name in ("ambiguous", "occluded")
+    )
+    assert occluded[0] > ambiguous[0] + 50 and abs(occluded[1] - ambiguous[1]) < 10
+    unseen = _middle(path, sheets.UNKNOWN)  # the lower half, below the painted target
+    assert abs(unseen[0] - (ambiguous[0] + occluded[0]) / 2) < 20 and unseen[1] > ambiguous[1] + 100
 
 
 def test_cells_of_a_sheet():

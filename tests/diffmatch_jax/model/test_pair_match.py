@@ -57,10 +57,26 @@ def test_keypoints_follow_the_confidence(planar):
         found.keypoints(0)
 
 
-def inside(found):
+def inside(found, margin=0.5):
     y, x = np.mgrid[: SIZE[0], : SIZE[1]]
     places = np.stack([x, y], -1) + found.flow
-    return ((places >= -0.5) & (places <= [SOURCE[1] - 0.5, SOURCE[0] - 0.5])).all(-1)
+    return ((places >= -margin) & (places <= [SOURCE[1] - 1 + margin, SOURCE[0] - 1 + margin])).all(-1)
+
+
+def test_covisible_there_and_back(planar):
+    found, wrong = planar
+    y, x = np.mgrid[: SOURCE[0], : SOURCE[1]]
+    places = np.stack([x, y], -1).reshape(-1, 2)
+    back_flow = (projected(np.linalg.inv(HOMOGRAPHY), places) - places).reshape(*SOURCE, 2)
+    back = match_of(back_flow)._replace(source_size=np.asarray(SIZE))
+    seen = found.covisible(back)
+    assert (seen == (inside(found, margin=0) & ~wrong)).mean() > 0.99
+    unsure = found._replace(confidence=np.where(x[: SIZE[0], : SIZE[1]] < 40, found.confidence, 0.09))
+    np.testing.assert_array_equal(unsure.covisible(back), seen & (np.arange(SIZE[1]) < 40))
+    with pytest.raises(
+        InputError, match=r"back: expected the match of \(70, 90\) pixels, got one for \(60, 80\) pixels"
+    ):
+        found.covisible(found)
 
 
 @needs_opencv
