@@ -31,7 +31,7 @@ setuptools.setup(
             for dots in ("", ".*")
         ]
     ),
-    package_data={name: ["weights/*"] for name in ("diffmatch_jax", "gahb", "phase_bridge")},
+    package_data={"": ["py.typed"]} | {name: ["weights/*"] for name in ("diffmatch_jax", "gahb", "phase_bridge")},
     install_requires=[
         "diffrax>=0.7.0",
         "flax>=0.12.0",

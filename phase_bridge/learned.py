@@ -53,7 +53,7 @@ def learn_table(
     num_samples: int = 4096,
     batch_size: int = 512,
     num_batches: int = 1000,
-    learning_rate: float = 0.01,
+    learning_rate: float = 0.003,
 ) -> Learned:
     """Returns a table of `nfe` evaluations whose samples are nearest to those of `teacher_nfe` from the same noise.
 
@@ -94,12 +94,16 @@ def learn_table(
 
 
 def _moved(process: Process, start: Steps, moves: Mapping[str, Any], xp) -> Steps:
-    """Returns the table with its numbers moved; times by their logit between the prior and the data."""
+    """Returns the table with its numbers moved: times by their logit between the prior and the data, others in units
+    of the largest that makes the same part of the state in the same step.
+    """
     place = xp.clip((start.times - process.first) / (process.last - process.first), 1e-6, 1 - 1e-6)
     logit = xp.log(place / (1 - place)) + moves["times"]
     times = process.first / (1 + xp.exp(logit)) + process.last / (1 + xp.exp(-logit))
     times = xp.concatenate([xp.asarray(start.times[:1]), times[1:]])
-    transition, weights = start.transition + moves["transition"], start.weights + moves["weights"]
+    unit = xp.abs(start.transition).max(2, keepdims=True), xp.abs(start.weights).max(1, keepdims=True)
+    transition = start.transition + unit[0] * moves["transition"]
+    weights = start.weights + unit[1] * moves["weights"]
     if process.parts == 2:  # whose last row ends with its evaluation
         transition = xp.concatenate([transition[:-1], xp.asarray(start.transition[-1:])])
         weights = xp.concatenate([weights[:-1], xp.asarray(start.weights[-1:])])
@@ -137,10 +141,11 @@ def _learn(field, key, start, teacher, spread, learning_rate, process, shape, ba
     begun = begin(jax.random.fold_in(key, 0))
     aims = end(teacher, begun)
     moves = {name: jnp.zeros_like(getattr(start, name)) for name in ("times", "transition", "weights")}
-    (moves, _), losses = jax.lax.scan(
-        body, (moves, optimizer.init(moves)), jax.random.split(jax.random.fold_in(key, 1), num_batches)
-    )
-    return moves, losses
+    keys = jax.random.split(jax.random.fold_in(key, 1), num_batches)
+    (moved, _), losses = jax.lax.scan(body, (moves, optimizer.init(moves)), keys)
+    # Never worse than what it began as, on the noise that it was learned from.
+    better = loss(moved, begun, aims) < loss(moves, begun, aims)
+    return jax.tree.map(lambda new, old: jnp.where(better, new, old), moved, moves), losses
 
 
 def save_table(path: str | os.PathLike, table: Table) -> None:

@@ -33,6 +33,12 @@ def test_bounds():
             assert "#" in lines[line - 1] or lines[line - 2].lstrip().startswith("#"), text
 
 
+def test_every_package_ships_its_types():
+    assert '"": ["py.typed"]' in SETUP
+    for name in ("common", "configs", "diffmatch_jax", "gahb", "phase_bridge"):
+        assert (ROOT / name / "py.typed").is_file(), name
+
+
 @pytest.mark.parametrize(
     ("module", "is_ours"),
     [

@@ -13,13 +13,15 @@ from common.errors import input_error
 from common.io.files import write_atomically
 
 
-def save(path: str | Path, params: Mapping[str, Any], *, dtype: str = "float16") -> str:
+def save(path: str | Path, params: Mapping[str, Any], *, dtype: str = "float16", small: int = 0) -> str:
     """Writes nested dicts of arrays to `path` (`.npz`, keys joined by "/") and returns the file's sha256.
 
-    Equal arrays give equal bytes. Raises `InputError` for numbers that are not finite in `dtype`.
+    Arrays of fewer than `small` numbers are stored in float32: they take little room and may decide much. Equal arrays
+    give equal bytes. Raises `InputError` for numbers that are not finite in `dtype`.
     """
+    leaves = {name: np.asarray(leaf) for name, leaf in flatten_dict(params, sep="/").items()}
     with np.errstate(over="ignore"):  # what overflows is refused below
-        leaves = {name: np.asarray(leaf).astype(dtype) for name, leaf in flatten_dict(params, sep="/").items()}
+        leaves = {name: leaf.astype("float32" if leaf.size < small else dtype) for name, leaf in leaves.items()}
     for name, leaf in leaves.items():
         if not np.isfinite(leaf).all():
             raise input_error(

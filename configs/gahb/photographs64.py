@@ -23,4 +23,6 @@ def get_config():
     config.train.log_every = 100
     config.train.preview_every = 2000
     config.checkpoint.every = 200
+
+    config.evaluate.panel_size = 128  # the smallest photographs have 143 pixels
     return config

@@ -264,7 +264,7 @@ def test_figures_without_results(copy, capsys):
     command("figures", "--workdir", copy)
     assert "samples" in undrawn(capsys)
     with pytest.raises(InputError, match="expected training lines, got none"):
-        figures.training(copy / "samples")
+        figures.model.training(copy / "samples")
 
 
 def test_describe(trained, capsys):

@@ -36,9 +36,8 @@ def test_gaussian_data_are_mapped_exactly(process, nfe):
         (2,),
         schedule=options,
         batch_size=64,
-        num_batches=700,
-        learning_rate=0.05,
-        teacher_nfe=30,
+        num_batches=400,
+        learning_rate=0.01,
     )
     assert learned.losses[-1] < 0.02 * learned.losses[0]
     if process.parts == 1:
@@ -61,21 +60,22 @@ def test_a_table_is_better_on_other_noise_and_kept_by_a_file(process, tmp_path):
     reference, _ = sample(model, 0, start.shape[:1] + (2,), start=start, nfe=60, solver="unipc", schedule=fine)
     learned = learn_table(
         model,
-        4,
+        3,
         jax.random.key(0),
         (2,),
         solver="unipc",
         schedule=options,
         batch_size=256,
-        num_batches=150,
+        num_batches=250,
         teacher_nfe=30,
+        learning_rate=0.01,
     )
 
-    def typical(**chosen):
+    def distance(**chosen):
         made, _ = sample(model, 0, reference.shape, start=start, **chosen)
-        return float(jnp.median(jnp.linalg.norm(made - reference, axis=-1)))
+        return float(jnp.mean(jnp.linalg.norm(made - reference, axis=-1)))
 
-    assert typical(solver=learned.table) < 0.6 * typical(nfe=4, solver="unipc", schedule=options)
+    assert distance(solver=learned.table) < 0.6 * distance(nfe=3, solver="unipc", schedule=options)
     save_table(tmp_path / "table.npz", learned.table)
     again = load_table(tmp_path / "table.npz")
     assert again.process == process

@@ -15,6 +15,10 @@ def test_files_of_weights(tmp_path):
     found = packed.load(path, sha256=digest)
     np.testing.assert_array_equal(found["a"]["kernel"], params["a"]["kernel"].astype(np.float16))
     assert found["b"].dtype == np.float32
+    third = {"few": np.full(3, 1 / 3, np.float32), "many": np.full(4, 1 / 3, np.float32)}
+    found = packed.load(tmp_path / "third.npz", sha256=packed.save(tmp_path / "third.npz", third, small=4))
+    np.testing.assert_array_equal(found["few"], third["few"])
+    np.testing.assert_array_equal(found["many"], np.float32(np.float16(1 / 3)))
     path.write_bytes(path.read_bytes()[:-1] + b"x")
     with pytest.raises(InputError, match=f"weights.npz: expected sha256 {digest}"):
         packed.load(path, sha256=digest)
