@@ -125,6 +125,14 @@ def gahb_manifolds() -> str:
     return markdown(header, rows)
 
 
+def gahb_packaged() -> str:
+    rows = [
+        [f"{each['sigma']:.3f}", *(f"{each[key]:.1f}" for key in ("noisy", "denoised", "error", "wiener"))]
+        for each in read("gahb/photographs64.json")["table"]
+    ]
+    return markdown("sigma | noisy (dB) | denoised | standard error over photographs | DCT-domain Wiener filter", rows)
+
+
 def gahb_eigenbases() -> str:
     table = read("gahb/photographs/eigenbasis-step-5000-seed-0.json")["table"]
     columns = (("trace", ".0f"), ("squares", ".0f"), ("asymmetry", ".2f"), ("largest", ".2f"), ("products", "d"))
@@ -387,6 +395,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "gahb-study": gahb_study,
     "gahb-slopes": gahb_slopes,
     "gahb-manifolds": gahb_manifolds,
+    "gahb-packaged": gahb_packaged,
     "gahb-eigenbases": gahb_eigenbases,
     "gahb-restore": gahb_restore,
     "gahb-moments": gahb_moments,
