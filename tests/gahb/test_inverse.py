@@ -129,7 +129,7 @@ def test_both_ends_of_a_run_that_does_not_converge():
         (["super_resolution"], {"scale": 3}, "scale: expected a number that divides 8 and 8, got 3"),
         (["inpainting"], {"hole": 0.1}, "hole: expected a fraction of the side below 1, at least 2 pixels, got 0.1"),
         (["random_pixels"], {"fraction": 1.5}, r"fraction: expected a fraction in \(0, 1\]"),
-        (["spectral"], {"fraction": 0.02}, "fraction: expected a share .* with a frequency of 8x8"),
+        (["spectral"], {"fraction": 0.02}, "fraction: expected a fraction .* with a frequency of 8x8"),
     ],
 )
 def test_mistakes_are_named(names, settings, message):

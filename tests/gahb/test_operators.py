@@ -151,7 +151,7 @@ def test_operators_of_one_kind_compile_once():
             lambda: operators.random_pixels(KEY, SHAPE, fraction=0.0),
             "fraction: expected a fraction that keeps 1 to 192",
         ),
-        (lambda: operators.random_basis(KEY, SHAPE, fraction=1.5), "fraction: expected a share"),
+        (lambda: operators.random_basis(KEY, SHAPE, fraction=1.5), "fraction: expected a fraction"),
         (lambda: operators.spectral(SHAPE, fraction=0.001), "fraction: expected a fraction in"),
         (
             lambda: operators.super_resolution(5).analyze(images(0)),
