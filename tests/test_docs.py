@@ -149,7 +149,7 @@ def test_look_into_a_denoiser(plots):
 def test_memorise_or_generalise(plots):
     scope = tutorial("memorise_or_generalise", STEPS=150, KERNELS=8, COUNT=2)
     between, nearest = scope["between"], scope["nearest"]
-    assert between[1] < 0.4 < 0.6 < between[50]
+    assert between[1] < 0.25 and between[50] > between[1] + 0.3
     assert nearest[1] > 0.8 > nearest[50]
     first, second = scope["sets"][50]
     assert np.abs(np.asarray(first)[:, None] - np.asarray(second)).max((2, 3, 4)).min() > 0.1  # no face is in both sets

@@ -1,16 +1,13 @@
-"""From the data section of a config to the training and the test source; the photographs of scikit-image."""
+"""From the data section of a config to the training and the test source."""
 
 import difflib
-import importlib.util
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from common.config import CHOICES
 from common.data.fitted import Crops, Fitted, SkipBudget
-from common.data.folder import ImageFiles, open_folder
 from common.data.npz import MAX_ARRAY_MB, open_npz
 from common.data.source import MAX_PIXELS, BadRecordError, Element, Source, choose, digest, hold_out
 from common.errors import at_least, choice, input_error
@@ -114,11 +111,15 @@ def _open(config: DataConfig) -> dict[str, Source]:
             raise input_error(
                 "config.data.labels", expected="False for photographs, which have no classes", got=True, fix=fix
             )
+        from common.data.photographs import open_photographs
+
         return open_photographs(channels=config.channels)
     if kind == "npz" and where:
         return open_npz(where, labels=config.labels, max_array_mb=config.max_array_mb)
     encoded = {"labels": config.labels, "max_pixels": config.max_pixels}
     if kind == "folder" and where:
+        from common.data.folder import open_folder
+
         return open_folder(where, **encoded)
     if kind in ("tfds", "prepared") and where:
         from common.data.tfds import open_named, open_prepared
@@ -235,46 +236,3 @@ def _distinct(config: DataConfig, images: Fitted) -> np.ndarray:
 
     good, vectors = images.scan(vector)
     return good[distinct(np.stack(vectors))]
-
-
-# The photographs inside the scikit-image wheel, real images that need no download. For testing three scenes that no
-# training photograph shows, with smooth, textured and sharp-edged parts, two of them in colour. Left out:
-# motorcycle_right (the scene of motorcycle_left); hubble_deep_field and retina (each larger than all but a few of the
-# others together and mostly black or smooth, so random crops would see little else); cell, clock_motion and
-# microaneurysms (hardly any detail); page and text (writing); color, horse, logo, phantom, chessboards (drawings).
-TRAIN_PHOTOGRAPHS = ("astronaut.png", "brick.png", "coins.png", "grass.png", "gravel.png", "ihc.png", "moon.png",
-                     "motorcycle_left.png", "rocket.jpg")  # fmt: skip
-TEST_PHOTOGRAPHS = ("camera.png", "chelsea.png", "coffee.png")
-
-
-def photographs_folder() -> Path:
-    """Returns where the photographs lie, without importing scikit-image; `InputError` if it is not installed."""
-    found = importlib.util.find_spec("skimage")
-    if found is None or found.origin is None:
-        raise input_error(
-            "config.data.source",
-            expected="scikit-image, which brings the photographs",
-            got="no such package",
-            fix="pip install scikit-image, or use folder:DIR",
-        )
-    return Path(found.origin).parent / "data"
-
-
-def open_photographs(*, channels: int) -> dict[str, ImageFiles]:
-    """Returns the training and the test photographs, uint8 `[H, W, 1 or 3]` as stored; colour ones for `channels` 3."""
-    return {"train": _photographs(TRAIN_PHOTOGRAPHS, channels), "test": _photographs(TEST_PHOTOGRAPHS, channels)}
-
-
-def _photographs(names: tuple[str, ...], channels: int) -> ImageFiles:
-    files = ImageFiles(photographs_folder(), names)
-    kinds = files.shapes()[:, 2].tolist()
-    if 0 in kinds:
-        raise input_error(
-            "config.data.source",
-            expected=f"{names[kinds.index(0)]} of scikit-image",
-            got="no image that can be read",
-            fix="reinstall scikit-image, or use folder:DIR",
-        )
-    if channels == 1:
-        return files
-    return ImageFiles(photographs_folder(), [name for name, kind in zip(names, kinds, strict=True) if kind == 3])

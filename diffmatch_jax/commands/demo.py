@@ -94,7 +94,7 @@ def run(app: App, request: Request) -> None:
 
 def photographs() -> tuple[str, str]:
     """Returns the paths of the stereo pair that comes with scikit-image."""
-    from common.data.pipeline import photographs_folder as folder
+    from common.data.photographs import photographs_folder as folder
 
     left, right = (folder() / name for name in PAIR)
     return str(left), str(right)
