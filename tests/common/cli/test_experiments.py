@@ -50,9 +50,9 @@ def test_a_file_comes_first(elsewhere):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("photograph", "got no such file; did you mean gahb/photographs?"),
-        ("gahb/photograph", "did you mean gahb/photographs?"),
-        ("configs/gahb/photograph.py", "did you mean configs/gahb/photographs.py?"),
+        ("photograph", "got no such file; did you mean gahb/photographs or gahb/photographs64?"),
+        ("gahb/photograph", "did you mean gahb/photographs or gahb/photographs64?"),
+        ("configs/gahb/photograph.py", "did you mean configs/gahb/photographs.py or configs/gahb/photographs64.py?"),
         ("demo", "got that of 2; did you mean diffmatch_jax/demo or phase_bridge/demo?"),
         ("celeba8", "did you mean gahb/celeba80"),
         ("base", "name a file, or one of bsds, "),
