@@ -17,6 +17,7 @@ from benchmarks import (
     phase_bridge_sampler,
     phase_bridge_solvers,
     phase_bridge_tables,
+    song_unet,
     start,
     unet,
 )
@@ -243,7 +244,7 @@ def test_a_benchmark_through_the_command_line(tmp_path, capsys):
 
 def test_every_name_is_a_benchmark():
     modules = (overheads, start, unet, eigenbasis, phase_bridge_solvers, phase_bridge_sampler, diffmatch,
-               phase_bridge_tables, kills)  # fmt: skip
+               song_unet, phase_bridge_tables, kills)  # fmt: skip
     for name, module in zip(command.NAMES, modules, strict=True):
         assert module.__name__ == f"benchmarks.{name}"
         assert module.__doc__ and callable(module.run) and module.FULL != module.QUICK
@@ -253,5 +254,5 @@ def test_an_unknown_name_is_told_in_one_line(capsys):
     assert command.main(["unets"]) == 2
     assert capsys.readouterr().err == (
         'error: NAME: expected one of "overheads", "start", "unet", "eigenbasis", "phase_bridge_solvers", '
-        '"phase_bridge_sampler", "diffmatch", "phase_bridge_tables", "kills", got "unets"; did you mean "unet"?\n'
+        '"phase_bridge_sampler", "diffmatch", "song_unet", "phase_bridge_tables", "kills", got "unets"; did you mean "unet"?\n'
     )

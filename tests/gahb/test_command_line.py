@@ -46,7 +46,7 @@ def test_missing_config_file(tmp_path):
     message = refused("train", "--config", "configs/gahb/photograph.py", "--workdir", tmp_path)
     assert message == (
         "config file configs/gahb/photograph.py: expected a Python file, got no such file; "
-        "did you mean configs/gahb/photographs.py?"
+        "did you mean configs/gahb/photographs.py or configs/gahb/photographs64.py?"
     )
 
 
