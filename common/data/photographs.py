@@ -6,7 +6,7 @@ from pathlib import Path
 from common.data.folder import ImageFiles
 from common.errors import input_error
 
-# For testing three scenes that no training photograph shows, with smooth, textured and sharp-edged parts, two of them in
+# For testing three scenes that no training photograph shows, with smooth, textured and sharp-edged parts, two in
 # colour. Left out:
 # motorcycle_right (the scene of motorcycle_left); hubble_deep_field and retina (each larger than all but a few of the
 # others together and mostly black or smooth, so random crops would see little else); cell, clock_motion and

@@ -254,5 +254,6 @@ def test_an_unknown_name_is_told_in_one_line(capsys):
     assert command.main(["unets"]) == 2
     assert capsys.readouterr().err == (
         'error: NAME: expected one of "overheads", "start", "unet", "eigenbasis", "phase_bridge_solvers", '
-        '"phase_bridge_sampler", "diffmatch", "song_unet", "phase_bridge_tables", "kills", got "unets"; did you mean "unet"?\n'
+        '"phase_bridge_sampler", "diffmatch", "song_unet", "phase_bridge_tables", "kills", got "unets"; '
+        'did you mean "unet"?\n'
     )
