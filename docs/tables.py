@@ -353,6 +353,47 @@ def diffmatch_real() -> str:
     return markdown(header, transposed(columns))
 
 
+REGIONS = ("visible", "edges", "moving", "ambiguous", "flat", "occluded", "outside")
+LAYERED = ("match", "refined", "fit", "wta", "dis", "sift")
+
+
+def diffmatch_layered() -> str:
+    """Returns the mean error by region, and below each the range over three seeds of the data."""
+    find = matching(read("diffmatch/layered.json"))
+    columns = [[METHODS[method] for method in LAYERED]]
+    for region in REGIONS:
+        key = f"{region}.aepe"
+        cells = best([find(method, data="layered")[key] for method in LAYERED], show="{:.1f}".format)
+        seeds = [[find(method, data="layered", group=f"seed {k}")[key] for k in range(3)] for method in LAYERED]
+        columns.append([f"{cell} ({min(k):.1f} to {max(k):.1f})" for cell, k in zip(cells, seeds, strict=True)])
+    return markdown(["AEPE, px", *REGIONS], transposed(columns))
+
+
+def diffmatch_layered_sure() -> str:
+    find = matching(read("diffmatch/layered.json"))
+    keys = {
+        "visible.pck_1": "PCK-1, visible",
+        "ambiguous.equal": "ambiguous: to the nearest equal place, px",
+        "ambiguous.best": "best of n, ambiguous, px",
+        "ambiguous.energy": "energy score, ambiguous",
+        "occluded.best": "best of n, occluded, px",
+        "occluded.energy": "energy score, occluded",
+        "visible.rank_correlation": "rank correlation, visible",
+        **{f"{region}.confidence": f"mean confidence, {region}" for region in ("visible", *REGIONS[3:])},
+        "covisible_precision": "covisible: precision",
+        "covisible_recall": "recall",
+    }
+    rows = []
+    for key, title in keys.items():
+        values = [find(method, data="layered").get(key) for method in LAYERED]
+        rows.append([title, *("" if each is None else f"{each:.2f}" for each in values)])
+    values = [find(method, data="unrelated").get("unrelated.confidence") for method in LAYERED]
+    rows.append(["mean confidence, unrelated pairs", *("" if each is None else f"{each:.3f}" for each in values)])
+    values = [find(method, data="unrelated")["covisible_said"] for method in LAYERED]
+    rows.append(["of unrelated pairs said to be in both", *(f"{each:.3f}" for each in values)])
+    return markdown(["", *(METHODS[method] for method in LAYERED)], rows)
+
+
 # Phase-space bridges
 
 
@@ -407,6 +448,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "diffmatch-twins-corrupted": diffmatch_twins_corrupted,
     "diffmatch-corruptions": diffmatch_corruptions,
     "diffmatch-real": diffmatch_real,
+    "diffmatch-layered": diffmatch_layered,
+    "diffmatch-layered-sure": diffmatch_layered_sure,
     "bridge-spiral-w2": lambda: bridge_scores("spiral", "w2"),
     "bridge-spiral-beyond": lambda: bridge_scores("spiral", "beyond"),
     "bridge-paths": lambda: bridge_scores("paths", "w2"),
