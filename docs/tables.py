@@ -387,10 +387,6 @@ def diffmatch_layered_sure() -> str:
     for key, title in keys.items():
         values = [find(method, data="layered").get(key) for method in LAYERED]
         rows.append([title, *("" if each is None else f"{each:.2f}" for each in values)])
-    values = [find(method, data="unrelated").get("unrelated.confidence") for method in LAYERED]
-    rows.append(["mean confidence, unrelated pairs", *("" if each is None else f"{each:.3f}" for each in values)])
-    values = [find(method, data="unrelated")["covisible_said"] for method in LAYERED]
-    rows.append(["of unrelated pairs said to be in both", *(f"{each:.3f}" for each in values)])
     return markdown(["", *(METHODS[method] for method in LAYERED)], rows)
 
 
@@ -432,6 +428,19 @@ def bench_table(name: str, start: str) -> str:
     )
 
 
+def bridge_faces() -> str:
+    """Returns Frechet distance and recall of faces at each number of evaluations, one row a path."""
+    paths = read("phase_bridge/faces32.json")
+    titles = {"bridge": "bridge (AGM-ODE)", "edm": "EDM", "flow": "flow matching's straight path"}
+    rows = []
+    for name, title in titles.items():
+        measured = [each for each in paths[name]["table"] if each["nfe"] != "data"]
+        rows.append([title, *(f"{each['frechet']:.2f}, {each['recall']:.2f}" for each in measured)])
+    floor = next(each for each in paths["edm"]["table"] if each["nfe"] == "data")
+    rows.append(["training faces", *[f"{floor['frechet']:.2f}, {floor['recall']:.2f}"] * len(measured)])
+    return markdown(["path", *(f"NFE {each['nfe']}" for each in measured)], rows)
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "gahb-study": gahb_study,
     "gahb-slopes": gahb_slopes,
@@ -450,6 +459,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "diffmatch-real": diffmatch_real,
     "diffmatch-layered": diffmatch_layered,
     "diffmatch-layered-sure": diffmatch_layered_sure,
+    "bridge-faces": bridge_faces,
     "bridge-spiral-w2": lambda: bridge_scores("spiral", "w2"),
     "bridge-spiral-beyond": lambda: bridge_scores("spiral", "beyond"),
     "bridge-paths": lambda: bridge_scores("paths", "w2"),
