@@ -113,6 +113,7 @@ def test_wrong_keys(key, value, reason):
         build(config_of(**{f"model.{key}": value}), features=3)
 
 
+@pytest.mark.usefixtures("quick_compilation")
 @pytest.mark.parametrize("name", ["song_unet", "adm_unet"])
 def test_patches(name):
     """The network on cells computes what the plain one does with four times the channels, at their resolution."""
@@ -121,9 +122,9 @@ def test_patches(name):
     patched = build(config_of(**changes, **{"model.patch": "2"}), features=1)
     plain = build(config_of(**changes, **{"data.size": "4"}), features=4)
     x, time = jax.random.normal(jax.random.key(0), (2, 8, 8, 1)), jnp.ones(2)
-    variables = jax.tree.map(lambda leaf: leaf + 0.1, patched.init(jax.random.key(1), x, time))
+    variables = jax.tree.map(lambda leaf: leaf + 0.1, jax.jit(patched.init)(jax.random.key(1), x, time))
     inner = {kind: tree["network"] for kind, tree in variables.items()}
-    got = patched.apply(variables, x, time)
-    out = plain.apply(inner, jnp.stack([x[:, a::2, b::2, 0] for a in (0, 1) for b in (0, 1)], -1), time)
+    got = jax.jit(patched.apply)(variables, x, time)
+    out = jax.jit(plain.apply)(inner, jnp.stack([x[:, a::2, b::2, 0] for a in (0, 1) for b in (0, 1)], -1), time)
     for i, (a, b) in enumerate(((0, 0), (0, 1), (1, 0), (1, 1))):
         np.testing.assert_array_equal(got[:, a::2, b::2, 0], out[..., i])
