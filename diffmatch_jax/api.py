@@ -41,7 +41,7 @@ def match(
 ) -> Match:
     """Finds for every pixel of `target` its place in `source`.
 
-    The first call of a process compiles, a note says so: about a minute on two CPU cores, a few seconds where an
+    The first call of a process compiles, a note says so: 15 to 60 s on two CPU cores, a few seconds where an
     earlier process left programs in the cache directory (`JAX_COMPILATION_CACHE_DIR`, or scorebridge/xla in the
     user's).
     Programs serve any number of pairs and hypotheses up to the next power of two. Time and memory grow with the pixels
@@ -99,9 +99,7 @@ def _keep_programs() -> None:
     if jax.config.jax_compilation_cache_dir is None and jax.config.jax_enable_compilation_cache:
         parallel.enable_compilation_cache()
         compilation_cache.reset_cache()  # what was compiled before had none
-    note = (
-        "note: diffmatch_jax compiles its programs on the first call, about a minute; they are kept for later processes"
-    )
+    note = "note: diffmatch_jax compiles its programs on the first call, 15 to 60 s; they are kept for later processes"
     print(note, file=sys.stderr)
 
 
