@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks import harness, torch_song_unet
+from benchmarks import harness
 from benchmarks.harness import Report, Seconds
 from benchmarks.workload import constant_batches, on
 from common import config as configs
@@ -70,7 +70,12 @@ def run(settings: Settings) -> Report:
 
 def blocks(config) -> dict[str, Any]:
     """Returns forward and step of both, as blocks to time; raises `RunError` where their outputs differ."""
-    import torch
+    try:
+        import torch
+
+        from benchmarks import torch_song_unet
+    except ModuleNotFoundError:
+        raise RunError("song_unet: expected PyTorch beside it, found none; pip install -e '.[dev]' adds it") from None
 
     data, batch_size = config.data, config.train.batch_size
     random = np.random.default_rng(0)
