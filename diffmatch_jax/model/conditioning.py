@@ -12,14 +12,12 @@ import jax.numpy as jnp
 from jax import lax
 
 from common.errors import input_error
-from diffmatch_jax.model import cost_volume, features, released, robust_fit
+from diffmatch_jax.model import cost_volume, features, motions, released, robust_fit
 from diffmatch_jax.model.features import Prepared, Pyramid
 from diffmatch_jax.model.flow import flow_of, mapping_of, to_normalised, to_pixels
 from diffmatch_jax.model.resize import area, resize, resize_normalised
 
 MEDIAN = 5  # cells of the filter of the winner-take-all flow, where no stage 1 refines it
-NEAR = 3.0  # cells from a global affine flow, one deviation, within which matches count
-BETTER = 1.02  # times as many matches must agree with the fit that starts from it
 WHOLLY = 0.75  # fraction of a cell of stage 1 that must lie inside the mask
 WHOLE = 2**26  # numbers of a cost volume that may be in memory at once
 
@@ -203,7 +201,8 @@ def stage1(
     flow, weight = found.flow, None
     if settings.fit:
         weight = matches(source, target, settings, mask=mask).weight
-        flow = robust(best, weight, sigma=settings.fit)
+        flow = motions.robust(best, weight, sigma=settings.fit)
+        flow = motions.piecewise(best, weight, flow, sigma=settings.fit)
     at_flow = cost_volume.look_up(
         source, target, mapping_of(flow), radius=settings.radius, wide=settings.wide, rows=rows
     )
@@ -217,26 +216,6 @@ def stage1(
     if settings.score:
         parts += [at_flow.score[..., None], at_flow.share[..., None]]
     return Stage1Inputs(Conditions(to_normalised(flow), jnp.concatenate(parts, -1), unit), wta_flow, score)
-
-
-def robust(flow: jax.Array, weight: jax.Array, *, sigma: float) -> jax.Array:
-    """Returns the fit to matches `[B, h, w, 2]` that more of them agree with: from zero, or from a global affine flow.
-
-    The latter starts from `ransac.affine_flow` and weighs matches by exp(-d^2 / 2 s^2), d their distance from it and s
-    3 cells; it is kept where 2 % more of the mutual matches lie within a cell of it.
-    """
-    start, found = robust_fit.affine_flow(flow, weight)
-    near = jnp.exp(-0.5 * ((flow - start) ** 2).sum(-1) / NEAR**2)
-    # Both fits in one program.
-    both = jnp.concatenate([flow, flow - start]), jnp.concatenate([weight, weight * near])
-    plain, rest = jnp.split(robust_fit.fit(*both, sigma=sigma), 2)
-    other = start + rest
-
-    def agreeing(fit):
-        return (weight * (((flow - fit) ** 2).sum(-1) < 1)).sum((-2, -1))
-
-    better = found & (agreeing(other) > BETTER * agreeing(plain))
-    return jnp.where(better[:, None, None, None], other, plain)
 
 
 def without_stage(found: Stage1Inputs, settings: ConditioningConfig) -> jax.Array:

@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffmatch_jax.model import conditioning, programs, robust_fit
+from diffmatch_jax.model import conditioning, motions, programs, robust_fit
 from diffmatch_jax.model.features import Prepared, Pyramid
 from diffmatch_jax.model.flow import grid, mapping_of, sample
 from diffmatch_jax.model.resize import gaussian_matrix, resize
@@ -229,7 +229,7 @@ def _descriptor(pyramid: Pyramid, images: Prepared, settings: conditioning.Condi
 def _compared(source, target, settings):
     (of_source, source_mask), (of_target, mask) = source, target
     matches = conditioning.matches(of_source, of_target, settings, mask=mask)
-    flow = conditioning.robust(matches.flow, matches.weight, sigma=settings.fit)
+    flow = motions.robust(matches.flow, matches.weight, sigma=settings.fit)
     agreed = matches.weight * (((matches.flow - flow) ** 2).sum(-1) < 1)
     agreeing = agreed.mean()
     in_view = mask * (sample(source_mask[..., None], mapping_of(flow))[..., 0] > 0.5)

@@ -146,12 +146,17 @@ _AREA = 4.0  # square cells of the triangle of a sample
 _TINY = 1e-6
 
 
-def affine_flow(flow: jax.Array, weight: jax.Array) -> tuple[jax.Array, jax.Array]:
+def affine_flow(
+    flow: jax.Array, weight: jax.Array, *, reach: float = 0.0, seed: jax.Array | int = 0
+) -> tuple[jax.Array, jax.Array]:
     """Returns the affine flow `[B, h, w, 2]` that explains the largest weight of matches, and whether there is one.
 
     Args:
       flow: matches `[B, h, w, 2]`, from each cell of the target to the source, in cells.
       weight: how mutual each match is, `[B, h, w]` in [0, 1].
+      reach: cells between the first match of a sample and its others, one deviation, which finds small objects (0: they
+        are taken anywhere).
+      seed: of the samples.
 
     Returns:
       The flow of the affine map, zero without one; and `found [B]`, False where fewer than 8 matches are mutual or are
@@ -160,14 +165,24 @@ def affine_flow(flow: jax.Array, weight: jax.Array) -> tuple[jax.Array, jax.Arra
     """
     height, width = flow.shape[1:3]
     cells = grid(height, width, flow.dtype).reshape(-1, 2)
-    key = jax.random.key(0)
+    key = jax.random.key(seed)
+
+    def sampled(chance):
+        if not reach:
+            return jax.random.choice(key, len(cells), (SAMPLES, 3), p=chance / chance.sum())
+        of_first, of_others = jax.random.split(key)
+        first = jax.random.categorical(of_first, jnp.log(chance), shape=(SAMPLES,))
+        # In proportion to mass and nearness, by the largest of perturbed logarithms.
+        near = -0.5 * ((cells[first][:, None] - cells) ** 2).sum(-1) / reach**2
+        others = jax.random.categorical(of_others, (jnp.log(chance) + near)[:, None], shape=(SAMPLES, 2))
+        return jnp.concatenate([first[:, None], others], 1)
 
     def one(pair):
         to, mass = pair[0].reshape(-1, 2) + cells, pair[1].reshape(-1)
         mass = jnp.where(mass > MUTUAL, mass, 0)
         enough = (mass > 0).sum() >= FEWEST
         chance = jnp.where(enough, mass, 1.0)
-        chosen = jax.random.choice(key, len(cells), (SAMPLES, 3), p=chance / chance.sum())
+        chosen = sampled(chance)
         corners, images = cells[chosen], to[chosen]
         edges, moved = corners[:, 1:] - corners[:, :1], images[:, 1:] - images[:, :1]
         area = edges[:, 0, 0] * edges[:, 1, 1] - edges[:, 0, 1] * edges[:, 1, 0]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from common.errors import InputError
-from diffmatch_jax.model import conditioning, cost_volume, robust_fit
+from diffmatch_jax.model import conditioning, cost_volume, motions, robust_fit
 from diffmatch_jax.model.conditioning import ConditioningConfig
 from diffmatch_jax.model.flow import grid
 
@@ -57,7 +57,7 @@ def test_a_fit_is_told_with_how_wrong_it_may_be(descriptors):
     told = jax.jit(lambda a, b: conditioning.stage1(a, b, settings))(*descriptors)
     best, back = (cost_volume.search(*each).flow for each in (descriptors, descriptors[::-1]))
     weight = robust_fit.mutual(best, back)
-    flow = conditioning.robust(best, weight, sigma=3.0)
+    flow = motions.piecewise(best, weight, motions.robust(best, weight, sigma=3.0), sigma=3.0)
     np.testing.assert_allclose(told.conditions.flow * SIDE, flow, rtol=0, atol=1e-3)
     np.testing.assert_allclose(told.wta_flow * SIDE, best, rtol=0, atol=1e-5)
     unit = robust_fit.uncertainty(best - flow)

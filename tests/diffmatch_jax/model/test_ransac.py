@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from diffmatch_jax.model import conditioning, robust_fit
+from diffmatch_jax.model import motions, robust_fit
 from diffmatch_jax.model.flow import grid
 
 SIDE = 32
@@ -63,5 +63,5 @@ def test_the_robust_fit_survives_more_wrong_than_right_matches():
     """The fit from zero flow follows the mean of the matches, which four fifths of wrong ones decide."""
     flow, truth = planted([[0.9, -0.3], [0.3, 0.9]], [6.0, 4.0], wrong=0.75)
     weight = np.ones((1, SIDE, SIDE), np.float32)
-    fitted = jax.jit(conditioning.robust, static_argnames="sigma")(flow, weight, sigma=2.0)[0]
+    fitted = jax.jit(motions.robust, static_argnames="sigma")(flow, weight, sigma=2.0)[0]
     assert np.linalg.norm(fitted - truth, axis=-1).mean() < 0.3
