@@ -15,10 +15,13 @@ from common.errors import input_error
 from diffmatch_jax.model import cost_volume, features, motions, released, robust_fit
 from diffmatch_jax.model.features import Prepared, Pyramid
 from diffmatch_jax.model.flow import flow_of, mapping_of, to_normalised, to_pixels
-from diffmatch_jax.model.resize import area, resize, resize_normalised
+from diffmatch_jax.model.resize import area, blur, resize, resize_normalised
 
 MEDIAN = 5  # cells of the filter of the winner-take-all flow, where no stage 1 refines it
 WHOLLY = 0.75  # fraction of a cell of stage 1 that must lie inside the mask
+APART = 2.5  # cells from a match, in x or y, from which a place is another
+AHEAD = 0.05  # of cosines, by which a match leads that has no rival
+AROUND = 1.0  # cells around, one deviation, over which that lead is averaged
 WHOLE = 2**26  # numbers of a cost volume that may be in memory at once
 
 
@@ -216,6 +219,18 @@ def stage1(
     if settings.score:
         parts += [at_flow.score[..., None], at_flow.share[..., None]]
     return Stage1Inputs(Conditions(to_normalised(flow), jnp.concatenate(parts, -1), unit), wta_flow, score)
+
+
+def distinct(source: jax.Array, target: jax.Array, flow: jax.Array, settings: ConditioningConfig) -> jax.Array:
+    """Returns how far ahead of all other places a match is, `[B, h, w, 1]` in [0, 1]: 0 where another is as good.
+
+    The cosine of descriptors `[B, h, w, C]` near where a normalised flow leads (on any grid) less the best one
+    elsewhere, averaged over neighbouring cells; a lead of 0.05 gives 1.
+    """
+    at = mapping_of(to_pixels(resize_normalised(flow, target.shape[1:3])))
+    lead = cost_volume.margin(source, target, at, apart=APART, rows=_rows(source, target))
+    mean = jax.vmap(lambda each: blur(each, AROUND, reach=4 * AROUND))(lead[..., None])
+    return jnp.clip(mean / AHEAD, 0, 1)
 
 
 def without_stage(found: Stage1Inputs, settings: ConditioningConfig) -> jax.Array:

@@ -177,6 +177,25 @@ def look_up(
     return _in_rows(block, divisor(target.shape[1], rows), target, positions)
 
 
+def margin(source: jax.Array, target: jax.Array, positions: jax.Array, *, apart: float, rows: int = 8) -> jax.Array:
+    """Returns the best score near positions less the best of all other places, `[B, Ht, Wt]`.
+
+    Arguments as of `look_up`; near are cells less than `apart` from the position in x and in y. -1 counts where there
+    are none.
+    """
+
+    def block(part: jax.Array, place: jax.Array) -> jax.Array:
+        scores = volume(source, part)
+        columns, rows = (
+            jnp.abs(place[..., i, None] - jnp.arange(scores.shape[4 - i], dtype=place.dtype)) < apart for i in (0, 1)
+        )
+        near = rows[..., :, None] & columns[..., None, :]
+        own, other = (jnp.where(mask, scores, -1).max((-2, -1)) for mask in (near, ~near))
+        return own - other
+
+    return _in_rows(block, divisor(target.shape[1], rows), target, positions)
+
+
 def divisor(number: int, most: int) -> int:
     """Returns the largest divisor of `number` that is at most `most`."""
     return max(each for each in range(1, max(min(number, most), 1) + 1) if number % each == 0)

@@ -327,6 +327,9 @@ def on_grid(
         confidence = confidence_of(resize(unit, flow.shape[1:3])[..., 0], config.confidence)
     else:
         confidence = jnp.clip(resize(inputs.score[..., None], flow.shape[1:3])[..., 0], 0, 1)
+    if settings.fit:
+        clear = conditioning.distinct(of_source.first, of_target.first, flow, settings)
+        confidence = confidence * resize(clear, flow.shape[1:3])[..., 0]
     if target.texture is not None:
         # A flat region agrees with any other: what has no texture, on either side, is no evidence.
         of_source, of_target = (resize(each.texture, flow.shape[1:3], antialias=True) for each in (source, target))

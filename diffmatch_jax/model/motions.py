@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from diffmatch_jax.model import robust_fit
-from diffmatch_jax.model.resize import gaussian_matrix
+from diffmatch_jax.model.resize import blur
 
 NEAR = 3.0  # cells from a global affine flow, one deviation, within which matches count
 BETTER = 1.02  # times as many matches must agree with the fit that starts from it
@@ -86,5 +86,4 @@ def _far(flow: jax.Array, fit: jax.Array) -> jax.Array:
 
 def _votes(flow: jax.Array, weight: jax.Array, fit: jax.Array) -> jax.Array:
     agreed = weight * (((flow - fit) ** 2).sum(-1) < 1)
-    rows, columns = (gaussian_matrix(length, VOTERS, reach=4 * VOTERS) for length in weight.shape[1:])
-    return jnp.einsum("yh,xw,bhw->byx", rows, columns, agreed, precision="highest")
+    return jax.vmap(lambda each: blur(each[..., None], VOTERS, reach=4 * VOTERS)[..., 0])(agreed)

@@ -28,8 +28,9 @@ class Match(NamedTuple):
     flow `[H, W, 2]`: for every pixel of the target, x and y to its place in the source, in the source's pixels: if both
     have one size, source position = target pixel + flow, else likewise by the pixels' own coordinates.
     confidence `[H, W]` in [0, 1]: e / (1 + (s / c)^2), s the std in pixels of a 256x256 image (or the model's own
-    size), c the model's (4 of the weights in the package), and e the texture of both images: 0 where either is flat or
-    masked. For a model without std s is the distance of the matches from their fit, or the best correlation counts.
+    size), c the model's (4 of the weights in the package), and e the texture of both images, 0 where either is flat or
+    masked, times how far the match is ahead of other places, 0 where another looks the same. For a model without std s
+    is the distance of the matches from their fit, or the best correlation counts.
     std `[H, W]`: standard deviation of the flow, sqrt(trace) of covariance `[H, W, 2, 2]`, over a cell and those around
     it, in pixels of the source: predicted by the network if it predicts a variance, otherwise that of the hypotheses,
     otherwise 0.

@@ -165,3 +165,17 @@ def test_a_degraded_truth_is_the_truth_up_to_its_noise():
 def test_impossible_settings(change, words):
     with pytest.raises(InputError, match=words):
         ConditioningConfig(**{"fine": 256, **change})
+
+
+def test_a_match_with_an_equal_rival_is_not_distinct(descriptors):
+    target = descriptors[1]
+    settings = ConditioningConfig(fine=8 * SIDE, radius=2, fit=3.0)
+    own = conditioning.distinct(target, target, jnp.zeros((*target.shape[:3], 2)), settings)
+    np.testing.assert_array_equal(own, 1)
+    # The left half of the source is its right half again.
+    half = jnp.concatenate([target[:, :, : SIDE // 2]] * 2, 2)
+    rival = conditioning.distinct(half, half, jnp.zeros((*target.shape[:3], 2)), settings)
+    np.testing.assert_allclose(rival, 0, rtol=0, atol=1e-4)
+    # Beside the place where the match is, which is then the rival.
+    away = jnp.full((*target.shape[:3], 2), 4 / SIDE)
+    assert float(conditioning.distinct(target, target, away, settings)[:, :-4, :-4].max()) == 0
