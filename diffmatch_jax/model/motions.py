@@ -15,6 +15,7 @@ from diffmatch_jax.model.resize import blur
 NEAR = 3.0  # cells from a global affine flow, one deviation, within which matches count
 BETTER = 1.02  # times as many matches must agree with the fit that starts from it
 MOST = 3  # motions beside the first
+FEWEST = 20.0  # matches that a later motion must explain and none before it does
 EXPLAINED = 1.5  # cells from a motion within which a match is explained by it
 REACH = 3.0  # cells between the matches of a sample, one deviation
 VOTERS = 1.5  # cells around, one deviation, whose matches vote for a motion
@@ -54,7 +55,7 @@ def piecewise(flow: jax.Array, weight: jax.Array, first: jax.Array, *, sigma: fl
       sigma: cells around a place that the fits of the other motions go through.
 
     The votes of a motion are the mutual matches within a cell of it, averaged over a Gaussian window of 1.5 cells; a
-    later one must lead by 0.05.
+    later one must lead by 0.05 and explain at least 20 matches that those before it do not.
     """
 
     def one(pair):
@@ -68,8 +69,9 @@ def piecewise(flow: jax.Array, weight: jax.Array, first: jax.Array, *, sigma: fl
 
             # Most pairs have one motion, and are spared the fits.
             fit = lax.cond(found[0], fitted, lambda: first)
-            votes = _votes(flow, weight, fit) - LEAD
-            return left * _far(flow, fit) * _far(flow, start), (fit, jnp.where(found[0], votes, -1.0))
+            kept = found[0] & (_agreed(flow, left, fit).sum() >= FEWEST)
+            votes = jnp.where(kept, _votes(flow, weight, fit) - LEAD, -1.0)
+            return left * _far(flow, fit) * _far(flow, start), (fit, votes)
 
         left = weight * _far(flow, first)
         _, (fits, votes) = lax.scan(further, left, jnp.arange(1, MOST + 1))
@@ -84,6 +86,9 @@ def _far(flow: jax.Array, fit: jax.Array) -> jax.Array:
     return ((flow - fit) ** 2).sum(-1) > EXPLAINED**2
 
 
+def _agreed(flow: jax.Array, weight: jax.Array, fit: jax.Array) -> jax.Array:
+    return weight * (((flow - fit) ** 2).sum(-1) < 1)
+
+
 def _votes(flow: jax.Array, weight: jax.Array, fit: jax.Array) -> jax.Array:
-    agreed = weight * (((flow - fit) ** 2).sum(-1) < 1)
-    return jax.vmap(lambda each: blur(each[..., None], VOTERS, reach=4 * VOTERS)[..., 0])(agreed)
+    return jax.vmap(lambda each: blur(each[..., None], VOTERS, reach=4 * VOTERS)[..., 0])(_agreed(flow, weight, fit))
