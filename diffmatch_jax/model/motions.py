@@ -71,7 +71,8 @@ def piecewise(flow: jax.Array, weight: jax.Array, first: jax.Array, *, sigma: fl
             fit = lax.cond(found[0], fitted, lambda: first)
             kept = found[0] & (_agreed(flow, left, fit).sum() >= FEWEST)
             votes = jnp.where(kept, _votes(flow, weight, fit) - LEAD, -1.0)
-            return left * _far(flow, fit) * _far(flow, start), (fit, votes)
+            unexplained = left * _far(flow, fit) * _far(flow, start)
+            return jnp.where(found[0], unexplained, left), (fit, votes)
 
         left = weight * _far(flow, first)
         _, (fits, votes) = lax.scan(further, left, jnp.arange(1, MOST + 1))
