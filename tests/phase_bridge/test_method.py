@@ -194,7 +194,8 @@ def test_an_evaluation_is_checked_before_anything_is_compiled(tmp_path):
     with pytest.raises(InputError, match="config.evaluate.nfe: expected a whole number, .* at most 100000, got"):
         made.check_evaluate()
     images = {"data.source": f"npz:{tmp_path}/images.npz", "data.size": 8, "data.channels": 1}
-    images |= {"model.network": "song_unet", "model.attention": (), "evaluate.features": f"inception:{tmp_path}/weights.pt"}
+    images |= {"model.network": "song_unet", "model.attention": ()}
+    images["evaluate.features"] = f"inception:{tmp_path}/weights.pt"
     np.savez(tmp_path / "images.npz", train=np.zeros((4, 8, 8)), test=np.zeros((2, 8, 8)))
     with pytest.raises(InputError, match="weights.pt: expected a checkpoint file, got nothing there"):
         method.build(config(**images)).check_evaluate()
