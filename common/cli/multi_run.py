@@ -71,7 +71,8 @@ def train(app: App, config: ConfigDict, folder: Path, *, title: str, **described
 
     prepared = train_run.prepare(app, config, folder)
     settings, source = prepared.settings, prepared.source
-    print_lines(f"training {title}: {config.train.steps} steps of {settings.batch_size} on {length_text(source, "examples")}")
+    steps = f"{config.train.steps} steps of {settings.batch_size}"
+    print_lines(f"training {title}: {steps} on {length_text(source, 'examples')}")
     folder.mkdir(parents=True, exist_ok=True)
     result = train_run.run(prepared)
     if not result.interrupted:
