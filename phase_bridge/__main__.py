@@ -72,9 +72,9 @@ def _guide_arguments(parser):
 
 
 def _export(app, request):
-    from phase_bridge.export import run
+    from phase_bridge.commands import export
 
-    run(app, request)
+    export(app, request)
 
 
 def _export_arguments(parser):

@@ -94,7 +94,7 @@ def build(config) -> Method:
         kept = {name: info[name] for name in ("states", "estimates") if store}
         return {"samples": samples} | ({"labels": labels} if classes else {}) | kept
 
-    described = sampling.describe(setup.process, setup.kind, setup.sampler)
+    described = sampling.describe(setup.process, setup.kind, setup.sampler, published=not goal.denoiser)
     own_label = {"label": sampler.label} if classes else {}
     to_unit = None if of_points else lambda x: (x + 1) / 2
     many = Sampler(
@@ -209,7 +209,7 @@ def build_setup(config) -> Setup:
 def _check_sampler(setup: Setup) -> None:
     own = setup.sampler
     options = {"degree": own.degree, "corrector": own.corrector}
-    make_steps(setup.process, times_of(setup), solver=own.solver, kind=setup.kind, **options)
+    make_steps(setup.process, times_of(setup), solver=solver_of(setup), kind=setup.kind, **options)
 
 
 def build_process(config, name: str, field: str = "config.objective.process") -> Process:
@@ -379,8 +379,12 @@ def draw_labels(keys: jax.Array, num_classes: int, label: int = -1) -> jax.Array
 def times_of(setup: Setup) -> np.ndarray:
     """Returns the times of a set-up's sampler."""
     own = setup.sampler
-    solver = chosen(setup.process, own.solver, setup.kind)
-    return sampling.times_of(setup.process, solver, own.schedule, own.nfe, kind=setup.kind)
+    return sampling.times_of(setup.process, solver_of(setup), own.schedule, own.nfe, kind=setup.kind)
+
+
+def solver_of(setup: Setup) -> str:
+    """Returns the name of a set-up's solver."""
+    return chosen(setup.process, setup.sampler.solver, setup.kind, published=not setup.objective.denoiser)
 
 
 def held_out(config, sources, *, other: bool = False) -> Callable[[int, int], np.ndarray]:
