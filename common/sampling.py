@@ -34,7 +34,7 @@ def make_compute(sampler: Sampler, variables: Variables, key: jax.Array, *, kind
     def draw(whole, index):
         variables, key = whole
         arrays = dict(sampler.draw(variables, sample_keys(key, index), index))
-        if quantise:
+        if quantise and sampler.to_unit is not None:
             unit = sampler.to_unit(arrays.pop("samples"))
             arrays["images"] = jnp.round(jnp.clip(jnp.nan_to_num(unit), 0, 1) * 255).astype(jnp.uint8)
         return arrays

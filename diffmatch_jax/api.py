@@ -9,8 +9,10 @@ from typing import Any
 
 import jax
 from jax.experimental.compilation_cache import compilation_cache
+from jaxtyping import Real
 
 from common import config as configs
+from common.arrays import AnyArray
 from common.errors import input_error
 from common.io import packed
 from common.method import Variables
@@ -28,8 +30,8 @@ SHA256 = {
 
 
 def match(
-    source: Any,
-    target: Any,
+    source: Real[AnyArray, "..."],
+    target: Real[AnyArray, "..."],
     *,
     model: "Model | str | os.PathLike | None" = None,
     key: jax.Array | None = None,
@@ -96,7 +98,8 @@ def load(workdir: str | os.PathLike | None = None, *, ema: bool = True, step: in
 @functools.cache
 def _keep_programs() -> None:
     """Turns the cache of compiled programs on, unless the user chose one, and says that the first call compiles."""
-    if jax.config.jax_compilation_cache_dir is None and jax.config.jax_enable_compilation_cache:
+    settings: Any = jax.config  # its attributes are made when it runs
+    if settings.jax_compilation_cache_dir is None and settings.jax_enable_compilation_cache:
         parallel.enable_compilation_cache()
         compilation_cache.reset_cache()  # what was compiled before had none
     note = "note: diffmatch_jax compiles its programs on the first call, 15 to 60 s; they are kept for later processes"

@@ -76,7 +76,7 @@ def import_weights(
 
     config = method.complete(config, Path(workdir))
     method.build(config)
-    count = sum(leaf.size for leaf in traverse_util.flatten_dict(imported.params, sep="/").values())
+    count = sum(leaf.size for leaf in jax.tree.leaves(imported.params))
     network = imported.network
     widths = ", ".join(str(network.channels * each) for each in network.multipliers)
     lines = [
@@ -153,7 +153,8 @@ def params_of(tensors: Mapping[str, np.ndarray], network: ADMUNet, *, field: str
 def export(network: ADMUNet, params: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """Returns parameters under the authors' names and in their layouts, the inverse of `params_of`."""
     tensors = {}
-    for path, leaf in traverse_util.flatten_dict(params, sep="/").items():
+    leaves: Any = traverse_util.flatten_dict(params, sep="/")
+    for path, leaf in leaves.items():
         theirs, axes, rows = _layout(path, leaf.shape, network)
         out = np.asarray(leaf).transpose(np.argsort(axes)).reshape(theirs)
         tensors[_source(path, network)] = np.ascontiguousarray(out[np.argsort(rows)])
@@ -209,7 +210,7 @@ def _without_prefix(tensors: Mapping[str, np.ndarray], field: str) -> dict[str, 
     return {name.removeprefix(prefix): each for name, each in tensors.items()}
 
 
-def _shapes(network: ADMUNet, inputs: int) -> dict[str, jax.ShapeDtypeStruct]:
+def _shapes(network: ADMUNet, inputs: int) -> dict[str, Any]:
     side = 2 ** (len(network.multipliers) - 1)
     x = jax.ShapeDtypeStruct((1, side, side, inputs), jnp.float32)
     made = jax.eval_shape(network.init, jax.random.key(0), x, jax.ShapeDtypeStruct((1,), jnp.float32))

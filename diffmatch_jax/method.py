@@ -89,6 +89,8 @@ def build(config) -> Method:
         }
     )
 
+    assert trained is not None
+
     def init(key, batch):
         del batch
         cells, evidence = matcher_config.conditioning.cells, matcher_config.conditioning.evidence

@@ -7,9 +7,10 @@ Names and layouts of their state dictionaries: convolutions `[out, in, kh, kw]`,
 import os
 import re
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
@@ -74,7 +75,7 @@ def import_weights(
     BF_CNN takes from `config`. Raises `InputError`; then nothing was written.
     """
     config, network, variables = build(config, imports.load(path), field=str(path))
-    count = sum(leaf.size for leaf in traverse_util.flatten_dict(variables.params, sep="/").values())
+    count = sum(leaf.size for leaf in jax.tree.leaves(variables.params))
     from gahb import method  # it imports the data sources, which `convert` does not need
 
     method.build(config)
@@ -201,7 +202,7 @@ def _unet_places(network: UNet) -> list[_Place]:
     width = [network.num_kernels << level for level in range(network.num_blocks + 1)]
     # (ours, theirs, channels before and after each convolution, places of the convolutions and norms in theirs)
     inner = ((0, 3), (1, 4))
-    blocks = [("encoder_0", "encoder.0", (network.channels, width[0], width[0]), ((0, 2), (None, 3)))]
+    blocks: list[Any] = [("encoder_0", "encoder.0", (network.channels, width[0], width[0]), ((0, 2), (None, 3)))]
     for b in range(1, network.num_blocks):
         blocks.append((f"encoder_{b}", f"encoder.{b}", (width[b - 1], width[b], width[b]), inner))
     blocks.append(("mid", "mid_block", (width[-2], width[-1], width[-1]), inner))

@@ -257,7 +257,7 @@ def _measure(config: ConfigDict, workdir: Path, plan: Plan, model: str, seed: in
     print_lines(f"measured {model}/{seed}: " + ", ".join(f"{row['w2']:.3f} @{row['nfe']}" for row in rows))
 
 
-def _subject(config: ConfigDict, workdir: Path, plan: Plan, model: str, seed: int) -> tuple["Subject", int]:
+def _subject(config: ConfigDict, workdir: Path, plan: Plan, model: str, seed: int) -> tuple["Subject", int | None]:
     """Returns a model ready to be sampled, and the steps it was trained for."""
     import jax
 
@@ -312,7 +312,7 @@ class Subject:
 
         self._config, self._sigma_data, self._path = config, sigma_data, path
         self._setup = method.build_setup(config)
-        self.points = None
+        self.points: Any = None
         if method.is_toy(config):
             self.points = toy.toy(config.data.source.removeprefix(method.TOY), "config.data.source")
         self._features = None

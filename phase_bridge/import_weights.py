@@ -231,13 +231,13 @@ def _filter(own, field: str) -> tuple[float, ...] | None:
 
 def _variables(own, network: nn.Module, names: _Names, field: str) -> Variables:
     """Returns the tensors as variables of the network; raises `InputError` for any that does not fit."""
-    x = (1, names.sides[0], names.sides[0]) if names.sides else (1,)
+    x: tuple[int, ...] = (1, names.sides[0], names.sides[0]) if names.sides else (1,)
     first = f"enc.{x[1]}x{x[1]}_conv.weight" if names.sides else "layers.0.weight"
     x = (*x, own[first].shape[1] - (not names.sides))
     inputs = [jax.ShapeDtypeStruct(x, jnp.float32), jax.ShapeDtypeStruct((1,), jnp.float32)]
     if getattr(network, "num_classes", 0):
         inputs.append(jax.ShapeDtypeStruct((1,), jnp.int32))
-    shapes = traverse_util.flatten_dict(dict(jax.eval_shape(network.init, jax.random.key(0), *inputs)), sep="/")
+    shapes: Any = traverse_util.flatten_dict(dict(jax.eval_shape(network.init, jax.random.key(0), *inputs)), sep="/")
     slots = {}
     for path, leaf in shapes.items():
         layout = _layout(path, leaf.shape, network)
@@ -324,7 +324,7 @@ def import_weights(
     """
     given = config.data.source
     config, imported = build(config, imports.load(path), field=str(path))
-    count = sum(leaf.size for leaf in traverse_util.flatten_dict(imported.variables.params, sep="/").values())
+    count = sum(leaf.size for leaf in jax.tree.leaves(imported.variables.params))
     from phase_bridge import method  # it imports the data sources, which `convert` does not need
 
     method.build(config)

@@ -135,7 +135,7 @@ def denoiser(
         largest = most * sigma_data
 
     def times(key):
-        if law == "uniform":
+        if law == "uniform" and process is not None:
             return process.noise_level(jax.random.uniform(key, minval=low, maxval=high))
         if law == "log_normal":
             return preconditioning.log_normal(key, mean=mean + scale, std=std)
@@ -254,7 +254,7 @@ def loss(
         chances = jax.vmap(lambda key: jax.random.uniform(jax.random.fold_in(key, 1)))(keys)
         labels = jnp.where(chances < label_dropout, -1, labels)
     state = objective.perturb(x1, noise, t)
-    output = network.apply(
+    output: Any = network.apply(
         {"params": variables.params, "stats": variables.stats},
         objective.inputs(state, t),
         objective.time_input(t),

@@ -12,8 +12,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import Partial
+from jaxtyping import Array, Float
 
-from common.arrays import SIGNED, as_numbers
+from common.arrays import SIGNED, AnyArray, as_numbers
 from common.errors import InputError, choice, input_error
 from common.prng import as_keys
 from common.solvers import linear
@@ -132,20 +133,20 @@ def sample(
     shape: tuple[int, ...],
     *,
     solver: str | Table | None = None,
-    schedule: Sequence[float] | np.ndarray | Mapping[str, Any] | str | None = None,
+    schedule: Sequence[float] | Sequence[tuple[str, Any]] | np.ndarray | Mapping[str, Any] | str | None = None,
     nfe: int | None = None,
     kind: str | None = None,
     degree: int | None = None,
     corrector: bool | None = None,
     condition: Any = None,
-    start: jax.Array | None = None,
+    start: Float[AnyArray, "batch *spatial parts_channels"] | None = None,
     noise: linear.Noise | None = None,
     first_index: int = 0,
     output: str | None = None,
     store_estimates: bool = False,
     store_states: bool = False,
     dtype: Any = jnp.float32,
-) -> tuple[jax.Array, dict[str, Any]]:
+) -> tuple[Float[Array, "batch *spatial channels"], dict[str, Any]]:
     """Returns samples of `shape [B, ..., C]`, made with at most `nfe` evaluations of the model, and a dictionary.
 
     model: of `phase_bridge.load`, `denoiser_model`, `mixture`, ...; it knows the path.
@@ -209,11 +210,9 @@ def sample(
         raise input_error("labels", expected=f"one, or {shape[0]}", got=labels.shape, fix="give one a sample")
     # Only what the computation depends on, so that other defaults compile nothing.
     plain = replace(model, labels=labels, sampler=Sampler(), shape=(), kind="ode")
-    options = {"start": start, "condition": condition, "noise": noise, "first_index": first_index, "output": output}
-    stores = {"store_estimates": store_estimates, "store_states": store_states}
-    samples, info = run(
-        Partial(estimate, plain), steps, key, shape, process, solver=solver, dtype=dtype, **options, **stores
-    )
+    options: dict[str, Any] = {"start": start, "condition": condition, "noise": noise, "first_index": first_index}
+    options |= {"output": output, "store_estimates": store_estimates, "store_states": store_states}
+    samples, info = run(Partial(estimate, plain), steps, key, shape, process, solver=solver, dtype=dtype, **options)
     return samples, info | ({} if labels is None else {"labels": jnp.broadcast_to(labels, shape[:1])})
 
 
@@ -257,7 +256,7 @@ def times_of(process: Process, solver: str, schedule, nfe: int | None, *, kind: 
         return times
     nfe = Sampler().nfe if nfe is None else nfe
     count, _ = steps_for(solver, nfe)
-    options = {"kind": schedule} if isinstance(schedule, str) else dict(schedule or {})
+    options: dict[str, Any] = {"kind": schedule} if isinstance(schedule, str) else dict(schedule or {})
     known = {"kind", "first", "last", "end", "power", "sigma_max", "sigma_min", "rho"}
     for name in options:
         choice("schedule", name, sorted(known))

@@ -4,6 +4,7 @@ There is an evaluation at each time but the last, at which the last step ends.
 """
 
 import numpy as np
+from jaxtyping import Float
 
 from common.errors import choice, input_error
 from common.solvers import grids
@@ -39,7 +40,7 @@ def schedule(
     sigma_max: float | None = None,
     sigma_min: float | None = None,
     rho: float | None = None,
-) -> np.ndarray:
+) -> Float[np.ndarray, " times"]:
     """Returns the `nfe` + 1 times of a solver with one evaluation a step.
 
     process: the path.

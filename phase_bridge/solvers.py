@@ -7,7 +7,7 @@ are here; all work on the copy u = x / c of noise level sigma = l / c, where eve
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -74,7 +74,7 @@ class Stages(NamedTuple):
     dt: np.ndarray  # [N]
     a: np.ndarray  # [N, 2, k, k]
     b: np.ndarray  # [N, 2, k]
-    end: np.ndarray  # [], of the last evaluation
+    end: Any  # [], of the last evaluation
 
 
 class Table(NamedTuple):
@@ -145,7 +145,8 @@ def make_steps(
         raise input_error("degree", expected="0, 1, 2 or 3", got=degree, fix="the published samplers use 2")
     if corrector is None:
         corrector = degree is None if (name, kind) == ("data_multistep", "sde") else bool(rule.corrector)
-    degree = rule.degree if degree is None else int(degree)
+    own: Any = process  # a Bridge, where the solver is one of phase space
+    power: Any = rule.degree if degree is None else int(degree)
     grid = check_times(process, times)
     if rule.stages == 2:
         return _stages(process, grid, TABLEAUS[name].c[1])
@@ -155,9 +156,9 @@ def make_steps(
     if name in ("euler_maruyama", "splitting"):
         return getattr(phase, name)(process, t, end)
     if name == "gddim":
-        return phase.gddim(process, t, end, degree=degree, corrector=corrector)
+        return phase.gddim(own, t, end, degree=power, corrector=corrector)
     if kind == "sde":
-        return phase.data_multistep_sde(process, t, end, degree=degree, corrector=corrector)
+        return phase.data_multistep_sde(own, t, end, degree=power, corrector=corrector)
     if name in ("data_multistep", "unipc") or (name == "ddim" and process.parts == 2):
         options = {"degree": degree or 0, "corrector": bool(corrector)}
         if process.parts == 2:
@@ -221,7 +222,7 @@ def run_stages(field, stages: Stages, m: jax.Array, *, node: float):
         other = slope(m + node * row.dt * first, row.times[1], row.a[1], row.b[1])
         return m + row.dt * ((1 - second) * first + second * other), None
 
-    rows = Stages(*(jnp.asarray(each, m.dtype) for each in stages[:-1]), None)
+    rows = jax.tree.map(lambda each: jnp.asarray(each, m.dtype), stages._replace(end=None))
     if len(stages.dt):
         m, _ = jax.lax.scan(body, m, rows)
     return m, field(m, beside(stages.end, m))

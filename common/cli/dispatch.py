@@ -320,7 +320,7 @@ def _meant(name: str, value: str | None, known: Sequence[str], keys: Mapping[str
     if flag is None and _FLAGS.get(plain) in known:
         flag = _FLAGS[plain]
     if flag is None:
-        if plain.startswith("no_") and isinstance(keys.get(key := _key(plain[3:], keys, verb)), bool):
+        if plain.startswith("no_") and (key := _key(plain[3:], keys, verb)) and isinstance(keys[key], bool):
             return f"did you mean --config.{key}=false?"
         if key := _key(plain, keys, verb):
             if "epoch" in plain and value is not None:

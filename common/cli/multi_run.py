@@ -1,7 +1,7 @@
 """Commands made of many ordinary runs: one training that stops and resumes, and the check that nothing has changed."""
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ MAY_CHANGE = tuple(key for key in configs.RESUME_MAY_CHANGE if key not in _MATTE
 
 
 def check_same(
-    app: App, config: ConfigDict, workdir: Path, *, what: str, may_change: Sequence[str] = MAY_CHANGE
+    app: App, config: ConfigDict, workdir: Path, *, what: str, may_change: tuple[str, ...] = MAY_CHANGE
 ) -> None:
     """Raises `InputError` if `workdir` holds the same kind of command (`what`: study, ...) with another config."""
     if not (workdir / configs.FILE_NAME).exists():

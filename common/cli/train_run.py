@@ -203,7 +203,7 @@ def _start(
         raise input_error(f"--init-from {init}", expected="none", got=f"{workdir}, {held}", fix=fix)
     if not fresh or (init is None and before is None):
         return None
-    source = init_from.load(app, config, init or known)
+    source = init_from.load(app, config, str(init or known))
     if before and source.record["weights"] != before.get("weights"):
         fix = "choose a new --workdir"
         raise input_error(

@@ -144,7 +144,7 @@ def to_train(app: App, request: Request, may_change: Sequence[str] = ()) -> tupl
     if request.flags.config or (stored is None and source is None):
         config = experiment(app, request)
     else:
-        own = source if stored is None else workdir
+        own = workdir if source is None or stored is not None else source
         config = configs.read(own, app.base(), request.overrides, training=True)
     check_writable(workdir)
     config = app.complete(config, workdir)

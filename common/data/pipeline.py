@@ -54,7 +54,7 @@ def sources(config: DataConfig) -> dict[str, Source]:
     _check(config)
     budget = SkipBudget(config.skip_bad)
     opened = _open(config)
-    images = {name: _fitted(config, raw, budget) for name, raw in opened.items()}
+    images: dict[str, Any] = {name: _fitted(config, raw, budget) for name, raw in opened.items()}
     # Older versions chose other images as a half, as a subset and to hold out.
     is_whole = "test" in opened and not (config.drop_duplicates or config.half or config.subset)
     earlier = (_earlier_fingerprint(config, opened["train"]),) if is_whole else ()
@@ -113,7 +113,7 @@ def _open(config: DataConfig) -> dict[str, Source]:
             )
         from common.data.photographs import open_photographs
 
-        return open_photographs(channels=config.channels)
+        return dict(open_photographs(channels=config.channels))
     if kind == "npz" and where:
         return open_npz(where, labels=config.labels, max_array_mb=config.max_array_mb)
     encoded = {"labels": config.labels, "max_pixels": config.max_pixels}
@@ -165,7 +165,7 @@ def _needed(config: DataConfig) -> tuple[int, str]:
 def _wrong_sizes(config: DataConfig, shapes: np.ndarray) -> np.ndarray:
     """Returns which images do not fit, bool `[N]`, by their shapes `[N, 3]` alone; those of unknown shape do not."""
     side, _ = _needed(config)
-    return (shapes[:, :2] != side if config.fit == "none" else shapes[:, :2] < side).any(axis=1)
+    return np.any(shapes[:, :2] != side if config.fit == "none" else shapes[:, :2] < side, axis=1)
 
 
 def _fit(config: DataConfig) -> tuple[Callable[[np.ndarray], dict[str, np.ndarray]], str]:

@@ -79,7 +79,7 @@ class Source:
         """Returns the number of the image that element `index` is a crop of; an uncropped image is its own origin."""
         return index
 
-    def elements(self, indices: Sequence[int]) -> Iterator[Element | BadRecordError]:
+    def elements(self, indices: Sequence[int] | np.ndarray) -> Iterator[Element | BadRecordError]:
         """Yields the elements at `indices`, each read when it is asked for; for a bad record its error."""
         for index in indices:
             try:
@@ -87,7 +87,7 @@ class Source:
             except BadRecordError as error:
                 yield error
 
-    def read(self, index: Sequence[int], random: np.ndarray | None = None) -> dict[str, np.ndarray]:
+    def read(self, index: Sequence[int] | np.ndarray, random: np.ndarray | None = None) -> dict[str, np.ndarray]:
         """Returns the examples at `index [B]` stacked, `{name: [B, ...]}`.
 
         `random` int32 `[B, num_random]`, each below 2**31 - 1, decides what is random; None: a fixed choice.

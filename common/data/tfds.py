@@ -151,7 +151,7 @@ class TfdsImages(Source):
             reason = f"damaged {self._place(index)} ({_cause(error)})"
             raise BadRecordError(self.name(index), reason) from None
 
-    def _all_of(self, indices: Sequence[int]) -> Iterator[Mapping[str, Any] | BadRecordError]:
+    def _all_of(self, indices: Sequence[int] | np.ndarray) -> Iterator[Mapping[str, Any] | BadRecordError]:
         """Yields the records at `indices`, several read at once, which is three times as fast as one by one."""
         for start in range(0, len(indices), _BLOCK):
             block = [int(index) for index in indices[start : start + _BLOCK]]
@@ -198,7 +198,7 @@ class TfdsImages(Source):
     def __getitem__(self, index: int) -> Element:
         return self._decoded(index, self._record(index))
 
-    def elements(self, indices: Sequence[int]) -> Iterator[Element | BadRecordError]:
+    def elements(self, indices: Sequence[int] | np.ndarray) -> Iterator[Element | BadRecordError]:
         for index, record in zip(indices, self._all_of(indices), strict=True):
             try:
                 yield record if isinstance(record, BadRecordError) else self._decoded(index, record)

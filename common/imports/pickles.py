@@ -9,7 +9,7 @@ and so are the keys of dictionaries, whose hashes the author of a file could cho
 import dataclasses
 import pickletools
 from collections.abc import Callable
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
@@ -61,6 +61,7 @@ def read(data: bytes | BinaryIO, *, find: Callable[[str, str], Name], persistent
         del stack[start:]
         return items
 
+    argument: Any  # of the type that the opcode has
     for count, (opcode, argument, _) in enumerate(pickletools.genops(data)):
         if count == MAX_OPCODES:
             raise ValueError(f"more than {MAX_OPCODES} opcodes")

@@ -8,6 +8,7 @@ import io
 import os
 import sys
 from collections.abc import Collection
+from typing import Any
 
 import numpy as np
 
@@ -43,6 +44,7 @@ def load_torch(
     >>> load_torch("model.pt")["conv.weight"]  # doctest: +SKIP
     """
     with archives.opened(path) as archive:
+        tensors: dict[str, Any]
         tensors, used = _described(archive, "data", inert)
         if "constants.pkl" in archive.entries:
             constants, also = _described(archive, "constants", inert)

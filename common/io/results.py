@@ -208,7 +208,7 @@ def write(
         whole = {key: np.asarray(value) for key, value in arrays.items()}
         numbers["arrays"] = {key: {"dtype": str(each.dtype), "shape": each.shape} for key, each in whole.items()}
         stream = io.BytesIO()
-        np.savez_compressed(stream, **whole)
+        np.savez_compressed(stream, **dict[str, Any](whole))
         paths.append(directory / f"{name}.npz")
         write_atomically(paths[-1], stream.getvalue())
     if images is not None:

@@ -20,6 +20,7 @@ import numpy as np
 from flax import struct
 from flax.core import meta
 from jax import lax
+from jax.core import Tracer
 
 from common.errors import choice, input_error
 from common.method import Variables
@@ -103,7 +104,7 @@ def initialise(network: nn.Module, key: jax.Array, *inputs: Any) -> Variables:
         sizes = [math.prod(leaves[i].value.shape) if leaves[i].how.scale else 0 for i in places]
         numbers = draw(jax.random.fold_in(key, is_normal), (sum(sizes),), jnp.float32)
         # Cut on the host, unless this is traced: a program with so many results takes seconds to compile.
-        numbers = numbers if isinstance(numbers, jax.core.Tracer) else np.asarray(numbers)
+        numbers = numbers if isinstance(numbers, Tracer) else np.asarray(numbers)
         for i, size, end in zip(places, sizes, itertools.accumulate(sizes), strict=True):
             shape, how = leaves[i].value.shape, leaves[i].how
             part = numbers[end - size : end].reshape(shape) if size else np.zeros(shape, np.float32)
@@ -190,7 +191,7 @@ def wide(dtype: Any) -> Any:
     return None if dtype is None else jnp.promote_types(dtype, jnp.float32)
 
 
-def _weights(module, shape: tuple[int, ...], bias: bool):
+def _weights(module, shape: tuple[int, ...], bias: bool) -> tuple[Any, Any]:
     """Makes kernel and bias of a layer; the biases are zero under Glorot's rule, and like the kernel otherwise."""
     how = _RULES[module.rule](shape, module.gain)
     kernel = module.param("kernel", how, shape)

@@ -125,13 +125,13 @@ class Row(NamedTuple):
 Block = Paragraph | Code | Table | Picture | Row
 
 
-def origins(workdir: Path, shown: Sequence[Mapping[str, Any]], *, command: str) -> list[Block]:
+def origins(workdir: Path, shown: Sequence[Any], *, command: str) -> list[Block]:
     """Returns where the results `shown` on a page come from, every other result of the run, and the page's command.
 
     `shown` are numbers as `common.io.results.read` returns them. Of several results of one kind the last column says
     in which settings they differ.
     """
-    listed = [
+    listed: list[Any] = [
         results.read_numbers(path)
         for folder in ("results", "samples")
         for path in sorted((workdir / folder).glob("*.json"))

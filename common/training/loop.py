@@ -242,7 +242,7 @@ def train(
             }
             while len(pending) > (0 if any(due.values()) else backend.run_ahead):
                 keep(*pending.pop(0))
-            if due["evaluate"]:
+            if due["evaluate"] and evaluate is not None:
                 with clock.paused():
                     state, loss = evaluate(state)
                 recorder.write(step, {"held_out_loss": loss})

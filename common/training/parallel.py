@@ -100,7 +100,7 @@ def device_name() -> str:
     return f"{jax.device_count()} x {jax.devices()[0].device_kind}"
 
 
-def platform_error(error: Exception) -> InputError | None:
+def platform_error(error: BaseException) -> InputError | None:
     """Returns what is wrong with the environment variable JAX_PLATFORMS if that has caused `error`, otherwise None."""
     chosen = os.environ.get("JAX_PLATFORMS")
     if not chosen or not (_is_of_platform(error) or _no_devices()):
@@ -115,7 +115,7 @@ def platform_error(error: Exception) -> InputError | None:
     )
 
 
-def _is_of_platform(error: Exception) -> bool:
+def _is_of_platform(error: BaseException) -> bool:
     return "Unable to initialize backend" in str(error)
 
 
@@ -193,7 +193,7 @@ def make_backend(name: str, *, batch_size: int) -> Backend:
     return Backend(name=name, num_devices=len(devices), rows=rows, run_ahead=run_ahead, unroll=on_cpu, **functions)
 
 
-def rows_of(index_map: Mapping[Any, tuple[slice, ...]], batch_size: int) -> slice:
+def rows_of(index_map: Mapping[Any, Any], batch_size: int) -> slice:
     """Returns the rows that the devices of `index_map` (device -> its part of the batch) hold together.
 
     Raises:

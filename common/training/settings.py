@@ -85,7 +85,7 @@ def _between(
     The state of a run is then the same whatever is switched on around the rule, so that it may be switched later.
     """
 
-    def update(updates, state, params=None):
+    def update(updates: Any, state: Any, params: Any = None):
         updates, _ = before.update(updates, before.init(params), params)
         updates, state = rule.update(updates, state, params)
         updates, _ = after.update(updates, after.init(params), params)

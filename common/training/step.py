@@ -18,7 +18,7 @@ class TrainState(NamedTuple):
     `step` is int32 `[]`, the number of steps taken; `ema_params` is `()` when averaging is off.
     """
 
-    step: jax.Array
+    step: Any  # an array, of NumPy before the first step
     params: PyTree
     stats: PyTree
     ema_params: PyTree

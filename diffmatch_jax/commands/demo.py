@@ -42,8 +42,8 @@ def run(app: App, request: Request) -> None:
     seconds["train stage 2"] = demo.run(app.name, "train", *after)
     seconds["evaluate both"] = demo.run(app.name, "evaluate", "--workdir", str(second))
     seconds["match"] = demo.run(app.name, "match", *images, "--workdir", str(second), "--out", str(pair))
-    alone, _ = results.read(results.newest(first / "results", "evaluate"))
-    both, _ = results.read(results.newest(second / "results", "evaluate"))
+    alone, _ = results.read(results.newest(first / "results", "evaluate") or first)
+    both, _ = results.read(results.newest(second / "results", "evaluate") or second)
     before = time.perf_counter()
     sections = runs.sections(second)
     seconds["draw"] = time.perf_counter() - before

@@ -107,7 +107,7 @@ def coloured(image: jax.Array, *, saturation: jax.Array | float = 1.0, hue: jax.
     plane, turn = np.outer(one, one) + np.outer(other, other), np.outer(other, one) - np.outer(one, other)
     mixed = saturation * (jnp.cos(angle) * plane + jnp.sin(angle) * turn)
     # What is added to a gray that keeps the luma; a matrix product of so few columns would be slow.
-    gray = np.outer(np.ones(3, np.float32), np.float32(LUMA))
+    gray = np.outer(np.ones(3, np.float32), np.asarray(LUMA, np.float32))
     matrix = gray + (np.eye(3, dtype=np.float32) - gray) @ mixed
     channels = [image[..., i] for i in range(3)]
     return jnp.stack([sum(matrix[i, j] * channels[j] for j in range(3)) for i in range(3)], -1)
@@ -126,7 +126,7 @@ def blurred(image: jax.Array, sigma: jax.Array | float) -> jax.Array:
         pad[axis] = (_RADIUS, _RADIUS)
         wide, length = jnp.pad(image, pad, mode="edge"), image.shape[axis]
         parts = [jax.lax.slice_in_dim(wide, i, i + length, axis=axis) for i in range(2 * _RADIUS + 1)]
-        image = sum(weight * part for weight, part in zip(weights, parts, strict=True))
+        image = sum((weight * part for weight, part in zip(weights, parts, strict=True)), jnp.zeros_like(image))
     return image
 
 
@@ -168,7 +168,7 @@ def displacement(noise: jax.Array, *, sigma, gain, reach: float | None = None) -
     return gain * blur(2 * noise - 1, sigma, reach=reach, radius=_CUT * sigma)
 
 
-def blobs(centres: jax.Array, sigmas: jax.Array, size: tuple[int, int], *, used=None) -> jax.Array:
+def blobs(centres: jax.Array, sigmas: jax.Array, size: tuple[int, ...], *, used=None) -> jax.Array:
     """Returns the sum of blobs clip(2 exp(-r^2 / 2 sigma^2), 0, 1), at most 1, `[H, W]`.
 
     centres `[n, 2]` (x, y) and sigmas `[n]` in pixels, `used [n]` leaves some out.

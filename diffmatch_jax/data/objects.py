@@ -36,8 +36,8 @@ _RADIUS = 0.3  # its mean radius, sides of the cut-out
 class Cutout(NamedTuple):
     """An object: its picture `[h, w, C]` in [0, 1] around its middle, and its mask `[h, w]`, 0 along the border."""
 
-    image: jax.Array
-    mask: jax.Array
+    image: Any  # an array
+    mask: Any  # an array
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ class Motion(NamedTuple):
         return moved + self.middle
 
 
-def draw_motion(key: jax.Array, size: tuple[int, int], settings: Objects) -> Motion:
+def draw_motion(key: jax.Array, size: tuple[int, ...], settings: Objects) -> Motion:
     """Returns a random motion of an object whose middle is anywhere in the target of `size` (height, width)."""
     keys = jax.random.split(key, 6)
     last = jnp.asarray([size[1] - 1, size[0] - 1], jnp.float32)
@@ -242,7 +242,7 @@ def read_coco(
     # One after the other by image, so that each photograph is decoded once.
     chosen = sorted(chosen.tolist(), key=lambda index: (found[index][0], index))
     image, mask = np.empty((len(chosen), side, side, 3), np.uint8), np.empty((len(chosen), side, side), np.uint8)
-    last, photograph = None, None
+    last, photograph = None, np.empty(0)
     for row, index in enumerate(chosen):
         of, box, polygons = found[index]
         if of != last:
@@ -319,7 +319,7 @@ class WithObjects(Source):
         """Returns what a message calls an element: the name of its image."""
         return self._source.name(index)
 
-    def read(self, index: Sequence[int], random: np.ndarray | None = None) -> dict[str, np.ndarray]:
+    def read(self, index: Sequence[int] | np.ndarray, random: np.ndarray | None = None) -> dict[str, Any]:
         """Returns the examples at `index`, each with its object."""
         own, rest = (np.asarray(index), None) if random is None else (random[:, 0], random[:, 1:])
         which = own % len(self._cutouts.mask)

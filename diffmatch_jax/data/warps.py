@@ -13,7 +13,7 @@ Every pair is a pure function of its key.
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -248,7 +248,8 @@ def make_pair(
     def picture(through):
         offsets = (np.arange(supersample) + 0.5) / supersample - 0.5
         shifts = [np.asarray((x, y), np.float32) for y in offsets for x in offsets]
-        return sum(draw(through(_relative(grid(size, size) + shift, size))) for shift in shifts) / len(shifts)
+        total: Any = sum(draw(through(_relative(grid(size, size) + shift, size))) for shift in shifts)
+        return total / len(shifts)
 
     positions = pixels_of_relative(move(_relative(grid(size, size), size)), (size, size))
     mask = within(positions, (size, size))

@@ -96,7 +96,7 @@ def evaluate_flow(
         **(identity or {}),
     }
     store = row_store.Store(Path(directory), identity=what, batch_size=1, chunk_rows=_CHUNK)
-    how = {"batch_size": 1, "run_ahead": 0, "should_stop": should_stop, "add": add}
+    how: dict[str, Any] = {"batch_size": 1, "run_ahead": 0, "should_stop": should_stop, "add": add}
     if not row_store.fill(store, compute, num=len(dataset), **how):
         return None
     first = store.read(0)
@@ -162,7 +162,8 @@ def measure_pair(
 
 def asked(matcher: Matcher, source: np.ndarray, target: np.ndarray) -> regions.Answer:
     """Returns the answer of a matcher as NumPy arrays: those of a device may still be computed."""
-    return regions.Answer(*(None if each is None else np.asarray(each) for each in matcher(source, target)))
+    found: list[Any] = [None if each is None else np.asarray(each) for each in matcher(source, target)]
+    return regions.Answer(*found)
 
 
 def geometry_errors(flow: np.ndarray, confidence: np.ndarray | None, example: Example) -> dict[str, float]:
@@ -371,7 +372,7 @@ def fits_of(model: Model) -> dict[str, Model]:
     return {name: Model(MatcherConfig(replace(settings, refine=n)), weights) for name, n in rounds.items()}
 
 
-def measured(flows: Sequence[np.ndarray], made: Pair) -> dict[str, float]:
+def measured(flows: Sequence[np.ndarray] | np.ndarray, made: Pair) -> dict[str, float]:
     """Returns AEPE in pixels and PCK-1, 3 and 5 in percent, means over images of their valid pixels."""
     each = [metrics.measure(*one) for one in zip(flows, made.flow, made.mask, strict=True)]
     means = metrics.aggregate(each)

@@ -16,6 +16,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.stats import rankdata
 
+from common.arrays import AnyArray
 from common.errors import input_error
 
 THRESHOLDS = (1.0, 3.0, 5.0)
@@ -117,7 +118,7 @@ def per_rate(sequences: Sequence[Mapping[str, float]], *, thresholds: Sequence[f
     return found
 
 
-def auc(errors: Sequence[float], thresholds: Sequence[float] = (3.0, 5.0, 10.0)) -> list[float]:
+def auc(errors: Sequence[float] | np.ndarray, thresholds: Sequence[float] = (3.0, 5.0, 10.0)) -> list[float]:
     """Returns the area under the recall of errors up to each threshold, divided by it, in [0, 1].
 
     recall(e) is the fraction of pairs with an error of at most e, linear between the errors (Sarlin et al., CVPR 2020).
@@ -128,7 +129,7 @@ def auc(errors: Sequence[float], thresholds: Sequence[float] = (3.0, 5.0, 10.0))
     areas = []
     for threshold in thresholds:
         last = np.searchsorted(errors, threshold, side="right")
-        x, y = np.r_[errors[:last], threshold], np.r_[recall[:last], recall[last - 1]]
+        x, y = np.append(errors[:last], threshold), np.append(recall[:last], recall[last - 1])
         areas.append(float(np.trapezoid(y, x) / threshold))
     return areas
 
@@ -158,7 +159,7 @@ class Sparsification(NamedTuple):
 
 
 def sparsification(
-    error: np.ndarray, uncertainty: np.ndarray, mask: np.ndarray | None = None, *, points: int = 100
+    error: np.ndarray, uncertainty: np.ndarray, mask: AnyArray | None = None, *, points: int = 100
 ) -> Sparsification:
     """Returns the sparsification curves of errors and uncertainties of the same shape (larger is less sure).
 
@@ -197,7 +198,7 @@ class Calibration(NamedTuple):
     error: np.ndarray
 
 
-def calibration(error: np.ndarray, std: np.ndarray, mask: np.ndarray | None = None, *, parts: int = 6) -> Calibration:
+def calibration(error: np.ndarray, std: np.ndarray, mask: AnyArray | None = None, *, parts: int = 6) -> Calibration:
     """Returns how large spread and error are in `parts` of the pixels, as equal as can be; NaN in parts without any.
 
     Raises `InputError` as `sparsification` does.
@@ -212,7 +213,7 @@ def _root_mean_square(x: np.ndarray) -> float:
     return float(np.sqrt((x**2).mean())) if x.size else float("nan")
 
 
-def rank_correlation(error: np.ndarray, uncertainty: np.ndarray, mask: np.ndarray | None = None) -> float:
+def rank_correlation(error: np.ndarray, uncertainty: np.ndarray, mask: AnyArray | None = None) -> float:
     """Returns Spearman's rank correlation of errors and uncertainties, with mean ranks of ties; NaN if one is constant.
 
     Raises `InputError` as `sparsification` does.

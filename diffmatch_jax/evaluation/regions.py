@@ -45,6 +45,7 @@ def measure(answer: Answer, back: Answer, example: Example) -> dict[str, np.ndar
       answer, back: answers for source and target, and for the two exchanged.
       example: a pair with `regions`.
     """
+    assert example.regions is not None
     error = metrics.endpoint_error(answer.flow, example.flow)
     hypotheses = answer.hypotheses
     errors, energy = error[None], error
@@ -69,7 +70,7 @@ def measure(answer: Answer, back: Answer, example: Example) -> dict[str, np.ndar
             }
         if name == "ambiguous":
             numbers["equal"] = near[mask].mean()
-        if _sure(answer) is not None:
+        if answer.confidence is not None and _sure(answer) is not None:
             numbers["confidence"] = answer.confidence[mask].mean()
         if answer.confidence is not None and name != "unrelated":
             numbers["rank_correlation"] = metrics.rank_correlation(error, -answer.confidence, mask)
@@ -143,7 +144,7 @@ def tables(titles: Mapping[str, str], rows: Sequence[Mapping[str, float]]) -> li
     for key, title in measures.items():
         names = [name for name in shown if any(row.get(f"{name}.{key}") is not None for row in rows)]
         if names:
-            cells = [[titles[row["method"]], *(row.get(f"{name}.{key}") for name in names)] for row in rows]
+            cells = [[titles[str(row["method"])], *(row.get(f"{name}.{key}") for name in names)] for row in rows]
             found.append((f"{title} by region", ["matcher", *names], cells))
     extra = {
         "covisible_precision": "precision",
@@ -152,6 +153,6 @@ def tables(titles: Mapping[str, str], rows: Sequence[Mapping[str, float]]) -> li
         "ambiguous.equal": "ambiguous: distance to the nearest equal place",
     }
     names = [name for name in extra if any(row.get(name) is not None for row in rows)]
-    cells = [[titles[row["method"]], *(row.get(name) for name in names)] for row in rows]
+    cells = [[titles[str(row["method"])], *(row.get(name) for name in names)] for row in rows]
     found.append(("Covisibility, and equal places", ["matcher", *(extra[name] for name in names)], cells))
     return found

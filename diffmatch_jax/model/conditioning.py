@@ -5,7 +5,7 @@ one map and the first stage's flow. All flow here is normalised: 1 is a full ima
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -249,7 +249,7 @@ class Stage2Start(NamedTuple):
 
     flow: jax.Array
     evidence: jax.Array | None = None
-    unit: jax.Array | None = None
+    unit: Any = None  # an array or None
 
 
 def stage2_start(

@@ -8,7 +8,7 @@ gives winners and look-ups without the whole one (`search`). Volumes have the ta
 
 import math
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -28,7 +28,7 @@ def unit(features: jax.Array) -> jax.Array:
     return features / (length + EPSILON)
 
 
-def descriptor(maps: Sequence[jax.Array], size: tuple[int, int], *, alignment: str = "half_pixel") -> jax.Array:
+def descriptor(maps: Sequence[jax.Array], size: tuple[int, ...], *, alignment: str = "half_pixel") -> jax.Array:
     """Returns maps `[B, H_i, W_i, C_i]` as one `[B, h, w, sum C_i]` whose inner products are average cosines.
 
     Each map is resized first, with that `alignment` (see `model.resize`).
@@ -139,7 +139,7 @@ class LookedUp(NamedTuple):
     """
 
     local: jax.Array
-    wide: jax.Array | None
+    wide: Any  # an array or None
     score: jax.Array
     share: jax.Array
 

@@ -229,7 +229,7 @@ class Sampled(NamedTuple):
 
     x0: jax.Array
     nfe: int
-    trace: dict[str, jax.Array] | None
+    trace: Any  # dict[str, jax.Array] or None
     aux: Any = None
 
 

@@ -57,7 +57,7 @@ def frame(image: np.ndarray) -> np.ndarray:
         if found[corner]:
             continue
         near = (np.abs(x - x[corner]) <= tolerance).all(-1)
-        labels, _ = ndimage.label(near)
+        labels = np.asarray(ndimage.label(near)[0])
         found |= labels == labels[corner]
     fraction = found.mean()
     return found if SMALLEST <= fraction < 1 else np.zeros_like(found)

@@ -245,7 +245,7 @@ def refine(
     target: jax.Array,
     flow: jax.Array,
     *,
-    places: tuple[int, int],
+    places: tuple[int, ...],
     radius: int = 4,
     rounds: int = 1,
     masks: tuple[jax.Array, jax.Array] | None = None,
@@ -284,7 +284,7 @@ def refine(
     return lax.fori_loop(0, rounds, around, start)
 
 
-def _inside(positions: jax.Array, size: tuple[int, int], radius: int) -> jax.Array:
+def _inside(positions: jax.Array, size: tuple[int, ...], radius: int) -> jax.Array:
     """Returns which part of each look lies inside the source, `[B, h, w, (2 radius + 1)^2]` as in `correlation.local`.
 
     1 inside, 0 outside, linear within the cell around the border, as a bilinear look-up of ones has it.

@@ -110,8 +110,10 @@ def backgrounds(draws: Draws, *, beta: float, kind: str = "isotropic") -> tuple[
     """
     if kind == "constant":
         grays = (draws.bright_min, draws.dark_max)
-        return tuple(jnp.full(draws.first.shape, gray) for gray in grays)
-    return tuple(rescale(field, low=low, high=high) for field, (low, high) in _fields(draws, beta, kind))
+        first, second = (jnp.full(draws.first.shape, gray) for gray in grays)
+    else:
+        first, second = (rescale(field, low=low, high=high) for field, (low, high) in _fields(draws, beta, kind))
+    return first, second
 
 
 def amplitudes(draws: Draws, *, beta: float, kind: str = "isotropic") -> jax.Array:

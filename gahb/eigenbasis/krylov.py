@@ -24,6 +24,7 @@ import numpy as np
 import scipy.linalg
 import scipy.stats
 
+from common.arrays import AnyArray
 from common.errors import input_error
 from gahb.eigenbasis.linear import require_finite
 
@@ -253,7 +254,7 @@ def largest(
     block: int,
     max_basis: int,
     max_products: int,
-    start: jax.Array | None = None,
+    start: AnyArray | None = None,
     dtype: jnp.dtype = jnp.float32,
 ) -> Ritz:
     """Returns the `k` algebraically largest eigenpairs of a symmetric `product([block, size]) -> [block, size]`.
@@ -292,7 +293,7 @@ def largest(
         scale = max(scale, float(np.abs(values).max()))
         residuals, loose = space.residuals(mixes[:, :k]) / (scale or 1.0)
         small = bool((residuals <= tolerance).all())
-        verified = space.filled == size or (verdict == "proved" and values[k - 1] <= chain.level)
+        verified = space.filled == size or (verdict == "proved" and chain is not None and values[k - 1] <= chain.level)
         if stopped or (small and verified):
             return Ritz(values[:k], space.vectors(mixes[:, :k]), residuals, space.products, small and verified)
         if small:

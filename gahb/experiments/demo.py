@@ -35,8 +35,8 @@ def run(app: App, request: Request) -> None:
     seconds["train, resumed"] = demo.run(app.name, "train", *chosen)
     seconds["evaluate"] = demo.run(app.name, "evaluate", *place)
     seconds["sample"] = demo.run(app.name, "sample", *place)
-    measured, _ = results.read(results.newest(folder / "results", "evaluate"))
-    sampled, _ = results.read(results.newest(folder / "samples", "step"))
+    measured, _ = results.read(results.newest(folder / "results", "evaluate") or folder)
+    sampled, _ = results.read(results.newest(folder / "samples", "step") or folder)
     before = time.perf_counter()
     sections = figures.sections(folder)
     seconds["draw"] = time.perf_counter() - before

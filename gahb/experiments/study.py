@@ -271,7 +271,7 @@ def measure_beside_machines(plan: Plan, part: Part, half: int, measured: Measure
     if results.path_of(measured.workdir / "results", name, settings).exists():
         return None
     start = time.perf_counter()
-    loaded = [None if each is None else _load(measured, part, i) for i, each in enumerate(weights, start=1)]
+    loaded: list[Any] = [None if each is None else _load(measured, part, i) for i, each in enumerate(weights, start=1)]
     denoise, step = loaded[half - 1]
     twin = loaded[2 - half]
     with Progress(num_machine_measures(plan.machines), unit="measures", what=title) as bar:

@@ -125,8 +125,9 @@ def _denoising(pair, held_out, noise_key, bootstrap_key, settings, lowest, array
             for m in range(2)
         ]
     # The noise of the test curves, so that the errors beside it are those of the same denoised images.
+    first, second = pair.denoisers
     apart = g.squared_distances(
-        *pair.denoisers, held_out, sigmas, jax.random.fold_in(noise_key, 1), batch_size=settings.batch_size
+        first, second, held_out, sigmas, jax.random.fold_in(noise_key, 1), batch_size=settings.batch_size
     )
     add(1)
     arrays |= {"scores.sigma": sigmas, "scores.squared_distance": apart}

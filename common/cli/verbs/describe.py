@@ -102,7 +102,8 @@ def count_cost(method, settings, variables, batch) -> Cost:
     }
     if temporary is not None:  # not every platform tells
         memory["gradients, activations, workspace"] = temporary.temp_size_in_bytes
-    return Cost(forward.cost_analysis()["flops"] / size, whole.cost_analysis()["flops"] / size, memory)
+    flops: list[Any] = [each.cost_analysis() for each in (forward, whole)]
+    return Cost(flops[0]["flops"] / size, flops[1]["flops"] / size, memory)
 
 
 def _with_total(sizes: Mapping[str, int]) -> dict[str, int]:

@@ -62,7 +62,7 @@ def mirrored(positions: np.ndarray, last: np.ndarray) -> np.ndarray:
     return last - np.abs(last - positions % (2 * last))
 
 
-def _affine(size: tuple[int, int], most: float, rng: np.random.Generator) -> np.ndarray:
+def _affine(size: tuple[int, ...], most: float, rng: np.random.Generator) -> np.ndarray:
     """Returns the map of new to old positions `[2, 3]` that has three points moved by U(-most, most) in x and y."""
     middle, arm = np.asarray([size[1], size[0]]) / 2, min(size) / 3
     old = middle + arm * np.asarray([(1, 1), (1, -1), (-1, -1)])

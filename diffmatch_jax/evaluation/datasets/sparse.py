@@ -108,7 +108,7 @@ def read_matches(path: str | Path) -> list[dict[str, Any]]:
     Numbers may be lists or NumPy arrays; anything else in the file is refused and nothing is run. Raises `InputError`.
     """
     try:
-        found = pickles.read(Path(path).read_bytes(), find=_find, persistent=_refuse)
+        found: Any = pickles.read(Path(path).read_bytes(), find=_find, persistent=_refuse)
         return [_pair(each) for each in found]
     except OSError as error:
         raise input_error(
@@ -135,8 +135,9 @@ def _pair(row: Mapping[str, Any]) -> dict[str, Any]:
     return pair
 
 
-def _array(described: pickles.Object) -> np.ndarray:
+def _array(described: Any) -> np.ndarray:
     """Returns the array of which a pickle tells (version, shape, type, order, bytes)."""
+    kind: Any
     _, shape, kind, fortran, data = described.state
     if (
         described.kind != "array"
