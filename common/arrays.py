@@ -17,7 +17,7 @@ from common.errors import input_error
 AnyArray: TypeAlias = jax.Array | np.ndarray  # for the shapes of public functions: `Real[AnyArray, "..."]`
 
 UNIT, SIGNED = (0.0, 1.0), (-1.0, 1.0)  # the ranges that images have here
-_MANY = 16  # pixels, of which a mean says something
+_MANY = 16  # pixels: the mean of fewer is no evidence
 _BRIGHT = 4.0  # no mean of an image is that far from 0, noisy or not
 
 
@@ -170,7 +170,7 @@ def _extremes(values):
 
 
 def _whole(values):
-    """Tells whether all values are whole numbers, judging by a few first: an image rarely begins with many."""
+    """Returns whether all values are whole numbers; the first image is checked first, since few images pass it."""
     flat = np.asarray(values[:1], np.float64).reshape(-1)
     return bool((flat == np.round(flat)).all()) and bool((values == values.round()).all())
 

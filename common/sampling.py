@@ -71,7 +71,7 @@ def draw_to(
 ) -> tuple[row_store.Store, bool]:
     """Draws samples 0 ... num - 1 that are not yet in `directory`; returns its store, and whether all are there.
 
-    `identity` says what the samples are (see `identify`); a directory of others is refused. `progress(done)` is called
+    `identity` identifies the samples (see `identify`); a directory of others is refused. `progress(done)` is called
     once with the number that an earlier call has drawn, and returns a function that is called with the size of every
     further batch.
     Raises `InputError` for another identity or numbers below 1.

@@ -43,7 +43,7 @@ def convert(
     """Returns the network that the authors' `tensors` belong to, and its variables (float32 NumPy leaves).
 
     The names may share a prefix (`module.` of data-parallel training, `model.` of a nested checkpoint); tensors without
-    it are left alone. `first_layer_linear` must be said for a BF_CNN, whose tensors do not show it. A BF_CNN_RF of 43
+    it are left alone. `first_layer_linear` must be given for a BF_CNN, whose tensors do not show it. A BF_CNN_RF of 43
     pixels comes back as the BF_CNN with a linear first layer, which is the same function. `field` names the origin of
     the tensors in errors.
 
@@ -234,7 +234,7 @@ def _norm(ours: str, theirs: str, channels: int) -> list[_Place]:
 
 
 def _numbers(array: np.ndarray, place: _Place, field: str) -> np.ndarray:
-    """Returns the leaf as float32 of its own; raises `InputError` for values that no denoiser can have."""
+    """Returns the leaf as a float32 copy; raises `InputError` for values that no denoiser can have."""
     deviation = place.target.endswith("running_sd")
     if jnp.issubdtype(array.dtype, jnp.floating):
         leaf = np.array(array, np.float32, order="C")

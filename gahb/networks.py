@@ -137,7 +137,7 @@ class BiasFreeNorm(nn.Module):
 
 
 class Block(nn.Module):
-    """A chain of convolutions of `widths` channels, each followed by norm (where `norms` says so) and rectifier.
+    """A chain of convolutions of `widths` channels, each followed by norm (where `norms` is true) and rectifier.
 
     The last convolution of a block with `ends=True` has neither.
     """

@@ -8,7 +8,7 @@ x_hat = v y / (v + sigma^2), and a step of size h from noise sigma to sigma' lea
 
     v + sigma'^2 - h^2 sigma^2 v / (v + sigma^2),
 
-whatever beta is: the last term is missing, and at a constant h these losses settle at the fraction h / 2 of v. The
+for every beta: the last term is missing, and at a constant h these losses settle at the fraction h / 2 of v. The
 published h grows to 0.5, so that 0.4 to 0.82 of the variance is left. The corrected step extrapolates the denoised
 image by x_hat + (x_hat - x_hat_before) / 2 (Adams-Bashforth; DPM-Solver++(2M), Lu et al. 2022, algorithm 2), which
 adds just that term. A start without the variance of the image, v instead of 0, is forgotten by the factor
@@ -382,7 +382,7 @@ def check_measurement(operator: Any, measurement: Any, shape: tuple[int, ...]) -
 
 
 def _initial(initial, shape):
-    # Of any range: an iterate may have been sent astray, and the sampler says so.
+    # Of any range: an iterate may have diverged, which the sampler reports.
     if initial.ndim != 4:
         fix = "add the missing axis"
         raise input_error("initial", expected="[N, H, W, C]", got=list(initial.shape), fix=fix)

@@ -1,4 +1,4 @@
-"""Commands of this method alone: `demo` and `guide`; `compare` is in a module of its own."""
+"""Commands of this method alone: `demo` and `guide`; `compare` is in a separate module."""
 
 import functools
 import shutil
@@ -87,7 +87,7 @@ def demo(app: App, request: Request) -> None:
         f"interrupted after step {saved} of {last['step']} and resumed; {seconds['all']:.0f} s in all",
         f"sliced W2 at so many evaluations; data against data {compared['floor']['w2']:.3f}:",
         *distances,
-        f"look at: {page}",
+        f"page: {page}",
         f"all numbers: {table}",
         f"next: python -m {app.name} sample --workdir {own} --config.sampler.nfe=5",
     )

@@ -104,7 +104,7 @@ def config_of(config: ConfigDict, network: str, seed: int) -> ConfigDict:
         if network.startswith("force"):
             changes["objective.output"] = "preconditioned"  # as published for images
     if configs.diff(values, configs.from_dict(values, base(), changes)):
-        changes |= _plain_sampler()  # what the config says of sampling is meant for its own network
+        changes |= _plain_sampler()  # the config's sampling section is for its own network
     return configs.from_dict(values, base(), {**changes, "seed": config.seed + seed})
 
 
@@ -132,7 +132,7 @@ def _plain_sampler() -> dict[str, Any]:
 
 
 def run(app: App, request: Request) -> None:
-    """Trains and measures whatever of the comparison is missing in `--workdir`."""
+    """Trains and measures the missing parts of the comparison in `--workdir`."""
     workdir = workdirs.required(request, "workdir")
     config = workdirs.to_describe(app, request)
     workdirs.check_writable(workdir)
@@ -175,7 +175,7 @@ def run(app: App, request: Request) -> None:
 
 
 def measured_path(config: ConfigDict, workdir: Path, plan: Plan, model: str, seed: int) -> Path:
-    """Returns the file whose presence says that a model, as it was trained, has been measured."""
+    """Returns the file whose presence marks a model, as it was trained, as measured."""
     settings = settings_of(config, workdir, plan, model, seed)
     return results.path_of(workdir / "results", f"measured-{_file(model)}-{seed}", settings)
 
@@ -321,6 +321,7 @@ class Subject:
                 config.evaluate.features, channels=config.data.channels, field="config.evaluate.features"
             )
         if trained is None:
+            assert self.points is not None
             trained = denoiser_model(self._setup.process, self.points.denoise, kind=self._setup.kind)
         self._model = trained
         self._data = method.held_out(config, method.build(config).sources)

@@ -1,4 +1,4 @@
-"""Samples that are steered: by a painting, by the known pixels of an image, or by what another model says.
+"""Conditional samples: from a painting, from the known pixels of an image, or guided by another model.
 
 Given position x and data x1 the velocity of a bridge is Gaussian, so before an evaluation it may be drawn anew, given
 an image that is to be approached ("sampling with conditions"). The network is the unconditional one.

@@ -162,7 +162,7 @@ def denoiser(
         times=times,
         perturb=lambda x1, noise, sigma: x1 + beside(sigma, x1) * noise,
         inputs=lambda u, sigma: scalings(sigma, u).input * u,
-        # A level beyond all that were trained says as little as the largest of them.
+        # A level beyond the trained ones counts as the largest of them.
         time_input=lambda sigma: jnp.log(jnp.minimum(sigma, largest)) / 4,
         target=target,
         weight=jnp.ones_like,

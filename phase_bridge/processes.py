@@ -67,7 +67,7 @@ class Process:
         return (first / length, second / length), length
 
     def noise_level(self, t):
-        """Returns sigma_t in data units; 1e15 where the state says nothing about the data."""
+        """Returns sigma_t in data units; 1e15 where the state does not depend on the data."""
         xp = jnp if isinstance(t, jax.Array) else np
         return 1 / xp.maximum(self.whitening(t)[1], _LEAST_ROOT)
 

@@ -153,7 +153,7 @@ def sample(
     key: of `jax.random.key` or `PRNGKey`, or a seed. Sample i depends on fold_in(key, first_index + i), so a run may be
       split into batches, or on key[i] if there is one a sample.
     solver, kind, degree, corrector: see `phase_bridge.make_steps`; kind "ode" or "sde" (default: the model's). A
-      `Table`, of `learn_table` or `load_table`, is a solver of its own path that has its times and all else.
+      `Table`, of `learn_table` or `load_table`, is a solver for one path, with its times and options.
     schedule: a name or a dictionary of options of `phase_bridge.schedule`, or the times themselves `[N + 1]`.
     nfe: number of evaluations (default: what `schedule` has times for, else the model's own where nothing of the
       sampler is chosen, else 20). A number that times contradict is refused.
@@ -196,11 +196,12 @@ def sample(
             got = "store_estimates or store_states"
             raise input_error("solver", expected=f"none of two stages with {got}", got=f'"{solver}"', fix="use another")
     if start is not None:
-        start = as_numbers(start, "start", scale=SIGNED)
+        begin: Any = as_numbers(start, "start", scale=SIGNED)
         whole = (*shape[:-1], process.parts * shape[-1])
-        if jnp.shape(start) != whole:
+        if begin.shape != whole:
             expected = f"[x, v] of shape {whole}" if process.parts == 2 else f"states of shape {whole}"
-            raise input_error("start", expected=expected, got=jnp.shape(start), fix="all parts on the last axis")
+            raise input_error("start", expected=expected, got=begin.shape, fix="all parts on the last axis")
+        start = begin
     if condition is not None:
         condition.check(process, shape)
     labels = model.labels
@@ -230,7 +231,7 @@ def _steps_of(table: Table, process: Process, options: Mapping[str, Any]) -> Ste
 
 def random_labels(keys: jax.Array, num_classes: int) -> jax.Array:
     """Returns a class for each of `keys [B]`, int32, all equally likely."""
-    # A fold of its own, so that the class does not decide the noise.
+    # A separate fold, so that the noise does not depend on the class.
     return jax.vmap(lambda key: jax.random.randint(jax.random.fold_in(key, 2**31), (), 0, num_classes))(keys)
 
 
@@ -299,7 +300,7 @@ def run(
     store_states: bool = False,
     dtype: Any = jnp.float32,
 ) -> tuple[jax.Array, dict[str, Any]]:
-    """Runs a table of steps on any function (state, t) that it is made for; `sample` says what the rest means.
+    """Runs a table of steps on any function (state, t) that it is made for; see `sample` for the others.
 
     rows: of `Condition.rows`, where others than its own are wanted.
     """
@@ -308,8 +309,8 @@ def run(
         steps = linear.keep_last(steps)
     if condition is not None and rows is None:
         rows = condition.rows(process, steps.times)
-    times = np.append(steps.times.ravel(), steps.end) if staged else steps.times
-    # One-part states begin with the noise of the first time: the largest level that is chosen, whatever the path's.
+    times = np.append(steps.times.ravel(), steps.end) if isinstance(steps, Stages) else steps.times
+    # One-part states begin with the noise of the first time: the largest level that is chosen, on any path.
     begin = process.first if process.parts == 2 else float(times[0])
     outcome = _run(
         field if isinstance(field, Partial) else Partial(field),

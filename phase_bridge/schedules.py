@@ -133,7 +133,7 @@ def _levels(process: Process, nfe: int, *, sigma_max: float, sigma_min: float, r
     sigma = grids.power(sigma_max, sigma_min, nfe - 1, order=rho) if nfe > 1 else np.array([sigma_max])
     if process.parts == 1:
         return np.append(process.time_at(sigma), process.last)
-    # The prior of two-part states is at a time of its own, from which the second level is reached in one step.
+    # The prior of two-part states is at a separate time, from which the second level is reached in one step.
     begin = (FIRST if process.name == "bridge" else process.first) if first is None else first
     times = np.append(begin, process.time_at(sigma[1:]))
     if end is None:

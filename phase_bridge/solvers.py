@@ -25,7 +25,7 @@ from phase_bridge.processes import Process, beside
 _NODES = 64
 _MOST = 1e4  # noise level that stands for an infinite one where estimates are interpolated
 
-# Adams-Bashforth weights on equal steps, the newest first; iPNDM uses them whatever the steps are.
+# Adams-Bashforth weights on equal steps, the newest first; iPNDM uses them for all steps.
 _ADAMS = ((1.0,), (3 / 2, -1 / 2), (23 / 12, -16 / 12, 5 / 12), (55 / 24, -59 / 24, 37 / 24, -9 / 24))
 
 
@@ -281,7 +281,7 @@ def deis(process: Process, times: np.ndarray, *, degree: int) -> Steps:
 
 
 def ipndm(process: Process, times: np.ndarray, *, degree: int = 3) -> Steps:
-    """Extrapolates the noise with the weights of equal steps in sigma, whatever the steps are (Zhang & Chen, 2023).
+    """Extrapolates the noise with the weights of equal steps in sigma, for any steps (Zhang & Chen, 2023).
 
     The first steps are of lower degree: that is the method. Hence of order 1 where steps are unequal.
     """

@@ -290,7 +290,7 @@ def density(points: np.ndarray, extent: float, *, side: int = 128) -> np.ndarray
 
 def _made(of: Toy, key: np.ndarray, indices: Sequence[int] | np.ndarray) -> np.ndarray:
     indices = np.asarray(indices, np.int64).reshape(-1)
-    block = 1 if len(indices) == 1 else _BLOCK  # two shapes, hence two compilations, whatever is asked for
+    block = 1 if len(indices) == 1 else _BLOCK  # two shapes, hence two compilations for all requests
     parts = []
     for start in range(0, len(indices), block):
         part = indices[start : start + block]

@@ -193,7 +193,7 @@ class Checkpoints:
                 raise RunError(f"step {step} is not saved: {name} has values that are not finite; {self._kept()}")
         try:
             store.write(self._directory, leaves, manifests.make(leaves, values))
-        except Exception as error:  # whatever keeps a checkpoint from the disk is the same to the run
+        except Exception as error:  # any reason that keeps a checkpoint from the disk is handled alike
             raise RunError(
                 f"the checkpoint of step {step} could not be written: {manifests.reason(error)}; {self._kept()}"
             ) from error
@@ -250,7 +250,7 @@ def saved_steps(workdir: str | os.PathLike) -> list[int]:
 
 
 def newest_manifest(workdir: str | os.PathLike) -> dict[str, Any] | None:
-    """Returns what the newest checkpoint in `workdir` says of itself; None where there is none that can be read."""
+    """Returns the manifest of the newest readable checkpoint in `workdir`; None where there is none."""
     try:
         found = _find(pathlib.Path(workdir) / FOLDER, lambda manifest: None)
     except InputError:

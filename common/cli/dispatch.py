@@ -216,7 +216,7 @@ VERBS = (
         "draw samples from a trained model",
         "Writes DIR/samples/step-N-seed-S-KEY.npz, .png and .json; KEY is a hash of all settings. Without --config\n"
         "the run's own is used; --config.seed=1 gives other samples. With --num N they go to a directory\n"
-        "DIR/samples/many-...; sample i is the same whatever N, the batch size, the number of devices and\n"
+        "DIR/samples/many-...; sample i does not depend on N, the batch size, the number of devices and\n"
         "interruptions.",
         _sample,
         _run("trained", "sample"),

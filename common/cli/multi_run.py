@@ -60,7 +60,7 @@ def check(app: App, config: ConfigDict, folder: Path) -> None:
 def train(app: App, config: ConfigDict, folder: Path, *, title: str, **described: Any) -> bool:
     """Trains the run of `config` in `folder` unless it is trained, resuming it; returns whether it is trained now.
 
-    `described` goes into `trained.json`, the file that says so, beside step and hash of the weights.
+    `described` goes into `trained.json`, which marks the run as complete, beside step and hash of the weights.
     """
     if is_trained(folder):
         return True

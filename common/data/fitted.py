@@ -41,7 +41,7 @@ class Fitted(Source):
     """The images of `raw` (which has `shapes()`), each after the pure function `fit`: image -> image.
 
     A `ValueError` of `fit` makes a bad record. In place of a bad record stands the next good one (cyclically), within
-    the budget; which one depends on the data alone. `label` says what `fit` does and enters the fingerprint. Results
+    the budget; which one depends on the data alone. `label` describes `fit` and enters the fingerprint. Results
     of up to `cache_bytes` in all stay in memory; of originals each thread holds one.
     """
 

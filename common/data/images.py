@@ -51,7 +51,7 @@ warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\..*ImagePlu
 
 
 class Header(NamedTuple):
-    """What the first bytes of a file tell: `shape` (height, width, 1 or 3), zeros and a `reason` if unreadable."""
+    """The header of a file: `shape` (height, width, 1 or 3), zeros and a `reason` if unreadable."""
 
     shape: tuple[int, int, int]
     reason: str = ""

@@ -19,7 +19,7 @@ _KINDS = ("photographs", "folder:DIR", "npz:FILE", "tfds:NAME", "prepared:DIR")
 
 
 class DataConfig(NamedTuple):
-    """The data section of a config; configs/base.py says what each field means."""
+    """The data section of a config; configs/base.py describes each field."""
 
     source: str
     directory: str = ""
@@ -155,7 +155,7 @@ def _fitted(config: DataConfig, raw: Any, budget: SkipBudget) -> Fitted:
 
 
 def _needed(config: DataConfig) -> tuple[int, str]:
-    """Returns the height and width that images must have, at least but for fit="none", and how an error says it."""
+    """Returns the height and width that images must have, at least but for fit="none", and the text for an error."""
     if config.fit == "none":
         return config.size, f"expected {config.size}x{config.size} pixels"
     least = {"crop": config.size, "resize": max(1, config.square), "pad": 1}[config.fit]

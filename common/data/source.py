@@ -38,7 +38,7 @@ class OnDevice(NamedTuple):
 
 
 class BadRecordError(InputError):
-    """A record that cannot be used; `record` names it, `reason` says what is wrong."""
+    """An unusable record, `record`, and the `reason`."""
 
     def __init__(self, record: str, reason: str):
         super().__init__(f"{record}: {reason}")
@@ -247,8 +247,8 @@ def permutation(n: int, *, seed: int, purpose: int) -> np.ndarray:
 def shuffled(start: int, stop: int, *, n: int, seed: int) -> np.ndarray:
     """Returns the indices `[stop - start]`, int32, of examples `start` to `stop` of the endless shuffled sequence.
 
-    Every epoch holds each of the n examples once, in an order of its own; of more than 2**21, each window of so many
-    consecutive ones has an order of its own. Nothing before `start` is computed, so a resumed run begins at once.
+    Every epoch holds each of the n examples once, in a new order; of more than 2**21, each window of so many
+    consecutive ones is shuffled separately. Nothing before `start` is computed, so a resumed run begins at once.
     """
     parts = []
     epochs = max(1, _SHORT // n)

@@ -86,7 +86,7 @@ class Tensor:
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
 class Unsupported:
-    """A tensor that has no dense NumPy form; `kind` says why."""
+    """A tensor without a dense NumPy form, for the reason `kind`."""
 
     kind: str
 

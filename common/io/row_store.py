@@ -29,7 +29,7 @@ Compute = Callable[[np.ndarray], Mapping[str, Any]]  # (indices [B]) -> {name: [
 
 
 class Store:
-    """The chunks of a directory; `identity` (plain JSON values) says what decides the rows.
+    """The chunks of a directory; `identity` (plain JSON values) is all that decides the rows.
 
     Raises:
       InputError: the directory holds rows of another identity.

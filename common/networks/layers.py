@@ -71,7 +71,7 @@ def constant(value: float) -> Scaled:
 
 
 def normal(shape: tuple[int, ...], gain: float = 1.0) -> Scaled:
-    """Returns N(0, `gain`^2) whatever the shape."""
+    """Returns N(0, `gain`^2) for any shape."""
     return Scaled(gain, normal=True)
 
 
@@ -93,7 +93,7 @@ def initialise(network: nn.Module, key: jax.Array, *inputs: Any) -> Variables:
     """
     token = _noting.set(True)
     try:
-        # A function of its own, so that no trace made without notes is reused.
+        # A separate function, so that no trace made without notes is reused.
         noted = jax.eval_shape(lambda *inputs: network.init(key, *inputs), *inputs)
     finally:
         _noting.reset(token)
@@ -292,7 +292,7 @@ def dropout(x: jax.Array, rate: float, seeds: jax.Array | None, path: tuple[str,
     """Zeroes each number of `x [B, ...]` with probability `rate` and scales up the rest; None drops nothing.
 
     `seeds [B, 2]` belong to the examples, so what is dropped does not depend on how a batch is spread over devices;
-    `path` tells the layers of a network apart.
+    `path` identifies the layer within its network.
     """
     dropped = round(rate * 2**32)
     if seeds is None or dropped == 0:

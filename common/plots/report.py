@@ -24,7 +24,7 @@ class Table(NamedTuple):
 
     @classmethod
     def of(cls, rows: Sequence[Mapping[str, object]], *, caption: str = "", digits: int = 2) -> Table:
-        """Returns the table of rows given as column name to value; the first row says which columns there are."""
+        """Returns the table of rows given as column name to value; the first row decides the columns."""
         columns = list(rows[0]) if rows else []
         return cls(columns, [[row[name] for name in columns] for row in rows], caption, digits)
 

@@ -104,7 +104,7 @@ def rescued(save: Callable[[], str]) -> Iterator[None]:
     the main one hangs in a transfer.
 
     Raises:
-      LostPeerError: another process was lost; says what was saved.
+      LostPeerError: another process was lost; the message names what was saved.
     """
     if _member is None:
         yield
@@ -248,7 +248,7 @@ class _Member:
         return None
 
     def _aborted(self) -> None:
-        """Runs in place of abort(), in whatever thread."""
+        """Runs in place of abort(), in any thread."""
         self._aborting = True
         with self._ending:
             if self.exit_code is None:

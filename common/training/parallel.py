@@ -30,7 +30,7 @@ class Backend(NamedTuple):
     """How a step runs on this machine's devices.
 
     `axis_name` goes to the step; `positions()` gives the places of the batch that the traced program computes; `rows`
-    is the part of the global batch that this host loads. `run_ahead` says how many calls may be in flight,
+    is the part of the global batch that this host loads. `run_ahead` is the number of calls that may be in flight,
     `unroll` whether loops over training steps are better written out.
     """
 
@@ -129,7 +129,7 @@ def _no_devices() -> bool:
 
 @contextlib.contextmanager
 def explain_memory(batch_size: int, accumulate: int) -> Iterator[None]:
-    """Raises `RunError` that says what needs less memory where the devices' memory does not suffice."""
+    """Raises `RunError` with ways to need less memory where the devices' memory does not suffice."""
     try:
         yield
     except jax.errors.JaxRuntimeError as error:

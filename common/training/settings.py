@@ -82,7 +82,7 @@ def _between(
 ) -> optax.GradientTransformation:
     """Returns `rule` between two transformations without state, with the state of `rule` alone.
 
-    The state of a run is then the same whatever is switched on around the rule, so that it may be switched later.
+    Switching either on or off does not change the state of a run, so that both may be switched later.
     """
 
     def update(updates: Any, state: Any, params: Any = None):

@@ -86,7 +86,7 @@ def run(app: App, request: Request) -> None:
         "mean end-point error on held-out warps, pixels: "
         + ", ".join(f"{row['method']} {row['aepe']:.2f}" for row in rows),
         f"rank correlation of confidence and error: {both['rank_correlation']:.2f}",
-        f"look at: {page}",
+        f"page: {page}",
         f"all numbers: {table}",
         f"next: python -m {app.name} match A.jpg B.jpg --workdir {second} --out runs/pair",
     )

@@ -29,7 +29,7 @@ _RADIUS = 4  # of the blur's kernel, pixels: two standard deviations of the wide
 
 @dataclass(frozen=True)
 class Photometric:
-    """How much pictures change; hashable. Numbers are the ends of uniform draws, and a share of 0 changes nothing.
+    """Strengths of photometric changes; hashable. Numbers are ends of uniform laws; a fraction of 0 changes nothing.
 
     share: probability that a picture is changed at all; brightness: added, U(-, +); contrast: ln of the factor about
     the picture's mean, U(-, +); fade: probability that a further factor, 10^U(-1.3, 0), makes it much weaker; gamma: ln
@@ -136,7 +136,7 @@ _CUT = 4.0  # a Gaussian ends at so many standard deviations
 
 @dataclass(frozen=True)
 class Wobbles:
-    """How many blobs there are, how large and how strong; hashable. Lengths are shares of the longer side.
+    """Number, size and strength of blobs; hashable. Lengths are fractions of the longer side.
 
     number: of blobs, low to high; blob: their standard deviation, U(low, high); width: standard deviation of the blur
     of white noise U(-1, 1), which is U(low, high), and gain: its factor, U(low, high). The defaults are those of the

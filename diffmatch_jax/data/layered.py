@@ -156,7 +156,7 @@ class LayeredPair(NamedTuple):
     layer: of each target pixel; covisible: seen in both views; occluded: its place in the source is hidden by another
     layer; outside: it is beyond the source's frame (these three are all pixels). Of the covisible pixels: ambiguous:
     the neighbourhood is periodic and other places of the source are equal; flat: it has no texture; edges: within a
-    few pixels of a boundary of layers; moving: of an object of its own motion.
+    few pixels of a boundary of layers; moving: of an independently moving object.
     equal `[M, S, S, 2]`: flows of ambiguous pixels to all equal places, the true one among them, NaN where there are no
     more.
     """

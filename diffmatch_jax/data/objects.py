@@ -44,7 +44,7 @@ class Cutout(NamedTuple):
 class Objects:
     """How large objects are and how they move; hashable.
 
-    area: share of the target, log-uniform between the two; rotation: degrees, U(-, +); log_scale: of the size in the
+    area: fraction of the target, log-uniform between the two; rotation: degrees, U(-, +); log_scale: of the size in the
     source, U(-, +); near: with probability `near_share` the object moves in x and y by U(-near, near) sides, otherwise
     to anywhere in the source; roughness: of random outlines. The motions are those of the released settings.
     """
@@ -162,7 +162,7 @@ def place(pair: Pair, cutout: Cutout, motion: Motion, *, scale: jax.Array) -> Pa
 
 
 def draw_area(key: jax.Array, settings: Objects) -> jax.Array:
-    """Returns the share of the target that an object takes."""
+    """Returns the fraction of the target that an object covers."""
     low, high = (math.log(each) for each in settings.area)
     return jnp.exp(jax.random.uniform(key, minval=low, maxval=high))
 
@@ -301,7 +301,7 @@ def cut_out(
 class WithObjects(Source):
     """A source whose elements also have an object: `object_image [s, s, 3]` and `object_mask [s, s]`, uint8.
 
-    A random number of the example, taken modulo the number of objects, says which one; without it they come in turn.
+    A random number of the example, taken modulo the number of objects, chooses one; without it they come in turn.
     """
 
     def __init__(self, source: Source, cutouts: Cutout):

@@ -1,6 +1,6 @@
 """Parametric warps of the plane: homographies, affine maps, thin-plate splines, and motions of pasted objects.
 
-All map positions of the target to positions of the source, (x, y) `[..., 2]`, in whatever unit the caller chose;
+All map positions of the target to positions of the source, (x, y) `[..., 2]`, in any unit that the caller chose;
 relative positions have the square [-1, 1]^2 as the image (see `matching.pixels_of_relative`).
 
 Training pairs by warping images on the device: the true flow is exact, because source and target are both drawn
@@ -233,7 +233,7 @@ def make_pair(
 ) -> Pair:
     """Returns the pair of one key and `image [H, W, C]`, of which the first rows and columns `image_size [2]` count.
 
-    `kind`, an index in `KINDS` of a share above 0, is drawn unless it is given.
+    `kind`, an index in `KINDS` with a positive probability, is drawn unless it is given.
     """
     place, warp = jax.random.split(key)
     middle, half = _window(place, image_size, settings)

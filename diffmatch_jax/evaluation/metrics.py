@@ -62,9 +62,7 @@ def measure(
         )
     if not np.isfinite(flow[mask]).all():
         count = int((~np.isfinite(flow[mask]).all(-1)).sum())
-        raise input_error(
-            "flow", expected="finite numbers", got=f"{count} valid pixels without", fix="look at the model"
-        )
+        raise input_error("flow", expected="finite numbers", got=f"{count} valid pixels without", fix="check the model")
     error = endpoint_error(flow[mask], truth[mask])
     length = np.linalg.norm(truth[mask].astype(np.float64), axis=-1)
     valid = int(mask.sum())
@@ -123,13 +121,13 @@ def auc(errors: Sequence[float] | np.ndarray, thresholds: Sequence[float] = (3.0
 
     recall(e) is the fraction of pairs with an error of at most e, linear between the errors (Sarlin et al., CVPR 2020).
     """
-    errors = np.sort(np.asarray(errors, np.float64))
-    recall = np.arange(1, len(errors) + 1) / max(len(errors), 1)
-    errors, recall = np.r_[0.0, errors], np.r_[0.0, recall]
+    ordered = np.sort(np.asarray(errors, np.float64))
+    recall = np.append(0.0, np.arange(1, len(ordered) + 1) / max(len(ordered), 1))
+    ordered = np.append(0.0, ordered)
     areas = []
     for threshold in thresholds:
-        last = np.searchsorted(errors, threshold, side="right")
-        x, y = np.append(errors[:last], threshold), np.append(recall[:last], recall[last - 1])
+        last = np.searchsorted(ordered, threshold, side="right")
+        x, y = np.append(ordered[:last], threshold), np.append(recall[:last], recall[last - 1])
         areas.append(float(np.trapezoid(y, x) / threshold))
     return areas
 
@@ -143,7 +141,7 @@ def average(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
 
 
 class Sparsification(NamedTuple):
-    """Mean error of the pixels that remain when the least sure `removed [K]` share of them is taken away.
+    """Mean error of the pixels that remain when the `removed [K]` fraction with the largest uncertainty is left out.
 
     `error [K]` by the given uncertainty, `oracle [K]` by the error itself, both divided by the error of all pixels;
     `area` is that under `error`, `gap` that between both (AUSE, Ilg et al., ECCV 2018): 0 is a perfect order. An order

@@ -38,8 +38,8 @@ def measure(answer: Answer, back: Answer, example: Example) -> dict[str, np.ndar
     aepe, pck_1 and pck_5 are of the returned flow; best: the least mean error in the region among the hypotheses;
     energy: mean energy score of the hypotheses (`metrics.energy_score`), of a single flow its error; rank_correlation:
     of error and -confidence; confidence: its mean; equal: mean distance to the nearest place that looks the same.
-    NaN where there is nothing to measure. covisible: how many pixels are rightly said to be in both views, how many are
-    said to be, and how many are; said by `model.pair_match.covisible` for all matchers alike.
+    NaN where there is nothing to measure. covisible: numbers of pixels rightly predicted to be in both views,
+    predicted to be, and truly so; predicted by `model.pair_match.covisible` for all matchers alike.
 
     Args:
       answer, back: answers for source and target, and for the two exchanged.
@@ -86,7 +86,7 @@ def seen_in_both(answer: Answer, back: Answer) -> np.ndarray:
 
 
 def _sure(answer: Answer) -> np.ndarray | None:
-    """Returns a confidence that is a fraction; None for other measures, whose size says nothing."""
+    """Returns a confidence that is a fraction; None for other measures, whose scale is arbitrary."""
     confidence = answer.confidence
     if confidence is None or confidence.min() < 0 or confidence.max() > 1:
         return None

@@ -155,7 +155,7 @@ def regions(
         )
         sure, seen = found["confidence"], found["covisible"]
         cells.append(None if sure is None else map_picture(sure, "confidence", limits=_limits(sure)))
-        cells.append(picture(marked(unit(target), seen), "said to be in both (others gray)"))
+        cells.append(picture(marked(unit(target), seen), "covisible (others gray)"))
     return cells_figure(path, cells, columns=4, title=title)
 
 

@@ -147,7 +147,7 @@ class Composed(NamedTuple):
 def compose(first: jax.Array, second: jax.Array) -> Composed:
     """Returns p -> first(p) + second(p + first(p)): from grid A to B by `first`, and on to C by `second` (on grid B).
 
-    It is valid where `first` points into B; what `second` says there is interpolated, its own validity is not asked.
+    It is valid where `first` points into B; `second` is interpolated there, and its own validity ignored.
     """
     positions = mapping_of(first)
     return Composed(first + sample(second, positions, outside="border"), within(positions, second.shape[-3:-1]))

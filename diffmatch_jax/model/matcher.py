@@ -1,7 +1,7 @@
 """From two images to flow, in the order of the data: prepared images, features, conditioning, stage 1, stage 2, pixels.
 
 Images are brought to fixed sizes first, and pairs and hypotheses are padded to powers of two, so that few programs are
-compiled whatever is matched; only resizing is compiled for each size of image.
+compiled once; only resizing is compiled for each size of image.
 """
 
 import functools
@@ -191,7 +191,8 @@ def _matched(model: Model, request: Request) -> Match:
         pairs = zip(sources, targets, flow, of_source, of_target, strict=True)
         flow = np.stack([native.refined(*each) for each in pairs])
     source_size = np.broadcast_to(np.asarray(sources.shape[1:3]), (len(flow), 2))
-    return Match(*(flow, *rest, np.asarray(grid.hypotheses)[:, :hypotheses], source_size))
+    fields = (flow, *rest, np.asarray(grid.hypotheses)[:, :hypotheses], source_size)
+    return Match._make(fields)
 
 
 def whole_grid():
@@ -247,7 +248,7 @@ def as_batch(images: Any, name: str) -> tuple[np.ndarray, bool]:
         fix += ", or give three gray images an axis of channels (x[..., None])" if x.ndim == 3 else ""
         raise input_error(name, expected=expected, got=f"{got}, channels first", fix=fix)
     if x.ndim in (3, 4) and x.shape[-1] in (2, 4):
-        # With an alpha channel or gray images of this width: nothing tells which.
+        # Images with an alpha channel or gray images of this width: the shape does not decide.
         fix = "drop the alpha channel (x[..., :-1]), or give gray images an axis of channels (x[..., None])"
         raise input_error(name, expected=expected, got=got, fix=fix)
     # The last axis of three is channels where it may be.

@@ -1,6 +1,6 @@
 """Flow refined on the images' own pixels, coarse to fine and tile by tile: the last step of a match.
 
-The matcher's grid has a fixed number of cells, whatever the size of an image. From the level of a Gaussian pyramid that
+The matcher's grid has a fixed number of cells, for images of any size. From the level of a Gaussian pyramid that
 is about as fine as that grid down to the image itself, each pixel's window of the target is compared with the source as
 the flow so far warps it, both brought to mean 0 and deviation 1 over the window, and the flow is moved by robust
 Gauss-Newton steps (Lucas & Kanade, IJCAI 1981, compositional: Baker & Matthews, IJCV 2004). Steps are damped, so that

@@ -152,7 +152,7 @@ def covisible(
 
 
 def warped(image: np.ndarray, flow: np.ndarray) -> np.ndarray:
-    """Returns an image `[H, W]` or `[H, W, C]` sampled at the places of `flow [h, w, 2]`, of its own type."""
+    """Returns an image `[H, W]` or `[H, W, C]` sampled at the places of `flow [h, w, 2]`, in the image's type."""
     channels = image[..., None] if image.ndim == 2 else image
     result = np.asarray(warp(jnp.asarray(channels, jnp.float32), jnp.asarray(flow)))
     result = result[..., 0] if image.ndim == 2 else result

@@ -12,6 +12,7 @@ Gaussian blur by one matrix per axis, of any width, on the host or on a device."
 
 import math
 from functools import lru_cache
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -66,7 +67,7 @@ def adaptive_mean(x: jax.Array, size: tuple[int, ...]) -> jax.Array:
 
 
 def resize_flow(
-    flow: jax.Array | np.ndarray, size: tuple[int, ...], *, alignment: str = "half_pixel", edge: str | None = None
+    flow: Any, size: tuple[int, ...], *, alignment: str = "half_pixel", edge: str | None = None
 ) -> jax.Array:
     """Returns flow `[..., H, W, 2]` in pixels on a grid of `size`, in pixels of that grid.
 
@@ -77,7 +78,7 @@ def resize_flow(
 
 
 def resize_normalised(
-    flow: jax.Array | np.ndarray, size: tuple[int, ...], *, alignment: str = "half_pixel", edge: str | None = None
+    flow: Any, size: tuple[int, ...], *, alignment: str = "half_pixel", edge: str | None = None
 ) -> jax.Array:
     """Returns normalised flow `[..., H, W, 2]` on a grid of `size`; its unit is that of the image, so it stays."""
     return resize(flow, size, alignment=alignment, edge=edge or ("linear" if alignment == "half_pixel" else "repeat"))
@@ -86,7 +87,7 @@ def resize_normalised(
 def average_flow(flow: jax.Array, mask: jax.Array, size: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:
     """Returns the mean of flow `[..., H, W, 2]` over the valid part of each cell, and that part's share `[..., h, w]`.
 
-    `mask [..., H, W]` (bool or weights) says what is valid. Unlike interpolation it mixes no invalid flow in. The unit
+    `mask [..., H, W]` (bool or weights) marks valid flow. Unlike interpolation it mixes no invalid flow in. The unit
     is that of `flow`: scale it, or give normalised flow. Cells without valid pixels have zero flow and share 0.
     """
     weight = mask[..., None].astype(flow.dtype)

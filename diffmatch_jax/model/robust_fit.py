@@ -232,7 +232,7 @@ class Refined(NamedTuple):
     """A finer flow, normalised `[B, H, W, 2]`, and what its last round of matches says at `[B, h, w, ...]` places.
 
     away: from the fit to the matches `[B, h, w, 2]`, in cells of the fine maps; weight: 1 where the best of the looks
-    is inside of what was looked at, else 0.
+    is inside the search window, else 0.
     """
 
     flow: jax.Array

@@ -140,7 +140,7 @@ def build(config) -> Method:
 
 
 def build_warps(config, *, window: tuple[float, float] | None = None) -> Warps:
-    """Returns the warps of a config; `window` replaces the share of an image that a pair shows."""
+    """Returns the warps of a config; `window` replaces the fraction of an image that a pair shows."""
     of = config.pairs
     return Warps(
         shares=tuple(of.shares),
@@ -198,7 +198,7 @@ def turned(key, image, extent, *, flip: bool):
 
 
 class Matched(NamedTuple):
-    """The loss of each pair `[B]`, mean over the cells that count, and the share of these found within one cell."""
+    """The loss of each pair `[B]`, mean over the cells that count, and the fraction matched within one cell."""
 
     loss: jax.Array
     found: jax.Array
@@ -253,7 +253,8 @@ def contrastive_loss(
         stride = math.ceil(flow.shape[1] / target.shape[1])
         metrics |= {f"loss_{stride}": one.loss.mean(), f"found_{stride}": one.found.mean()}
         total.append(one.loss)
-    return sum(total) / len(total), metrics
+    loss: Any = sum(total) / len(total)
+    return loss, metrics
 
 
 # Clean pictures, and two corruptions at their worst severity in ImageNet-C.

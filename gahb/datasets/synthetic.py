@@ -96,7 +96,7 @@ class Generated(Source):
     def read(self, index: Sequence[int] | np.ndarray, random: np.ndarray | None = None) -> dict[str, np.ndarray]:
         del random
         indices = np.asarray(index, np.int32).reshape(-1)
-        block = 1 if len(indices) == 1 else _BLOCK  # two shapes, hence two compilations, whatever is asked for
+        block = 1 if len(indices) == 1 else _BLOCK  # two shapes, hence two compilations for all requests
         images = []
         for start in range(0, len(indices), block):
             part = indices[start : start + block]

@@ -1,6 +1,6 @@
 """Largest eigenvalues of a symmetric operator that is known by its products alone: thick-restarted block Lanczos.
 
-A Krylov space of b starting vectors holds at most b eigenvectors of an eigenvalue, whatever its multiplicity. Converged
+A Krylov space of b starting vectors holds at most b eigenvectors of an eigenvalue, for any multiplicity. Converged
 pairs are therefore verified: a chain of fresh random vectors, orthogonal to the whole basis, either shows a Ritz value
 above the k-th one, which then joins the basis, or makes it improbable that one is left (`doubt`).
 
@@ -56,7 +56,7 @@ class Space:
         """True where another block does not fit."""
         return self.filled + self.block > self.most
 
-    def begin(self, guess: jax.Array | None = None) -> None:
+    def begin(self, guess: AnyArray | None = None) -> None:
         """Starts a chain with random vectors, or with random mixtures of the rows of `guess`."""
         key = jax.random.fold_in(self._key, self._begun)
         self._begun += 1

@@ -64,7 +64,7 @@ def run(app: App, request: Request) -> None:
         "",
         f"interrupted after step {saved} of {last['step']} and resumed; {seconds['all']:.0f} s in all",
         f"against the stationary Wiener filter on held-out photographs: {', '.join(gains) or 'not compared'}",
-        f"look at: {page}",
+        f"page: {page}",
         f"all numbers: {table}",
         f"next: python -m {app.name} sample --workdir {folder} --config.seed=1",
     )

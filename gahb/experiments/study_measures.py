@@ -23,7 +23,7 @@ AGREEMENT = ("pair", "other_noise")  # similarities that compare samples of two 
 
 
 class Settings(NamedTuple):
-    """Settings of the measures of a pair; configs/gahb/base.py says what each means."""
+    """Settings of the measures of a pair; configs/gahb/base.py describes each."""
 
     curve_db: tuple[float, ...]
     num_images: int
@@ -226,7 +226,7 @@ _SPLITS = ("train", "held_out")
 
 
 class CheckpointSettings(NamedTuple):
-    """Settings of the measures over training time; configs/gahb/base.py says what each means."""
+    """Settings of the measures over training time; configs/gahb/base.py describes each."""
 
     samples: int
     input_db: tuple[float, ...]
@@ -238,7 +238,7 @@ class CheckpointSettings(NamedTuple):
 
 
 class MachineSettings(NamedTuple):
-    """Settings of the score machines and of the implied noise level; configs/gahb/base.py says what each means."""
+    """Settings of the score machines and of the implied noise level; configs/gahb/base.py describes each."""
 
     num_images: int
     input_db: tuple[float, ...]

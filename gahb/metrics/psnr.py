@@ -43,7 +43,7 @@ def psnr_curve(
     """Denoises every one of `images [N, H, W, C]` at every level of `sigmas [S]` (intensity units).
 
     images: bytes, or floats in [0, 1]. `denoise` is blind, or a sequence with one denoiser per level. The noise of
-    image i at level s is drawn from fold_in(fold_in(key, s), i), whatever the batch size; `noise [S, N, H, W, C]`
+    image i at level s is drawn from fold_in(fold_in(key, s), i), for any batch size; `noise [S, N, H, W, C]`
     (standard normal) replaces it. Compiles once for all levels and batches. Raises `InputError` for lengths that do not
     fit, an empty batch, and for what is no clean image.
 
@@ -206,7 +206,7 @@ def _row(i: int, curve: PsnrCurve, filtered: PsnrCurve | None, origins: np.ndarr
     return row
 
 
-def _panel(denoise: Denoiser, key: jax.Array, clean: AnyArray, sigmas: np.ndarray) -> dict[str, np.ndarray]:
+def _panel(denoise: Denoiser, key: jax.Array, clean: AnyArray, sigmas: np.ndarray) -> dict[str, Any]:
     noisy, denoised = denoise_at(denoise, key, clean, sigmas)
     error = np.square(denoised - clean[None]).mean((2, 3, 4), dtype=np.float64)
     return {

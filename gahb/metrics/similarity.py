@@ -88,7 +88,7 @@ def distance(images: jax.Array, others: jax.Array) -> jax.Array:
 
 
 def closest(
-    images: ArrayLike,
+    images: Any,
     references: np.ndarray,
     *,
     feature: Callable[[jax.Array], jax.Array] | None = None,
@@ -138,7 +138,7 @@ def _patch_correlation(images, references, *, size, stride):
     return jnp.einsum("npd,mpd->npm", images, references, precision="highest")
 
 
-def closest_patches(images: ArrayLike, references: np.ndarray, *, size: int, stride: int, block: int = 1024) -> Closest:
+def closest_patches(images: Any, references: np.ndarray, *, size: int, stride: int, block: int = 1024) -> Closest:
     """Finds for each patch of `images [N, H, W, C]` the reference most correlated at that place; fields `[N, P]`."""
     images = _set(images, "images", axes=4)
     index: Any = None

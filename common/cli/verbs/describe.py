@@ -100,7 +100,7 @@ def count_cost(method, settings, variables, batch) -> Cost:
         "moving average": parameters if settings.ema_decay > 0 else 0,
         "batch": _nbytes(batch),
     }
-    if temporary is not None:  # not every platform tells
+    if temporary is not None:  # not every platform reports it
         memory["gradients, activations, workspace"] = temporary.temp_size_in_bytes
     flops: list[Any] = [each.cost_analysis() for each in (forward, whole)]
     return Cost(flops[0]["flops"] / size, flops[1]["flops"] / size, memory)

@@ -15,7 +15,7 @@ ELASTIC = tuple(
     tuple(244 * each for each in row)
     for row in ((2, 0.7, 0.1), (2, 0.08, 0.2), (0.05, 0.01, 0.02), (0.07, 0.01, 0.02), (0.12, 0.01, 0.02))
 )
-PIXELATE = (0.6, 0.5, 0.4, 0.3, 0.25)  # share of rows and columns that is left
+PIXELATE = (0.6, 0.5, 0.4, 0.3, 0.25)  # fraction of rows and columns that is left
 JPEG = (25, 18, 15, 10, 7)  # quality
 
 

@@ -7,7 +7,7 @@ from scipy import ndimage, spatial
 
 from diffmatch_jax.evaluation.corruptions.blur import convolve, line, smooth
 
-# Mean and deviation of noise, size of flakes, threshold, radius and fading of their streaks, share of the image left.
+# Mean and deviation of noise, size of flakes, threshold, radius and fading of their streaks, fraction of image left.
 SNOW = (
     (0.1, 0.3, 3, 0.5, 10, 4, 0.8),
     (0.2, 0.3, 2, 0.5, 12, 4, 0.7),

@@ -58,7 +58,7 @@ def read_pfm(path: str | Path) -> np.ndarray:
 
 
 def read_kitti(path: str | Path) -> tuple[np.ndarray, np.ndarray]:
-    """Returns flow `[H, W, 2]` = (value - 2^15) / 64 of red and green, and where blue says that it is known `[H, W]`.
+    """Returns flow `[H, W, 2]` = (value - 2^15) / 64 of red and green, and where it is known, by blue, `[H, W]`.
 
     Raises `InputError` for anything but a PNG of three channels of 16 bits.
     """

@@ -27,7 +27,7 @@ from diffmatch_jax.model.resize import resize
 KINDS = ("affine", "thin_plate", "homography")
 _REFERENCE = 240  # the output for which the numbers were written
 _CANVAS = ((480, 640), (480, 640), (576, 768))
-_CROP = 0.8 * 9 / 16  # the share of the canvas that a pair shows
+_CROP = 0.8 * 9 / 16  # the fraction of the canvas that a pair shows
 
 
 class Row(NamedTuple):

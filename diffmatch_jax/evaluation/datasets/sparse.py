@@ -136,7 +136,7 @@ def _pair(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _array(described: Any) -> np.ndarray:
-    """Returns the array of which a pickle tells (version, shape, type, order, bytes)."""
+    """Returns the array that a pickle describes (version, shape, type, order, bytes)."""
     kind: Any
     _, shape, kind, fortran, data = described.state
     if (
@@ -144,6 +144,7 @@ def _array(described: Any) -> np.ndarray:
         or fortran
         or not isinstance(data, bytes | bytearray)
         or not isinstance(kind, pickles.Object)
+        or not isinstance(kind.state, tuple)
     ):
         raise ValueError("an array of another kind")
     if kind.kind not in ("f4", "f8", "i4", "i8") or kind.state[1] != "<":
