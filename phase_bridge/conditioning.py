@@ -136,7 +136,7 @@ def _image(image):
     return jnp.asarray(as_images(image, "image", scale=SIGNED) if image.ndim == 4 else image)
 
 
-def guide(
+def edited(
     model: Model, key: jax.Array, images: np.ndarray, *, cells: int, hole: float, nfe: int
 ) -> dict[str, np.ndarray]:
     """Returns images `[N, H, W, C]` in [-1, 1] made from paintings and around holes, and what they were made from.

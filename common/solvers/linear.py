@@ -86,7 +86,7 @@ def keep_last(steps: Steps) -> Steps:
 def run(
     field: Field,
     steps: Steps,
-    keys: jax.Array | None,
+    keys: Any,
     state: jax.Array,
     *,
     noise: Noise = normal_noise,
@@ -119,7 +119,6 @@ def run(
         if table is None:
             return m
         columns = table.shape[-1]
-        assert noise is not None
         z = noise(keys, n, which, jax.ShapeDtypeStruct((*m.shape[:-1], columns * length), dtype))
         draws = [z[..., i * length : (i + 1) * length] for i in range(columns)]
         return m + jnp.concatenate(combine(table, draws), -1)
