@@ -209,7 +209,7 @@ class Points(Source):
         self.fingerprint = digest("points", self._label, length)
 
     def __repr__(self) -> str:
-        return f"Points({self._label}, {len(self)}, {self.fingerprint})"
+        return f"Points({self._label}, {self.fingerprint})"
 
     def __len__(self) -> int:
         return self._length

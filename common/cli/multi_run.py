@@ -66,11 +66,13 @@ def train(app: App, config: ConfigDict, folder: Path, *, title: str, **described
         return True
     from common.checkpoint import restore_variables
     from common.cli import train_run
+    from common.data.source import length_text
     from common.sampling import weights_digest
 
     prepared = train_run.prepare(app, config, folder)
     settings, source = prepared.settings, prepared.source
-    print_lines(f"training {title}: {config.train.steps} steps of {settings.batch_size} on {len(source)} images")
+    steps = f"{config.train.steps} steps of {settings.batch_size}"
+    print_lines(f"training {title}: {steps} on {length_text(source, 'examples')}")
     folder.mkdir(parents=True, exist_ok=True)
     result = train_run.run(prepared)
     if not result.interrupted:

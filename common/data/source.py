@@ -219,6 +219,12 @@ class ArraySource(Source):
 
 MAX_LENGTH = 2**31 - 1  # examples are numbered in int32
 
+
+def length_text(source: Source, noun: str) -> str:
+    """Returns "60 images", or "unlimited images" for a source that makes each example when it is asked for."""
+    return f"unlimited {noun}" if len(source) == MAX_LENGTH else f"{len(source)} {noun}"
+
+
 _SHORT = 4096  # epochs of fewer examples are shuffled several at once, which takes one call instead of many
 _LONG = 2**21  # longer ones in windows of this many consecutive examples, which bounds time and memory
 
