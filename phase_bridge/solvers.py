@@ -146,7 +146,8 @@ def make_steps(
     if corrector is None:
         corrector = degree is None if (name, kind) == ("data_multistep", "sde") else bool(rule.corrector)
     own: Any = process  # a Bridge, where the solver is one of phase space
-    power: Any = rule.degree if degree is None else int(degree)
+    degree = rule.degree if degree is None else int(degree)
+    power: Any = degree  # a number for these solvers
     grid = check_times(process, times)
     if rule.stages == 2:
         return _stages(process, grid, TABLEAUS[name].c[1])
