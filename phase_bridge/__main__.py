@@ -66,9 +66,9 @@ def _edit_arguments(parser):
 
 
 def _export(app, request):
-    from phase_bridge.export import run
+    from phase_bridge.commands import export
 
-    run(app, request)
+    export(app, request)
 
 
 def _export_arguments(parser):

@@ -1,4 +1,4 @@
-"""Commands of this method alone: `demo` and `edit`; `compare` is in a separate module."""
+"""Commands of this method alone: `demo`, `edit` and `export`; `compare` is in a separate module."""
 
 import functools
 import shutil
@@ -141,3 +141,14 @@ def edit(app: App, request: Request) -> None:
         f"wrote {', '.join(str(path) for path in paths)}",
         f"next: python -m {app.name} figures edited --workdir {model.workdir}",
     )
+
+
+def export(app: App, request: Request) -> None:
+    """Writes the model of the run in `--workdir` to `--weights FILE`, as `phase_bridge.load` opens it."""
+    config = workdirs.of_trained(app, request).config
+    model = trained.load(app, request, "SAMPLE")
+    if model is None:
+        return
+    path = Path(request.flags.weights)
+    digest = method.SHELF.write(path, config, model.variables, step=model.step)
+    print_lines(f"wrote {path}, {path.stat().st_size / 2**20:.2f} MiB in half precision, sha256 {digest}")

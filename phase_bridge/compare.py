@@ -19,7 +19,7 @@ from common import config as configs
 from common.cli import multi_run, workdirs
 from common.cli.app import App, Request, print_lines
 from common.cli.verbs.trained import config_settings
-from common.errors import choice, input_error
+from common.errors import at_least, choice, input_error
 from common.io import results
 from common.io.files import write_atomically
 from common.io.progress import Progress
@@ -44,7 +44,6 @@ from phase_bridge.compare_models import (
 
 # A comparison may grow by models and seeds; how it samples is its own.
 MAY_CHANGE = (*multi_run.MAY_CHANGE, "sampler.*", "compare.models", "compare.seeds")
-_TUNED_ON = 3000  # samples by which settings are chosen
 
 
 class Plan(NamedTuple):
@@ -54,6 +53,7 @@ class Plan(NamedTuple):
     seeds: int
     nfe: tuple[int, ...]
     tune: bool
+    tune_num: int
     num: int
     sigma_data: float
     exact: bool
@@ -72,6 +72,7 @@ def build(config: ConfigDict) -> Plan:
         raise input_error("config.compare.models", expected="names of models", got="none", fix='use ("main",)')
     if compare.seeds < 1:
         raise input_error("config.compare.seeds", expected="at least 1", got=compare.seeds, fix="use 3")
+    at_least({"config.compare.tune_num": (compare.tune_num, 8)})
     if not compare.nfe or min(compare.nfe) < 1:
         raise input_error(
             "config.compare.nfe", expected="numbers above 0", got=compare.nfe, fix="for example (3, 5, 10)"
@@ -88,6 +89,7 @@ def build(config: ConfigDict) -> Plan:
         seeds=compare.seeds,
         nfe=tuple(compare.nfe),
         tune=compare.tune,
+        tune_num=compare.tune_num,
         num=config.evaluate.num,
         sigma_data=config.objective.sigma_data,
         exact=compare.exact,
@@ -291,7 +293,7 @@ def _settings(
         for nfe in plan.nfe:
             distances = []
             for settings in CANDIDATES[path]:
-                made, _ = subject.draw(key, settings, nfe=nfe, num=min(plan.num, _TUNED_ON))
+                made, _ = subject.draw(key, settings, nfe=nfe, num=min(plan.num, plan.tune_num))
                 distances.append(subject.quality(made, index=1, neighbours=False)[by])
                 tried.append({"nfe": nfe, "sampler": words_of(settings), by: distances[-1]})
                 bar.add()
@@ -324,7 +326,14 @@ class Subject:
             assert self.points is not None
             trained = denoiser_model(self._setup.process, self.points.denoise, kind=self._setup.kind)
         self._model = trained
-        self._data = method.held_out(config, method.build(config).sources)
+        sources = method.build(config).sources
+        self._reported = method.held_out(config, sources)
+        # Of images the held-out ones are few: samplers are chosen on images of the training split, as is the floor.
+        self._other = self._reported if self.points else method.held_out(config, sources, other=True)
+
+    def _data(self, index: int, num: int):
+        """Returns the `index`-th set of data; 0 is the one that is reported, and has no example of another one."""
+        return (self._other if index else self._reported)(index, num)
 
     def draw(self, key, settings: Mapping[str, Any], *, nfe: int, num: int):
         """Returns samples `[num, ...]` with settings of a candidate, and the number of evaluations."""
@@ -348,10 +357,10 @@ class Subject:
         return np.concatenate(parts)[:num], info["nfe"]
 
     def quality(self, samples, *, index: int, neighbours: bool = True) -> dict[str, float]:
-        """Returns the measures of samples against the `index`-th set of held-out data of the same size."""
+        """Returns the measures of samples against the `index`-th set of data: as many points, `evaluate.num` images."""
         from phase_bridge.evaluation import quality
 
-        data = self._data(index, len(samples))
+        data = self._data(index, len(samples) if self.points else self._config.evaluate.num)
         return dict(quality(samples, data, self.points, self._features, neighbours=neighbours)._asdict())
 
     def floor(self, num: int, repeats: int) -> list[dict[str, float]]:

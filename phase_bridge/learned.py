@@ -69,7 +69,7 @@ def learn_table(
         | {"num_batches": (num_batches, 1), "nfe": (nfe, 1), "teacher_nfe": (teacher_nfe, nfe)}
     )
     process, shape = model.process, check_shape((num_samples, *shape))
-    name = chosen(process, solver, "ode")
+    name = chosen(process, solver, "ode", published=not model.denoiser)
     if SOLVERS[name].stages > 1:
         raise input_error("solver", expected="one evaluation a step", got=f'"{name}"', fix='use "unipc"')
     times = times_of(process, name, schedule, nfe, kind="ode")

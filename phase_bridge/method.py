@@ -95,7 +95,7 @@ def build(config) -> Method:
         kept = {name: info[name] for name in ("states", "estimates") if store}
         return {"samples": samples} | ({"labels": labels} if classes else {}) | kept
 
-    described = sampling.describe(setup.process, setup.kind, setup.sampler)
+    described = sampling.describe(setup.process, setup.kind, setup.sampler, published=not goal.denoiser)
     own_label = {"label": sampler.label} if classes else {}
     to_unit = None if of_points else lambda x: (x + 1) / 2
     many = Sampler(
@@ -190,7 +190,8 @@ def build_setup(config) -> Setup:
     as_model(setup, None)
     own = setup.sampler
     try:
-        make_steps(process, times_of(setup), solver=own.solver, kind=kind, degree=own.degree, corrector=own.corrector)
+        solver = solver_of(setup)
+        make_steps(process, times_of(setup), solver=solver, kind=kind, degree=own.degree, corrector=own.corrector)
     except InputError as error:
         raise named_by_key(error, config.sampler) from None
     return setup
@@ -363,8 +364,12 @@ def draw_labels(keys: jax.Array, num_classes: int, label: int = -1) -> jax.Array
 def times_of(setup: Setup) -> np.ndarray:
     """Returns the times of a set-up's sampler."""
     own = setup.sampler
-    solver = chosen(setup.process, own.solver, setup.kind)
-    return sampling.times_of(setup.process, solver, own.schedule, own.nfe, kind=setup.kind)
+    return sampling.times_of(setup.process, solver_of(setup), own.schedule, own.nfe, kind=setup.kind)
+
+
+def solver_of(setup: Setup) -> str:
+    """Returns the name of a set-up's solver."""
+    return chosen(setup.process, setup.sampler.solver, setup.kind, published=not setup.objective.denoiser)
 
 
 def held_out(config, sources, *, other: bool = False) -> Callable[[int, int], np.ndarray]:

@@ -152,8 +152,10 @@ def sample(
     model: of `phase_bridge.load`, `denoiser_model`, `mixture`, ...; it knows the path.
     key: of `jax.random.key` or `PRNGKey`, or a seed. Sample i depends on fold_in(key, first_index + i), so a run may be
       split into batches, or on key[i] if there is one a sample.
-    solver, kind, degree, corrector: see `phase_bridge.make_steps`; kind "ode" or "sde" (default: the model's). A
-      `Table`, of `learn_table` or `load_table`, is a solver for one path, with its times and options.
+    solver, kind, degree, corrector: see `phase_bridge.make_steps`; kind "ode" or "sde" (default: the model's). The
+      default solver of a bridge's "ode" is "unipc"; for a network of the paper's force, and with `condition`, it is the
+      paper's "gddim". A `Table`, of `learn_table` or `load_table`, is a solver for one path, with its times and
+      options.
     schedule: a name or a dictionary of options of `phase_bridge.schedule`, or the times themselves `[N + 1]`.
     nfe: number of evaluations (default: what `schedule` has times for, else the model's own where nothing of the
       sampler is chosen, else 20). A number that times contradict is refused.
@@ -184,7 +186,7 @@ def sample(
         solver = ""
     else:
         kind = model.kind if kind is None else kind
-        solver = chosen(process, solver, kind)
+        solver = chosen(process, solver, kind, published=condition is not None or not model.denoiser)
         times = times_of(process, solver, schedule, nfe, kind=kind)
         steps = make_steps(process, times, solver=solver, kind=kind, degree=degree, corrector=corrector)
     output = choice("output", output or ("estimate" if process.parts == 2 else "state"), OUTPUTS)
@@ -264,9 +266,9 @@ def times_of(process: Process, solver: str, schedule, nfe: int | None, *, kind: 
     return make_schedule(process, count, sampler=kind, **options)
 
 
-def describe(process: Process, kind: str, sampler: Sampler) -> dict[str, Any]:
-    """Returns plain values that say how samples are made along a path."""
-    solver = chosen(process, sampler.solver, kind)
+def describe(process: Process, kind: str, sampler: Sampler, *, published: bool) -> dict[str, Any]:
+    """Returns plain values that say how samples are made along a path; published: as in `solvers.chosen`."""
+    solver = chosen(process, sampler.solver, kind, published=published)
     own = {"process": process.name} | ({"bridge": vars(process)} if process.name == "bridge" else {})
     used = {"solver": solver, "schedule": dict(sampler.schedule), "nfe": steps_for(solver, sampler.nfe)[1]}
     return own | {"kind": kind, "degree": sampler.degree, "corrector": sampler.corrector} | used

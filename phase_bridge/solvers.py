@@ -62,9 +62,11 @@ SOLVERS = {
     "ipndm": Solver("degree + 1 on equal steps of sigma, else 1", parts=(1,), degree=3),
     "ab": Solver("degree + 1", parts=(1,), degree=1),
 }
-# By path and kind, where none is chosen: as published for the bridge's ODE, else what is best at few evaluations.
-DEFAULT = {("bridge", "ode"): "gddim", ("bridge", "sde"): "data_multistep", ("flow", "ode"): "ab",
+# By path and kind, where none is chosen: what is best at few evaluations. The paper's own for the bridge's ODE is taken
+# for networks of its objective, and for conditions, which change the velocity that a corrector would correct.
+DEFAULT = {("bridge", "ode"): "unipc", ("bridge", "sde"): "data_multistep", ("flow", "ode"): "ab",
            ("edm", "ode"): "ipndm", ("cld", "ode"): "data_multistep"}  # fmt: skip
+PUBLISHED = {("bridge", "ode"): "gddim"}
 
 
 class Stages(NamedTuple):
@@ -84,8 +86,11 @@ class Table(NamedTuple):
     steps: Steps
 
 
-def chosen(process: Process, solver: str | None, kind: str) -> str:
-    """Returns the solver's name, or the default of path and kind; raises `InputError` for what does not fit."""
+def chosen(process: Process, solver: str | None, kind: str, *, published: bool = False) -> str:
+    """Returns the solver's name, or the default of path and kind; raises `InputError` for what does not fit.
+
+    published: whether the default is the paper's where it has one.
+    """
     choice("kind", kind, KINDS)
     if kind == "sde" and not isinstance(process, Bridge):
         raise input_error("kind", expected=f'"ode" for the path "{process.name}"', got='"sde"', fix="use a Bridge")
@@ -94,7 +99,7 @@ def chosen(process: Process, solver: str | None, kind: str) -> str:
         if kind in each.kinds and process.parts in each.parts and (not each.of_bridge or isinstance(process, Bridge))
     ]  # fmt: skip
     if solver is None:
-        return DEFAULT[process.name, kind]
+        return (DEFAULT | PUBLISHED if published else DEFAULT)[process.name, kind]
     choice("solver", solver, SOLVERS)
     if solver not in fitting:
         expected = f'one for the path "{process.name}" and kind "{kind}": {", ".join(fitting)}'

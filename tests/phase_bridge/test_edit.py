@@ -31,7 +31,7 @@ def test_from_the_command_line(tmp_path, capsys):
     images = np.random.default_rng(0).integers(0, 256, (6, 8, 8, 3), np.uint8)
     classes = np.arange(6)
     np.savez(tmp_path / "images.npz", train=images, test=images, train_labels=classes, test_labels=classes)
-    argv = ["--config", "configs/phase_bridge/cifar10_classes.py", f"--config.data.source=npz:{tmp_path}/images.npz"]
+    argv = ["--config", "configs/phase_bridge/cifar10_small.py", f"--config.data.source=npz:{tmp_path}/images.npz"]
     run = tmp_path / "run"
     assert main(["train", *argv, "--workdir", str(run), *(f"--config.{k}={v}" for k, v in SMALL.items())], APP) == 0
     assert main(["edit", "--workdir", str(run), "--num", "2", "--nfe", "4", "--cells", "2"], APP) == 0
