@@ -75,7 +75,8 @@ class Method(NamedTuple):
     `example` gives shapes and dtypes of the method's own arrays for one example, where they are known without data.
     `sampler`, where there is one, serves `sample --num N`, which draws any number of samples and resumes.
     `uses_progress` names the settings (`key=value`) through which the loss depends on `progress`, and thereby on the
-    length of the run.
+    length of the run. `check_preview` and `check_evaluate` raise `InputError` for settings and data that `preview` and
+    `evaluate` could not use; they run before anything is compiled.
     """
 
     name: str
@@ -89,3 +90,5 @@ class Method(NamedTuple):
     example: Callable[[], Mapping[str, jax.ShapeDtypeStruct]] | None = None
     sampler: Sampler | None = None
     uses_progress: tuple[str, ...] = ()
+    check_preview: Callable[[], object] = lambda: None
+    check_evaluate: Callable[[], object] = lambda: None

@@ -122,8 +122,7 @@ def read(directory: str | Path = weights.DIRECTORY) -> Model:
     for stage in SHA256 if ours else ("stage1", "stage2"):
         path = directory / f"{stage}.npz"
         if path.is_file():
-            params = packed.load(path, sha256=SHA256[stage] if ours else None)
-            parts[stage] = params, _config_of(path)
+            parts[stage] = _params_of(path), _config_of(path)
         elif ours or stage == "stage1":
             fix = "install the package again, or give model=DIR, the directory of a trained run"
             raise input_error(str(path), expected="weights of a matcher", got="no such file", fix=fix)
@@ -133,6 +132,28 @@ def read(directory: str | Path = weights.DIRECTORY) -> Model:
         return method.model_of(config, Variables(first, stats))
     second, refining = parts["stage2"]
     return method.model_of(refining, Variables(second, {**stats, "stage1": first}), config)
+
+
+def read_variables(path: str | Path) -> Variables:
+    """Returns the variables of the training run of which `export` wrote `path`; raises `InputError`.
+
+    A stage has its frozen weights beside its own: the features', and those of a `stage1.npz` in the same directory for
+    stage 2. A file without config is that of a backbone.
+    """
+    path = Path(path)
+    params = _params_of(path)
+    if "out_conv" not in params and not path.with_suffix(".json").exists():
+        return Variables({"pyramid": params}, {})
+    config, first = _config_of(path), path.with_name("stage1.npz")
+    stats = {"pyramid": method.pyramid_params(config.features.pyramid)}
+    if config.task == "stage2" and first.is_file():
+        stats["stage1"] = _params_of(first)
+    return Variables(params, stats)
+
+
+def _params_of(path: Path) -> Any:
+    known = {**SHA256, "backbone": weights.BACKBONE_SHA256} if path.parent == weights.DIRECTORY else {}
+    return packed.load(path, sha256=known.get(path.stem))
 
 
 def _config_of(path: Path):

@@ -17,6 +17,7 @@ from common.checkpoint import restore_params
 from common.checkpoint.shelf import Shelf
 from common.data import batches
 from common.data.pipeline import build as build_sources
+from common.data.pipeline import held_out
 from common.errors import InputError, at_least, choice, input_error, within
 from common.io.results import as_unit, strip
 from common.method import Evaluation, Method, Sampler, Samples, Variables
@@ -73,12 +74,12 @@ def build(config) -> Method:
 
     def measure(variables: Variables, key: jax.Array) -> Evaluation:
         prior = fit(spread(sources()["train"].fixed(), checks.wiener_images)) if checks.wiener_images else None
-        held_out = sources()["test"]
+        test = sources()["test"]
         return evaluate(
             denoiser(variables, network),
             key,
-            images=spread(held_out, checks.num_images),
-            origins=[held_out.origin(i) for i in spread_indices(held_out, checks.num_images)],
+            images=spread(test, checks.num_images),
+            origins=[test.origin(i) for i in spread_indices(test, checks.num_images)],
             sigmas=checks.sigmas,
             curve_db=checks.curve_db,
             panel=spread(panels(), checks.panel_images),
@@ -111,6 +112,8 @@ def build(config) -> Method:
             to_unit=lambda samples: samples,
             summary=lambda load: outcomes({name: load(name) for name in ("steps", "outcome")}),
         ),
+        check_preview=panels,
+        check_evaluate=panels,
         uses_progress=(f"noise.freeze_after={noise.freeze_after:g}",) if noise.freeze_after < 1 else (),
     )
 
@@ -145,7 +148,7 @@ def load(workdir: str | os.PathLike, *, ema: bool = True, step: int | None = Non
     comes with the package (an unknown one lists them).
     """
     if packed := SHELF.opened(workdir, step=step):
-        return build_network(packed[0]), packed[1]
+        return build_network(packed.config), packed.variables
     method = configs.method_of(workdir)
     if method != NAME:
         raise input_error(
@@ -246,9 +249,11 @@ def _panel_source(data, size: int):
     with whole.unlocked():
         whole.fit, whole.size, whole.square = "resize", size, size
     try:
-        return build_sources(whole)["test"]
+        return held_out(whole)
     except InputError as error:
-        raise InputError(f"config.evaluate.panel_size={size}: {error}") from None
+        expected, got = "a square that fits into the held-out images", f"{size} ({error})"
+        fix = "use a smaller one, or 0 for crops as in training"
+        raise input_error("config.evaluate.panel_size", expected=expected, got=got, fix=fix) from None
 
 
 def spread(source, count: int) -> np.ndarray:

@@ -25,6 +25,12 @@ def _import_weights(path, **how):
     return import_weights(path, **how)
 
 
+def _read_weights(path):
+    from phase_bridge.method import SHELF
+
+    return SHELF.read(path)[1:]
+
+
 def _figures():
     from phase_bridge.figures import NAMES
 
@@ -119,6 +125,7 @@ APP = App(
     base=_base,
     build=_build,
     import_weights=_import_weights,
+    read_weights=_read_weights,
     figures=_figures,
     extra_verbs=(DEMO, COMPARE, GUIDE, FIDELITY, EXPORT),
     examples=(

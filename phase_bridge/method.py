@@ -141,6 +141,17 @@ def build(config) -> Method:
             features=None if of_points else image_features(checks.features, channels=data.channels),
         )
 
+    def check_evaluate() -> None:
+        for nfe in checks.nfe:
+            try:
+                _check_sampler(setup._replace(sampler=setup.sampler._replace(nfe=nfe)))
+            except InputError as error:
+                _, _, rest = str(error).partition(": ")
+                raise InputError(f"config.evaluate.nfe: {rest}") from None
+        if not of_points:
+            image_features(checks.features, channels=data.channels)
+            held_out(config, sources), held_out(config, sources, other=True)
+
     def preview(variables: Variables, key: jax.Array) -> dict[str, np.ndarray]:
         few = 2048 if of_points else 16
         samples = draw_samples(variables, key, own=setup.sampler, num=few, batch_size=few)
@@ -162,6 +173,7 @@ def build(config) -> Method:
             | ({"label": jax.ShapeDtypeStruct((), jnp.int32)} if classes else {})
         ),
         sampler=many,
+        check_evaluate=check_evaluate,
     )
 
 
@@ -188,13 +200,17 @@ def build_setup(config) -> Setup:
         num_classes=check_classes(config),
     )
     as_model(setup, None)
-    own = setup.sampler
     try:
-        solver = solver_of(setup)
-        make_steps(process, times_of(setup), solver=solver, kind=kind, degree=own.degree, corrector=own.corrector)
+        _check_sampler(setup)
     except InputError as error:
         raise named_by_key(error, config.sampler) from None
     return setup
+
+
+def _check_sampler(setup: Setup) -> None:
+    own = setup.sampler
+    options = {"degree": own.degree, "corrector": own.corrector}
+    make_steps(setup.process, times_of(setup), solver=solver_of(setup), kind=setup.kind, **options)
 
 
 def build_process(config, name: str, field: str = "config.objective.process") -> Process:
@@ -326,7 +342,7 @@ def load_setup(workdir: str | os.PathLike, *, ema: bool = True, step: int | None
     Neither data nor an optimizer is needed.
     """
     if packed := SHELF.opened(workdir, step=step):
-        return build_setup(packed[0]), packed[1]
+        return build_setup(packed.config), packed.variables
     method = configs.method_of(workdir)
     if method != NAME:
         raise input_error(

@@ -72,6 +72,8 @@ def prepare(
     settings = training_settings.build(config, num_examples=len(source))
     parallel.check_batch(settings.batch_size, settings.accumulate)
     check_tracking(settings.tracking)
+    if settings.preview_every:
+        method.check_preview()
     held_out = _held_out(sources) if settings.evaluate_every else None
     template = functools.cache(lambda: abstract_state(method, settings, source))
     stored = workdirs.read_stored(app, workdir)

@@ -51,16 +51,10 @@ def sources(config: DataConfig) -> dict[str, Source]:
     of `image` are the picture. Halves, subsets and the removal of near-duplicates concern the training images only.
     Raises `InputError` for everything that can be known without decoding a large data set.
     """
-    _check(config)
-    budget = SkipBudget(config.skip_bad)
-    opened = _open(config)
-    images: dict[str, Any] = {name: _fitted(config, raw, budget) for name, raw in opened.items()}
+    opened, images, budget = _split(config)
     # Older versions chose other images as a half, as a subset and to hold out.
     is_whole = "test" in opened and not (config.drop_duplicates or config.half or config.subset)
     earlier = (_earlier_fingerprint(config, opened["train"]),) if is_whole else ()
-    if "test" not in images:
-        first, second = hold_out(len(images["train"]), seed=config.split_seed)
-        images = {"train": images["train"].subset(first), "test": images["train"].subset(second)}
     if config.drop_duplicates:
         images["train"] = images["train"].subset(_distinct(config, images["train"]))
     if config.half or config.subset:
@@ -73,6 +67,30 @@ def sources(config: DataConfig) -> dict[str, Source]:
         images = {"train": crops["train"], "test": crops["test"].fixed()}
     images["train"].earlier_fingerprints = earlier
     return images
+
+
+def held_out(config: Any) -> Source:
+    """Returns the test source of the `data` section of a config alone: training images are neither read nor counted."""
+    config = DataConfig(**{name: getattr(config, name) for name in DataConfig._fields})
+    _, images, budget = _split(config, only="test")
+    _count_bad(config, images["test"], budget)
+    return Crops(images["test"], size=config.size).fixed() if config.fit == "crop" else images["test"]
+
+
+def _split(config: DataConfig, only: str = "") -> tuple[dict[str, Source], dict[str, Fitted], SkipBudget]:
+    """Returns the images as stored and as fitted, by split, and the budget of their bad records.
+
+    only: the one split that is needed, if the data have it.
+    """
+    _check(config)
+    budget = SkipBudget(config.skip_bad)
+    opened = _open(config)
+    needed = {only: opened[only]} if only in opened else opened
+    images = {name: _fitted(config, raw, budget) for name, raw in needed.items()}
+    if "test" not in images:
+        first, second = hold_out(len(images["train"]), seed=config.split_seed)
+        images = {"train": images["train"].subset(first), "test": images["train"].subset(second)}
+    return opened, images, budget
 
 
 def _earlier_fingerprint(config: DataConfig, raw: Any) -> str:

@@ -3,6 +3,8 @@
 import hashlib
 import io
 import os
+import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,9 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from common.errors import input_error
 from common.io.files import write_atomically
+
+_DAMAGED = (EOFError, LookupError, NotImplementedError, OSError, ValueError, zipfile.BadZipFile, zlib.error)
+_AGAIN = "write it again with the verb export"
 
 
 def save(path: str | Path, params: Mapping[str, Any], *, dtype: str = "float16", small: int = 0) -> str:
@@ -37,7 +42,7 @@ def save(path: str | Path, params: Mapping[str, Any], *, dtype: str = "float16",
 def load(path: str | os.PathLike, *, sha256: str | None) -> dict[str, Any]:
     """Returns what `save` wrote, float32; `sha256` is the checksum the file must have, None any.
 
-    Raises `InputError` for a file that is missing or another one.
+    Raises `InputError` for a file that is missing, damaged or another one.
     """
     path = Path(path)
     if not path.is_file():
@@ -46,5 +51,13 @@ def load(path: str | os.PathLike, *, sha256: str | None) -> dict[str, Any]:
     found = hashlib.sha256(content).hexdigest()
     if sha256 is not None and found != sha256:
         raise input_error(str(path), expected=f"sha256 {sha256}", got=found, fix="install the package again")
-    with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
-        return unflatten_dict({tuple(name.split("/")): arrays[name].astype(np.float32) for name in arrays.files})
+    try:
+        with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+            leaves = {name: arrays[name] for name in arrays.files}
+    except _DAMAGED as error:
+        got = f"a damaged one or another ({type(error).__name__})"
+        raise input_error(str(path), expected="a file of weights", got=got, fix=_AGAIN) from None
+    for name, leaf in leaves.items():
+        if not np.issubdtype(leaf.dtype, np.floating):
+            raise input_error(f"{path}: {name}", expected="floating-point numbers", got=leaf.dtype.name, fix=_AGAIN)
+    return unflatten_dict({tuple(name.split("/")): leaf.astype(np.float32) for name, leaf in leaves.items()})

@@ -187,6 +187,20 @@ def test_mistakes_are_reported_first(changes, message):
         method.build(config(**changes))
 
 
+def test_an_evaluation_is_checked_before_anything_is_compiled(tmp_path):
+    heun = {"sampler.solver": "heun", "sampler.degree": -1, "sampler.corrector": "", "sampler.nfe": 5}
+    method.build(config(**heun, **{"evaluate.nfe": (3, 5)})).check_evaluate()
+    made = method.build(config(**heun, **{"evaluate.nfe": (3, 10**6)}))  # trains and samples all the same
+    with pytest.raises(InputError, match="config.evaluate.nfe: expected a whole number, .* at most 100000, got"):
+        made.check_evaluate()
+    images = {"data.source": f"npz:{tmp_path}/images.npz", "data.size": 8, "data.channels": 1}
+    images |= {"model.network": "song_unet", "model.attention": ()}
+    images["evaluate.features"] = f"inception:{tmp_path}/weights.pt"
+    np.savez(tmp_path / "images.npz", train=np.zeros((4, 8, 8)), test=np.zeros((2, 8, 8)))
+    with pytest.raises(InputError, match="weights.pt: expected a checkpoint file, got nothing there"):
+        method.build(config(**images)).check_evaluate()
+
+
 def test_from_the_command_line(tmp_path, capsys):
     config_file = "configs/phase_bridge/spiral.py"
     changes = [f"--config.{key}={value}" for key, value in SMALL.items()]

@@ -51,8 +51,12 @@ class Trained(NamedTuple):
     settings: Mapping[str, Any] = MappingProxyType({"config": {}})
 
 
-def load(app: App, request: Request, purpose: str) -> Trained | None:
+def load(
+    app: App, request: Request, purpose: str, *, check: Callable[[Any], object] = lambda method: None
+) -> Trained | None:
     """Returns the model that `request` names, with a key for `purpose`; None after a dry run, which only checks.
+
+    check: of the method, what the command needs besides.
 
     Raises:
       InputError: no run in the work directory, a config of another model, or no whole checkpoint.
@@ -69,6 +73,7 @@ def load(app: App, request: Request, purpose: str) -> Trained | None:
 
     method = app.build(config)
     variables, step = checkpoint.restore_variables(workdir, ema=not request.flags.no_ema, step=request.flags.step)
+    check(method)
     if changes:
         print(f"note: the config differs from the run's: {', '.join(changes)}", file=sys.stderr)
     if request.flags.dry_run:
@@ -280,7 +285,7 @@ def _many(app: App, request: Request, model: Trained, num: int) -> None:
 
 def evaluate(app: App, request: Request) -> None:
     """Writes `results/evaluate-step-N-seed-S-KEY.json` and `.npz`, and prints the table of the method if it has one."""
-    model = load(app, request, "EVALUATE")
+    model = load(app, request, "EVALUATE", check=lambda method: method.check_evaluate())
     if model is None:
         return
     settings = {**model.settings, "data": fingerprints(model.method.sources())}
