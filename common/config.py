@@ -47,7 +47,7 @@ RESUME_MAY_CHANGE = (
     "sampler.*",
 )
 
-# What a run may go on with in another way, from its newest checkpoint, where the command says so by
+# Keys that may change when a run continues from its newest checkpoint and the command sets them by
 # `--config.KEY=VALUE`; each change is recorded.
 CONTINUE_MAY_CHANGE = ("train.steps", "optimizer.*")
 
@@ -169,7 +169,7 @@ def read_dict(workdir: str | os.PathLike) -> dict[str, Any]:
 
 
 def method_of(workdir: str | os.PathLike) -> Any:
-    """Returns the name of the method whose run is in `workdir`, whatever its version; raises `InputError`."""
+    """Returns the name of the method whose run is in `workdir`, of any version; raises `InputError`."""
     return _read_json(workdir, Path(workdir) / FILE_NAME).get("method")
 
 
@@ -227,7 +227,7 @@ def _incomplete(path: Path, got: str) -> InputError:
 
 
 def _known(values: Mapping[str, Any], base: ConfigDict, workdir: str | os.PathLike, training: bool) -> dict[str, Any]:
-    """Returns the stored values of keys that `base` has, as dotted keys, and says what differs between both."""
+    """Returns the stored values of keys that `base` has, as dotted keys, and prints the difference."""
     path = Path(workdir) / FILE_NAME
     stored, known = dict(flat(values)), dict(flat(to_dict(base)))
     sections = {key[:end] for key in known for end, letter in enumerate(key) if letter == "."}
@@ -257,7 +257,7 @@ def _listed_keys(values: Mapping[str, Any]) -> str:
     return listed((f"{key}={shown(value)}" for key, value in values.items()), most=8)
 
 
-_NOTED: set[str] = set()  # a command reads a configuration several times, and says once what is odd about it
+_NOTED: set[str] = set()  # a command reads a configuration several times; each note is printed once
 
 
 def _note(text: str) -> None:

@@ -41,13 +41,13 @@ class Samples(NamedTuple):
 
 
 class Sampler(NamedTuple):
-    """How a method draws samples one by one, so that any number of them can be drawn, split up and resumed.
+    """The sampler of a method: independent samples, so that any number of them can be split up and resumed.
 
     `draw(variables, keys [B], index [B]) -> {"samples": [B, ...], ...}` is traced; row i may depend on the variables,
     `keys[i]` and the sample's number `index[i]` alone (a class label is a function of these too). `to_unit` maps
     samples to images in [0, 1], None where they are none. `settings` (plain JSON values, at least `nfe`, None where it
     differs between samples) name all that decides the values besides weights and key. `num` and `batch_size` are the
-    config's; every device draws `batch_size` at once. `summary(load)` says in a line how the samples ended, from the
+    config's; every device draws `batch_size` at once. `summary(load)` returns a line on how the samples ended, from the
     arrays `load(name) [N, ...]`.
     """
 

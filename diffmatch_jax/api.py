@@ -9,8 +9,10 @@ from typing import Any
 
 import jax
 from jax.experimental.compilation_cache import compilation_cache
+from jaxtyping import Real
 
 from common import config as configs
+from common.arrays import AnyArray
 from common.errors import input_error
 from common.io import packed
 from common.method import Variables
@@ -28,8 +30,8 @@ SHA256 = {
 
 
 def match(
-    source: Any,
-    target: Any,
+    source: Real[AnyArray, "..."],
+    target: Real[AnyArray, "..."],
     *,
     model: "Model | str | os.PathLike | None" = None,
     key: jax.Array | None = None,
@@ -41,7 +43,7 @@ def match(
 ) -> Match:
     """Finds for every pixel of `target` its place in `source`.
 
-    The first call of a process compiles, a note says so: 15 to 60 s on two CPU cores, a few seconds where an
+    The first call of a process compiles and prints a note: 15 to 60 s on two CPU cores, a few seconds where an
     earlier process left programs in the cache directory (`JAX_COMPILATION_CACHE_DIR`, or scorebridge/xla in the
     user's).
     Programs serve any number of pairs and hypotheses up to the next power of two. Time and memory grow with the pixels
@@ -95,8 +97,9 @@ def load(workdir: str | os.PathLike | None = None, *, ema: bool = True, step: in
 
 @functools.cache
 def _keep_programs() -> None:
-    """Turns the cache of compiled programs on, unless the user chose one, and says that the first call compiles."""
-    if jax.config.jax_compilation_cache_dir is None and jax.config.jax_enable_compilation_cache:
+    """Turns the cache of compiled programs on, unless the user chose one; prints that the first call compiles."""
+    settings: Any = jax.config  # its attributes are made when it runs
+    if settings.jax_compilation_cache_dir is None and settings.jax_enable_compilation_cache:
         parallel.enable_compilation_cache()
         compilation_cache.reset_cache()  # what was compiled before had none
     note = "note: diffmatch_jax compiles its programs on the first call, 15 to 60 s; they are kept for later processes"

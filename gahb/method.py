@@ -205,7 +205,7 @@ def _check(config) -> None:
         raise input_error("config.evaluate.curve_db", expected=expected, got=checks.curve_db, fix=fix)
 
 
-def check_sigmas(field: str, sigmas: Sequence[float]) -> None:
+def check_sigmas(field: str, sigmas: Sequence[float] | np.ndarray) -> None:
     """Raises `InputError` unless `sigmas` are noise standard deviations for images in [0, 1], at least one."""
     if not sigmas or not all(0 < sigma <= MAX_SIGMA for sigma in sigmas):
         expected = f"positive numbers up to {MAX_SIGMA:g}, for images in [0, 1], at least one"

@@ -163,10 +163,9 @@ def summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
     """Returns the mean of each measure that rows have, and its standard deviation over them (None for one row)."""
     found: dict[str, float | None] = {}
     for name in MEASURES:
-        known = rows[0][name] is not None
-        values = np.asarray([row[name] for row in rows], float) if known else None
-        found[name] = float(values.mean()) if known else None
-        found[f"{name}_deviation"] = float(values.std(ddof=1)) if known and len(values) > 1 else None
+        values = None if rows[0][name] is None else np.asarray([row[name] for row in rows], float)
+        found[name] = None if values is None else float(values.mean())
+        found[f"{name}_deviation"] = None if values is None or len(values) < 2 else float(values.std(ddof=1))
     return found
 
 

@@ -4,7 +4,7 @@ import functools
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -13,6 +13,7 @@ import numpy as np
 
 from common import config as configs
 from common import sampling as drawing
+from common.arrays import AnyArray
 from common.checkpoint import restore_params
 from common.checkpoint.shelf import Shelf
 from common.data import batches
@@ -86,7 +87,7 @@ def build(config) -> Method:
         drops = {"dropout": config.model.dropout > 0, "label_dropout": config.objective.label_dropout}
         return objectives.loss(setup.network, goal, variables, key, batch, **drops)
 
-    def draw_rows(variables, keys, index, own: SamplerConfig = setup.sampler, store: bool = False):
+    def draw_rows(variables, keys, index, own: SamplerConfig = setup.sampler, store: bool = False) -> dict[str, Any]:
         del index
         labels = draw_labels(keys, classes, sampler.label)
         model = as_model(setup._replace(sampler=own), variables, labels)
@@ -249,7 +250,7 @@ def build_objective(config) -> Objective:
         got, fix = f"first={goal.first:g}, last={goal.last:g}", "published are 1e-5 and 0.999"
         raise input_error("config.objective", expected="0 < first < last < 1", got=got, fix=fix)
     times = {"first": goal.first, "last": goal.last}
-    process = build_process(config, goal.process)
+    process: Any = build_process(config, goal.process)
     if goal.name == "force":
         if process.name != "bridge":
             got, fix = f'"{goal.process}"', "set config.objective.name=denoiser"
@@ -370,7 +371,7 @@ def load(workdir: str | os.PathLike, *, ema: bool = True, step: int | None = Non
     return as_model(setup, jax.tree.map(jnp.asarray, variables))
 
 
-def as_model(setup: Setup, variables: Variables | None, labels: jax.Array | None = None) -> Model:
+def as_model(setup: Setup, variables: Any, labels: AnyArray | None = None) -> Model:
     """Returns the trained network as what samplers take; labels: classes `[B]`, for a model of classes."""
     options = {"kind": setup.kind, "num_classes": setup.num_classes, "shape": setup.shape, "sampler": setup.sampler}
     return objectives.model(setup.network, setup.objective, setup.process, variables, labels=labels, **options)

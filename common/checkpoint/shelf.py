@@ -79,7 +79,8 @@ class Shelf(NamedTuple):
     def read(self, path: str | os.PathLike) -> Packed:
         """Returns what `write` stored; `InputError` for files that are missing, damaged or of another method."""
         described = Path(path).with_suffix(".json")
-        how = {"expected": f"config and checksum of {Path(path).name}", "fix": "write it again by export --weights"}
+        expected = f"config and checksum of {Path(path).name}"
+        how: dict[str, Any] = {"expected": expected, "fix": "write it again by export --weights"}
         stored = read_json(described, **how) if described.exists() else {}
         if not {"config", "sha256"} <= set(stored):
             raise input_error(str(described), got="others" if stored else "none", **how)

@@ -58,7 +58,7 @@ class App(NamedTuple):
 
 
 def add_dry_run(parser: argparse.ArgumentParser, what: str = "that can be checked") -> None:
-    """Adds `--dry-run`; `what` says what is checked or shown."""
+    """Adds `--dry-run`; `what` names what is checked or shown."""
     parser.add_argument("--dry-run", action="store_true", help=f"check everything {what}, and stop there")
 
 
@@ -69,5 +69,5 @@ def add_checkpoint(parser: argparse.ArgumentParser) -> None:
 
 
 def print_lines(*texts: Any) -> None:
-    """Prints each text on a line of its own."""
+    """Prints each text on a separate line."""
     print(*texts, sep="\n", flush=True)

@@ -29,7 +29,7 @@ class Source(NamedTuple):
 
 
 class Start(NamedTuple):
-    """How a run starts: `apply` puts the weights into its initial state; `record` and `lines` say what it does."""
+    """The start of a run: `apply` puts the weights into its initial state; `record` and `lines` describe it."""
 
     apply: Callable[[TrainState], TrainState]
     record: dict[str, Any]

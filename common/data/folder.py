@@ -1,4 +1,4 @@
-"""Folders of image files, optionally with `train/` and `test/` inside: every file once, whatever links there are."""
+"""Folders of image files, optionally with `train/` and `test/` inside: every file once, also where links repeat it."""
 
 import hashlib
 import logging

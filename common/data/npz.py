@@ -93,8 +93,7 @@ def _open(archive: zipfile.ZipFile, path: Path, *, labels: bool, limit: int) -> 
             arrays["label"] = _labels(_read(archive, classes[name]), classes[name], path)
         return ArraySource(arrays, label=f"{path.name}['{name}']", defer_bad=True)
 
-    images = source(first)
-    return {"train": images} | ({"test": source(second)} if second is not None else {})
+    return {split: source(name) for split, name in (("train", first), ("test", second)) if name is not None}
 
 
 def _split(names: Sequence[str], groups: Sequence[Sequence[str]]) -> str | None:

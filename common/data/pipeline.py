@@ -19,7 +19,7 @@ _KINDS = ("photographs", "folder:DIR", "npz:FILE", "tfds:NAME", "prepared:DIR")
 
 
 class DataConfig(NamedTuple):
-    """The data section of a config; configs/base.py says what each field means."""
+    """The data section of a config; configs/base.py describes each field."""
 
     source: str
     directory: str = ""
@@ -131,7 +131,7 @@ def _open(config: DataConfig) -> dict[str, Source]:
             )
         from common.data.photographs import open_photographs
 
-        return open_photographs(channels=config.channels)
+        return dict(open_photographs(channels=config.channels))
     if kind == "npz" and where:
         return open_npz(where, labels=config.labels, max_array_mb=config.max_array_mb)
     encoded = {"labels": config.labels, "max_pixels": config.max_pixels}
@@ -173,7 +173,7 @@ def _fitted(config: DataConfig, raw: Any, budget: SkipBudget) -> Fitted:
 
 
 def _needed(config: DataConfig) -> tuple[int, str]:
-    """Returns the height and width that images must have, at least but for fit="none", and how an error says it."""
+    """Returns the height and width that images must have, at least but for fit="none", and the text for an error."""
     if config.fit == "none":
         return config.size, f"expected {config.size}x{config.size} pixels"
     least = {"crop": config.size, "resize": max(1, config.square), "pad": 1}[config.fit]
@@ -183,7 +183,7 @@ def _needed(config: DataConfig) -> tuple[int, str]:
 def _wrong_sizes(config: DataConfig, shapes: np.ndarray) -> np.ndarray:
     """Returns which images do not fit, bool `[N]`, by their shapes `[N, 3]` alone; those of unknown shape do not."""
     side, _ = _needed(config)
-    return (shapes[:, :2] != side if config.fit == "none" else shapes[:, :2] < side).any(axis=1)
+    return np.any(shapes[:, :2] != side if config.fit == "none" else shapes[:, :2] < side, axis=1)
 
 
 def _fit(config: DataConfig) -> tuple[Callable[[np.ndarray], dict[str, np.ndarray]], str]:

@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import os
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -33,12 +34,12 @@ def save(path: str | Path, params: Mapping[str, Any], *, dtype: str = "float16",
                 f"weights {name}", expected=f"finite numbers in {dtype}", got="others", fix="use another run"
             )
     stream = io.BytesIO()
-    np.savez_compressed(stream, **dict(sorted(leaves.items())))
+    np.savez_compressed(stream, **dict[str, Any](sorted(leaves.items())))
     write_atomically(path, stream.getvalue())
     return hashlib.sha256(stream.getvalue()).hexdigest()
 
 
-def load(path: str | Path, *, sha256: str | None) -> dict[str, Any]:
+def load(path: str | os.PathLike, *, sha256: str | None) -> dict[str, Any]:
     """Returns what `save` wrote, float32; `sha256` is the checksum the file must have, None any.
 
     Raises `InputError` for a file that is missing, damaged or another one.

@@ -13,8 +13,8 @@ _PLAIN_EVERY = 10.0  # seconds between lines where the output is no terminal
 class Progress:
     """Counts what is done of `total`; `add` shows count, speed and the time left, on stderr by default.
 
-    The speed is that of this run since the first `add`, whose time includes compilation; what `done` says of an earlier
-    run does not count. `what` names the computation, and says at once that it compiles.
+    The speed is that of this run since the first `add`, whose time includes compilation; the count `done` of an earlier
+    run does not count. `what` names the computation in a first note that it compiles.
     """
 
     def __init__(

@@ -5,11 +5,11 @@ Kynkäänniemi et al., NeurIPS 2019 (precision, recall); Naeem et al., ICML 2020
 """
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-from scipy.spatial import cKDTree
+from scipy.spatial import KDTree
 from scipy.spatial.distance import cdist
 
 from common.arrays import as_array
@@ -91,8 +91,10 @@ def nearest(
 
 
 def _by_tree(points, reference, k, skip_self) -> Neighbours:
+    distance: Any
+    index: Any
     wanted = np.arange(1, k + 1 + skip_self)
-    distance, index = cKDTree(reference.astype(np.float64)).query(points.astype(np.float64), k=wanted)
+    distance, index = KDTree(reference.astype(np.float64)).query(points.astype(np.float64), k=wanted)
     if not skip_self:
         return Neighbours(index, distance)
     own = index == np.arange(len(points))[:, None]

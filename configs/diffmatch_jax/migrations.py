@@ -58,7 +58,7 @@ REMOVED = {
 }
 
 
-def _second(stored: dict) -> dict:
+def _second(stored: dict[str, object]) -> dict:
     """Renames keys, and drops removed ones that had the value which is always used today.
 
     A run that stored another value keeps the key, which is unknown today, and so cannot be trained further.

@@ -67,7 +67,7 @@ def find(
     target: Prepared,
     settings: conditioning.ConditioningConfig,
     *,
-    sizes: tuple[tuple[int, int], tuple[int, int]],
+    sizes: tuple[tuple[int, ...], tuple[int, ...]],
     enough: float = ENOUGH,
 ) -> Framed:
     """Returns the source of one pair, resampled where another frame than its own has more matches that agree.
@@ -159,7 +159,7 @@ def _search(
 
 
 def candidates(
-    source: tuple[int, int], target: tuple[int, int], *, zooms: Sequence[tuple[float, float]] = ZOOMS
+    source: tuple[int, ...], target: tuple[int, ...], *, zooms: Sequence[tuple[float, float]] = ZOOMS
 ) -> list[tuple[np.ndarray, float]]:
     """Returns frames to try: the map from the resampled source to the source, and by how much the target is shrunk.
 

@@ -1,4 +1,4 @@
-"""What is done with a trained run: `sample`, `evaluate` and `figures`, and what they share with other commands."""
+"""Commands on a trained run: `sample`, `evaluate` and `figures`, and helpers that other commands use too."""
 
 import sys
 import time
@@ -138,7 +138,7 @@ def fingerprints(sources: Mapping[str, Any]) -> dict[str, str]:
 def timed(what: str, function: Callable, *args) -> tuple[Any, float]:
     """Returns the result of `function(*args)`, whose arrays are on the host, and the seconds it took.
 
-    `what`, if given, names the computation, which is said to compile.
+    `what`, if given, names the computation in the note that it compiles.
     """
     from common.io.progress import compiling
 
