@@ -18,6 +18,7 @@ from jax.tree_util import Partial
 
 from common.arrays import as_images, as_numbers
 from common.errors import at_least, choice, input_error
+from common.metrics.psnr import WINDOW, ssim
 from common.prng import as_key
 from gahb import operators
 from gahb.denoisers import Denoiser, as_denoiser
@@ -26,7 +27,17 @@ from gahb.sampler_settings import DEFAULT, changed, check_count, check_positive,
 from gahb.sampling import check_measurement, checked_denoised, gaussian_noise, per_sample, removes_noise, rms, sample
 
 PROBLEMS = ("inpainting", "super_resolution", "random_pixels", "random_basis", "spectral")
-OF_SAMPLES = ("restored", "psnr", "mean_psnr", "mismatch", "steps", "sigma", "converged", "outcome")  # of `restore`
+OF_SAMPLES = (
+    "restored",
+    "psnr",
+    "ssim",
+    "mean_psnr",
+    "mismatch",
+    "steps",
+    "sigma",
+    "converged",
+    "outcome",
+)  # of `restore`
 LARGEST_BASIS = 2**28  # numbers in the matrix of a random basis, 1 GiB
 
 
@@ -123,7 +134,8 @@ def restore(
     batch.
 
     Returns arrays: `measured [N, H, W, C]` (M m), `minimum_norm [N, ...]`, `restored [N, S, ...]`; their PSNRs in dB
-    `minimum_norm_psnr [N]`, `psnr [N, S]` and `mean_psnr [N]` (of the average of the S samples); of each sample
+    `minimum_norm_psnr [N]`, `psnr [N, S]` and `mean_psnr [N]` (of the average of the S samples); the structural
+    similarities `minimum_norm_ssim [N]` and `ssim [N, S]`, NaN for images smaller than its window; of each sample
     `mismatch [N, S]` (rms of M M^T x - M m), `steps`, `sigma`, `converged` and `outcome [N, S]`.
     """
     at_least({"samples": (samples, 1), "batch_size": (batch_size, 1)})
@@ -159,20 +171,25 @@ def restore(
         "minimum_norm_psnr": _psnr(simple, clean),
         "psnr": _psnr(restored, clean[:, None]),
         "mean_psnr": _psnr(restored.mean(1), clean),
+        "minimum_norm_ssim": _ssim(clean, simple),
+        "ssim": _ssim(jnp.repeat(clean, samples, axis=0), found).reshape(count, samples),
         "mismatch": mismatch.reshape(count, samples),
         **{name: value.reshape(count, samples) for name, value in info.items()},
     }
     return {name: np.asarray(value) for name, value in arrays.items()}
 
 
-def summary(name: str, arrays: dict[str, np.ndarray]) -> dict[str, Any]:
+def summary(
+    name: str, arrays: dict[str, np.ndarray], other: dict[str, np.ndarray] | None = None
+) -> dict[str, float | str | None]:
     """Returns a row of the table: mean PSNRs in dB over the images, and how the sampler did.
 
-    error, gain_error: standard errors of `restored` and `gain` over the images, None for one image.
+    other: arrays of another solver on the same images; `lead` and `ssim_lead` are the means of the differences to it.
+    Keys that end in `error` are standard errors of the number before them over the images, None for one image.
     """
-    per_image = arrays["psnr"].mean(1)
+    per_image, similarity = arrays["psnr"].mean(1), arrays["ssim"].mean(1)
     gain = per_image - arrays["minimum_norm_psnr"]
-    return {
+    row = {
         "problem": name,
         "minimum_norm": float(arrays["minimum_norm_psnr"].mean()),
         "restored": float(per_image.mean()),
@@ -180,20 +197,39 @@ def summary(name: str, arrays: dict[str, np.ndarray]) -> dict[str, Any]:
         "mean_of_samples": float(arrays["mean_psnr"].mean()),
         "gain": float(gain.mean()),
         "gain_error": _standard_error(gain),
+        "minimum_norm_ssim": _finite(arrays["minimum_norm_ssim"].mean()),
+        "ssim": _finite(similarity.mean()),
+        "ssim_error": _standard_error(similarity),
         "mismatch": float(arrays["mismatch"].mean()),
         "converged": f"{int(arrays['converged'].sum())}/{arrays['converged'].size}",
         "steps": float(arrays["steps"].mean()),
     }
+    if other is not None:
+        for key, difference in (
+            ("lead", per_image - other["psnr"].mean(1)),
+            ("ssim_lead", similarity - other["ssim"].mean(1)),
+        ):
+            row |= {key: _finite(difference.mean()), f"{key}_error": _standard_error(difference)}
+    return row
 
 
 def _standard_error(values):
-    return float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else None
+    return _finite(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else None
+
+
+def _finite(value):
+    return float(value) if np.isfinite(value) else None
 
 
 def _psnr(x, clean):
     error = np.square(np.asarray(x, np.float64) - np.asarray(clean, np.float64)).mean((-3, -2, -1))
     with np.errstate(divide="ignore"):
         return -10 * np.log10(error)
+
+
+def _ssim(clean, x):
+    # Compiled, since a sample that diverged is no input error.
+    return jax.jit(ssim)(clean, x) if min(clean.shape[1:3]) >= WINDOW else jnp.full(len(clean), jnp.nan)
 
 
 class BaselineSettings(NamedTuple):
