@@ -128,24 +128,36 @@ def gahb_manifolds() -> str:
 def gahb_packaged() -> str:
     rows = [
         [f"{each['sigma']:.3f}", *(f"{each[key]:.1f}" for key in ("noisy", "denoised", "error", "wiener"))]
-        for each in read("gahb/photographs64.json")["table"]
+        for each in read("gahb/photographs64/evaluate.json")["table"]
     ]
     return markdown("sigma | noisy (dB) | denoised | standard error over photographs | DCT-domain Wiener filter", rows)
 
 
 def gahb_eigenbases() -> str:
-    table = read("gahb/photographs/eigenbasis-step-5000-seed-0.json")["table"]
-    columns = (("trace", ".0f"), ("squares", ".0f"), ("asymmetry", ".2f"), ("largest", ".2f"), ("products", "d"))
+    table = read("gahb/photographs64/eigenbasis.json")["table"]
+    columns = (
+        *(("trace", ".0f"), ("squares", ".0f"), ("asymmetry", ".2f")),
+        *(("largest", ".2f"), ("smallest", ".2f"), ("products", "d")),
+    )
     rows = []
     for sigma in sorted({each["sigma"] for each in table}):
         images = [each for each in table if each["sigma"] == sigma]
-        rows.append(
-            [f"{sigma / 255:.3f}", *(", ".join(format(each[key], form) for each in images) for key, form in columns)]
-        )
-    header = (
-        "sigma | trace of J, images 1 and 2 | sum of squares | asymmetry | largest factor | products for 48 vectors"
-    )
+        cells = (", ".join(format(each[key], form) for each in images) for key, form in columns)
+        rows.append([f"{sigma:.3f}", *cells])
+    header = "sigma | trace of J, wall and chairs | sum of squares | asymmetry | factor 1 | factor 48 | products"
     return markdown(header, rows)
+
+
+def gahb_demo() -> str:
+    rows = [
+        [
+            f"{each['sigma']:.3f}",
+            *(f"{each[key]:.1f}" for key in ("noisy", "wiener", "denoised")),
+            f"{each['gain']:+.1f} ± {each['gain_error']:.1f}",
+        ]
+        for each in read("gahb/demo/evaluate.json")["table"]
+    ]
+    return markdown("sigma | noisy (dB) | Wiener filter | denoiser | gain", rows)
 
 
 def gahb_restore() -> str:
@@ -447,6 +459,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "gahb-manifolds": gahb_manifolds,
     "gahb-packaged": gahb_packaged,
     "gahb-eigenbases": gahb_eigenbases,
+    "gahb-demo": gahb_demo,
     "gahb-restore": gahb_restore,
     "gahb-moments": gahb_moments,
     "diffmatch-frames": diffmatch_frames,

@@ -17,7 +17,7 @@ _WHERE = {
     "from_score": "gahb.denoisers",
     "from_torch": "gahb.denoisers",
     "implied_sigma": "gahb.eigenbasis",
-    "load_denoiser": "gahb.api",
+    "load_denoiser": "gahb.method",
     "psnr_curve": "gahb.metrics",
     "sample": "gahb.sampling",
     "SamplerSettings": "gahb.sampler_settings",

@@ -250,52 +250,6 @@ class BaselineSettings(NamedTuple):
     renewal: float = 0.3
 
 
-def dps(
-    denoise: Denoiser,
-    key: jax.Array,
-    shape: tuple[int, int, int, int],
-    settings: BaselineSettings = BaselineSettings(),  # noqa: B008
-    *,
-    operator: Operator,
-    measurement: jax.Array,
-    first: int = 0,
-) -> tuple[jax.Array, dict[str, Any]]:
-    """Samples by diffusion posterior sampling (Chung et al., ICLR 2023, algorithm 1).
-
-    With x_hat = denoise(y), an ancestral step from sigma to s and one down the gradient of the misfit,
-
-        y <- x_hat + (s / sigma)^2 (y - x_hat) + (s / sigma) sqrt(sigma^2 - s^2) z
-             - zeta sqrt((1 + sigma^2) (1 + s^2)) grad_y ||m - M^T x_hat(y)||^2,  zeta = zeta' / ||m - M^T x_hat||,
-
-    the square root because the paper's variable is y / sqrt(1 + sigma^2). Arguments and result: as of `gahb.sample`,
-    `info` with `converged`, `outcome`, `steps`, `sigma`, `nfe [N]`; each step also costs a product with the transposed
-    Jacobian of the denoiser. Raises `InputError` for impossible settings and shapes.
-    """
-    return _solve(_dps_step, denoise, key, shape, settings, operator, measurement, first)
-
-
-def diffpir(
-    denoise: Denoiser,
-    key: jax.Array,
-    shape: tuple[int, int, int, int],
-    settings: BaselineSettings = BaselineSettings(),  # noqa: B008
-    *,
-    operator: Operator,
-    measurement: jax.Array,
-    first: int = 0,
-) -> tuple[jax.Array, dict[str, Any]]:
-    """Samples by DiffPIR (Zhu et al., CVPR workshops 2023, eq. 12 and 13) from a measurement without noise.
-
-    With x_hat = denoise(y) (12a), the nearest image that agrees with m, x = x_hat + M (m - M^T x_hat) (12b; its closed
-    form for M^T M = 1, which 13 approximates), and the noise e = (y - x) / sigma that y would then hold, it goes from
-    sigma to s by y <- x + s (sqrt(1 - zeta) e + sqrt(zeta) z). Arguments and result: as of `dps`.
-    """
-    return _solve(_diffpir_step, denoise, key, shape, settings, operator, measurement, first)
-
-
-BASELINES: Mapping[str, Callable[..., tuple[jax.Array, dict[str, Any]]]] = {"dps": dps, "diffpir": diffpir}
-
-
 def check_baseline(settings: BaselineSettings) -> None:
     """Raises `InputError`, naming the field, for numbers that the solvers cannot run with."""
     for name in ("sigma_0", "sigma_L", "weight"):
@@ -307,16 +261,83 @@ def check_baseline(settings: BaselineSettings) -> None:
         raise input_error("sigma_L", expected=f"below sigma_0={settings.sigma_0:g}", got=settings.sigma_L, fix=fix)
 
 
-def _solve(step, denoise, key, shape, settings, operator, measurement, first):
-    check_baseline(settings)
-    shape = tuple(int(length) for length in shape)
-    if not jnp.iscomplexobj(measurement):
-        measurement = as_numbers(measurement, "measurement")
-    check_measurement(operator, measurement, shape)
-    sigmas = jnp.geomspace(settings.sigma_0, settings.sigma_L, int(settings.steps) + 1)
-    numbers = {name: jnp.asarray(getattr(settings, name), float) for name in ("mean", "weight", "renewal")}
-    first = jnp.asarray(first, jnp.uint32)
-    return _run(step, as_denoiser(denoise), numbers, sigmas, as_key(key), first, operator, measurement, shape=shape)
+class Baseline:
+    """A solver that goes down the noise levels by one rule, called as `gahb.sample` is."""
+
+    def __init__(self, step: Callable[..., jax.Array]):
+        functools.update_wrapper(self, step)
+        del self.__wrapped__  # its arguments are other ones
+        self._step = step
+
+    def __call__(
+        self,
+        denoise: Denoiser,
+        key: jax.Array,
+        shape: tuple[int, int, int, int],
+        settings: BaselineSettings = BaselineSettings(),  # noqa: B008
+        *,
+        operator: Operator,
+        measurement: jax.Array,
+        first: int = 0,
+    ) -> tuple[jax.Array, dict[str, Any]]:
+        """Samples given a measurement; arguments and result: as of `gahb.sample`.
+
+        `info` has `converged`, `outcome`, `steps`, `sigma`, `nfe [N]`. Raises `InputError` for impossible settings and
+        shapes.
+        """
+        check_baseline(settings)
+        shape = tuple(int(length) for length in shape)
+        if not jnp.iscomplexobj(measurement):
+            measurement = as_numbers(measurement, "measurement")
+        check_measurement(operator, measurement, shape)
+        sigmas = jnp.geomspace(settings.sigma_0, settings.sigma_L, int(settings.steps) + 1)
+        numbers = {name: jnp.asarray(getattr(settings, name), float) for name in ("mean", "weight", "renewal")}
+        given = (as_key(key), jnp.asarray(first, jnp.uint32), operator, measurement)
+        return _run(self._step, as_denoiser(denoise), numbers, sigmas, *given, shape=shape)
+
+
+@Baseline
+def dps(clean, y, sigma, s, z, operator, measurement, numbers):
+    """Diffusion posterior sampling (Chung et al., ICLR 2023, algorithm 1).
+
+    With x_hat = denoise(y), an ancestral step from sigma to s and one down the gradient of the misfit,
+
+        y <- x_hat + (s / sigma)^2 (y - x_hat) + (s / sigma) sqrt(sigma^2 - s^2) z
+             - zeta sqrt((1 + sigma^2) (1 + s^2)) grad_y ||m - M^T x_hat(y)||^2,  zeta = zeta' / ||m - M^T x_hat||,
+
+    the square root because the paper's variable is y / sqrt(1 + sigma^2). Each step also costs a product with the
+    transposed Jacobian of the denoiser.
+    """
+
+    def misfit(y):
+        x_hat = clean(y)
+        off = measurement - operator.analyze(x_hat)
+        # Of each sample; their gradients do not mix, since no denoised image depends on another.
+        squared = jnp.square(jnp.abs(off)).reshape(len(y), -1).sum(1)
+        return squared.sum(), (x_hat, squared)
+
+    gradient, (x_hat, squared) = jax.grad(misfit, has_aux=True)(y)
+    ancestral = x_hat + (s / sigma) ** 2 * (y - x_hat) + (s / sigma) * jnp.sqrt(sigma**2 - s**2) * z
+    # Where the misfit is zero, so is its gradient.
+    zeta = numbers["weight"] / jnp.sqrt(jnp.maximum(squared, jnp.finfo(y.dtype).tiny))
+    return ancestral - per_sample(zeta) * jnp.sqrt((1 + sigma**2) * (1 + s**2)) * gradient
+
+
+@Baseline
+def diffpir(clean, y, sigma, s, z, operator, measurement, numbers):
+    """DiffPIR (Zhu et al., CVPR workshops 2023, eq. 12 and 13) from a measurement without noise.
+
+    With x_hat = denoise(y) (12a), the nearest image that agrees with m, x = x_hat + M (m - M^T x_hat) (12b; its closed
+    form for M^T M = 1, which 13 approximates), and the noise e = (y - x) / sigma that y would then hold, it goes from
+    sigma to s by y <- x + s (sqrt(1 - zeta) e + sqrt(zeta) z).
+    """
+    x_hat = clean(y)
+    x = x_hat + operator.synthesize(measurement - operator.analyze(x_hat))
+    kept, renewed = jnp.sqrt(1 - numbers["renewal"]), jnp.sqrt(numbers["renewal"])
+    return x + s * (kept * (y - x) / sigma + renewed * z)
+
+
+BASELINES: Mapping[str, Baseline] = {"dps": dps, "diffpir": diffpir}
 
 
 @functools.partial(jax.jit, static_argnames=("step", "shape"))
@@ -343,25 +364,3 @@ def _run(step, denoise, numbers, sigmas, key, first, operator, measurement, *, s
     steps = jnp.full(shape[0], len(sigmas) - 1, jnp.int32)
     converged = outcome == number_of("converged")
     return samples, {"converged": converged, "outcome": outcome, "steps": steps, "sigma": sigma, "nfe": steps + 1}
-
-
-def _dps_step(clean, y, sigma, s, z, operator, measurement, numbers):
-    def misfit(y):
-        x_hat = clean(y)
-        off = measurement - operator.analyze(x_hat)
-        # Of each sample; their gradients do not mix, since no denoised image depends on another.
-        squared = jnp.square(jnp.abs(off)).reshape(len(y), -1).sum(1)
-        return squared.sum(), (x_hat, squared)
-
-    gradient, (x_hat, squared) = jax.grad(misfit, has_aux=True)(y)
-    ancestral = x_hat + (s / sigma) ** 2 * (y - x_hat) + (s / sigma) * jnp.sqrt(sigma**2 - s**2) * z
-    # Where the misfit is zero, so is its gradient.
-    zeta = numbers["weight"] / jnp.sqrt(jnp.maximum(squared, jnp.finfo(y.dtype).tiny))
-    return ancestral - per_sample(zeta) * jnp.sqrt((1 + sigma**2) * (1 + s**2)) * gradient
-
-
-def _diffpir_step(clean, y, sigma, s, z, operator, measurement, numbers):
-    x_hat = clean(y)
-    x = x_hat + operator.synthesize(measurement - operator.analyze(x_hat))
-    kept, renewed = jnp.sqrt(1 - numbers["renewal"]), jnp.sqrt(numbers["renewal"])
-    return x + s * (kept * (y - x) / sigma + renewed * z)

@@ -20,7 +20,7 @@ import scipy.fft
 from jax.tree_util import Partial
 
 from common.errors import input_error
-from gahb.reference.checks import as_noisy, as_set, check_count, check_sigma
+from gahb.denoisers import as_noisy, as_set, check_count, check_sigma
 
 BASES = ("dct", "dft")
 
