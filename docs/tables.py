@@ -142,10 +142,16 @@ def gahb_eigenbases() -> str:
     rows = []
     for sigma in sorted({each["sigma"] for each in table}):
         images = [each for each in table if each["sigma"] == sigma]
-        cells = (", ".join(format(each[key], form) for each in images) for key, form in columns)
-        rows.append([f"{sigma:.3f}", *cells])
-    header = "sigma | trace of J, wall and chairs | sum of squares | asymmetry | factor 1 | factor 48 | products"
+        cells = [", ".join(format(each[key], form) for each in images) for key, form in columns]
+        rows.append([f"{sigma:.3f}", ", ".join(f"{implied_sigma(each, 64 * 64):.3f}" for each in images), *cells])
+    header = "sigma | implied: wall, chairs | trace of J | sum of squares | asymmetry | factor 1 | factor 48 | products"
     return markdown(header, rows)
+
+
+def implied_sigma(row: dict[str, float], size: int) -> float:
+    """Returns sqrt(||y - f(y)||^2 / (size - tr J)); the residual is the one in Stein's estimate."""
+    variance, kept = row["sigma"] ** 2, row["trace"]
+    return (((row["sure"] + variance) * size - 2 * variance * kept) / (size - kept)) ** 0.5
 
 
 def gahb_demo() -> str:
@@ -164,15 +170,25 @@ def gahb_restore() -> str:
     titles = {
         "inpainting": "inpainting of a central square, a quarter of the side",
         "super_resolution": "super-resolution, 4 times",
-        "random_pixels": "10 % of the pixels",
         "random_basis": "10 % of a random basis",
-        "spectral": "10 % lowest frequencies",
     }
-    rows = [
-        [titles[each["problem"]], *(f"{each[key]:.1f}" for key in ("minimum_norm", "restored", "mean_of_samples"))]
-        for each in read("gahb/photographs/restore-step-5000-seed-0.json")["table"]
-    ]
-    return markdown("problem | minimum norm (dB) | one sample | mean of two samples", rows)
+    result = read("gahb/photographs64/restore.json")
+    rows = []
+    for i, each in enumerate(result["table"]):
+        rows.append([titles[each["problem"]], "nearest to gray", "", *_restored(each, "minimum_norm"), ""])
+        rows.append(["", "`sampler`", "", *_restored(each, "restored"), ""])
+        for name, baseline in result["baselines"].items():
+            chosen = result["tuning"][name][each["problem"]]
+            lead = f"{baseline[i]['lead']:+.1f} ± {baseline[i]['lead_error']:.1f}"
+            number = f"{chosen['setting']} {chosen['chosen']:g}"
+            rows.append(["", f"`{name}`", number, *_restored(baseline[i], "restored"), lead])
+    return markdown("problem | solver | chosen | PSNR (dB) | SSIM | PSNR over the sampler's (dB)", rows)
+
+
+def _restored(row: dict[str, float], key: str) -> list[str]:
+    if key == "minimum_norm":
+        return [f"{row[key]:.1f}", f"{row['minimum_norm_ssim']:.2f}"]
+    return [f"{row[key]:.1f} ± {row['error']:.1f}", f"{row['ssim']:.2f} ± {row['ssim_error']:.2f}"]
 
 
 def gahb_moments() -> str:
