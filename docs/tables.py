@@ -457,6 +457,15 @@ def bridge_faces() -> str:
     return markdown(["path", *(f"NFE {each['nfe']}" for each in measured)], rows)
 
 
+def bridge_learned(title: str) -> str:
+    """Returns the errors of solvers and learned tables, by path and number of evaluations."""
+    [rows] = [rows for each, rows in read("phase_bridge/tables.json")["tables"].items() if each.startswith(title)]
+    names = {"edm": "EDM", "bridge": "AGM-ODE"}
+    columns = list(dict.fromkeys(key for row in rows for key in row if key not in ("path", "best solver")))
+    cells = [[names[row["path"]], *(str(row.get(key, "")) for key in columns)] for row in rows]
+    return markdown(["path", *columns], cells)
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "gahb-study": gahb_study,
     "gahb-slopes": gahb_slopes,
@@ -476,6 +485,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "diffmatch-layered": diffmatch_layered,
     "diffmatch-layered-sure": diffmatch_layered_sure,
     "bridge-faces": bridge_faces,
+    "bridge-learned-exact": lambda: bridge_learned("nine Gaussians"),
+    "bridge-learned-spiral": lambda: bridge_learned("spirals"),
     "bridge-spiral": lambda: bridge_scores("spiral", "w2"),
     "bridge-spiral-apart": lambda: bridge_apart("spiral", "w2"),
     "bridge-spiral-more": lambda: bridge_scores("spiral", "recall", "coverage", "beyond", digits=2),
