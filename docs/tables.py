@@ -447,7 +447,7 @@ def bench_table(name: str, start: str) -> str:
 def bridge_faces() -> str:
     """Returns Frechet distance and recall of faces at each number of evaluations, one row a path."""
     paths = read("phase_bridge/faces32.json")
-    titles = {"bridge": "bridge (AGM-ODE)", "edm": "EDM", "flow": "flow matching's straight path"}
+    titles = {"bridge": "bridge (AGM-ODE), gddim", "edm": "EDM", "flow": "flow matching's straight path"}
     rows = []
     for name, title in titles.items():
         measured = [each for each in paths[name]["table"] if each["nfe"] != "data"]
@@ -485,8 +485,9 @@ TABLES: dict[str, Callable[[], str]] = {
     "diffmatch-layered": diffmatch_layered,
     "diffmatch-layered-sure": diffmatch_layered_sure,
     "bridge-faces": bridge_faces,
+    "bridge-faces-chosen": lambda: bridge_scores("faces32_chosen", "frechet", "recall", "coverage", digits=2),
+    "bridge-faces-samplers": lambda: bridge_samplers("faces32_chosen"),
     "bridge-learned-exact": lambda: bridge_learned("nine Gaussians"),
-    "bridge-learned-spiral": lambda: bridge_learned("spirals"),
     "bridge-spiral": lambda: bridge_scores("spiral", "w2"),
     "bridge-spiral-apart": lambda: bridge_apart("spiral", "w2"),
     "bridge-spiral-more": lambda: bridge_scores("spiral", "recall", "coverage", "beyond", digits=2),
