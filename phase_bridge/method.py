@@ -151,7 +151,7 @@ def build(config) -> Method:
         if not of_points:
             image_features(checks.features, channels=data.channels)
             held_out(config, sources)
-    held_out(config, sources, other=True)
+            held_out(config, sources, other=True)
 
     def preview(variables: Variables, key: jax.Array) -> dict[str, np.ndarray]:
         few = 2048 if of_points else 16
