@@ -333,7 +333,7 @@ def check_classes(config) -> int:
 
 
 def is_toy(config) -> bool:
-    """Whether the data are points."""
+    """Returns whether the data are points."""
     return config.data.source.startswith(TOY)
 
 

@@ -1,4 +1,4 @@
-"""How well a denoiser denoises: PSNR against noise level, image by image, beside the best stationary linear filter."""
+"""Quality of a denoiser: PSNR against noise level, image by image, beside the best stationary linear filter."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
