@@ -1,1 +1,1 @@
-"""Speed and overheads of this code: run in a checkout by `python -m benchmarks`; results are in `benchmarks/results`."""
+"""Speed and overheads of this code: run in a checkout by `python -m benchmarks`; results in `benchmarks/results`."""
