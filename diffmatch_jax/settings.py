@@ -1,6 +1,6 @@
 """The settings of a config as records: plan, stages, objective, pairs."""
 
-from common.errors import choice, input_error
+from common.errors import choice, input_error, within
 from common.networks.unets import ADMUNet
 from diffmatch_jax.data.pairs import PairConfig
 from diffmatch_jax.model import released, unet
@@ -80,6 +80,7 @@ def is_released(config) -> bool:
 
 def build_process(config) -> Process:
     """Returns the noise levels of a config."""
+    within("config.process.steps", config.process.steps, 1, 10_000)
     return Process.cosine(config.process.steps)
 
 

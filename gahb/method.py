@@ -35,6 +35,7 @@ from gahb.sampling import gaussian_noise, sample
 NAME = "gahb"
 SHELF = Shelf(Path(__file__).with_name("weights"), base)
 MAX_SIGMA = 10.0  # a larger one was meant in 1/255
+MAX_DB = 100  # beyond, noise or image is lost in rounding
 PREVIEW_SIGMAS = (25 / 255, 50 / 255, 100 / 255)
 
 
@@ -199,9 +200,9 @@ def _check(config) -> None:
             "config.noise.freeze_after", expected="a fraction of the run", got=noise.freeze_after, fix=fix
         )
     check_sigmas("config.evaluate.sigmas", checks.sigmas)
-    if not checks.curve_db:
-        fix = "for example (30.0, 20.0, 10.0)"
-        raise input_error("config.evaluate.curve_db", expected="at least one level", got=checks.curve_db, fix=fix)
+    if not checks.curve_db or not all(-MAX_DB <= each <= MAX_DB for each in checks.curve_db):
+        expected, fix = f"PSNRs from -{MAX_DB} to {MAX_DB} dB, at least one", "for example (30.0, 20.0, 10.0)"
+        raise input_error("config.evaluate.curve_db", expected=expected, got=checks.curve_db, fix=fix)
 
 
 def check_sigmas(field: str, sigmas: Sequence[float] | np.ndarray) -> None:

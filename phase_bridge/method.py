@@ -19,7 +19,7 @@ from common.checkpoint.shelf import Shelf
 from common.data import batches
 from common.data.pipeline import build as build_sources
 from common.data.source import Source, in_threads
-from common.errors import InputError, at_least, choice, input_error
+from common.errors import InputError, at_least, choice, input_error, within
 from common.io.results import as_unit, grid
 from common.method import Evaluation, Method, Sampler, Samples, Variables
 from common.networks.layers import initialise
@@ -142,6 +142,9 @@ def build(config) -> Method:
         )
 
     def check_evaluate() -> None:
+        if not checks.nfe:
+            fix = "for example (3, 5, 10, 20)"
+            raise input_error("config.evaluate.nfe", expected="at least one number", got=checks.nfe, fix=fix)
         for nfe in checks.nfe:
             try:
                 _check_sampler(setup._replace(sampler=setup.sampler._replace(nfe=nfe)))
@@ -244,6 +247,9 @@ def build_objective(config) -> Objective:
         raise input_error("config.objective.coupling", expected=expected, got=goal.coupling, fix="set it to 0")
     if goal.name == "velocity":
         return objectives.velocity(coupling=goal.coupling)
+    if not 0 < goal.first < goal.last < 1:
+        got, fix = f"first={goal.first:g}, last={goal.last:g}", "published are 1e-5 and 0.999"
+        raise input_error("config.objective", expected="0 < first < last < 1", got=got, fix=fix)
     times = {"first": goal.first, "last": goal.last}
     process: Any = build_process(config, goal.process)
     if goal.name == "force":
@@ -295,6 +301,7 @@ def build_all_sources(config) -> dict[str, Source]:
             expected = f"at least {classes}, the classes of {data.source}"
             raise input_error("config.model.num_classes", expected=expected, got=config.model.num_classes, fix=fix)
         return found
+    within("config.data.points", data.points, 0, toy.MAX_LENGTH)
     name = data.source.removeprefix(TOY)
     length = {"length": data.points} if data.points else {}
     # The splits come from one rule, each with its own seed.

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from ml_collections import ConfigDict
 
 from common import config as configs
-from common.errors import input_error
+from common.errors import input_error, shown
 from common.io import packed
 from common.io.files import read_json, write_json
 from common.method import Variables
@@ -91,8 +91,12 @@ class Shelf(NamedTuple):
                 str(described), expected=f"weights of {own.method}", got=f"some of {method}", fix="name another file"
             )
         config = configs.from_stored(stored["config"], own, described)
-        variables = Variables(**{"stats": {}, **packed.load(path, sha256=stored["sha256"])})
-        return Packed(config, variables, stored.get("step"))
+        found, step = {"stats": {}, **packed.load(path, sha256=stored["sha256"])}, stored.get("step")
+        if set(found) != set(Variables._fields):
+            raise input_error(str(path), expected="params and stats", got=", ".join(sorted(found)), fix=how["fix"])
+        if step is not None and (type(step) is not int or not 0 <= step < 2**63):
+            raise input_error(str(described), expected="a step", got=shown(step), fix=how["fix"])
+        return Packed(config, Variables(**found), step)
 
 
 def _portable(config: ConfigDict) -> dict[str, Any]:

@@ -48,7 +48,7 @@ def load(app: App, config: ConfigDict, spec: str) -> Source:
     if not path.is_file():
         fix = "name the workdir of a run, or a file of weights"
         raise input_error(f"--init-from {path}", expected="a directory or a file", got="none of that name", fix=fix)
-    if path.suffix == ".npz":
+    if path.suffix.lower() == ".npz":
         variables, step = app.read_weights(path)
         return _source(variables, variables.params, path, step, partial)
     if hosts.process_count() > 1:

@@ -160,7 +160,7 @@ def _images_entry(archive: zipfile.ZipFile, file: str, path: Path, name: str) ->
             what,
             expected="shape [N, H, W] or [N, H, W, C] with C = 1 or 3",
             got=f"shape {list(shape)}",
-            fix="reshape or transpose it (channels last)",
+            fix="store at least one image" if 0 in shape else "reshape or transpose it (channels last)",
         )
     return entry
 

@@ -60,4 +60,8 @@ def load(path: str | os.PathLike, *, sha256: str | None) -> dict[str, Any]:
     for name, leaf in leaves.items():
         if not np.issubdtype(leaf.dtype, np.floating):
             raise input_error(f"{path}: {name}", expected="floating-point numbers", got=leaf.dtype.name, fix=_AGAIN)
+        if not np.isfinite(leaf).all():
+            raise input_error(f"{path}: {name}", expected="finite numbers", got="others", fix=_AGAIN)
+        if inside := [each for each in leaves if each.startswith(f"{name}/")]:
+            raise input_error(f"{path}: {name}", expected="one array", got=f"also {inside[0]}", fix=_AGAIN)
     return unflatten_dict({tuple(name.split("/")): leaf.astype(np.float32) for name, leaf in leaves.items()})

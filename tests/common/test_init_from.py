@@ -1,5 +1,6 @@
 """`--init-from` with packed weights: those that come with each package start a run of their experiment."""
 
+import hashlib
 import importlib
 import json
 from pathlib import Path
@@ -90,12 +91,24 @@ def test_parameters_average_and_statistics_are_those_of_the_file():
         ("gahb", "{}/1.npz", "1.json: expected config and checksum of 1.npz, got none; write it again by export"),
         ("diffmatch_jax", "{}/1.npz", "expected"),
         ("diffmatch_jax", "{}/damaged.npz", "damaged.npz: expected a file of weights, got a damaged one or another"),
+        ("diffmatch_jax", "{}/nan.npz", "nan.npz: a: expected finite numbers, got others"),
+        ("diffmatch_jax", "{}/both.npz", "both.npz: a: expected one array, got also a/b"),
+        ("gahb", "{}/keys.npz", "keys.npz: expected params and stats, got other, stats; write it again"),
+        ("gahb", "{}/step.npz", "step.json: expected a step, got 'x'; write it again"),
         ("diffmatch_jax", "{}/words.npz", "words.npz: name: expected floating-point numbers, got str"),
     ],
 )
 def test_other_files_are_refused_in_one_line(images, method, file, words):
     (images / "damaged.npz").write_bytes((images / "1.npz").read_bytes()[:1000])
     np.savez(images / "words.npz", name="x")
+    np.savez(images / "nan.npz", a=[np.nan])
+    np.savez(images / "both.npz", **{"a": [1.0], "a/b": [1.0]})
+    config = json.loads((ROOT / "gahb/weights/photographs.json").read_text())["config"]
+    for name, arrays, step in (("keys", {"other/a": [1.0]}, 1), ("step", {"params/a": [1.0]}, "x")):
+        np.savez(images / f"{name}.npz", **arrays)
+        checksum = hashlib.sha256((images / f"{name}.npz").read_bytes()).hexdigest()
+        described = {"config": config, "step": step, "sha256": checksum}
+        (images / f"{name}.json").write_text(json.dumps(described))
     path = file.format(images) if file.startswith("{}") else str(ROOT / file)
     if words == "expected":  # images are read as a backbone without any array of one
         source = init_from.load(app_of(method), None, path)

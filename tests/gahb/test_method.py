@@ -70,6 +70,7 @@ def variables_of(method) -> Variables:
         ({"data.size": 30, "model.num_blocks": 3}, "use 32 or set model.num_blocks=1"),
         ({"data.size": 31, "model.num_blocks": 3}, "config.data.size: expected a multiple of 8, got 31; use 32"),
         ({"data.size": 3, "model.num_blocks": 3}, "config.data.size: expected a multiple of 8, got 3; use 8"),
+        ({"evaluate.curve_db": (1e30,)}, "config.evaluate.curve_db: expected PSNRs from -100 to 100 dB, at least one"),
         ({"evaluate.panel_size": 9}, "config.evaluate.panel_size: expected a multiple of 2, got 9; use 8"),
         ({"model.num_blocks": 0}, "config.model.num_blocks: expected at least 1, got 0"),
         ({"model.num_blocks": 10**11}, "config.model.num_blocks: expected 1 to 16, got 100000000000; use 16 or less"),
