@@ -14,15 +14,18 @@ from typing import Any, TypeAlias
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jax.tree_util import Partial
+from jaxtyping import Array, Float
 
 from common.arrays import as_images
 from common.errors import input_error
 
-Denoiser: TypeAlias = Callable[[jax.Array], jax.Array]
+Images: TypeAlias = Float[Array, "batch height width channels"]
+Denoiser: TypeAlias = Callable[[Images], Images]
 
 
-def as_denoiser(function: Denoiser) -> Partial:
+def as_denoiser(function: Callable[..., Any]) -> Partial:
     """Wraps any function `y -> x_hat` as a pytree without leaves; returns a `Partial` unchanged.
 
     Arrays inside such a function become constants of every program compiled with it; to avoid that, make it with
@@ -57,8 +60,8 @@ def denoised(denoise: Denoiser, y: jax.Array) -> jax.Array:
     return jnp.asarray(x_hat)
 
 
-Conditional: TypeAlias = Callable[[jax.Array, Any], jax.Array]  # (y [B, H, W, C], sigma) -> [B, H, W, C]
-Host: TypeAlias = Callable[..., np.ndarray]  # of NumPy arrays [B, H, W, C]
+Conditional: TypeAlias = Callable[[Images, Any], Images]  # (y, sigma) -> x_hat
+Host: TypeAlias = Callable[..., Float[np.ndarray, "batch height width channels"]]
 
 
 def score(denoise: Denoiser | Conditional, *, conditional: bool = False) -> Partial:
@@ -105,7 +108,7 @@ def at_sigma(denoise: Conditional, sigma: float | None) -> Partial:
     """
     if sigma is None:
         return as_denoiser(denoise)
-    if not isinstance(sigma, jax.core.Tracer) and not (np.ndim(sigma) == 0 and 0 < sigma < float("inf")):
+    if not isinstance(sigma, Tracer) and not (np.ndim(sigma) == 0 and 0 < sigma < float("inf")):
         raise input_error("sigma", expected="one positive number", got=sigma, fix="give noise in intensity units")
     return Partial(_at_sigma, as_denoiser(denoise), jnp.asarray(sigma, float))
 
@@ -207,7 +210,7 @@ class Callback:
             if each is None:
                 fix = f"pass {name}= to from_callback"
                 raise input_error(name, expected="a function, for products with the Jacobian", got=None, fix=fix)
-        return Product(self.jvp), Product(self.vjp)
+        return Product(self.jvp), Product(self.vjp)  # pyright: ignore[reportArgumentType]  # checked above
 
 
 @dataclasses.dataclass(frozen=True)

@@ -106,7 +106,7 @@ def config_of(config: ConfigDict, network: str, seed: int) -> ConfigDict:
         if network.startswith("force"):
             changes["objective.output"] = "preconditioned"  # as published for images
     if configs.diff(values, configs.from_dict(values, base(), changes)):
-        changes |= _plain_sampler()  # what the config says of sampling is meant for its own network
+        changes |= _plain_sampler()  # the config's sampling section is for its own network
     return configs.from_dict(values, base(), {**changes, "seed": config.seed + seed})
 
 
@@ -134,7 +134,7 @@ def _plain_sampler() -> dict[str, Any]:
 
 
 def run(app: App, request: Request) -> None:
-    """Trains and measures whatever of the comparison is missing in `--workdir`."""
+    """Trains and measures the missing parts of the comparison in `--workdir`."""
     workdir = workdirs.required(request, "workdir")
     config = workdirs.to_describe(app, request)
     workdirs.check_writable(workdir)
@@ -177,7 +177,7 @@ def run(app: App, request: Request) -> None:
 
 
 def measured_path(config: ConfigDict, workdir: Path, plan: Plan, model: str, seed: int) -> Path:
-    """Returns the file whose presence says that a model, as it was trained, has been measured."""
+    """Returns the file whose presence marks a model, as it was trained, as measured."""
     settings = settings_of(config, workdir, plan, model, seed)
     return results.path_of(workdir / "results", f"measured-{_file(model)}-{seed}", settings)
 
@@ -259,7 +259,7 @@ def _measure(config: ConfigDict, workdir: Path, plan: Plan, model: str, seed: in
     print_lines(f"measured {model}/{seed}: " + ", ".join(f"{row['w2']:.3f} @{row['nfe']}" for row in rows))
 
 
-def _subject(config: ConfigDict, workdir: Path, plan: Plan, model: str, seed: int) -> tuple["Subject", int]:
+def _subject(config: ConfigDict, workdir: Path, plan: Plan, model: str, seed: int) -> tuple["Subject", int | None]:
     """Returns a model ready to be sampled, and the steps it was trained for."""
     import jax
 
@@ -314,7 +314,7 @@ class Subject:
 
         self._config, self._sigma_data, self._path = config, sigma_data, path
         self._setup = method.build_setup(config)
-        self.points = None
+        self.points: Any = None
         if method.is_toy(config):
             self.points = toy.toy(config.data.source.removeprefix(method.TOY), "config.data.source")
         self._features = None
@@ -323,6 +323,7 @@ class Subject:
                 config.evaluate.features, channels=config.data.channels, field="config.evaluate.features"
             )
         if trained is None:
+            assert self.points is not None
             trained = denoiser_model(self._setup.process, self.points.denoise, kind=self._setup.kind)
         self._model = trained
         sources = method.build(config).sources

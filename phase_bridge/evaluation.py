@@ -99,10 +99,9 @@ def averaged(found: list[Quality]) -> dict[str, float | None]:
     numbers: dict[str, float | None] = {}
     for name in Quality._fields:
         values = [getattr(each, name) for each in found]
-        known = values[0] is not None
-        summary = repeated(values) if known else None
-        numbers[name] = summary.mean if known else None
-        numbers[f"{name}_error"] = summary.error if known else None
+        summary = None if values[0] is None else repeated(values)
+        numbers[name] = None if summary is None else summary.mean
+        numbers[f"{name}_error"] = None if summary is None else summary.error
     return numbers
 
 

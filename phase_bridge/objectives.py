@@ -164,7 +164,7 @@ def denoiser(
         largest = most * sigma_data
 
     def times(key):
-        if law == "uniform":
+        if law == "uniform" and process is not None:
             return process.noise_level(jax.random.uniform(key, minval=low, maxval=high))
         if law == "log_normal":
             return log_normal(key, mean=mean + scale, std=std)
@@ -189,7 +189,7 @@ def denoiser(
         times=times,
         perturb=lambda x1, noise, sigma: x1 + beside(sigma, x1) * noise,
         inputs=lambda u, sigma: scalings(sigma, u).input * u,
-        # A level beyond all that were trained says as little as the largest of them.
+        # A level beyond the trained ones counts as the largest of them.
         time_input=lambda sigma: jnp.log(jnp.minimum(sigma, largest)) / 4,
         target=target,
         weight=jnp.ones_like,
@@ -281,7 +281,7 @@ def loss(
         chances = jax.vmap(lambda key: jax.random.uniform(jax.random.fold_in(key, 1)))(keys)
         labels = jnp.where(chances < label_dropout, -1, labels)
     state = objective.perturb(x1, noise, t)
-    output = network.apply(
+    output: Any = network.apply(
         {"params": variables.params, "stats": variables.stats},
         objective.inputs(state, t),
         objective.time_input(t),

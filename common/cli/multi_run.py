@@ -1,7 +1,7 @@
 """Commands made of many ordinary runs: one training that stops and resumes, and the check that nothing has changed."""
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ MAY_CHANGE = tuple(key for key in configs.RESUME_MAY_CHANGE if key not in _MATTE
 
 
 def check_same(
-    app: App, config: ConfigDict, workdir: Path, *, what: str, may_change: Sequence[str] = MAY_CHANGE
+    app: App, config: ConfigDict, workdir: Path, *, what: str, may_change: tuple[str, ...] = MAY_CHANGE
 ) -> None:
     """Raises `InputError` if `workdir` holds the same kind of command (`what`: study, ...) with another config."""
     if not (workdir / configs.FILE_NAME).exists():
@@ -60,7 +60,7 @@ def check(app: App, config: ConfigDict, folder: Path) -> None:
 def train(app: App, config: ConfigDict, folder: Path, *, title: str, **described: Any) -> bool:
     """Trains the run of `config` in `folder` unless it is trained, resuming it; returns whether it is trained now.
 
-    `described` goes into `trained.json`, the file that says so, beside step and hash of the weights.
+    `described` goes into `trained.json`, which marks the run as complete, beside step and hash of the weights.
     """
     if is_trained(folder):
         return True

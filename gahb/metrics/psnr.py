@@ -1,4 +1,4 @@
-"""How well a denoiser denoises: PSNR against noise level, image by image, beside the best stationary linear filter."""
+"""Quality of a denoiser: PSNR against noise level, image by image, beside the best stationary linear filter."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -6,8 +6,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float, Real
 
-from common.arrays import as_images, as_numbers
+from common.arrays import AnyArray, as_images, as_numbers
 from common.errors import input_error, whole_number
 from common.method import Evaluation
 from common.metrics.psnr import mse, sigma_to_psnr
@@ -20,28 +21,29 @@ from gahb.reference.checks import check_sigma
 class PsnrCurve(NamedTuple):
     """PSNR in dB (peak 1) at each noise level, float64; `S` levels, `N` images."""
 
-    sigma: np.ndarray  # [S] noise standard deviation, intensity units
-    input_psnr: np.ndarray  # [S] of the noisy image, -20 log10 sigma
-    per_image: np.ndarray  # [S, N] of each denoised image
-    mean_psnr: np.ndarray  # [S] mean over images
-    mean_psnr_error: np.ndarray  # [S] its standard error (NaN for one image)
-    psnr_of_mean: np.ndarray  # [S] 10 log10(1 / mean over images of the mean squared error); slopes use this one
-    psnr_of_mean_error: np.ndarray  # [S] its standard error, to first order
+    sigma: Float[np.ndarray, " levels"]  # [S] noise standard deviation, intensity units
+    input_psnr: Float[np.ndarray, " levels"]  # [S] of the noisy image, -20 log10 sigma
+    per_image: Float[np.ndarray, "levels images"]  # [S, N] of each denoised image
+    mean_psnr: Float[np.ndarray, " levels"]  # [S] mean over images
+    mean_psnr_error: Float[np.ndarray, " levels"]  # [S] its standard error (NaN for one image)
+    # [S] 10 log10(1 / mean over images of the mean squared error); slopes use this one
+    psnr_of_mean: Float[np.ndarray, " levels"]
+    psnr_of_mean_error: Float[np.ndarray, " levels"]  # [S] its standard error, to first order
 
 
 def psnr_curve(
     denoise: Denoiser | Sequence[Denoiser],
-    images: np.ndarray,
-    sigmas: Sequence[float],
+    images: Real[AnyArray, "images height width channels"],
+    sigmas: Sequence[float] | np.ndarray,
     key: jax.Array,
     *,
     batch_size: int = 64,
-    noise: np.ndarray | None = None,
+    noise: Float[AnyArray, "levels images height width channels"] | None = None,
 ) -> PsnrCurve:
     """Denoises every one of `images [N, H, W, C]` at every level of `sigmas [S]` (intensity units).
 
     images: bytes, or floats in [0, 1]. `denoise` is blind, or a sequence with one denoiser per level. The noise of
-    image i at level s is drawn from fold_in(fold_in(key, s), i), whatever the batch size; `noise [S, N, H, W, C]`
+    image i at level s is drawn from fold_in(fold_in(key, s), i), for any batch size; `noise [S, N, H, W, C]`
     (standard normal) replaces it. Compiles once for all levels and batches. Raises `InputError` for lengths that do not
     fit, an empty batch, and for what is no clean image.
 
@@ -111,12 +113,12 @@ def evaluate(
     denoise: Denoiser,
     key: jax.Array,
     *,
-    images: np.ndarray,
-    sigmas: Sequence[float],
+    images: Real[AnyArray, "images height width channels"],
+    sigmas: Sequence[float] | np.ndarray,
     curve_db: Sequence[float],
-    panel: np.ndarray,
+    panel: Real[AnyArray, "panel tall wide channels"],
     prior: Prior | None = None,
-    origins: Sequence[int] | None = None,
+    origins: Sequence[int] | np.ndarray | None = None,
     batch_size: int = 64,
 ) -> Evaluation:
     """Measures PSNR at `sigmas` (noise standard deviations, intensity units) and along `curve_db` (input PSNRs, dB).
@@ -140,7 +142,7 @@ def evaluate(
     noise = {"levels": np.asarray(sigmas, float), "curve": 10 ** (-np.asarray(curve_db, float) / 20)}
     curves: dict[str, PsnrCurve] = {}
     for name, noise_key in (("levels", level_key), ("curve", curve_key)):
-        denoisers = {"": denoise}
+        denoisers: dict[str, Any] = {"": denoise}
         if prior is not None:
             denoisers[".wiener"] = [wiener(prior, sigma) for sigma in noise[name]]
         for suffix, each in denoisers.items():
@@ -160,7 +162,7 @@ def evaluate(
     return Evaluation(numbers, arrays)
 
 
-def clustered_error(values: np.ndarray, origins: np.ndarray) -> np.ndarray:
+def clustered_error(values: Float[np.ndarray, "*rows images"], origins: np.ndarray) -> Float[np.ndarray, "*rows"]:
     """Returns the standard error of the mean of `values [..., N]` where values of one origin `[N]` are dependent.
 
     sqrt(G / (G - 1) sum_g (sum_{i in g} (v_i - mean))^2) / N over G origins (Liang and Zeger, Biometrika 1986): that of
@@ -173,7 +175,8 @@ def clustered_error(values: np.ndarray, origins: np.ndarray) -> np.ndarray:
     if count == 1:
         return np.full(values.shape[:-1], np.nan)
     sums = np.zeros((*values.shape[:-1], count))
-    np.add.at(sums, (..., group), values - values.mean(-1, keepdims=True))
+    of_group: Any = (..., group)
+    np.add.at(sums, of_group, values - values.mean(-1, keepdims=True))
     return np.sqrt(count / (count - 1) * np.square(sums).sum(-1)) / values.shape[-1]
 
 
@@ -203,7 +206,7 @@ def _row(i: int, curve: PsnrCurve, filtered: PsnrCurve | None, origins: np.ndarr
     return row
 
 
-def _panel(denoise: Denoiser, key: jax.Array, clean: np.ndarray, sigmas: np.ndarray) -> dict[str, np.ndarray]:
+def _panel(denoise: Denoiser, key: jax.Array, clean: AnyArray, sigmas: np.ndarray) -> dict[str, Any]:
     noisy, denoised = denoise_at(denoise, key, clean, sigmas)
     error = np.square(denoised - clean[None]).mean((2, 3, 4), dtype=np.float64)
     return {
@@ -216,8 +219,13 @@ def _panel(denoise: Denoiser, key: jax.Array, clean: np.ndarray, sigmas: np.ndar
 
 
 def denoise_at(
-    denoise: Denoiser, key: jax.Array, clean: np.ndarray, sigmas: Sequence[float]
-) -> tuple[np.ndarray, np.ndarray]:
+    denoise: Denoiser,
+    key: jax.Array,
+    clean: Real[AnyArray, "images height width channels"],
+    sigmas: Sequence[float] | np.ndarray,
+) -> tuple[
+    Float[np.ndarray, "levels images height width channels"], Float[np.ndarray, "levels images height width channels"]
+]:
     """Returns `clean [N, H, W, C]` noisy and denoised, one noise for all `sigmas [S]`: two `[S, N, H, W, C]`."""
     z = jax.random.normal(key, clean.shape)
     pairs = [_denoise_noisy(as_denoiser(denoise), clean, z, float(sigma)) for sigma in sigmas]

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
+from jaxtyping import Bool, Float
 
 from common.errors import input_error
 from gahb.datasets.manifolds import DIMENSIONS
@@ -51,7 +52,9 @@ def manifold_psnr(input_psnr: np.ndarray | float, *, dimension: int, pixels: int
     return np.asarray(input_psnr, np.float64) + 10 * np.log10(pixels / dimension)
 
 
-def oracle_mse(energy: np.ndarray, sigma: np.ndarray | float) -> np.ndarray:
+def oracle_mse(
+    energy: Float[np.ndarray, "... coefficients"], sigma: Float[np.ndarray, " levels"] | float
+) -> Float[np.ndarray, "levels ..."]:
     """Returns sum_k sigma^2 c_k^2 / (c_k^2 + sigma^2) for `energy [..., K]` = c_k^2 and `sigma [S]`, `[S, ...]`.
 
     The error of the best shrinkage in one fixed basis. With c_k^2 = k^-(alpha + 1) its PSNR has the slope
@@ -63,7 +66,9 @@ def oracle_mse(energy: np.ndarray, sigma: np.ndarray | float) -> np.ndarray:
     return np.stack([(variance * energy / (energy + variance)).sum(-1) for variance in np.ravel(variances)])
 
 
-def window(input_psnr: np.ndarray, *, least: float = 17.0, skip: int = 2) -> np.ndarray:
+def window(
+    input_psnr: Float[np.ndarray, " levels"], *, least: float = 17.0, skip: int = 2
+) -> Bool[np.ndarray, " levels"]:
     """Returns which points a slope is fitted to, bool `[S]`: those from `least` dB on but for the `skip` highest.
 
     The line is an asymptote for small noise; but networks are hardly trained on the very smallest, so that these points
@@ -75,11 +80,11 @@ def window(input_psnr: np.ndarray, *, least: float = 17.0, skip: int = 2) -> np.
 
 
 def fit_slope(
-    input_psnr: np.ndarray,
-    per_image: np.ndarray,
+    input_psnr: Float[np.ndarray, " levels"],
+    per_image: Float[np.ndarray, "levels images"],
     key: jax.Array,
     *,
-    selected: np.ndarray | None = None,
+    selected: Bool[np.ndarray, " levels"] | None = None,
     resamples: int = 1000,
 ) -> Slope:
     """Fits 10 log10(1 / mean squared error) against the input PSNR by least squares.
