@@ -421,25 +421,41 @@ def diffmatch_layered_sure() -> str:
 # Phase-space bridges
 
 
-def bridge_scores(name: str, key: str) -> str:
-    """Returns the table of a score of a comparison, each model with the sampler of the least sliced W2."""
+def bridge_scores(name: str, *keys: str, digits: int = 3) -> str:
+    """Returns the table of scores of a comparison at each number of evaluations, one row a path; the floor is last."""
     result = read(f"phase_bridge/{name}.json")
 
     def cell(each: dict[str, Any]) -> str:
-        deviation = each[f"{key}_deviation"]
-        return f"{each[key]:.3f}" + (f" ± {deviation:.3f}" if deviation is not None else "")
+        deviation = f" ± {each[f'{keys[0]}_deviation']:.{digits}f}" if len(keys) == 1 and result["seeds"] > 1 else ""
+        return ", ".join(f"{each[key]:.{digits}f}" for key in keys) + deviation
 
-    titles = list(dict.fromkeys(each["title"] for each in result["rows"]))
-    counts = sorted({each["nfe"] for each in result["rows"]})
-    rows = []
-    for title in titles:
-        cells = []
-        for nfe in counts:
-            found = [each for each in result["rows"] if (each["title"], each["nfe"]) == (title, nfe)]
-            cells.append(cell(min(found, key=lambda each: each["w2"])))
-        rows.append([title, *cells])
-    rows.append(["data against data", *[cell(result["floor"])] * len(counts)])
-    return markdown(["model", *(f"NFE {nfe}" for nfe in counts)], rows)
+    return _bridge_rows(result, cell, [result["floor"]])
+
+
+def bridge_apart(name: str, key: str) -> str:
+    """Returns the table of differences to the first path, paired by seed; bold where the 95 % interval excludes 0."""
+
+    def cell(each: dict[str, Any]) -> str:
+        low, middle, high = (each["against"][key][name] for name in ("low", "difference", "high"))
+        shown = f"{middle:+.3f} [{low:+.3f}, {high:+.3f}]"
+        return shown if low <= 0 <= high else f"**{shown}**"
+
+    result = read(f"phase_bridge/{name}.json")
+    first = result["rows"][0]["model"]
+    return _bridge_rows({"rows": [each for each in result["rows"] if each["model"] != first]}, cell)
+
+
+def bridge_samplers(name: str) -> str:
+    """Returns the table of the samplers that a comparison chose."""
+    return _bridge_rows(read(f"phase_bridge/{name}.json"), lambda each: each["sampler"])
+
+
+def _bridge_rows(result: dict[str, Any], cell: Callable[[dict[str, Any]], str], floor: Sequence[Any] = ()) -> str:
+    cells = {(each["title"].split("; ")[1], each["nfe"]): cell(each) for each in result["rows"]}
+    paths, counts = (list(dict.fromkeys(each)) for each in zip(*cells, strict=True))
+    rows = [[path, *(cells[path, nfe] for nfe in counts)] for path in paths]
+    rows += [["data against data", *[cell(each)] * len(counts)] for each in floor]
+    return markdown(["path", *(f"NFE {nfe}" for nfe in counts)], rows)
 
 
 # Solvers in records of release 0.1.0, and their names today.
@@ -459,7 +475,7 @@ def bench_table(name: str, start: str) -> str:
 def bridge_faces() -> str:
     """Returns Frechet distance and recall of faces at each number of evaluations, one row a path."""
     paths = read("phase_bridge/faces32.json")
-    titles = {"bridge": "bridge (AGM-ODE)", "edm": "EDM", "flow": "flow matching's straight path"}
+    titles = {"bridge": "bridge (AGM-ODE), gddim", "edm": "EDM", "flow": "flow matching's straight path"}
     rows = []
     for name, title in titles.items():
         measured = [each for each in paths[name]["table"] if each["nfe"] != "data"]
@@ -467,6 +483,15 @@ def bridge_faces() -> str:
     floor = next(each for each in paths["edm"]["table"] if each["nfe"] == "data")
     rows.append(["training faces", *[f"{floor['frechet']:.2f}, {floor['recall']:.2f}"] * len(measured)])
     return markdown(["path", *(f"NFE {each['nfe']}" for each in measured)], rows)
+
+
+def bridge_learned(title: str) -> str:
+    """Returns the errors of solvers and learned tables, by path and number of evaluations."""
+    [rows] = [rows for each, rows in read("phase_bridge/tables.json")["tables"].items() if each.startswith(title)]
+    names = {"edm": "EDM", "bridge": "AGM-ODE"}
+    columns = list(dict.fromkeys(key for row in rows for key in row if key not in ("path", "best solver")))
+    cells = [[names[row["path"]], *(str(row.get(key, "")) for key in columns)] for row in rows]
+    return markdown(["path", *columns], cells)
 
 
 TABLES: dict[str, Callable[[], str]] = {
@@ -489,9 +514,13 @@ TABLES: dict[str, Callable[[], str]] = {
     "diffmatch-layered": diffmatch_layered,
     "diffmatch-layered-sure": diffmatch_layered_sure,
     "bridge-faces": bridge_faces,
-    "bridge-spiral-w2": lambda: bridge_scores("spiral", "w2"),
-    "bridge-spiral-beyond": lambda: bridge_scores("spiral", "beyond"),
-    "bridge-paths": lambda: bridge_scores("paths", "w2"),
+    "bridge-faces-chosen": lambda: bridge_scores("faces32_chosen", "frechet", "recall", "coverage", digits=2),
+    "bridge-faces-samplers": lambda: bridge_samplers("faces32_chosen"),
+    "bridge-learned-exact": lambda: bridge_learned("nine Gaussians"),
+    "bridge-spiral": lambda: bridge_scores("spiral", "w2"),
+    "bridge-spiral-apart": lambda: bridge_apart("spiral", "w2"),
+    "bridge-spiral-more": lambda: bridge_scores("spiral", "recall", "coverage", "beyond", digits=2),
+    "bridge-spiral-samplers": lambda: bridge_samplers("spiral"),
     "bridge-ode-published": lambda: bench_table("phase_bridge_solvers", "ODE, x1000: distance"),
     "bridge-ode-best": lambda: bench_table("phase_bridge_solvers", "ODE, x1000: the same"),
     "bridge-sde": lambda: bench_table("phase_bridge_solvers", "SDE"),

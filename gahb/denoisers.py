@@ -14,15 +14,19 @@ from typing import Any, TypeAlias
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jax.tree_util import Partial
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float
 
 from common.arrays import as_images
 from common.errors import input_error, shown
 
-Denoiser: TypeAlias = Callable[[jax.Array], jax.Array]
+Images: TypeAlias = Float[Array, "batch height width channels"]
+Denoiser: TypeAlias = Callable[[Images], Images]
 
 
-def as_denoiser(function: Denoiser) -> Partial:
+def as_denoiser(function: Callable[..., Any]) -> Partial:
     """Wraps any function `y -> x_hat` as a pytree without leaves; returns a `Partial` unchanged.
 
     Arrays inside such a function become constants of every program compiled with it; to avoid that, make it with
@@ -57,8 +61,8 @@ def denoised(denoise: Denoiser, y: jax.Array) -> jax.Array:
     return jnp.asarray(x_hat)
 
 
-Conditional: TypeAlias = Callable[[jax.Array, Any], jax.Array]  # (y [B, H, W, C], sigma) -> [B, H, W, C]
-Host: TypeAlias = Callable[..., np.ndarray]  # of NumPy arrays [B, H, W, C]
+Conditional: TypeAlias = Callable[[Images, Any], Images]  # (y, sigma) -> x_hat
+Host: TypeAlias = Callable[..., Float[np.ndarray, "batch height width channels"]]
 
 
 def score(denoise: Denoiser | Conditional, *, conditional: bool = False) -> Partial:
@@ -105,7 +109,7 @@ def at_sigma(denoise: Conditional, sigma: float | None) -> Partial:
     """
     if sigma is None:
         return as_denoiser(denoise)
-    if not isinstance(sigma, jax.core.Tracer) and not (np.ndim(sigma) == 0 and 0 < sigma < float("inf")):
+    if not isinstance(sigma, Tracer) and not (np.ndim(sigma) == 0 and 0 < sigma < float("inf")):
         raise input_error("sigma", expected="one positive number", got=sigma, fix="give noise in intensity units")
     return Partial(_at_sigma, as_denoiser(denoise), jnp.asarray(sigma, float))
 
@@ -203,7 +207,7 @@ class Callback:
             if each is None:
                 fix = f"pass {name}= to from_callback"
                 raise input_error(name, expected="a function, for products with the Jacobian", got=None, fix=fix)
-        return Product(self.jvp), Product(self.vjp)
+        return Product(self.jvp), Product(self.vjp)  # pyright: ignore[reportArgumentType]  # checked above
 
 
 @dataclasses.dataclass(frozen=True)
@@ -243,7 +247,7 @@ def _on_host(function: Host, *arrays: jax.Array) -> jax.Array:
     return jax.pure_callback(call, jax.ShapeDtypeStruct(arrays[0].shape, dtype), *arrays, vmap_method="broadcast_all")
 
 
-def as_set(images: np.ndarray) -> np.ndarray | jax.Array:
+def as_set(images: ArrayLike) -> Any:
     """Returns the images `[N, H, W, C]` of a prior as floats; see `common.arrays.as_images` for what is refused.
 
     They may leave [0, 1] as noisy ones may: Gaussian images do.
@@ -251,26 +255,26 @@ def as_set(images: np.ndarray) -> np.ndarray | jax.Array:
     return as_images(images, "images", noisy=True)
 
 
-def as_noisy(y: jax.Array, shape: Sequence[int | None] = (None, None, None)) -> jax.Array:
+def as_noisy(y: ArrayLike, shape: Sequence[int | None] = (None, None, None)) -> jax.Array:
     """Returns noisy images `[B, H, W, C]` of `shape (H, W, C)` (None: any) as floats; `InputError` for others."""
     return jnp.asarray(as_images(y, "y", noisy=True, shape=shape))
 
 
-def check_shape(y: jax.Array, shape: Sequence[int]) -> None:
+def check_shape(y: jax.Array, shape: Sequence[int | None]) -> None:
     """Raises `InputError` unless `y` is a batch of images of `shape (H, W, C)`."""
     if y.ndim != 4 or y.shape[1:] != tuple(shape):
         fix = "fit it on images of this size"
         raise input_error("y", expected=f"[B, {', '.join(map(str, shape))}]", got=list(y.shape), fix=fix)
 
 
-def check_sigma(sigma: object, *, several: bool = False) -> None:
+def check_sigma(sigma: Any, *, several: bool = False) -> None:
     """Raises `InputError` unless `sigma` is one positive finite number (intensity units).
 
     several: accept a list of such numbers `[S]` too. The values of a traced sigma are not known and not checked.
     """
     try:
         shape = np.shape(sigma)
-        values = None if isinstance(sigma, jax.core.Tracer) else np.asarray(sigma)
+        values = None if isinstance(sigma, Tracer) else np.asarray(sigma)
     except ValueError:  # a list of unequal rows
         shape, values = None, None
     # A scalar is the usual case, also where a list is possible.

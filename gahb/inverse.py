@@ -44,7 +44,7 @@ LARGEST_BASIS = 2**28  # numbers in the matrix of a random basis, 1 GiB
 def problems(
     names: Sequence[str],
     key: jax.Array,
-    shape: tuple[int, int, int],
+    shape: tuple[int, ...],
     *,
     hole: float = 0.25,
     scale: int = 4,
@@ -76,7 +76,7 @@ def _middle(length, size):
 
 
 def check(
-    names: Sequence[str], shape: tuple[int, int, int], *, hole: float = 0.25, scale: int = 4, fraction: float = 0.1
+    names: Sequence[str], shape: tuple[int, ...], *, hole: float = 0.25, scale: int = 4, fraction: float = 0.1
 ) -> None:
     """Raises `InputError` unless `problems` can be made of these; computes nothing."""
     if not names:
@@ -117,7 +117,7 @@ def restore(
     key: jax.Array,
     images: np.ndarray,
     operator: Operator,
-    settings: NamedTuple = DEFAULT,
+    settings: Any = DEFAULT,
     *,
     solve: Callable[..., tuple[jax.Array, dict[str, Any]]] = sample,
     samples: int = 1,
@@ -245,7 +245,7 @@ class BaselineSettings(NamedTuple):
     sigma_0: float = 1.0
     sigma_L: float = 0.02  # noqa: N815
     steps: int = 80
-    mean: float = 0.5
+    mean: float | jax.Array = 0.5
     weight: float = 0.3
     renewal: float = 0.3
 
@@ -273,7 +273,7 @@ class Baseline:
         self,
         denoise: Denoiser,
         key: jax.Array,
-        shape: tuple[int, int, int, int],
+        shape: tuple[int, ...],
         settings: BaselineSettings = BaselineSettings(),  # noqa: B008
         *,
         operator: Operator,

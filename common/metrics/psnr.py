@@ -3,12 +3,14 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
+from jaxtyping import Array, Float, Real
 
-from common.arrays import as_numbers
+from common.arrays import AnyArray, as_numbers
 from common.errors import input_error
 
 
-def mse(reference: jax.Array, image: jax.Array) -> jax.Array:
+def mse(reference: Real[AnyArray, "n ..."], image: Real[AnyArray, "n ..."]) -> Float[Array, " n"]:
     """Returns the mean squared error of each image, `[N, ...] -> [N]`; bytes count as numbers in [0, 1].
 
     Raises `InputError` for other integers, for what is not finite, and for arrays of different shapes.
@@ -16,17 +18,19 @@ def mse(reference: jax.Array, image: jax.Array) -> jax.Array:
     return _mse(*_pair(reference, image, (0.0, 1.0)))
 
 
-def psnr(reference: jax.Array, image: jax.Array, *, peak: float = 1.0) -> jax.Array:
+def psnr(
+    reference: Real[AnyArray, "n ..."], image: Real[AnyArray, "n ..."], *, peak: float = 1.0
+) -> Float[Array, " n"]:
     """Returns 10 log10(peak^2 / mse) of each image, `[N, ...] -> [N]`, in dB; infinite for equal images.
 
     peak: the largest intensity there can be, in the unit of the floats that are given. Bytes are brought to [0, peak],
     so any peak gives their PSNR. Raises `InputError` for other integers, for what is not finite, for a reference or
     an image far beyond the peak, and for arrays of different shapes.
     """
-    if not isinstance(peak, jax.core.Tracer) and not peak > 0:
+    if not isinstance(peak, Tracer) and not peak > 0:
         raise input_error("peak", expected="a positive number", got=peak, fix="use 1 for images in [0, 1]")
     reference, image = _pair(reference, image, (0.0, peak))
-    if not isinstance(peak, jax.core.Tracer):
+    if not isinstance(peak, Tracer):
         _check_peak(reference, "reference", peak, signed=True)
         _check_peak(image, "image", peak, signed=False)
     return 10 * jnp.log10(peak**2 / _mse(reference, image))
@@ -37,7 +41,7 @@ def _check_peak(image, field, peak, *, signed):
 
     Noise and what diverged is on both sides of 0, pictures in another unit are not.
     """
-    if isinstance(image, jax.core.Tracer) or not image.size:
+    if isinstance(image, Tracer) or not image.size:
         return
     with jax.ensure_compile_time_eval():
         mean, least, most = float(jnp.abs(image).mean()), float(image.min()), float(image.max())

@@ -54,14 +54,14 @@ def base() -> ConfigDict:
     )
     evaluate.wiener_images = 8192  # training images from which the Wiener baseline is fitted (0 = no baseline)
 
-    evaluate.restore = restore = ConfigDict()  # of `python -m gahb restore`, which samples as config.sampler says
+    evaluate.restore = restore = ConfigDict()  # of `python -m gahb restore`, which samples with config.sampler
     restore.problems = ("inpainting", "super_resolution", "random_pixels", "random_basis", "spectral")
     restore.num = 16  # held-out images
     restore.samples = 2  # samples of each, given its measurement
     restore.size = 0  # side of the images, pixels; where training takes crops, that of a central square (0 = data.size)
-    restore.hole = 0.25  # inpainting: side of the square to fill, as a share of the image's
+    restore.hole = 0.25  # inpainting: side of the square to fill, as a fraction of the image's
     restore.scale = 4  # super_resolution: means of squares of so many pixels a side are known
-    restore.fraction = 0.1  # share of pixels, basis vectors or frequencies that are known
+    restore.fraction = 0.1  # fraction of pixels, basis vectors or frequencies that are known
     restore.baselines = ("dps", "diffpir")  # published solvers measured beside the sampler
     restore.baseline_steps = 80  # noise levels of theirs after the first: as many as the sampler's iterations
     restore.dps_weight = 0.3  # step zeta' along the gradient of the misfit

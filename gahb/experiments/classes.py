@@ -236,9 +236,13 @@ def means(members: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return [_row(name, models) for name, models in classes.items()]
 
 
+def _within(value: Any, key: str) -> Any:
+    return value and value[key]
+
+
 def _row(name: str, models: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    def mean(*keys: str) -> float | None:
-        values = [functools.reduce(lambda value, key: value and value[key], keys, each) for each in models]
+    def mean(*keys: str) -> Any:
+        values: list[Any] = [functools.reduce(_within, keys, each) for each in models]
         return None if None in values else float(np.mean(values))
 
     def error(fit: str) -> float:

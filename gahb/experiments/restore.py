@@ -73,7 +73,7 @@ def run(app: App, request: Request) -> None:
     arrays = {f"{name}.{field}": value for name, parts in found[SAMPLER].items() for field, value in parts.items()}
     for solver in restore.baselines:
         for name, parts in found[solver].items():
-            # What is measured and its minimum-norm image are those of the sampler.
+            # The measurement and its minimum-norm image are those of the sampler.
             own = {field: parts[field] for field in inverse.OF_SAMPLES}
             arrays |= {f"{name}.{solver}.{field}": value for field, value in own.items()}
     paths = results.write(

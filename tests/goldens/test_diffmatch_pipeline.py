@@ -103,26 +103,34 @@ def stage_of(golden, name):
     return Stage(network, Variable(), Process.cosine(5), clip=1.0), params
 
 
-def hypotheses_of(stage, params, given, noise):
-    """Returns the stage's result from stored noise `[n, 2, h, w]`, one hypothesis at a time."""
-    run = jax.jit(lambda each: sampling.draw(stage, params, given, hypotheses=1, noise=each).hypotheses)
-    found = jnp.concatenate([run(each[None, None]) for each in nhwc(noise)], 1)
-    return sampling.summarise(stage, sampling.StageSamples(found, found)).flow[0]
+def samples_of(stage, params, given, noise):
+    """Returns the stage's samples from stored noise `[n, 2, h, w]`, one hypothesis at a time."""
+    # All are arguments: constants of half a gigabyte would be looked through when the program is compiled.
+    run = jax.jit(lambda *each: sampling.draw(stage, *each[:2], hypotheses=1, noise=each[2]).hypotheses)
+    found = jnp.concatenate([run(params, given, each[None, None]) for each in nhwc(noise)], 1)
+    return sampling.StageSamples(found, found)
+
+
+@pytest.fixture(scope="module")
+def refined(arrays, golden, maps):
+    """What the second stage is given after the first one's stored flow, and its samples."""
+    settings = conditioning.ConditioningConfig(released=True)
+    given = conditioning.stage2(maps["source"][1], maps["target"][1], nhwc(arrays["lr_sample"])[None], settings)
+    return given, samples_of(*stage_of(golden, "unet_sr"), given, arrays["noise_sr"])
 
 
 def test_first_denoiser(arrays, golden):
     d = arrays
     assert len(d["noise_lr"]) == d["n_batch"]
     given = Conditions(nhwc(d["lr_init_flow"])[None], nhwc(d["lr_local_corr"])[None])
-    got = hypotheses_of(*stage_of(golden, "unet_stage1"), given, d["noise_lr"])
+    stage, params = stage_of(golden, "unet_stage1")
+    got = sampling.summarise(stage, samples_of(stage, params, given, d["noise_lr"])).flow[0]
     np.testing.assert_allclose(got, nhwc(d["lr_sample"]), rtol=0, atol=1e-4)
 
 
-def test_second_denoiser(arrays, golden, maps):
+def test_second_denoiser(arrays, golden, refined):
     d = arrays
-    settings = conditioning.ConditioningConfig(released=True)
-    given = conditioning.stage2(maps["source"][1], maps["target"][1], nhwc(d["lr_sample"])[None], settings)
-    got = hypotheses_of(*stage_of(golden, "unet_sr"), given, d["noise_sr"])
+    got = sampling.summarise(stage_of(golden, "unet_sr")[0], refined[1]).flow[0]
     away = np.abs(got - nhwc(d["sr_sample"]))
     # A look-up one cell outside the source is ill-conditioned in the original.
     assert np.mean(away <= 1e-4) >= 0.99 and np.mean(away <= 1e-3) >= 0.999 and away.max() <= 5e-3
@@ -131,29 +139,46 @@ def test_second_denoiser(arrays, golden, maps):
     assert off.max() <= 0.5 and off.mean() <= 1e-3
 
 
-def test_the_whole_path(arrays, golden, monkeypatch):
-    """From the images to the flow in one piece, as `match` goes, with the stored noise."""
+def test_the_whole_path(arrays, golden, refined, monkeypatch):
+    """From the images to the flow in one piece, as `match` goes, with the stored noise.
+
+    Of the second stage's network, whose samples `test_second_denoiser` compares, what it is given and what becomes of
+    its samples.
+    """
     d = arrays
     tensors = {name.removeprefix("vgg/"): each for name, each in d.items() if name.startswith("vgg/")}
     (first, of_first), (second, of_second) = (stage_of(golden, name) for name in ("unet_stage1", "unet_sr"))
-    noise = {each.shape[-1]: nhwc(each)[None] for each in (d["noise_lr"], d["noise_sr"])}
+    asked = []
 
     def draw(stage, params, given, *, hypotheses, keys):
         del keys
-        return sampling.draw(stage, params, given, hypotheses=hypotheses, noise=noise[given.flow.shape[1]])
+        if given.flow.shape[1] == len(d["lr_sample"][0]):
+            return sampling.draw(stage, params, given, hypotheses=hypotheses, noise=nhwc(d["noise_lr"])[None])
+        asked.append((stage, hypotheses, given))
+        return refined[1]
 
     monkeypatch.setattr(matcher, "draw", draw)
     matcher_config = MatcherConfig(conditioning.ConditioningConfig(released=True), first, second)
     weights = Weights(features.vgg(convert_vgg(tensors)), of_first, of_second)
+
     # Compiled here, so that no program with this noise stays behind.
-    run = jax.jit(lambda *each: matcher.on_grid.__wrapped__(matcher_config, weights, *each, len(d["noise_lr"])))
-    found = run(prepared(d, "source"), prepared(d, "target"), jax.random.split(jax.random.key(0), 1))
+    @jax.jit
+    def run(first, *each):
+        found = matcher.on_grid.__wrapped__(matcher_config, weights._replace(first=first), *each, len(d["noise_lr"]))
+        return found, asked[-1][2]
+
+    images = (prepared(d, name) for name in ("source", "target"))
+    found, given = run(of_first, *images, jax.random.split(jax.random.key(0), 1))
+    assert [each[:2] for each in asked] == [(second, len(d["noise_sr"]))]
     size = d["mask"].shape
     flow, confidence, *_ = matcher._finish(found, size=size, source=size, alignment="corner")
     sure = d["argmax_margin"] > 1e-5
     np.testing.assert_array_equal(found.wta_flow[0][sure], nhwc(d["init_flow_normalised"])[0][sure])
     # The first stage's flow is the original's but for rounding, 1e-6 at most; the look-ups of the second one turn that
-    # into 1e-4 in a few percent of the cells, and into more where they are ill-conditioned.
+    # into more in a few percent of the cells.
+    np.testing.assert_allclose(given.flow, refined[0].flow, rtol=0, atol=1e-5)
+    away = np.abs(given.evidence - refined[0].evidence)
+    assert np.mean(away <= 1e-3) >= 0.95
     away = np.abs(found.flow[0] - nhwc(d["sr_sample"]))
     assert np.mean(away <= 1e-4) >= 0.95 and np.mean(away <= 1e-3) >= 0.995 and away.max() <= 2e-2
     off = np.abs(flow[0] - nhwc(d["final_flow_pixels"]))
