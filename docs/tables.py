@@ -447,7 +447,7 @@ def bench_table(name: str, start: str) -> str:
 def bridge_faces() -> str:
     """Returns Frechet distance and recall of faces at each number of evaluations, one row a path."""
     paths = read("phase_bridge/faces32.json")
-    titles = {"bridge": "bridge (AGM-ODE)", "edm": "EDM", "flow": "flow matching's straight path"}
+    titles = {"bridge": "bridge (AGM-ODE), gddim", "edm": "EDM", "flow": "flow matching's straight path"}
     rows = []
     for name, title in titles.items():
         measured = [each for each in paths[name]["table"] if each["nfe"] != "data"]
@@ -455,6 +455,15 @@ def bridge_faces() -> str:
     floor = next(each for each in paths["edm"]["table"] if each["nfe"] == "data")
     rows.append(["training faces", *[f"{floor['frechet']:.2f}, {floor['recall']:.2f}"] * len(measured)])
     return markdown(["path", *(f"NFE {each['nfe']}" for each in measured)], rows)
+
+
+def bridge_learned(title: str) -> str:
+    """Returns the errors of solvers and learned tables, by path and number of evaluations."""
+    [rows] = [rows for each, rows in read("phase_bridge/tables.json")["tables"].items() if each.startswith(title)]
+    names = {"edm": "EDM", "bridge": "AGM-ODE"}
+    columns = list(dict.fromkeys(key for row in rows for key in row if key not in ("path", "best solver")))
+    cells = [[names[row["path"]], *(str(row.get(key, "")) for key in columns)] for row in rows]
+    return markdown(["path", *columns], cells)
 
 
 TABLES: dict[str, Callable[[], str]] = {
@@ -476,6 +485,9 @@ TABLES: dict[str, Callable[[], str]] = {
     "diffmatch-layered": diffmatch_layered,
     "diffmatch-layered-sure": diffmatch_layered_sure,
     "bridge-faces": bridge_faces,
+    "bridge-faces-chosen": lambda: bridge_scores("faces32_chosen", "frechet", "recall", "coverage", digits=2),
+    "bridge-faces-samplers": lambda: bridge_samplers("faces32_chosen"),
+    "bridge-learned-exact": lambda: bridge_learned("nine Gaussians"),
     "bridge-spiral": lambda: bridge_scores("spiral", "w2"),
     "bridge-spiral-apart": lambda: bridge_apart("spiral", "w2"),
     "bridge-spiral-more": lambda: bridge_scores("spiral", "recall", "coverage", "beyond", digits=2),
