@@ -266,7 +266,7 @@ class Baseline:
 
     def __init__(self, step: Callable[..., jax.Array]):
         functools.update_wrapper(self, step)
-        del self.__wrapped__  # its arguments are other ones
+        del self.__dict__["__wrapped__"]  # its arguments are other ones
         self._step = step
 
     def __call__(

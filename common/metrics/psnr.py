@@ -1,5 +1,7 @@
 """Peak signal-to-noise ratio, in dB, and structural similarity."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -103,7 +105,7 @@ def _windowed(x):
     for axis in (1, 2):
         length = x.shape[axis] - WINDOW + 1
         parts = [w * jax.lax.slice_in_dim(x, i, i + length, axis=axis) for i, w in enumerate(weights / weights.sum())]
-        x = sum(parts[1:], parts[0])
+        x = functools.reduce(jnp.add, parts)
     return x
 
 

@@ -184,8 +184,8 @@ def _restore(config, model, images: np.ndarray, training: np.ndarray, problems, 
                     batch_size=config.sampler.batch_size,
                     add=bar.add,
                 )
-                settings = candidates[0]
-                if len(candidates) > 1:
+                settings, *others = candidates
+                if others:
                     psnrs = [restore_with(training, settings=each)["psnr"].mean() for each in candidates]
                     settings = candidates[int(np.argmax(np.nan_to_num(psnrs, nan=-np.inf)))]
                     setting, _ = CHOSEN[solver]
