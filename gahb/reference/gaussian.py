@@ -22,7 +22,7 @@ from jaxtyping import Float, Real
 
 from common.arrays import AnyArray
 from common.errors import input_error
-from gahb.reference.checks import as_noisy, as_set, check_count, check_sigma
+from gahb.denoisers import as_noisy, as_set, check_count, check_sigma
 
 BASES = ("dct", "dft")
 
