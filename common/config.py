@@ -23,7 +23,7 @@ FILE_NAME = "config.json"
 # parameters came from.
 RECORD = (migrations.KEY, "history", "init_from")
 
-# What may differ between a stored run and the command that resumes it, because no number of the run depends on it
+# Keys that may differ between a stored run and the command that resumes it: no number of the run depends on them
 # (a larger budget for bad steps or records lets a run go on that has stopped at them).
 RESUME_MAY_CHANGE = (
     "train.log_every",

@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 from common.errors import InputError, input_error, nearest, shown
 
-# How ConfigDict words an assignment of the wrong type.
+# ConfigDict's message for an assignment of the wrong type.
 _CAST = (
     r"Could not override field '(\w+)' \(reference\)\. (.*) is of original type <class '([\w.]+)'>.*<class '([\w.]+)'>"
 )
@@ -40,7 +40,7 @@ def run(path: Path) -> ConfigDict:
         raise InputError(f"{place}: {error.msg}; correct the config file") from error
     except InputError:
         raise
-    # Whatever a user's file raises, also SystemExit(0), is a mistake in that file and is reported with its line.
+    # Any exception of a user's file, also SystemExit(0), is a mistake in that file and is reported with its line.
     except BaseException as error:
         raise InputError(f"{_place(error, path)}: {_reason(error)}") from error
     if text := printed.getvalue().strip():

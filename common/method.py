@@ -11,7 +11,7 @@ PyTree = Any
 
 
 class Variables(NamedTuple):
-    """What a network needs to be applied: trained `params` and running `stats` (an empty dict if it has none)."""
+    """Variables of a network: trained `params` and running `stats` (an empty dict if it has none)."""
 
     params: PyTree
     stats: PyTree
@@ -25,7 +25,7 @@ class Aux(NamedTuple):
 
 
 class Samples(NamedTuple):
-    """What a sampling run hands to the file writer.
+    """The samples of a run, for the file writer.
 
     `arrays` go into one `.npz`; `images` (`[N, H, W, C]` in [0, 1], may be None) into a `.png` grid; `info` (plain
     JSON values, with at least `nfe`) into the `.json` beside them. `settings` (plain JSON values) is what decides the

@@ -15,7 +15,7 @@ from common.errors import input_error
 
 
 class Purpose(enum.IntEnum):
-    """What a key is used for; two purposes never have the same random numbers."""
+    """The purpose of a key; two purposes never have the same random numbers."""
 
     INIT = 0
     AUGMENT = 1

@@ -81,7 +81,7 @@ def import_weights(
     widths = ", ".join(str(network.channels * each) for each in network.multipliers)
     lines = [
         f"{path}: {config.task}, U-Net of {widths} channels, {network.num_blocks} blocks a level, {count:,} parameters",
-        f"model.heads={network.heads} are taken from the config, since the file does not tell them",
+        f"model.heads={network.heads} are taken from the config, since the file does not contain them",
     ]
     if not dry_run:
         from common.checkpoint import write_imported  # Orbax takes seconds to import
@@ -125,7 +125,7 @@ _LEAVES = {"kernel": "weight", "scale": "weight", "bias": "bias"}
 def convert(tensors: Mapping[str, np.ndarray], *, heads: int = 4, field: str = "weights") -> Imported:
     """Returns the network that the authors' state dictionary belongs to, with its weights.
 
-    Names may have one prefix (`module.`, ...). `heads`, of the attention, are what the tensors do not tell. `field`
+    Names may have one prefix (`module.`, ...). The tensors do not determine `heads`, of the attention. `field`
     names the origin of the tensors in errors. Raises `InputError` for tensors that are missing, unexpected, of another
     shape, or not finite.
     """

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from gahb import datasets, eigenbasis, metrics, operators, reference
-    from gahb.api import load_denoiser
     from gahb.denoisers import as_denoiser, at_sigma, from_callback, from_eps, from_score, from_torch, score
     from gahb.eigenbasis import implied_sigma
+    from gahb.method import load_denoiser
     from gahb.metrics import psnr_curve
     from gahb.networks import denoiser
     from gahb.sampler_settings import SamplerSettings
@@ -28,7 +28,7 @@ _WHERE = {
     "from_score": "gahb.denoisers",
     "from_torch": "gahb.denoisers",
     "implied_sigma": "gahb.eigenbasis",
-    "load_denoiser": "gahb.api",
+    "load_denoiser": "gahb.method",
     "psnr_curve": "gahb.metrics",
     "sample": "gahb.sampling",
     "SamplerSettings": "gahb.sampler_settings",

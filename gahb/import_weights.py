@@ -82,7 +82,7 @@ def import_weights(
     lines = [f"{path}: {_described(network)}, {count:,} parameters"]
     if isinstance(network, BFCNN):
         linear = network.first_layer_linear
-        lines.append(f"model.first_layer_linear={linear} is taken from the config, since the file does not tell it")
+        lines.append(f"model.first_layer_linear={linear} is taken from the config, since the file does not contain it")
     if not dry_run:
         from common.checkpoint import write_imported  # Orbax takes seconds to import
 

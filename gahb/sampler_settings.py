@@ -9,7 +9,7 @@ from jax.core import Tracer
 
 from common.errors import choice, input_error, within
 
-# How a sample ended, in the order of the numbers in `info["outcome"]`.
+# Outcomes of a sample, in the order of the numbers in `info["outcome"]`.
 OUTCOMES = ("converged", "unfinished", "diverged", "not a denoiser", "not finite")
 
 

@@ -63,9 +63,9 @@ MODELS = tuple(f"{network}/{path}" for network, each in NETWORKS.items() for pat
 GROUPS: Mapping[str, tuple[str, ...]] = {
     # Each method as published, each with its own objective and path.
     "main": ("force-ode/agm-ode", "force-sde/agm-sde", "denoiser-edm/edm", "velocity/flow", "velocity-ot/flow"),
-    # What the path gives: one network along all of them.
+    # The effect of the path: one network along all of them.
     "one_denoiser": tuple(f"denoiser/{path}" for path in EVERY),
-    # What the objective and its noise levels give: every network along the bridge.
+    # The effect of the objective and its noise levels: every network along the bridge.
     "objectives": tuple(f"{network}/agm-ode" for network, each in NETWORKS.items() if "agm-ode" in each.paths),
 }
 

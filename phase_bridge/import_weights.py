@@ -56,7 +56,7 @@ class Imported(NamedTuple):
 
 
 class _Names(NamedTuple):
-    """What turns our names into the authors'."""
+    """The substitutions that turn our names into the authors'."""
 
     sides: tuple[int, ...]  # of the images, by level; () for a network of points
     aux: str  # what an encoder's second input is called
@@ -69,7 +69,7 @@ def convert(
     """Returns the network that the authors' `tensors` belong to, with its weights and their average.
 
     The tensors are those of a checkpoint, or of one state dictionary (with or without a prefix); everything beside
-    network and average is left alone. What they do not tell are the attention's heads: `heads` of a SongUNet (the
+    network and average is left alone. They do not determine the attention's heads: `heads` of a SongUNet (the
     paper's 1), and the width of one in an ADM network (its 64). `field` names the origin of the tensors in errors.
 
     Raises `InputError` for tensors of another network, or missing, unexpected, misshapen or non-finite ones.
@@ -335,7 +335,7 @@ def import_weights(
         lines.append("samples use the running average of the parameters; --no-ema the parameters themselves")
     if isinstance(imported.network, ResidualMLP):
         lines.append(
-            f"objective.kind={config.objective.kind} is taken from the config, since the file does not tell it"
+            f"objective.kind={config.objective.kind} is taken from the config, since the file does not contain it"
         )
     if config.data.source != given:
         lines.append(f"data.source={config.data.source} in place of {given}; --config FILE names the model's own")

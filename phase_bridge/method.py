@@ -153,7 +153,8 @@ def build(config) -> Method:
                 raise InputError(f"config.evaluate.nfe: {rest}") from None
         if not of_points:
             image_features(checks.features, channels=data.channels)
-            held_out(config, sources), held_out(config, sources, other=True)
+            held_out(config, sources)
+            held_out(config, sources, other=True)
 
     def preview(variables: Variables, key: jax.Array) -> dict[str, np.ndarray]:
         few = 2048 if of_points else 16
@@ -339,7 +340,7 @@ def check_classes(config) -> int:
 
 
 def is_toy(config) -> bool:
-    """Whether the data are points."""
+    """Returns whether the data are points."""
     return config.data.source.startswith(TOY)
 
 

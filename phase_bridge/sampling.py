@@ -384,7 +384,7 @@ def _run(
         m = condition.begin(m)
         intervene = Partial(type(condition).impose, condition, noise)
         if condition.known is not None:
-            # What the unknown pixels look like before anything was evaluated takes one more evaluation.
+            # The first data estimate of the unknown pixels takes one more evaluation.
             output, (x, v) = field(m, jnp.asarray(steps.times[0], dtype)), split(m)
             on_f, on_x, on_v = jnp.asarray(steps.estimate[0], dtype)
             estimate = on_f * output.astype(dtype) + on_x * x + on_v * v

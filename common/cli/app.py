@@ -1,4 +1,4 @@
-"""What the command line needs to know of a method: functions that import it only when they are called."""
+"""The interface of a method to the command line: functions that import it only when they are called."""
 
 from __future__ import annotations
 

@@ -256,7 +256,7 @@ VERBS = (
 )
 
 
-# What other programs call flags and keys of these.
+# Names in other programs of these flags and keys.
 _FLAGS = {
     **dict.fromkeys(("out", "output", "outdir", "output_dir", "out_dir", "logdir", "log_dir", "save_dir", "dir",
                      "run_dir", "rundir", "model_dir", "ckpt_dir", "checkpoint_dir", "folder"), "--workdir"),

@@ -77,7 +77,7 @@ def _close(text: str, name: str | None, known: dict[str, Path], method: str) -> 
     return [f"configs/{each}.py" for each in near] if text.endswith(".py") else near
 
 
-# What a command after training may change: keys on which the meaning of the trained weights does not depend.
+# Keys that a command after training may change: the meaning of the trained weights does not depend on them.
 TRAINED_MAY_CHANGE = (*configs.RESUME_MAY_CHANGE, "seed", "compute_dtype", "data.*", "train.*", "optimizer.*", "ema.*")
 TRAINED_MUST_AGREE = "data.channels"
 

@@ -14,7 +14,7 @@ _LOG = logging.getLogger(__name__)
 
 
 class SkipBudget:
-    """How many different bad records a run accepts; one more is an `InputError` that names them."""
+    """The number of different bad records that a run accepts; one more is an `InputError` that names them."""
 
     def __init__(self, limit: int, *, field: str = "config.data.skip_bad"):
         self._limit = limit

@@ -144,7 +144,7 @@ def _check(image: Any, max_pixels: int) -> None:
 
 
 def _is_deep(image: Any) -> bool:
-    """Whether a channel has more than 8 bits in the file, also where Pillow would cut it to 8."""
+    """Returns whether a channel has more than 8 bits in the file, also where Pillow would cut it to 8."""
     if image.format == "TIFF":
         return max(image.tag_v2.get(_TIFF_BITS, (1,))) > 8
     if image.format in ("BMP", "DIB"):

@@ -22,7 +22,7 @@ _BLOCK = 1024  # images whose numbers are checked at once
 
 
 class _Entry(NamedTuple):
-    """What the header of an array in the file claims."""
+    """The header of an array in the file."""
 
     file: str
     dtype: np.dtype
@@ -134,7 +134,7 @@ def _unreadable(path: Path, got: object) -> InputError:
 
 
 def _what_it_is(path: Path) -> str:
-    """Returns what a file that is no archive is instead, as far as its first bytes tell."""
+    """Returns the kind of a file that is no archive, as far as its first bytes show."""
     try:
         with path.open("rb") as file:
             start = file.read(6)

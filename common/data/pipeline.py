@@ -51,6 +51,7 @@ def sources(config: DataConfig) -> dict[str, Source]:
     of `image` are the picture. Halves, subsets and the removal of near-duplicates concern the training images only.
     Raises `InputError` for everything that can be known without decoding a large data set.
     """
+    images: dict[str, Any]
     opened, images, budget = _split(config)
     # Older versions chose other images as a half, as a subset and to hold out.
     is_whole = "test" in opened and not (config.drop_duplicates or config.half or config.subset)

@@ -19,7 +19,7 @@ Element = Mapping[str, np.ndarray]
 
 MAX_PIXELS = 100_000_000  # of an image: the default of config.data.max_pixels
 
-# What folders and arrays with a split are called, in any case; the test images are of the first group that is there.
+# Names of folders and arrays with a split, in any case; the test images are of the first group that is there.
 TRAIN_NAMES = (("train", "training"),)
 TEST_NAMES = (("test", "testing"), ("val", "valid", "validation"))
 

@@ -1,4 +1,4 @@
-"""How far a long computation is: tqdm's bar on a terminal, otherwise a plain line now and then."""
+"""Progress of a long computation: tqdm's bar on a terminal, otherwise a plain line now and then."""
 
 import sys
 import time
@@ -44,17 +44,17 @@ class Progress:
 
     @property
     def done(self) -> int:
-        """How many are done."""
+        """The number that are done."""
         return self._done
 
     @property
     def added(self) -> int:
-        """How many were done by this run."""
+        """The number done by this run."""
         return self._done - self._earlier
 
     @property
     def rate(self) -> float | None:
-        """How many a second, without the first `add`; None before the second one."""
+        """The number a second, without the first `add`; None before the second one."""
         if self._first is None or self._done == self._first[1]:
             return None
         return (self._done - self._first[1]) / max(self._clock() - self._first[0], 1e-9)

@@ -149,7 +149,7 @@ def _stated_version() -> str:
 
 @functools.cache
 def git_state() -> dict[str, Any] | None:
-    """Returns {"commit", "dirty"} of the checkout that holds this code, None where it is none or Git cannot tell."""
+    """Returns {"commit", "dirty"} of the checkout that holds this code, None where it is none or Git fails."""
     if not (_ROOT / ".git").exists():
         return None
     command = ["git", "--no-optional-locks", "-C", str(_ROOT)]

@@ -130,7 +130,7 @@ def squared_distances(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Returns |x_i - y_j|^2 of `[N, D]` and `[M, D]` in float64 as `[N, M]`, by products; from differences if small."""
     size = np.square(x).sum(1)[:, None] + np.square(y).sum(1)
     squared = size - 2 * (x @ y.T)
-    # What is left of a difference of large numbers has few digits, and of equal points it is not even 0.
+    # The difference of large numbers has few digits, and for equal points it is not even 0.
     rows, columns = np.nonzero(squared <= _CLOSE * size)
     for start in range(0, len(rows), 4096):
         part = slice(start, start + 4096)

@@ -1,4 +1,4 @@
-"""What the U-Nets are made of: initial weights, resampling, convolution, linear layer, norm, dropout, embeddings.
+"""Building blocks of the U-Nets: initial weights, resampling, convolution, linear layer, norm, dropout, embeddings.
 
 Every leaf says how it is distributed, and one draw serves all leaves of a network. Images are halved and doubled by a
 short separable filter with an even number of taps, scaled to sum 1; what lies outside an image counts as zero. (1, 1)

@@ -171,7 +171,7 @@ class _Member:
         self._listener.start()
 
     def fail(self, error: BaseException) -> None:
-        """Tells the other processes that this one ends by `error`."""
+        """Notifies the other processes that this one ends by `error`."""
         self._ending.acquire()
         self._kill_later()
         wrong_platform = isinstance(error, RuntimeError | AssertionError) and not isinstance(error, RunError)

@@ -27,7 +27,7 @@ AXIS = "batch"
 
 
 class Backend(NamedTuple):
-    """How a step runs on this machine's devices.
+    """Execution of a step on this machine's devices.
 
     `axis_name` goes to the step; `positions()` gives the places of the batch that the traced program computes; `rows`
     is the part of the global batch that this host loads. `run_ahead` is the number of calls that may be in flight,
@@ -49,7 +49,7 @@ class Backend(NamedTuple):
 
 
 class RowBackend(NamedTuple):
-    """How a function whose result rows each depend on one row of its input runs on this process's devices.
+    """Execution, on this process's devices, of a function whose result rows each depend on one row of its input.
 
     Each device computes its part of the rows with the same program and without the others, so the number of devices
     changes no bit of a row. `compile` takes `function(whole, rows) -> rows` on trees of arrays.
@@ -86,7 +86,7 @@ def rows(num_devices: int | None = None) -> RowBackend:
 
 
 def is_first_process() -> bool:
-    """Whether this host writes the files that all hosts share."""
+    """Returns whether this host writes the files that all hosts read."""
     return jax.process_index() == 0
 
 

@@ -1,4 +1,4 @@
-"""What the training loop needs to know, read from a config once and checked; schedules and optimizers, from optax."""
+"""Settings of the training loop, read from a config once and checked; schedules and optimizers, from optax."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple

@@ -1,4 +1,4 @@
-"""What the keys of older `diffmatch_jax` runs are called today, and the values of those that are gone."""
+"""Today's names of the keys of older `diffmatch_jax` runs, and the values of removed ones."""
 
 RENAMED = {
     "conditions.fit": "conditioning.fit",

@@ -66,6 +66,9 @@ def base() -> ConfigDict:
     restore.baseline_steps = 80  # noise levels of theirs after the first: as many as the sampler's iterations
     restore.dps_weight = 0.3  # step zeta' along the gradient of the misfit
     restore.diffpir_renewal = 0.3  # zeta, the fraction of the noise that is drawn anew at each level, in (0, 1]
+    restore.tune_images = 0  # training images on which the baselines' numbers are chosen, of these; 0 = those above
+    restore.dps_weights = (0.1, 0.3, 1.0, 3.0)
+    restore.diffpir_renewals = (0.1, 0.3, 0.6, 1.0)
     restore.impose = False  # put the measurement back into the result, which the original does not
 
     # The published algorithm is sampler.h0=0.01, sampler.beta=0.1, sampler.sigma_L=0.05.

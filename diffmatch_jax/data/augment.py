@@ -106,7 +106,7 @@ def coloured(image: jax.Array, *, saturation: jax.Array | float = 1.0, hue: jax.
     one, other = np.float32(_RED_GREEN), np.float32(_YELLOW_BLUE)
     plane, turn = np.outer(one, one) + np.outer(other, other), np.outer(other, one) - np.outer(one, other)
     mixed = saturation * (jnp.cos(angle) * plane + jnp.sin(angle) * turn)
-    # What is added to a gray that keeps the luma; a matrix product of so few columns would be slow.
+    # The increment to a gray that keeps the luma; a matrix product of so few columns would be slow.
     gray = np.outer(np.ones(3, np.float32), np.asarray(LUMA, np.float32))
     matrix = gray + (np.eye(3, dtype=np.float32) - gray) @ mixed
     channels = [image[..., i] for i in range(3)]

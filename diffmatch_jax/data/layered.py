@@ -86,7 +86,7 @@ class Outline(NamedTuple):
     phases: np.ndarray
 
     def covers(self, places: np.ndarray) -> np.ndarray:
-        """Tells which places `[..., 2]` are inside."""
+        """Returns which places `[..., 2]` are inside."""
         x, y = np.moveaxis(places - self.middle, -1, 0)
         waves = np.arange(2, 2 + len(self.sizes))
         angle = np.arctan2(y, x)[..., None]

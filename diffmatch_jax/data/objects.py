@@ -42,7 +42,7 @@ class Cutout(NamedTuple):
 
 @dataclass(frozen=True)
 class Objects:
-    """How large objects are and how they move; hashable.
+    """Sizes and motions of objects; hashable.
 
     area: fraction of the target, log-uniform between the two; rotation: degrees, U(-, +); log_scale: of the size in the
     source, U(-, +); near: with probability `near_share` the object moves in x and y by U(-near, near) sides, otherwise

@@ -115,7 +115,7 @@ _TRIES = 8  # one draw in four is rejected, so eight fail once in 40,000 pairs; 
 
 @dataclass(frozen=True)
 class Warps:
-    """How strong the warps are and how often each kind comes; hashable. Lengths are in halves of the window's side.
+    """Strengths of the warps and probability of each kind; hashable. Lengths are in halves of the window's side.
 
     shares: of `KINDS`; corner: each corner of a homography moves by U(-corner, corner) in x and y, drawn again where
     the target would look further than `reach` (x, y) from the middle; rotation: degrees, U(-, +); stretch: two scales

@@ -237,7 +237,7 @@ def _pixels(error, uncertainty, mask) -> tuple[np.ndarray, np.ndarray]:
 
 
 class Joint(NamedTuple):
-    """How good hypotheses are, in the unit of the flows; smaller energy scores are better.
+    """Quality of hypotheses, in the unit of the flows; smaller energy scores are better.
 
     cells, steps, squares: mean energy score of the flow of a cell, of the difference of the flows of two cells that are
     1/8 of the side apart, and of the mean over squares of 1/4 of the side. correlation: of two cells that are 1/32 of

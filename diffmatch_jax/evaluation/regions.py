@@ -22,7 +22,7 @@ FEWEST = 64  # pixels below which a region of a pair is not measured
 
 
 class Answer(NamedTuple):
-    """What a matcher returns: flow `[H, W, 2]`, and if it has them confidence `[H, W]` and hypotheses `[n, H, W, 2]`.
+    """The result of a matcher: flow `[H, W, 2]`, and if it has them confidence `[H, W]` and hypotheses `[n, H, W, 2]`.
 
     All in pixels of the source; a larger confidence is surer.
     """

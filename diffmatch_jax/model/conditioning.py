@@ -63,7 +63,7 @@ class ConditioningConfig:
 
     @property
     def alignment(self) -> str:
-        """How maps and flow are resized, see `model.resize`."""
+        """The rule by which maps and flow are resized, see `model.resize`."""
         return released.ALIGNMENT if self.released else "half_pixel"
 
     @property
@@ -98,7 +98,7 @@ class ConditioningConfig:
 
     @property
     def is_plain(self) -> bool:
-        """Whether evidence is correlations around the winner alone."""
+        """Returns whether evidence is correlations around the winner alone."""
         return not (self.wide or self.score or self.fit)
 
 

@@ -1,6 +1,6 @@
 """Search over frames: rotation and zoom of a pair are found on the coarse grid, and the source is resampled by them.
 
-Features tell places apart up to rotations of about 30 degrees and zooms of about 1.5. Where few matches of the images
+Features distinguish places up to rotations of about 30 degrees and zooms of about 1.5. Where few matches of the images
 as they are agree on one flow, copies of the source rotated in steps of 45 degrees, at the image's own scale and with
 either side shrunk to a half, are compared with the target. Of the frame with most agreement, the global affine map
 through its matches resamples the source once more (or twice), then the homography through them where more agree by it,

@@ -31,7 +31,7 @@ class Pose(NamedTuple):
 def opencv() -> Any:
     """Returns the module `cv2`; raises `InputError` with the command that installs it."""
     try:
-        import cv2
+        import cv2  # pyright: ignore[reportMissingImports]  # of the extra `classical`
     except ImportError:
         fix = "pip install 'opencv-python-headless>=4.10'"
         raise input_error("classical matchers and geometry", expected="OpenCV", got="no module cv2", fix=fix) from None

@@ -165,7 +165,7 @@ def on_grid(truth: jax.Array, mask: jax.Array, like: jax.Array, *, alignment: st
     if alignment == "corner":
         return middle
     mean, share = average_flow(truth, mask, size)
-    # What is invalid is known too, but may be far away; beyond two images nothing is learnt from it.
+    # Invalid flow is known too, but may be far away; beyond two images nothing is learnt from it.
     return jnp.where(share[..., None] > 0, mean, jnp.clip(jnp.where(jnp.isfinite(middle), middle, 0), -2, 2))
 
 

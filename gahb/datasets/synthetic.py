@@ -117,7 +117,7 @@ class Generated(Source):
 
     @property
     def has_oracle(self) -> bool:
-        """Whether `oracle_mse` can be computed for this class."""
+        """Returns whether `oracle_mse` can be computed for this class."""
         return self._geometry is not None
 
     def oracle_mse(

@@ -32,7 +32,7 @@ ROWS = 64  # arrays have multiples of this many rows, so that few shapes are com
 
 
 class Loose(NamedTuple):
-    """What the operator adds to the basis at the end of an abandoned chain: `rows` times `directions`."""
+    """The part of the operator outside the basis at the end of an abandoned chain: `rows` times `directions`."""
 
     rows: np.ndarray  # [filled, block]
     directions: jax.Array  # [block, size]
@@ -309,7 +309,7 @@ def largest(
         chain = None
         history.append((space.products, float(residuals.max())))
         due_at = space.products + _wait(history, tolerance, block)
-        # What abandoned chains left over may be all that keeps the residuals up: then the first of these goes on.
+        # If couplings of abandoned chains alone keep the residuals large, the first of these chains goes on.
         resumes = loose.max() > tolerance / 2 and (residuals**2 - loose**2).max() < loose.max() ** 2 / 4
         if resumes:
             space.abandon()

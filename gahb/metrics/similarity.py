@@ -1,4 +1,4 @@
-"""How alike images are: correlation, cosine, patch by patch, and the nearest of a large set.
+"""Similarity of images: correlation, cosine, patch by patch, and the nearest of a large set.
 
 Images are `[N, ...]` of any shape per image (`[N, H, W, C]`, or `[N, D]` for feature vectors, by which other measures
 of likeness plug in). Sets of references may be larger than the device: they stay on the host and pass in blocks. Bytes
@@ -50,7 +50,7 @@ def unit_vectors(vectors: ArrayLike, *, remove_mean: bool = True) -> jax.Array:
     if remove_mean:
         vectors = vectors - vectors.mean(-1, keepdims=True)
     norm = jnp.linalg.norm(vectors, axis=-1, keepdims=True)
-    # What rounding leaves of a constant image has a direction, but it means nothing.
+    # The rounding error of a constant image has a direction, which is meaningless.
     flat = norm <= 16 * jnp.finfo(vectors.dtype).eps * size
     return jnp.where(flat, 0, vectors / jnp.where(flat, 1, norm))
 

@@ -22,7 +22,7 @@ from jaxtyping import Float, Real
 
 from common.arrays import AnyArray
 from common.errors import input_error
-from gahb.reference.checks import as_noisy, as_set, check_count, check_sigma
+from gahb.denoisers import as_noisy, as_set, check_count, check_sigma
 
 BASES = ("dct", "dft")
 
@@ -147,7 +147,7 @@ def fit_covariance(images: Real[AnyArray, "images height width channels"], *, bl
         flat = np.concatenate([centred(rows) for rows in blocks])
         values, left = np.linalg.eigh(flat @ flat.T / count)
         vectors = flat.T @ left
-    # What rounding leaves of a variance that is zero; its direction is noise.
+    # The rounding error of a zero variance; its direction is noise.
     kept = values > max(values.max(), 0) * max(count, size) * np.finfo(np.float64).eps
     values, vectors = values[kept][::-1], vectors[:, kept][:, ::-1]
     return Covariance(mean, vectors / np.linalg.norm(vectors, axis=0), values)

@@ -25,7 +25,7 @@ from jaxtyping import Array, Float, Int, Real
 
 from common.arrays import AnyArray, as_numbers
 from common.errors import choice, input_error
-from gahb.reference.checks import as_noisy, as_set, check_count, check_shape, check_sigma
+from gahb.denoisers import as_noisy, as_set, check_count, check_shape, check_sigma
 
 NEVER = -1e30  # the logit of what must not count; a number, so that differences of two are none of infinities
 

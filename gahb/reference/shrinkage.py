@@ -18,7 +18,7 @@ from scipy.special import ndtr
 
 from common.arrays import AnyArray, as_images, as_numbers
 from common.errors import choice, input_error
-from gahb.reference.checks import as_noisy, check_count, check_shape, check_sigma
+from gahb.denoisers import as_noisy, check_count, check_shape, check_sigma
 from gahb.reference.gaussian import cosines
 
 

@@ -74,7 +74,7 @@ def test_training_sees_the_class_of_each_image(made, variables):
 
     loss, slope = loss_and_slope(jnp.array([2, 0]))
     assert abs(loss - loss_and_slope(jnp.array([0, 2]))[0]) > 1e-4 * loss
-    rows = np.abs(slope.params["map_label"]["kernel"]).max(1)
+    rows = np.abs(slope.params["network"]["map_label"]["kernel"]).max(1)
     assert rows[1] == 0 and min(rows[0], rows[2]) > 0
 
 

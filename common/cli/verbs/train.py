@@ -1,4 +1,4 @@
-"""What makes a run: `train`, after everything that can be checked has been checked, and `import-weights`."""
+"""Commands that make a run: `train`, after all checks that need no computation, and `import-weights`."""
 
 import contextlib
 import platform

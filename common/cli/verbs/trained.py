@@ -259,7 +259,7 @@ def _many(app: App, request: Request, model: Trained, num: int) -> None:
     directory, sampler = many.store.directory, model.method.sampler
     described = directory.with_suffix(".json")
     if not many.added and described.exists() and results.read_numbers(described)["num_samples"] >= num:
-        # What the command that drew them noted, their number and speed, stays.
+        # Number and speed, noted by the command that sampled them, stay.
         print_lines(f"{num} samples are in {directory} already; {described}")
         return
     numbers = {

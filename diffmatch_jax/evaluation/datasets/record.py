@@ -28,7 +28,7 @@ class Cameras(NamedTuple):
 
 
 class Regions(NamedTuple):
-    """What is known of every target pixel of a generated pair.
+    """Regions of a generated pair, known at every target pixel.
 
     masks: `[H, W]` by the name of a region (`evaluation.regions.REGIONS`); covisible `[H, W]`: which pixels the source
     shows; equal `[M, H, W, 2]`: flows to places of the source that look the same, NaN where there are no more.
@@ -249,7 +249,7 @@ def centres(size: tuple[int, ...]) -> np.ndarray:
 
 
 def inside(positions: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
-    """Tells which positions `[..., 2]` lie between the outermost pixel centres of an image of `size`."""
+    """Returns which positions `[..., 2]` lie between the outermost pixel centres of an image of `size`."""
     return np.all((positions >= 0) & (positions <= _wide(size) - 1), axis=-1)
 
 
