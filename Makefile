@@ -61,9 +61,10 @@ smoke-newest:  ## the same with the newest versions, in NEWEST=python3.13
 	.venv-newest/bin/python -m pip install --quiet .
 	.venv-newest/bin/python tests/smoke.py
 
-lint: install  ## style
+lint: install  ## style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/pyright --pythonpath $(BIN)/python
 
 bench: install  ## overheads and throughput, as ratios; appends to benchmarks/results
 	$(BIN)/python -m benchmarks

@@ -5,6 +5,7 @@
 - A tutorial, examples/NAME.py in percent cells, runs and becomes a page with its output, and a notebook.
 - A link out of docs/ (`../benchmarks/results/unet.json`) leads to a copy in the site.
 - Equations become MathML, which browsers render without scripts or fonts.
+- Examples in docstrings become code, and named tuples list their fields.
 """
 
 import contextlib
@@ -18,6 +19,7 @@ import re
 import sys
 from pathlib import Path
 
+import griffe
 import matplotlib
 from latex2mathml.converter import convert
 from mkdocs.plugins import event_priority
@@ -27,11 +29,29 @@ from mkdocs.utils import get_relative_url
 ROOT = Path(__file__).parent
 
 _CELL = re.compile(r"^# %%(?P<kind> \[markdown\])?[^\n]*\n", re.MULTILINE)
+_SPECIAL = re.compile(r"^>>> .*?(?=\n[ \t]*\n|\Z)|`[^`]*`|<", re.DOTALL | re.MULTILINE)  # of a docstring
 _EQUATION = re.compile(r'<(div|span) class="arithmatex">\\[\[(](.*?)\\[\])]</\1>', re.DOTALL)
 _INCLUDE = re.compile(r"^::: include (\S+)(?: (\S+))?$", re.MULTILINE)
 _LINK_OUT = re.compile(r"(?<=\]\()\.\./[^)#\s]+(?=[)#])")
 _SHIM = "https://unpkg.com/iframe-worker/shim"  # named by the offline plugin; docs/assets has a copy
 _PUBLIC = re.compile(r"^::: public (\S+)(?: (\d))?$", re.MULTILINE)
+
+
+class Docstrings(griffe.Extension):
+    """Puts examples into fences, keeps `<` from becoming a tag, and lists the fields of named tuples."""
+
+    def on_instance(self, *, obj, **kwargs):
+        def shown(match):
+            text = match[0]
+            return f"```pycon\n{text}\n```" if text.startswith(">>>") else "&lt;" if text == "<" else text
+
+        if obj.docstring:
+            obj.docstring.value = _SPECIAL.sub(shown, obj.docstring.value)
+
+    def on_class_members(self, *, cls, **kwargs):
+        if cls.docstring and any(str(base) == "NamedTuple" for base in cls.bases):
+            fields = [f"- `{name}: {each.annotation}`" for name, each in cls.attributes.items() if not each.docstring]
+            cls.docstring.value = "\n".join([cls.docstring.value, "", *fields])
 
 
 def on_config(config):

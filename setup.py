@@ -37,6 +37,7 @@ setuptools.setup(
         "flax>=0.12.0",
         "grain>=0.2.16",  # the first whose iterators can be closed
         "jax>=0.10.0",
+        "jaxtyping>=0.3.0",
         "matplotlib>=3.9.0",
         "ml-collections>=1.0.0",
         "ml_dtypes>=0.5.0",
@@ -61,6 +62,7 @@ setuptools.setup(
             "flatbuffers>=24.3.25",
             "hypothesis>=6.100.0",
             "psutil>=6.0.0",
+            "pyright[nodejs]==1.1.414",  # each release asks other things of the code
             "pytest>=8.3.0",
             "pytest-timeout>=2.3.1",
             "pytest-xdist>=3.6.1",

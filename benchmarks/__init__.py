@@ -1,1 +1,1 @@
-"""What this code costs: run from a checkout with `python -m benchmarks`; results are kept in `benchmarks/results`."""
+"""Speed and overheads of this code: run in a checkout by `python -m benchmarks`; results in `benchmarks/results`."""

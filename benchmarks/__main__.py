@@ -44,7 +44,7 @@ def main(argv: list[str]) -> int:
     except (InputError, RunError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2 if isinstance(error, InputError) else 1
-    # Each in a process of its own: after another one, the runtime was seen to compute with one thread only.
+    # Each in a separate process: after another one, the runtime was observed to use one thread only.
     options = [word for word in argv if word not in flags.names]
     return max(subprocess.run([sys.executable, "-m", "benchmarks", name, *options]).returncode for name in names)
 

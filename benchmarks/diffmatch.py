@@ -37,7 +37,7 @@ from diffmatch_jax.model.sampling import draw
 from diffmatch_jax.model.unet import inputs
 from diffmatch_jax.settings import VGG, build_matcher_config
 
-# Only for counting: the arithmetic that is asked for, whatever kernel does it and whatever is computed twice.
+# Only for counting: the arithmetic that is asked for, independent of kernels and recomputation.
 COUNTED = {"model.fused_attention": False, "train.remat": False}
 
 

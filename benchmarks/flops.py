@@ -11,7 +11,7 @@ def products(traced: Any) -> float:
     """Returns the FLOPs (2 per multiply-add) of all matrix products and convolutions of `jax.jit(f).trace(...)`.
 
     A scan counts as often as it runs, a choice with its costliest branch, a `while` once. What else is computed is not
-    counted, nor what is inside a kernel of its own, so attention should be traced without the fused one.
+    counted, nor the inside of a custom kernel, so attention should be traced without the fused one.
     """
     return _of(traced.jaxpr.jaxpr)
 

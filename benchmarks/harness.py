@@ -26,7 +26,7 @@ from common.training.parallel import device_name
 
 RESULTS = Path(__file__).parent / "results"
 LIBRARIES = ("jax", "jaxlib", "flax", "optax", "numpy", "grain", "orbax-checkpoint", "scorebridge")
-# What a user can set that changes speed.
+# Settings of a user that change speed.
 ENVIRONMENT = ("JAX_PLATFORMS", "XLA_FLAGS", "OMP_NUM_THREADS", "JAX_DEFAULT_MATMUL_PRECISION")
 
 
@@ -52,7 +52,7 @@ class Goal(NamedTuple):
 
 
 class Report(NamedTuple):
-    """What a benchmark found: `rows` of its tables by title, `samples` by name, `goals`, and what it ran."""
+    """The result of a benchmark: `rows` of its tables by title, `samples` by name, `goals`, and what it ran."""
 
     config: Mapping[str, Any]
     seed: int

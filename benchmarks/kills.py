@@ -1,4 +1,4 @@
-"""Whether work that is killed at any moment and started again ends as if nothing had happened, bit for bit.
+"""Checks that work killed at any moment and started again ends as if nothing had happened, bit for bit.
 
 Runs tiny `gahb train`, `gahb sample --num`, `gahb study` and `diffmatch_jax benchmark` in processes of their own, sends
 SIGKILL at seeded random moments (some time after the start, or right after a file has changed), starts them again until
@@ -27,7 +27,7 @@ from common.checkpoint import saved_steps
 from common.errors import RunError, choice, input_error
 
 ROOT = Path(__file__).resolve().parents[1]
-# How long a run took, and when: all that may differ between two runs.
+# Duration and date of a run: all that may differ between two runs.
 TIMES = {"time", "wall_s", "created", "examples_per_s", "samples_per_s", "data_wait", "seconds"}
 # Show times too; all else in them is in `results/benchmark-*.json`.
 WITH_TIMES = ("results/benchmark-*.md", "figures/accuracy-*.png")
@@ -55,7 +55,7 @@ class Work(NamedTuple):
 
 
 class Ending(NamedTuple):
-    """How a run that was killed ended: how often it was killed and started again, and what is wrong with it."""
+    """The end of a run that was killed: how often it was killed and started again, and its differences."""
 
     kills: int
     restarts: int

@@ -1,4 +1,4 @@
-"""What surrounds the computation, as ratios to the computation alone, on a training step of 50 ms or more.
+"""Overheads around the computation, as ratios to the computation alone, on a training step of 50 ms or more.
 
 - data: a step with real data over the same step with one constant batch. Goals: at most 1.02 with the data on the
   device, 1.05 streamed by Grain. Streaming is measured with full buffers, and refilling them is charged to it.

@@ -1,4 +1,4 @@
-"""What sampling costs beside the network: a sampler of n evaluations over n calls of the jitted network.
+"""The cost of sampling beside the network: a sampler of n evaluations over n calls of the jitted network.
 
 The network is the SongUNet of configs/phase_bridge/cifar10_small.py, float32, batch 16; on an accelerator the paper's
 for CIFAR-10 (56 M parameters), bfloat16, batch 256. The sampler is called as a user calls it, from the grid and its

@@ -1,4 +1,4 @@
-"""How long a user waits for the first training step: `python -m gahb train` on configs/gahb/photographs.py.
+"""The wait for the first training step: `python -m gahb train` on configs/gahb/photographs.py.
 
 Wall seconds from the start of the process to the end of its first step, as its own record gives it, with an empty cache
 of compiled programs (cold) and with the cache which that start has filled (warm). Goal: warm / cold of at most 0.5.

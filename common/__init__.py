@@ -1,4 +1,4 @@
-"""What the three methods share: networks, data, training, checkpoints and figures. Knows arrays, never a method.
+"""Code shared by the three methods: networks, data, training, checkpoints, figures. It depends on no method.
 
 Each method's package runs this file by its path before it imports anything of `common`, so it needs nothing of it:
 other projects have packages of these names too, and the current directory comes first where Python looks for them.

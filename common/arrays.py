@@ -1,24 +1,27 @@
 """Arrays that users give to public functions: bytes become floats, and what cannot be an image is refused.
 
-Works for NumPy and JAX arrays. What is traced by `jit` has no values yet: then type and shape alone are checked. Every
-refusal says how to convert the very array that was given, where a conversion is unambiguous.
+NumPy and JAX arrays stay what they are, hence `Any`. What is traced by `jit` has no values yet: then type and shape
+alone are checked. Every refusal says how to convert the very array that was given, where a conversion is unambiguous.
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from common.errors import input_error
 
+AnyArray: TypeAlias = jax.Array | np.ndarray  # for the shapes of public functions: `Real[AnyArray, "..."]`
+
 UNIT, SIGNED = (0.0, 1.0), (-1.0, 1.0)  # the ranges that images have here
-_MANY = 16  # pixels, of which a mean says something
+_MANY = 16  # pixels: the mean of fewer is no evidence
 _BRIGHT = 4.0  # no mean of an image is that far from 0, noisy or not
 
 
-def as_numbers(values: Any, field: str, *, scale: tuple[float, float] = UNIT) -> np.ndarray | jax.Array:
+def as_numbers(values: Any, field: str, *, scale: tuple[float, float] = UNIT) -> Any:
     """Returns an array of floats of at least 32 bits, with bytes on the range `scale`.
 
     For images, features and measurements of any shape and size; no range is asked of floats. Raises `InputError` for
@@ -31,7 +34,7 @@ def as_numbers(values: Any, field: str, *, scale: tuple[float, float] = UNIT) ->
         expected = f"bytes (uint8) or floats in {_interval(scale)}"
         with jax.ensure_compile_time_eval():
             raise input_error(field, expected=expected, got=_described(values), fix=_fix(field, values, scale))
-    if not isinstance(values, jax.core.Tracer):
+    if not isinstance(values, Tracer):
         # A constant of a function that is being traced has values too.
         with jax.ensure_compile_time_eval():
             _check_finite(values, field)
@@ -47,13 +50,13 @@ def to_unit(image: jax.Array) -> jax.Array:
     return image.astype(jnp.float32)
 
 
-def as_mask(values: Any, field: str) -> np.ndarray | jax.Array:
+def as_mask(values: Any, field: str) -> Any:
     """Returns an array of zeros and ones, or of booleans, as it is; raises `InputError` for everything else."""
     values = as_array(values, field, fix="give one entry a pixel")
     if not _real(values):
         fix = "compare with a threshold, which gives booleans"
         raise input_error(field, expected="zeros and ones", got=f"{values.dtype} {list(values.shape)}", fix=fix)
-    if not isinstance(values, jax.core.Tracer):
+    if not isinstance(values, Tracer):
         with jax.ensure_compile_time_eval():
             fits = bool(((values == 0) | (values == 1)).all())
         if not fits:
@@ -62,7 +65,7 @@ def as_mask(values: Any, field: str) -> np.ndarray | jax.Array:
     return values
 
 
-def as_array(values: Any, field: str, *, fix: str) -> np.ndarray | jax.Array:
+def as_array(values: Any, field: str, *, fix: str) -> Any:
     """Returns an array of any type; `fix` is for a list whose rows differ in length.
 
     Raises `InputError` for that, and for a `numpy.ma` array with hidden numbers, which would count like all others.
@@ -89,7 +92,7 @@ def as_images(
     shape: Sequence[int | None] = (None, None, None),
     batch: bool = True,
     beyond: float = 1.0,
-) -> np.ndarray | jax.Array:
+) -> Any:
     """Returns images `[N, H, W, C]` (without `batch`: one image) as floats on the range `scale`.
 
     shape: height, width and channels of one image, None where any will do. noisy: whether the values may lie outside
@@ -100,7 +103,7 @@ def as_images(
     images = as_numbers(images, field, scale=scale)
     number = [] if not batch else ["B"] if noisy else ["N"]
     _check_shape(images, field, tuple(shape), number)
-    if not isinstance(images, jax.core.Tracer):
+    if not isinstance(images, Tracer):
         with jax.ensure_compile_time_eval():
             _check_range(images, field, scale, noisy, beyond)
     return images
@@ -167,13 +170,13 @@ def _extremes(values):
 
 
 def _whole(values):
-    """Tells whether all values are whole numbers, judging by a few first: an image rarely begins with many."""
+    """Returns whether all values are whole numbers; the first image is checked first, since few images pass it."""
     flat = np.asarray(values[:1], np.float64).reshape(-1)
     return bool((flat == np.round(flat)).all()) and bool((values == values.round()).all())
 
 
 def _described(values):
-    if isinstance(values, jax.core.Tracer) or not values.size or not _real(values):
+    if isinstance(values, Tracer) or not values.size or not _real(values):
         return f"{values.dtype} {list(values.shape)}"
     return f"{values.dtype} from {values.min()} to {values.max()}"
 
@@ -191,7 +194,7 @@ def _fix(field, values, scale, *, noisy=False):
     if not _real(values):
         return "give real numbers"
     whole = not jnp.issubdtype(values.dtype, jnp.floating)
-    if isinstance(values, jax.core.Tracer) or not values.size:
+    if isinstance(values, Tracer) or not values.size:
         return "convert it to float32 and divide it by its largest possible value"
     low, high, _ = _extremes(values)
     name = f"{field}.astype(np.float32)" if whole else field

@@ -1,21 +1,17 @@
 """Experiment configurations: loading, checking, durations, hashing, and the copy that lives in the workdir."""
 
-import contextlib
 import copy
 import hashlib
-import io
 import json
 import os
-import re
 import sys
-import traceback
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
 
-from common import migrations
+from common import config_file, migrations
 from common.config_values import parse, typed
 from common.errors import InputError, choice, input_error, listed, nearest, shown
 from common.io.files import read_json, write_json
@@ -27,7 +23,7 @@ FILE_NAME = "config.json"
 # parameters came from.
 RECORD = (migrations.KEY, "history", "init_from")
 
-# What may differ between a stored run and the command that resumes it, because no number of the run depends on it
+# Keys that may differ between a stored run and the command that resumes it: no number of the run depends on them
 # (a larger budget for bad steps or records lets a run go on that has stopped at them).
 RESUME_MAY_CHANGE = (
     "train.log_every",
@@ -51,7 +47,7 @@ RESUME_MAY_CHANGE = (
     "sampler.*",
 )
 
-# What a run may go on with in another way, from its newest checkpoint, where the command says so by
+# Keys that may change when a run continues from its newest checkpoint and the command sets them by
 # `--config.KEY=VALUE`; each change is recorded.
 CONTINUE_MAY_CHANGE = ("train.steps", "optimizer.*")
 
@@ -66,11 +62,6 @@ CHOICES = {
     "optimizer.schedule": ("constant", "halving", "cosine", "warmup_cosine"),
 }
 
-# How ConfigDict words an assignment of the wrong type.
-_CAST = (
-    r"Could not override field '(\w+)' \(reference\)\. (.*) is of original type <class '([\w.]+)'>.*<class '([\w.]+)'>"
-)
-
 
 def load(path: str | os.PathLike, overrides: Mapping[str, Any] | None = None, base: ConfigDict | None = None):
     """Returns the locked configuration that `get_config()` of the file at `path` builds, with `overrides` applied.
@@ -78,7 +69,7 @@ def load(path: str | os.PathLike, overrides: Mapping[str, Any] | None = None, ba
     `overrides` maps dotted keys (`"train.steps"`) to values, or to texts as typed on a command line. `base` holds every
     key the method knows; keys and types of the file are checked against it. Raises `InputError`.
     """
-    config = _run_file(Path(path))
+    config = config_file.run(Path(path))
     try:
         if base is None:
             return _finish(config, overrides)
@@ -178,7 +169,7 @@ def read_dict(workdir: str | os.PathLike) -> dict[str, Any]:
 
 
 def method_of(workdir: str | os.PathLike) -> Any:
-    """Returns the name of the method whose run is in `workdir`, whatever its version; raises `InputError`."""
+    """Returns the name of the method whose run is in `workdir`, of any version; raises `InputError`."""
     return _read_json(workdir, Path(workdir) / FILE_NAME).get("method")
 
 
@@ -236,7 +227,7 @@ def _incomplete(path: Path, got: str) -> InputError:
 
 
 def _known(values: Mapping[str, Any], base: ConfigDict, workdir: str | os.PathLike, training: bool) -> dict[str, Any]:
-    """Returns the stored values of keys that `base` has, as dotted keys, and says what differs between both."""
+    """Returns the stored values of keys that `base` has, as dotted keys, and prints the difference."""
     path = Path(workdir) / FILE_NAME
     stored, known = dict(flat(values)), dict(flat(to_dict(base)))
     sections = {key[:end] for key in known for end, letter in enumerate(key) if letter == "."}
@@ -266,7 +257,7 @@ def _listed_keys(values: Mapping[str, Any]) -> str:
     return listed((f"{key}={shown(value)}" for key, value in values.items()), most=8)
 
 
-_NOTED: set[str] = set()  # a command reads a configuration several times, and says once what is odd about it
+_NOTED: set[str] = set()  # a command reads a configuration several times; each note is printed once
 
 
 def _note(text: str) -> None:
@@ -294,64 +285,6 @@ def diff(a: ConfigDict | Mapping, b: ConfigDict | Mapping, ignore: tuple[str, ..
 def matches(key: str, patterns: tuple[str, ...]) -> bool:
     """Returns whether a dotted key is one of `patterns`, or in a section that one of them names by `section.*`."""
     return key in patterns or any(each.endswith(".*") and key.startswith(each[:-1]) for each in patterns)
-
-
-def _run_file(path: Path) -> ConfigDict:
-    if not path.is_file():
-        others = [each.stem for each in path.parent.glob("*.py") if each.stem not in ("__init__", "base")]
-        close = nearest(path.stem, others)
-        fix = f"did you mean {path.with_name(close)}.py?" if close else "check --config"
-        raise input_error(f"config file {path}", expected="a Python file", got="no such file", fix=fix)
-    namespace = {"__file__": str(path), "__name__": "experiment", "__builtins__": __builtins__}
-    printed = io.StringIO()
-    try:
-        # Commands promise what they print, so a file that only returns values must add nothing to it.
-        with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
-            exec(compile(path.read_bytes(), str(path), "exec"), namespace)
-            build = namespace.get("get_config")
-            if not callable(build):
-                raise input_error(
-                    str(path), expected="a function get_config()", got="none", fix="see configs/base.py for the shape"
-                )
-            config = build()
-    except SyntaxError as error:
-        place = f"{error.filename}:{error.lineno}" if error.filename and error.lineno else str(path)
-        raise InputError(f"{place}: {error.msg}; correct the config file") from error
-    except InputError:
-        raise
-    # Whatever a user's file raises, also SystemExit(0), is a mistake in that file and is reported with its line.
-    except BaseException as error:
-        raise InputError(f"{_place(error, path)}: {_reason(error)}") from error
-    if text := printed.getvalue().strip():
-        raise input_error(
-            str(path), expected="a file that prints nothing", got=shown(text), fix="remove print from the config file"
-        )
-    if not isinstance(config, ConfigDict):
-        raise input_error(
-            str(path), expected="get_config() to return a ConfigDict", got=type(config).__name__, fix="return it"
-        )
-    return config
-
-
-def _place(error: BaseException, path: Path) -> str:
-    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
-    return f"{path}:{lines[-1]}" if lines else str(path)
-
-
-def _reason(error: BaseException) -> str:
-    """Returns a sentence for an error in a config file; ConfigDict's own are long, so they are reworded."""
-    try:
-        text = str(error)
-    except Exception:  # noqa: BLE001  the class is the file's own
-        text = ""
-    text = text.replace("\\n", "\n").replace("\\'", "'")
-    if match := re.match(_CAST, text, re.DOTALL):
-        wanted = "a section (ConfigDict)" if match[4].endswith("ConfigDict") else match[4]
-        return f"{match[1]}: expected {wanted}, got {match[2]!r} ({match[3]}); give a value of that type"
-    close = re.search(r'Did you mean "(\w+)"', text)
-    if close and (match := re.match(r"""["']*(?:Key ")?(\w+)["']""", text)):
-        return f'unknown key "{match[1]}"; did you mean "{close[1]}"?'
-    return f"{type(error).__name__}: {text.splitlines()[0] if text else 'no message'}"
 
 
 def _finish(config: ConfigDict, overrides: Mapping[str, Any] | None) -> ConfigDict:

@@ -91,7 +91,7 @@ _LONGEST = 10_000  # characters of a text that is read as Python values
 def parse(text: str, kind: type, default: Any = None) -> Any:
     """Returns what a text from the command line means for a field of type `kind`; the text itself if it has none.
 
-    Names of a tuple of names (`default` says that it is one) need no quotes: `calpha-2,ray`.
+    Where `default` is a tuple of names, names need no quotes: `calpha-2,ray`.
     """
     if kind is tuple and default and all(isinstance(each, str) for each in default):
         return _names(text)
@@ -141,7 +141,7 @@ def typed(field: str, value: Any, kind: type, default: Any) -> Any:
 
 
 def _is_long(value: object) -> bool:
-    """Tells whether a value is the text of an integer of more digits than Python reads."""
+    """Returns whether a value is the text of an integer of more digits than Python reads."""
     return isinstance(value, str) and len(value) > 4000 and value.strip().lstrip("+-").replace("_", "").isdigit()
 
 

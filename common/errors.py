@@ -4,6 +4,7 @@ import difflib
 import math
 import operator
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 
 class InputError(ValueError):
@@ -54,7 +55,7 @@ def at_least(values: Mapping[str, tuple[float, float]]) -> None:
         within(field, value, least)
 
 
-def whole_number(field: str, value: object, *, least: int = 1, most: int | None = None) -> int:
+def whole_number(field: str, value: Any, *, least: int = 1, most: int | None = None) -> int:
     """Returns `value` as an integer from `least` to `most`; raises an `InputError` for others and for other types."""
     bounds = f"at least {least}" if most is None else f"{least} to {most}"
     try:

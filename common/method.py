@@ -11,7 +11,7 @@ PyTree = Any
 
 
 class Variables(NamedTuple):
-    """What a network needs to be applied: trained `params` and running `stats` (an empty dict if it has none)."""
+    """Variables of a network: trained `params` and running `stats` (an empty dict if it has none)."""
 
     params: PyTree
     stats: PyTree
@@ -25,7 +25,7 @@ class Aux(NamedTuple):
 
 
 class Samples(NamedTuple):
-    """What a sampling run hands to the file writer.
+    """The samples of a run, for the file writer.
 
     `arrays` go into one `.npz`; `images` (`[N, H, W, C]` in [0, 1], may be None) into a `.png` grid; `info` (plain
     JSON values, with at least `nfe`) into the `.json` beside them. `settings` (plain JSON values) is what decides the
@@ -41,13 +41,13 @@ class Samples(NamedTuple):
 
 
 class Sampler(NamedTuple):
-    """How a method draws samples one by one, so that any number of them can be drawn, split up and resumed.
+    """The sampler of a method: independent samples, so that any number of them can be split up and resumed.
 
     `draw(variables, keys [B], index [B]) -> {"samples": [B, ...], ...}` is traced; row i may depend on the variables,
     `keys[i]` and the sample's number `index[i]` alone (a class label is a function of these too). `to_unit` maps
     samples to images in [0, 1], None where they are none. `settings` (plain JSON values, at least `nfe`, None where it
     differs between samples) name all that decides the values besides weights and key. `num` and `batch_size` are the
-    config's; every device draws `batch_size` at once. `summary(load)` says in a line how the samples ended, from the
+    config's; every device draws `batch_size` at once. `summary(load)` returns a line on how the samples ended, from the
     arrays `load(name) [N, ...]`.
     """
 
@@ -75,7 +75,8 @@ class Method(NamedTuple):
     `example` gives shapes and dtypes of the method's own arrays for one example, where they are known without data.
     `sampler`, where there is one, serves `sample --num N`, which draws any number of samples and resumes.
     `uses_progress` names the settings (`key=value`) through which the loss depends on `progress`, and thereby on the
-    length of the run.
+    length of the run. `check_preview` and `check_evaluate` raise `InputError` for settings and data that `preview` and
+    `evaluate` could not use; they run before anything is compiled.
     """
 
     name: str
@@ -89,3 +90,5 @@ class Method(NamedTuple):
     example: Callable[[], Mapping[str, jax.ShapeDtypeStruct]] | None = None
     sampler: Sampler | None = None
     uses_progress: tuple[str, ...] = ()
+    check_preview: Callable[[], object] = lambda: None
+    check_evaluate: Callable[[], object] = lambda: None

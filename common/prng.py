@@ -4,16 +4,18 @@ Users give typed keys, raw ones or seeds to public functions; there is no statef
 """
 
 import enum
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from common.errors import input_error
 
 
 class Purpose(enum.IntEnum):
-    """What a key is used for; two purposes never have the same random numbers."""
+    """The purpose of a key; two purposes never have the same random numbers."""
 
     INIT = 0
     AUGMENT = 1
@@ -49,9 +51,9 @@ def as_keys(key: object, number: int | None, *, field: str = "key") -> jax.Array
         raise _wrong(field, number, f"{key}")
     if not isinstance(key, jax.Array | np.ndarray):
         raise _wrong(field, number, f"{key!r}" if isinstance(key, bool | float | str | None) else type(key).__name__)
-    found = key
+    found: Any = key
     if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
-        traced = isinstance(key, jax.core.Tracer)
+        traced = isinstance(key, Tracer)
         if key.ndim == 0 and np.issubdtype(key.dtype, np.integer):
             return jax.random.key(key) if traced else as_keys(int(key), number, field=field)
         raw = jax.eval_shape(lambda: jax.random.key_data(jax.random.key(0))).shape

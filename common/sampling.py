@@ -34,7 +34,7 @@ def make_compute(sampler: Sampler, variables: Variables, key: jax.Array, *, kind
     def draw(whole, index):
         variables, key = whole
         arrays = dict(sampler.draw(variables, sample_keys(key, index), index))
-        if quantise:
+        if quantise and sampler.to_unit is not None:
             unit = sampler.to_unit(arrays.pop("samples"))
             arrays["images"] = jnp.round(jnp.clip(jnp.nan_to_num(unit), 0, 1) * 255).astype(jnp.uint8)
         return arrays
@@ -71,7 +71,7 @@ def draw_to(
 ) -> tuple[row_store.Store, bool]:
     """Draws samples 0 ... num - 1 that are not yet in `directory`; returns its store, and whether all are there.
 
-    `identity` says what the samples are (see `identify`); a directory of others is refused. `progress(done)` is called
+    `identity` identifies the samples (see `identify`); a directory of others is refused. `progress(done)` is called
     once with the number that an earlier call has drawn, and returns a function that is called with the size of every
     further batch.
     Raises `InputError` for another identity or numbers below 1.

@@ -18,7 +18,7 @@ def duration(value: int | str):
 def prepared(name: str) -> str:
     """Returns `prepared:DIR/name` for the first of $SCOREBRIDGE_DATA, data and ../shared/data that holds `name`.
 
-    Where none does it is the first one, and opening it says what is missing.
+    Where none does it is the first one, and the error on opening it names the missing file.
     """
     return f"prepared:{_stored(name)}"
 

@@ -3,6 +3,10 @@
 import importlib
 import pathlib
 import runpy
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from diffmatch_jax.api import Match, load, match
 
 # By its path, since another project's `common` may be in the way.
 runpy.run_path(str(pathlib.Path(__file__).parents[1] / "common" / "__init__.py"))["check"]()

@@ -31,6 +31,12 @@ def _import_weights(path, **how):
     return import_weights(path, **how)
 
 
+def _read_weights(path):
+    from diffmatch_jax.api import read_variables
+
+    return read_variables(path), None
+
+
 def _figures():
     from diffmatch_jax.figures.runs import NAMES
 
@@ -95,6 +101,7 @@ APP = App(
     build=_build,
     complete=_complete,
     import_weights=_import_weights,
+    read_weights=_read_weights,
     figures=_figures,
     extra_verbs=(DEMO, MATCH, BENCHMARK, EXPORT),
     examples=(

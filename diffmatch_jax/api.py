@@ -9,8 +9,10 @@ from typing import Any
 
 import jax
 from jax.experimental.compilation_cache import compilation_cache
+from jaxtyping import Real
 
 from common import config as configs
+from common.arrays import AnyArray
 from common.errors import input_error
 from common.io import packed
 from common.method import Variables
@@ -28,8 +30,8 @@ SHA256 = {
 
 
 def match(
-    source: Any,
-    target: Any,
+    source: Real[AnyArray, "..."],
+    target: Real[AnyArray, "..."],
     *,
     model: "Model | str | os.PathLike | None" = None,
     key: jax.Array | None = None,
@@ -41,7 +43,7 @@ def match(
 ) -> Match:
     """Finds for every pixel of `target` its place in `source`.
 
-    The first call of a process compiles, a note says so: 15 to 60 s on two CPU cores, a few seconds where an
+    The first call of a process compiles and prints a note: 15 to 60 s on two CPU cores, a few seconds where an
     earlier process left programs in the cache directory (`JAX_COMPILATION_CACHE_DIR`, or scorebridge/xla in the
     user's).
     Programs serve any number of pairs and hypotheses up to the next power of two. Time and memory grow with the pixels
@@ -95,8 +97,9 @@ def load(workdir: str | os.PathLike | None = None, *, ema: bool = True, step: in
 
 @functools.cache
 def _keep_programs() -> None:
-    """Turns the cache of compiled programs on, unless the user chose one, and says that the first call compiles."""
-    if jax.config.jax_compilation_cache_dir is None and jax.config.jax_enable_compilation_cache:
+    """Turns the cache of compiled programs on, unless the user chose one; prints that the first call compiles."""
+    settings: Any = jax.config  # its attributes are made when it runs
+    if settings.jax_compilation_cache_dir is None and settings.jax_enable_compilation_cache:
         parallel.enable_compilation_cache()
         compilation_cache.reset_cache()  # what was compiled before had none
     note = "note: diffmatch_jax compiles its programs on the first call, 15 to 60 s; they are kept for later processes"
@@ -119,8 +122,7 @@ def read(directory: str | Path = weights.DIRECTORY) -> Model:
     for stage in SHA256 if ours else ("stage1", "stage2"):
         path = directory / f"{stage}.npz"
         if path.is_file():
-            params = packed.load(path, sha256=SHA256[stage] if ours else None)
-            parts[stage] = params, _config_of(path)
+            parts[stage] = _params_of(path), _config_of(path)
         elif ours or stage == "stage1":
             fix = "install the package again, or give model=DIR, the directory of a trained run"
             raise input_error(str(path), expected="weights of a matcher", got="no such file", fix=fix)
@@ -130,6 +132,28 @@ def read(directory: str | Path = weights.DIRECTORY) -> Model:
         return method.model_of(config, Variables(first, stats))
     second, refining = parts["stage2"]
     return method.model_of(refining, Variables(second, {**stats, "stage1": first}), config)
+
+
+def read_variables(path: str | Path) -> Variables:
+    """Returns the variables of the training run of which `export` wrote `path`; raises `InputError`.
+
+    A stage has its frozen weights beside its own: the features', and those of a `stage1.npz` in the same directory for
+    stage 2. A file without config is that of a backbone.
+    """
+    path = Path(path)
+    params = _params_of(path)
+    if "out_conv" not in params and not path.with_suffix(".json").exists():
+        return Variables({"pyramid": params}, {})
+    config, first = _config_of(path), path.with_name("stage1.npz")
+    stats = {"pyramid": method.pyramid_params(config.features.pyramid)}
+    if config.task == "stage2" and first.is_file():
+        stats["stage1"] = _params_of(first)
+    return Variables(params, stats)
+
+
+def _params_of(path: Path) -> Any:
+    known = {**SHA256, "backbone": weights.BACKBONE_SHA256} if path.parent == weights.DIRECTORY else {}
+    return packed.load(path, sha256=known.get(path.stem))
 
 
 def _config_of(path: Path):

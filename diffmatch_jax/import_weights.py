@@ -59,7 +59,7 @@ def import_weights(
 ) -> list[str]:
     """Writes the model in the file at `path` into `workdir` as an ordinary run at step 0; returns what it did.
 
-    Both stages have the same tensors, so `config.task` says which it is; the SR model is stage2, and
+    Both stages have the same tensors, so `config.task` decides; the SR model is stage2, and
     `config.stage2.stage1` the directory into which stage 1 was imported before. The features are ImageNet's, so
     `config.features.pyramid` names a local file of VGG-16. The file decides `config.model` but for its heads. Raises
     `InputError`; then nothing was written.
@@ -76,12 +76,12 @@ def import_weights(
 
     config = method.complete(config, Path(workdir))
     method.build(config)
-    count = sum(leaf.size for leaf in traverse_util.flatten_dict(imported.params, sep="/").values())
+    count = sum(leaf.size for leaf in jax.tree.leaves(imported.params))
     network = imported.network
     widths = ", ".join(str(network.channels * each) for each in network.multipliers)
     lines = [
         f"{path}: {config.task}, U-Net of {widths} channels, {network.num_blocks} blocks a level, {count:,} parameters",
-        f"model.heads={network.heads} are taken from the config, since the file does not tell them",
+        f"model.heads={network.heads} are taken from the config, since the file does not contain them",
     ]
     if not dry_run:
         from common.checkpoint import write_imported  # Orbax takes seconds to import
@@ -108,7 +108,7 @@ def build(config: ConfigDict, tensors, *, field: str) -> tuple[ConfigDict, Impor
 CONDITIONS = 83  # channels beside the noisy flow: the initial flow, and 81 correlations
 _FIRST = "input_blocks.0.0.weight"
 _FEATURES = 64  # channels more of the variant that also sees features of the target
-_MODULES = {  # within a block; the attention is a module of its own in theirs
+_MODULES = {  # within a block; the attention is a separate module in theirs
     "norm_0": "0.in_layers.0",
     "conv_0": "0.in_layers.2",
     "affine": "0.emb_layers.1",
@@ -125,7 +125,7 @@ _LEAVES = {"kernel": "weight", "scale": "weight", "bias": "bias"}
 def convert(tensors: Mapping[str, np.ndarray], *, heads: int = 4, field: str = "weights") -> Imported:
     """Returns the network that the authors' state dictionary belongs to, with its weights.
 
-    Names may have one prefix (`module.`, ...). `heads`, of the attention, are what the tensors do not tell. `field`
+    Names may have one prefix (`module.`, ...). The tensors do not determine `heads`, of the attention. `field`
     names the origin of the tensors in errors. Raises `InputError` for tensors that are missing, unexpected, of another
     shape, or not finite.
     """
@@ -153,7 +153,8 @@ def params_of(tensors: Mapping[str, np.ndarray], network: ADMUNet, *, field: str
 def export(network: ADMUNet, params: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """Returns parameters under the authors' names and in their layouts, the inverse of `params_of`."""
     tensors = {}
-    for path, leaf in traverse_util.flatten_dict(params, sep="/").items():
+    leaves: Any = traverse_util.flatten_dict(params, sep="/")
+    for path, leaf in leaves.items():
         theirs, axes, rows = _layout(path, leaf.shape, network)
         out = np.asarray(leaf).transpose(np.argsort(axes)).reshape(theirs)
         tensors[_source(path, network)] = np.ascontiguousarray(out[np.argsort(rows)])
@@ -161,7 +162,7 @@ def export(network: ADMUNet, params: Mapping[str, Any]) -> dict[str, np.ndarray]
 
 
 def infer(own: Mapping[str, np.ndarray], *, heads: int = 4, field: str = "weights") -> ADMUNet:
-    """Returns the network that names and shapes speak of; what does not fit it is found later, by its names."""
+    """Returns the network that names and shapes imply; tensors that do not fit are reported later, by name."""
     stem, channels = _shape(own, _FIRST, 4, field), _shape(own, "time_embed.0.weight", 2, field)[1]
     outputs = _shape(own, "out.2.weight", 4, field)[0]
     if stem[1] != outputs + CONDITIONS:
@@ -209,7 +210,7 @@ def _without_prefix(tensors: Mapping[str, np.ndarray], field: str) -> dict[str, 
     return {name.removeprefix(prefix): each for name, each in tensors.items()}
 
 
-def _shapes(network: ADMUNet, inputs: int) -> dict[str, jax.ShapeDtypeStruct]:
+def _shapes(network: ADMUNet, inputs: int) -> dict[str, Any]:
     side = 2 ** (len(network.multipliers) - 1)
     x = jax.ShapeDtypeStruct((1, side, side, inputs), jnp.float32)
     made = jax.eval_shape(network.init, jax.random.key(0), x, jax.ShapeDtypeStruct((1,), jnp.float32))

@@ -89,6 +89,8 @@ def build(config) -> Method:
         }
     )
 
+    assert trained is not None
+
     def init(key, batch):
         del batch
         cells, evidence = matcher_config.conditioning.cells, matcher_config.conditioning.evidence
@@ -188,7 +190,7 @@ def read_first(directory: str):
 def complete(config, workdir: Path):
     """Returns the config of a run in `workdir`, of a stage 2 with that of its stage 1 inside.
 
-    A run that has checkpoints keeps the one it began with, whatever became of stage 1 since; its weights are in the
+    A run that has checkpoints keeps the one it began with, even if stage 1 was changed since; its weights are in the
     checkpoints. Raises `InputError` for a new run whose stage 1 cannot be read.
     """
     if config.task != "stage2" or not config.stage2.stage1:

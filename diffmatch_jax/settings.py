@@ -1,6 +1,6 @@
 """The settings of a config as records: plan, stages, objective, pairs."""
 
-from common.errors import choice, input_error
+from common.errors import choice, input_error, within
 from common.networks.unets import ADMUNet
 from diffmatch_jax.data.pairs import PairConfig
 from diffmatch_jax.model import released, unet
@@ -39,7 +39,7 @@ def build_matcher_config(config, before=None) -> MatcherConfig:
 def shared_conditioning(config, before) -> ConditioningConfig:
     """Returns the conditions of the stage 1 of `before`, which stage 2 shares.
 
-    Raises `InputError` for what the config of stage 2 says otherwise; which features they are need not be repeated.
+    Raises `InputError` where the config of stage 2 contradicts; the features need not be repeated there.
     """
     settings, theirs = build_conditioning(config), build_conditioning(before)
     if (theirs.fine, theirs.released) != (settings.fine, settings.released):
@@ -80,6 +80,7 @@ def is_released(config) -> bool:
 
 def build_process(config) -> Process:
     """Returns the noise levels of a config."""
+    within("config.process.steps", config.process.steps, 1, 10_000)
     return Process.cosine(config.process.steps)
 
 
@@ -188,5 +189,5 @@ def build_stage2_training(config, matcher_config: MatcherConfig) -> Stage2Traini
 
 
 def kind_of(pyramid: str) -> str:
-    """Returns the kind of the pyramid that a config names, whatever its file."""
+    """Returns the kind of the pyramid that a config names, without its file."""
     return VGG if pyramid.startswith(VGG) else pyramid

@@ -128,39 +128,67 @@ def gahb_manifolds() -> str:
 def gahb_packaged() -> str:
     rows = [
         [f"{each['sigma']:.3f}", *(f"{each[key]:.1f}" for key in ("noisy", "denoised", "error", "wiener"))]
-        for each in read("gahb/photographs64.json")["table"]
+        for each in read("gahb/photographs64/evaluate.json")["table"]
     ]
     return markdown("sigma | noisy (dB) | denoised | standard error over photographs | DCT-domain Wiener filter", rows)
 
 
 def gahb_eigenbases() -> str:
-    table = read("gahb/photographs/eigenbasis-step-5000-seed-0.json")["table"]
-    columns = (("trace", ".0f"), ("squares", ".0f"), ("asymmetry", ".2f"), ("largest", ".2f"), ("products", "d"))
+    table = read("gahb/photographs64/eigenbasis.json")["table"]
+    columns = (
+        *(("trace", ".0f"), ("squares", ".0f"), ("asymmetry", ".2f")),
+        *(("largest", ".2f"), ("smallest", ".2f"), ("products", "d")),
+    )
     rows = []
     for sigma in sorted({each["sigma"] for each in table}):
         images = [each for each in table if each["sigma"] == sigma]
-        rows.append(
-            [f"{sigma / 255:.3f}", *(", ".join(format(each[key], form) for each in images) for key, form in columns)]
-        )
-    header = (
-        "sigma | trace of J, images 1 and 2 | sum of squares | asymmetry | largest factor | products for 48 vectors"
-    )
+        cells = [", ".join(format(each[key], form) for each in images) for key, form in columns]
+        rows.append([f"{sigma:.3f}", ", ".join(f"{implied_sigma(each, 64 * 64):.3f}" for each in images), *cells])
+    header = "sigma | implied: wall, chairs | trace of J | sum of squares | asymmetry | factor 1 | factor 48 | products"
     return markdown(header, rows)
+
+
+def implied_sigma(row: dict[str, float], size: int) -> float:
+    """Returns sqrt(||y - f(y)||^2 / (size - tr J)); the residual is the one in Stein's estimate."""
+    variance, kept = row["sigma"] ** 2, row["trace"]
+    return (((row["sure"] + variance) * size - 2 * variance * kept) / (size - kept)) ** 0.5
+
+
+def gahb_demo() -> str:
+    rows = [
+        [
+            f"{each['sigma']:.3f}",
+            *(f"{each[key]:.1f}" for key in ("noisy", "wiener", "denoised")),
+            f"{each['gain']:+.1f} ± {each['gain_error']:.1f}",
+        ]
+        for each in read("gahb/demo/evaluate.json")["table"]
+    ]
+    return markdown("sigma | noisy (dB) | Wiener filter | denoiser | gain", rows)
 
 
 def gahb_restore() -> str:
     titles = {
         "inpainting": "inpainting of a central square, a quarter of the side",
         "super_resolution": "super-resolution, 4 times",
-        "random_pixels": "10 % of the pixels",
         "random_basis": "10 % of a random basis",
-        "spectral": "10 % lowest frequencies",
     }
-    rows = [
-        [titles[each["problem"]], *(f"{each[key]:.1f}" for key in ("minimum_norm", "restored", "mean_of_samples"))]
-        for each in read("gahb/photographs/restore-step-5000-seed-0.json")["table"]
-    ]
-    return markdown("problem | minimum norm (dB) | one sample | mean of two samples", rows)
+    result = read("gahb/photographs64/restore.json")
+    rows = []
+    for i, each in enumerate(result["table"]):
+        rows.append([titles[each["problem"]], "nearest to gray", "", *_restored(each, "minimum_norm"), ""])
+        rows.append(["", "`sampler`", "", *_restored(each, "restored"), ""])
+        for name, baseline in result["baselines"].items():
+            chosen = result["tuning"][name][each["problem"]]
+            lead = f"{baseline[i]['lead']:+.1f} ± {baseline[i]['lead_error']:.1f}"
+            number = f"{chosen['setting']} {chosen['chosen']:g}"
+            rows.append(["", f"`{name}`", number, *_restored(baseline[i], "restored"), lead])
+    return markdown("problem | solver | chosen | PSNR (dB) | SSIM | PSNR over the sampler's (dB)", rows)
+
+
+def _restored(row: dict[str, float], key: str) -> list[str]:
+    if key == "minimum_norm":
+        return [f"{row[key]:.1f}", f"{row['minimum_norm_ssim']:.2f}"]
+    return [f"{row[key]:.1f} ± {row['error']:.1f}", f"{row['ssim']:.2f} ± {row['ssim_error']:.2f}"]
 
 
 def gahb_moments() -> str:
@@ -393,25 +421,41 @@ def diffmatch_layered_sure() -> str:
 # Phase-space bridges
 
 
-def bridge_scores(name: str, key: str) -> str:
-    """Returns the table of a score of a comparison, each model with the sampler of the least sliced W2."""
+def bridge_scores(name: str, *keys: str, digits: int = 3) -> str:
+    """Returns the table of scores of a comparison at each number of evaluations, one row a path; the floor is last."""
     result = read(f"phase_bridge/{name}.json")
 
     def cell(each: dict[str, Any]) -> str:
-        deviation = each[f"{key}_deviation"]
-        return f"{each[key]:.3f}" + (f" ± {deviation:.3f}" if deviation is not None else "")
+        deviation = f" ± {each[f'{keys[0]}_deviation']:.{digits}f}" if len(keys) == 1 and result["seeds"] > 1 else ""
+        return ", ".join(f"{each[key]:.{digits}f}" for key in keys) + deviation
 
-    titles = list(dict.fromkeys(each["title"] for each in result["rows"]))
-    counts = sorted({each["nfe"] for each in result["rows"]})
-    rows = []
-    for title in titles:
-        cells = []
-        for nfe in counts:
-            found = [each for each in result["rows"] if (each["title"], each["nfe"]) == (title, nfe)]
-            cells.append(cell(min(found, key=lambda each: each["w2"])))
-        rows.append([title, *cells])
-    rows.append(["data against data", *[cell(result["floor"])] * len(counts)])
-    return markdown(["model", *(f"NFE {nfe}" for nfe in counts)], rows)
+    return _bridge_rows(result, cell, [result["floor"]])
+
+
+def bridge_apart(name: str, key: str) -> str:
+    """Returns the table of differences to the first path, paired by seed; bold where the 95 % interval excludes 0."""
+
+    def cell(each: dict[str, Any]) -> str:
+        low, middle, high = (each["against"][key][name] for name in ("low", "difference", "high"))
+        shown = f"{middle:+.3f} [{low:+.3f}, {high:+.3f}]"
+        return shown if low <= 0 <= high else f"**{shown}**"
+
+    result = read(f"phase_bridge/{name}.json")
+    first = result["rows"][0]["model"]
+    return _bridge_rows({"rows": [each for each in result["rows"] if each["model"] != first]}, cell)
+
+
+def bridge_samplers(name: str) -> str:
+    """Returns the table of the samplers that a comparison chose."""
+    return _bridge_rows(read(f"phase_bridge/{name}.json"), lambda each: each["sampler"])
+
+
+def _bridge_rows(result: dict[str, Any], cell: Callable[[dict[str, Any]], str], floor: Sequence[Any] = ()) -> str:
+    cells = {(each["title"].split("; ")[1], each["nfe"]): cell(each) for each in result["rows"]}
+    paths, counts = (list(dict.fromkeys(each)) for each in zip(*cells, strict=True))
+    rows = [[path, *(cells[path, nfe] for nfe in counts)] for path in paths]
+    rows += [["data against data", *[cell(each)] * len(counts)] for each in floor]
+    return markdown(["path", *(f"NFE {nfe}" for nfe in counts)], rows)
 
 
 # Solvers in records of release 0.1.0, and their names today.
@@ -431,7 +475,7 @@ def bench_table(name: str, start: str) -> str:
 def bridge_faces() -> str:
     """Returns Frechet distance and recall of faces at each number of evaluations, one row a path."""
     paths = read("phase_bridge/faces32.json")
-    titles = {"bridge": "bridge (AGM-ODE)", "edm": "EDM", "flow": "flow matching's straight path"}
+    titles = {"bridge": "bridge (AGM-ODE), gddim", "edm": "EDM", "flow": "flow matching's straight path"}
     rows = []
     for name, title in titles.items():
         measured = [each for each in paths[name]["table"] if each["nfe"] != "data"]
@@ -441,12 +485,22 @@ def bridge_faces() -> str:
     return markdown(["path", *(f"NFE {each['nfe']}" for each in measured)], rows)
 
 
+def bridge_learned(title: str) -> str:
+    """Returns the errors of solvers and learned tables, by path and number of evaluations."""
+    [rows] = [rows for each, rows in read("phase_bridge/tables.json")["tables"].items() if each.startswith(title)]
+    names = {"edm": "EDM", "bridge": "AGM-ODE"}
+    columns = list(dict.fromkeys(key for row in rows for key in row if key not in ("path", "best solver")))
+    cells = [[names[row["path"]], *(str(row.get(key, "")) for key in columns)] for row in rows]
+    return markdown(["path", *columns], cells)
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "gahb-study": gahb_study,
     "gahb-slopes": gahb_slopes,
     "gahb-manifolds": gahb_manifolds,
     "gahb-packaged": gahb_packaged,
     "gahb-eigenbases": gahb_eigenbases,
+    "gahb-demo": gahb_demo,
     "gahb-restore": gahb_restore,
     "gahb-moments": gahb_moments,
     "diffmatch-frames": diffmatch_frames,
@@ -460,9 +514,13 @@ TABLES: dict[str, Callable[[], str]] = {
     "diffmatch-layered": diffmatch_layered,
     "diffmatch-layered-sure": diffmatch_layered_sure,
     "bridge-faces": bridge_faces,
-    "bridge-spiral-w2": lambda: bridge_scores("spiral", "w2"),
-    "bridge-spiral-beyond": lambda: bridge_scores("spiral", "beyond"),
-    "bridge-paths": lambda: bridge_scores("paths", "w2"),
+    "bridge-faces-chosen": lambda: bridge_scores("faces32_chosen", "frechet", "recall", "coverage", digits=2),
+    "bridge-faces-samplers": lambda: bridge_samplers("faces32_chosen"),
+    "bridge-learned-exact": lambda: bridge_learned("nine Gaussians"),
+    "bridge-spiral": lambda: bridge_scores("spiral", "w2"),
+    "bridge-spiral-apart": lambda: bridge_apart("spiral", "w2"),
+    "bridge-spiral-more": lambda: bridge_scores("spiral", "recall", "coverage", "beyond", digits=2),
+    "bridge-spiral-samplers": lambda: bridge_samplers("spiral"),
     "bridge-ode-published": lambda: bench_table("phase_bridge_solvers", "ODE, x1000: distance"),
     "bridge-ode-best": lambda: bench_table("phase_bridge_solvers", "ODE, x1000: the same"),
     "bridge-sde": lambda: bench_table("phase_bridge_solvers", "SDE"),

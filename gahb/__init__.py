@@ -3,6 +3,17 @@
 import importlib
 import pathlib
 import runpy
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from gahb import datasets, eigenbasis, metrics, operators, reference
+    from gahb.denoisers import as_denoiser, at_sigma, from_callback, from_eps, from_score, from_torch, score
+    from gahb.eigenbasis import implied_sigma
+    from gahb.method import load_denoiser
+    from gahb.metrics import psnr_curve
+    from gahb.networks import denoiser
+    from gahb.sampler_settings import SamplerSettings
+    from gahb.sampling import sample
 
 # By its path, since another project's `common` may be in the way.
 runpy.run_path(str(pathlib.Path(__file__).parents[1] / "common" / "__init__.py"))["check"]()
@@ -17,14 +28,18 @@ _WHERE = {
     "from_score": "gahb.denoisers",
     "from_torch": "gahb.denoisers",
     "implied_sigma": "gahb.eigenbasis",
-    "load_denoiser": "gahb.api",
+    "load_denoiser": "gahb.method",
     "psnr_curve": "gahb.metrics",
     "sample": "gahb.sampling",
     "SamplerSettings": "gahb.sampler_settings",
     "score": "gahb.denoisers",
 }
 
-__all__ = [*_MODULES, *_WHERE]
+__all__ = [
+    "SamplerSettings", "as_denoiser", "at_sigma", "datasets", "denoiser", "eigenbasis", "from_callback", "from_eps",
+    "from_score", "from_torch", "implied_sigma", "load_denoiser", "metrics", "operators", "psnr_curve", "reference",
+    "sample", "score",
+]  # fmt: skip
 
 
 def __getattr__(name: str):

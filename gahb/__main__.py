@@ -24,6 +24,12 @@ def _import_weights(path, **how):
     return import_weights(path, **how)
 
 
+def _read_weights(path):
+    from gahb.method import SHELF
+
+    return SHELF.read(path)[1:]
+
+
 def _figures():
     from gahb.figures import NAMES
 
@@ -179,6 +185,7 @@ APP = App(
     base=_base,
     build=_build,
     import_weights=_import_weights,
+    read_weights=_read_weights,
     figures=_figures,
     extra_verbs=(DEMO, ANALYSE, STUDY, CLASSES, GENERATE, RESTORE, EXPORT),
     examples=(

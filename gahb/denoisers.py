@@ -8,21 +8,25 @@ What is made here takes bytes to [0, 1] and raises `InputError` for floats in 0.
 import dataclasses
 import functools
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jax.tree_util import Partial
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float
 
 from common.arrays import as_images
-from common.errors import input_error
+from common.errors import input_error, shown
 
-Denoiser: TypeAlias = Callable[[jax.Array], jax.Array]
+Images: TypeAlias = Float[Array, "batch height width channels"]
+Denoiser: TypeAlias = Callable[[Images], Images]
 
 
-def as_denoiser(function: Denoiser) -> Partial:
+def as_denoiser(function: Callable[..., Any]) -> Partial:
     """Wraps any function `y -> x_hat` as a pytree without leaves; returns a `Partial` unchanged.
 
     Arrays inside such a function become constants of every program compiled with it; to avoid that, make it with
@@ -57,8 +61,8 @@ def denoised(denoise: Denoiser, y: jax.Array) -> jax.Array:
     return jnp.asarray(x_hat)
 
 
-Conditional: TypeAlias = Callable[[jax.Array, Any], jax.Array]  # (y [B, H, W, C], sigma) -> [B, H, W, C]
-Host: TypeAlias = Callable[..., np.ndarray]  # of NumPy arrays [B, H, W, C]
+Conditional: TypeAlias = Callable[[Images, Any], Images]  # (y, sigma) -> x_hat
+Host: TypeAlias = Callable[..., Float[np.ndarray, "batch height width channels"]]
 
 
 def score(denoise: Denoiser | Conditional, *, conditional: bool = False) -> Partial:
@@ -105,37 +109,33 @@ def at_sigma(denoise: Conditional, sigma: float | None) -> Partial:
     """
     if sigma is None:
         return as_denoiser(denoise)
-    if not isinstance(sigma, jax.core.Tracer) and not (np.ndim(sigma) == 0 and 0 < sigma < float("inf")):
+    if not isinstance(sigma, Tracer) and not (np.ndim(sigma) == 0 and 0 < sigma < float("inf")):
         raise input_error("sigma", expected="one positive number", got=sigma, fix="give noise in intensity units")
     return Partial(_at_sigma, as_denoiser(denoise), jnp.asarray(sigma, float))
 
 
-def _noisy(y):
-    return jnp.asarray(as_images(y, "y", noisy=True))
-
-
 def _score_blind(denoise, y, sigma):
-    y = _noisy(y)
+    y = as_noisy(y)
     return (denoise(y) - y) / sigma**2
 
 
 def _score_conditional(denoise, y, sigma):
-    y = _noisy(y)
+    y = as_noisy(y)
     return (denoise(y, sigma) - y) / sigma**2
 
 
 def _from_score(score, y, sigma):
-    y = _noisy(y)
+    y = as_noisy(y)
     return y + sigma**2 * score(y, sigma)
 
 
 def _from_eps(eps, y, sigma):
-    y = _noisy(y)
+    y = as_noisy(y)
     return y - sigma * eps(y, sigma)
 
 
 def _at_sigma(denoise, sigma, y):
-    y = _noisy(y)
+    y = as_noisy(y)
     return denoise(y, sigma.astype(jnp.result_type(y, jnp.float32)))
 
 
@@ -199,7 +199,7 @@ class Callback:
     vjp: Host | None
 
     def __call__(self, y: jax.Array) -> jax.Array:
-        return _called(self, _noisy(y))
+        return _called(self, as_noisy(y))
 
     def products(self) -> tuple["Product", "Product"]:
         """Returns `(y, v) -> J v` and `(y, u) -> J^T u`; raises `InputError` where one is missing."""
@@ -207,7 +207,7 @@ class Callback:
             if each is None:
                 fix = f"pass {name}= to from_callback"
                 raise input_error(name, expected="a function, for products with the Jacobian", got=None, fix=fix)
-        return Product(self.jvp), Product(self.vjp)
+        return Product(self.jvp), Product(self.vjp)  # pyright: ignore[reportArgumentType]  # checked above
 
 
 @dataclasses.dataclass(frozen=True)
@@ -245,3 +245,52 @@ def _on_host(function: Host, *arrays: jax.Array) -> jax.Array:
         return result.reshape(shape)
 
     return jax.pure_callback(call, jax.ShapeDtypeStruct(arrays[0].shape, dtype), *arrays, vmap_method="broadcast_all")
+
+
+def as_set(images: ArrayLike) -> Any:
+    """Returns the images `[N, H, W, C]` of a prior as floats; see `common.arrays.as_images` for what is refused.
+
+    They may leave [0, 1] as noisy ones may: Gaussian images do.
+    """
+    return as_images(images, "images", noisy=True)
+
+
+def as_noisy(y: ArrayLike, shape: Sequence[int | None] = (None, None, None)) -> jax.Array:
+    """Returns noisy images `[B, H, W, C]` of `shape (H, W, C)` (None: any) as floats; `InputError` for others."""
+    return jnp.asarray(as_images(y, "y", noisy=True, shape=shape))
+
+
+def check_shape(y: jax.Array, shape: Sequence[int | None]) -> None:
+    """Raises `InputError` unless `y` is a batch of images of `shape (H, W, C)`."""
+    if y.ndim != 4 or y.shape[1:] != tuple(shape):
+        fix = "fit it on images of this size"
+        raise input_error("y", expected=f"[B, {', '.join(map(str, shape))}]", got=list(y.shape), fix=fix)
+
+
+def check_sigma(sigma: Any, *, several: bool = False) -> None:
+    """Raises `InputError` unless `sigma` is one positive finite number (intensity units).
+
+    several: accept a list of such numbers `[S]` too. The values of a traced sigma are not known and not checked.
+    """
+    try:
+        shape = np.shape(sigma)
+        values = None if isinstance(sigma, Tracer) else np.asarray(sigma)
+    except ValueError:  # a list of unequal rows
+        shape, values = None, None
+    # A scalar is the usual case, also where a list is possible.
+    expected = "a positive number" if shape == () or not several else "a list of positive numbers"
+    if shape is None or len(shape) > several or 0 in shape:
+        fix = "give one list of numbers" if several else "make one denoiser for each level"
+        raise input_error("sigma", expected=expected, got=shown(sigma), fix=fix)
+    if values is None:
+        return
+    real = jnp.issubdtype(values.dtype, jnp.floating) or np.issubdtype(values.dtype, np.integer)
+    if not real or not ((values > 0) & (values < np.inf)).all():
+        fix = "give the standard deviation of the noise for images in [0, 1], for example 0.1"
+        raise input_error("sigma", expected=expected, got=shown(sigma), fix=fix)
+
+
+def check_count(field: str, value: object) -> None:
+    """Raises `InputError` unless `value` is a whole number of at least 1."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
+        raise input_error(field, expected="a whole number of at least 1", got=shown(value), fix="use 1 or more")

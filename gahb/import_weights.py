@@ -7,9 +7,10 @@ Names and layouts of their state dictionaries: convolutions `[out, in, kh, kw]`,
 import os
 import re
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
@@ -42,7 +43,7 @@ def convert(
     """Returns the network that the authors' `tensors` belong to, and its variables (float32 NumPy leaves).
 
     The names may share a prefix (`module.` of data-parallel training, `model.` of a nested checkpoint); tensors without
-    it are left alone. `first_layer_linear` must be said for a BF_CNN, whose tensors do not show it. A BF_CNN_RF of 43
+    it are left alone. `first_layer_linear` must be given for a BF_CNN, whose tensors do not show it. A BF_CNN_RF of 43
     pixels comes back as the BF_CNN with a linear first layer, which is the same function. `field` names the origin of
     the tensors in errors.
 
@@ -74,14 +75,14 @@ def import_weights(
     BF_CNN takes from `config`. Raises `InputError`; then nothing was written.
     """
     config, network, variables = build(config, imports.load(path), field=str(path))
-    count = sum(leaf.size for leaf in traverse_util.flatten_dict(variables.params, sep="/").values())
+    count = sum(leaf.size for leaf in jax.tree.leaves(variables.params))
     from gahb import method  # it imports the data sources, which `convert` does not need
 
     method.build(config)
     lines = [f"{path}: {_described(network)}, {count:,} parameters"]
     if isinstance(network, BFCNN):
         linear = network.first_layer_linear
-        lines.append(f"model.first_layer_linear={linear} is taken from the config, since the file does not tell it")
+        lines.append(f"model.first_layer_linear={linear} is taken from the config, since the file does not contain it")
     if not dry_run:
         from common.checkpoint import write_imported  # Orbax takes seconds to import
 
@@ -201,7 +202,7 @@ def _unet_places(network: UNet) -> list[_Place]:
     width = [network.num_kernels << level for level in range(network.num_blocks + 1)]
     # (ours, theirs, channels before and after each convolution, places of the convolutions and norms in theirs)
     inner = ((0, 3), (1, 4))
-    blocks = [("encoder_0", "encoder.0", (network.channels, width[0], width[0]), ((0, 2), (None, 3)))]
+    blocks: list[Any] = [("encoder_0", "encoder.0", (network.channels, width[0], width[0]), ((0, 2), (None, 3)))]
     for b in range(1, network.num_blocks):
         blocks.append((f"encoder_{b}", f"encoder.{b}", (width[b - 1], width[b], width[b]), inner))
     blocks.append(("mid", "mid_block", (width[-2], width[-1], width[-1]), inner))
@@ -233,7 +234,7 @@ def _norm(ours: str, theirs: str, channels: int) -> list[_Place]:
 
 
 def _numbers(array: np.ndarray, place: _Place, field: str) -> np.ndarray:
-    """Returns the leaf as float32 of its own; raises `InputError` for values that no denoiser can have."""
+    """Returns the leaf as a float32 copy; raises `InputError` for values that no denoiser can have."""
     deviation = place.target.endswith("running_sd")
     if jnp.issubdtype(array.dtype, jnp.floating):
         leaf = np.array(array, np.float32, order="C")

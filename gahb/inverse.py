@@ -18,6 +18,7 @@ from jax.tree_util import Partial
 
 from common.arrays import as_images, as_numbers
 from common.errors import at_least, choice, input_error
+from common.metrics.psnr import WINDOW, ssim
 from common.prng import as_key
 from gahb import operators
 from gahb.denoisers import Denoiser, as_denoiser
@@ -26,14 +27,24 @@ from gahb.sampler_settings import DEFAULT, changed, check_count, check_positive,
 from gahb.sampling import check_measurement, checked_denoised, gaussian_noise, per_sample, removes_noise, rms, sample
 
 PROBLEMS = ("inpainting", "super_resolution", "random_pixels", "random_basis", "spectral")
-OF_SAMPLES = ("restored", "psnr", "mean_psnr", "mismatch", "steps", "sigma", "converged", "outcome")  # of `restore`
+OF_SAMPLES = (
+    "restored",
+    "psnr",
+    "ssim",
+    "mean_psnr",
+    "mismatch",
+    "steps",
+    "sigma",
+    "converged",
+    "outcome",
+)  # of `restore`
 LARGEST_BASIS = 2**28  # numbers in the matrix of a random basis, 1 GiB
 
 
 def problems(
     names: Sequence[str],
     key: jax.Array,
-    shape: tuple[int, int, int],
+    shape: tuple[int, ...],
     *,
     hole: float = 0.25,
     scale: int = 4,
@@ -65,7 +76,7 @@ def _middle(length, size):
 
 
 def check(
-    names: Sequence[str], shape: tuple[int, int, int], *, hole: float = 0.25, scale: int = 4, fraction: float = 0.1
+    names: Sequence[str], shape: tuple[int, ...], *, hole: float = 0.25, scale: int = 4, fraction: float = 0.1
 ) -> None:
     """Raises `InputError` unless `problems` can be made of these; computes nothing."""
     if not names:
@@ -106,7 +117,7 @@ def restore(
     key: jax.Array,
     images: np.ndarray,
     operator: Operator,
-    settings: NamedTuple = DEFAULT,
+    settings: Any = DEFAULT,
     *,
     solve: Callable[..., tuple[jax.Array, dict[str, Any]]] = sample,
     samples: int = 1,
@@ -123,7 +134,8 @@ def restore(
     batch.
 
     Returns arrays: `measured [N, H, W, C]` (M m), `minimum_norm [N, ...]`, `restored [N, S, ...]`; their PSNRs in dB
-    `minimum_norm_psnr [N]`, `psnr [N, S]` and `mean_psnr [N]` (of the average of the S samples); of each sample
+    `minimum_norm_psnr [N]`, `psnr [N, S]` and `mean_psnr [N]` (of the average of the S samples); the structural
+    similarities `minimum_norm_ssim [N]` and `ssim [N, S]`, NaN for images smaller than its window; of each sample
     `mismatch [N, S]` (rms of M M^T x - M m), `steps`, `sigma`, `converged` and `outcome [N, S]`.
     """
     at_least({"samples": (samples, 1), "batch_size": (batch_size, 1)})
@@ -159,20 +171,25 @@ def restore(
         "minimum_norm_psnr": _psnr(simple, clean),
         "psnr": _psnr(restored, clean[:, None]),
         "mean_psnr": _psnr(restored.mean(1), clean),
+        "minimum_norm_ssim": _ssim(clean, simple),
+        "ssim": _ssim(jnp.repeat(clean, samples, axis=0), found).reshape(count, samples),
         "mismatch": mismatch.reshape(count, samples),
         **{name: value.reshape(count, samples) for name, value in info.items()},
     }
     return {name: np.asarray(value) for name, value in arrays.items()}
 
 
-def summary(name: str, arrays: dict[str, np.ndarray]) -> dict[str, Any]:
+def summary(
+    name: str, arrays: dict[str, np.ndarray], other: dict[str, np.ndarray] | None = None
+) -> dict[str, float | str | None]:
     """Returns a row of the table: mean PSNRs in dB over the images, and how the sampler did.
 
-    error, gain_error: standard errors of `restored` and `gain` over the images, None for one image.
+    other: arrays of another solver on the same images; `lead` and `ssim_lead` are the means of the differences to it.
+    Keys that end in `error` are standard errors of the number before them over the images, None for one image.
     """
-    per_image = arrays["psnr"].mean(1)
+    per_image, similarity = arrays["psnr"].mean(1), arrays["ssim"].mean(1)
     gain = per_image - arrays["minimum_norm_psnr"]
-    return {
+    row = {
         "problem": name,
         "minimum_norm": float(arrays["minimum_norm_psnr"].mean()),
         "restored": float(per_image.mean()),
@@ -180,20 +197,39 @@ def summary(name: str, arrays: dict[str, np.ndarray]) -> dict[str, Any]:
         "mean_of_samples": float(arrays["mean_psnr"].mean()),
         "gain": float(gain.mean()),
         "gain_error": _standard_error(gain),
+        "minimum_norm_ssim": _finite(arrays["minimum_norm_ssim"].mean()),
+        "ssim": _finite(similarity.mean()),
+        "ssim_error": _standard_error(similarity),
         "mismatch": float(arrays["mismatch"].mean()),
         "converged": f"{int(arrays['converged'].sum())}/{arrays['converged'].size}",
         "steps": float(arrays["steps"].mean()),
     }
+    if other is not None:
+        for key, difference in (
+            ("lead", per_image - other["psnr"].mean(1)),
+            ("ssim_lead", similarity - other["ssim"].mean(1)),
+        ):
+            row |= {key: _finite(difference.mean()), f"{key}_error": _standard_error(difference)}
+    return row
 
 
 def _standard_error(values):
-    return float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else None
+    return _finite(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else None
+
+
+def _finite(value):
+    return float(value) if np.isfinite(value) else None
 
 
 def _psnr(x, clean):
     error = np.square(np.asarray(x, np.float64) - np.asarray(clean, np.float64)).mean((-3, -2, -1))
     with np.errstate(divide="ignore"):
         return -10 * np.log10(error)
+
+
+def _ssim(clean, x):
+    # Compiled, since a sample that diverged is no input error.
+    return jax.jit(ssim)(clean, x) if min(clean.shape[1:3]) >= WINDOW else jnp.full(len(clean), jnp.nan)
 
 
 class BaselineSettings(NamedTuple):
@@ -209,55 +245,9 @@ class BaselineSettings(NamedTuple):
     sigma_0: float = 1.0
     sigma_L: float = 0.02  # noqa: N815
     steps: int = 80
-    mean: float = 0.5
+    mean: float | jax.Array = 0.5
     weight: float = 0.3
     renewal: float = 0.3
-
-
-def dps(
-    denoise: Denoiser,
-    key: jax.Array,
-    shape: tuple[int, int, int, int],
-    settings: BaselineSettings = BaselineSettings(),  # noqa: B008
-    *,
-    operator: Operator,
-    measurement: jax.Array,
-    first: int = 0,
-) -> tuple[jax.Array, dict[str, Any]]:
-    """Samples by diffusion posterior sampling (Chung et al., ICLR 2023, algorithm 1).
-
-    With x_hat = denoise(y), an ancestral step from sigma to s and one down the gradient of the misfit,
-
-        y <- x_hat + (s / sigma)^2 (y - x_hat) + (s / sigma) sqrt(sigma^2 - s^2) z
-             - zeta sqrt((1 + sigma^2) (1 + s^2)) grad_y ||m - M^T x_hat(y)||^2,  zeta = zeta' / ||m - M^T x_hat||,
-
-    the square root because the paper's variable is y / sqrt(1 + sigma^2). Arguments and result: as of `gahb.sample`,
-    `info` with `converged`, `outcome`, `steps`, `sigma`, `nfe [N]`; each step also costs a product with the transposed
-    Jacobian of the denoiser. Raises `InputError` for impossible settings and shapes.
-    """
-    return _solve(_dps_step, denoise, key, shape, settings, operator, measurement, first)
-
-
-def diffpir(
-    denoise: Denoiser,
-    key: jax.Array,
-    shape: tuple[int, int, int, int],
-    settings: BaselineSettings = BaselineSettings(),  # noqa: B008
-    *,
-    operator: Operator,
-    measurement: jax.Array,
-    first: int = 0,
-) -> tuple[jax.Array, dict[str, Any]]:
-    """Samples by DiffPIR (Zhu et al., CVPR workshops 2023, eq. 12 and 13) from a measurement without noise.
-
-    With x_hat = denoise(y) (12a), the nearest image that agrees with m, x = x_hat + M (m - M^T x_hat) (12b; its closed
-    form for M^T M = 1, which 13 approximates), and the noise e = (y - x) / sigma that y would then hold, it goes from
-    sigma to s by y <- x + s (sqrt(1 - zeta) e + sqrt(zeta) z). Arguments and result: as of `dps`.
-    """
-    return _solve(_diffpir_step, denoise, key, shape, settings, operator, measurement, first)
-
-
-BASELINES: Mapping[str, Callable[..., tuple[jax.Array, dict[str, Any]]]] = {"dps": dps, "diffpir": diffpir}
 
 
 def check_baseline(settings: BaselineSettings) -> None:
@@ -271,16 +261,83 @@ def check_baseline(settings: BaselineSettings) -> None:
         raise input_error("sigma_L", expected=f"below sigma_0={settings.sigma_0:g}", got=settings.sigma_L, fix=fix)
 
 
-def _solve(step, denoise, key, shape, settings, operator, measurement, first):
-    check_baseline(settings)
-    shape = tuple(int(length) for length in shape)
-    if not jnp.iscomplexobj(measurement):
-        measurement = as_numbers(measurement, "measurement")
-    check_measurement(operator, measurement, shape)
-    sigmas = jnp.geomspace(settings.sigma_0, settings.sigma_L, int(settings.steps) + 1)
-    numbers = {name: jnp.asarray(getattr(settings, name), float) for name in ("mean", "weight", "renewal")}
-    first = jnp.asarray(first, jnp.uint32)
-    return _run(step, as_denoiser(denoise), numbers, sigmas, as_key(key), first, operator, measurement, shape=shape)
+class Baseline:
+    """A solver that goes down the noise levels by one rule, called as `gahb.sample` is."""
+
+    def __init__(self, step: Callable[..., jax.Array]):
+        functools.update_wrapper(self, step)
+        del self.__dict__["__wrapped__"]  # its arguments are other ones
+        self._step = step
+
+    def __call__(
+        self,
+        denoise: Denoiser,
+        key: jax.Array,
+        shape: tuple[int, ...],
+        settings: BaselineSettings = BaselineSettings(),  # noqa: B008
+        *,
+        operator: Operator,
+        measurement: jax.Array,
+        first: int = 0,
+    ) -> tuple[jax.Array, dict[str, Any]]:
+        """Samples given a measurement; arguments and result: as of `gahb.sample`.
+
+        `info` has `converged`, `outcome`, `steps`, `sigma`, `nfe [N]`. Raises `InputError` for impossible settings and
+        shapes.
+        """
+        check_baseline(settings)
+        shape = tuple(int(length) for length in shape)
+        if not jnp.iscomplexobj(measurement):
+            measurement = as_numbers(measurement, "measurement")
+        check_measurement(operator, measurement, shape)
+        sigmas = jnp.geomspace(settings.sigma_0, settings.sigma_L, int(settings.steps) + 1)
+        numbers = {name: jnp.asarray(getattr(settings, name), float) for name in ("mean", "weight", "renewal")}
+        given = (as_key(key), jnp.asarray(first, jnp.uint32), operator, measurement)
+        return _run(self._step, as_denoiser(denoise), numbers, sigmas, *given, shape=shape)
+
+
+@Baseline
+def dps(clean, y, sigma, s, z, operator, measurement, numbers):
+    """Diffusion posterior sampling (Chung et al., ICLR 2023, algorithm 1).
+
+    With x_hat = denoise(y), an ancestral step from sigma to s and one down the gradient of the misfit,
+
+        y <- x_hat + (s / sigma)^2 (y - x_hat) + (s / sigma) sqrt(sigma^2 - s^2) z
+             - zeta sqrt((1 + sigma^2) (1 + s^2)) grad_y ||m - M^T x_hat(y)||^2,  zeta = zeta' / ||m - M^T x_hat||,
+
+    the square root because the paper's variable is y / sqrt(1 + sigma^2). Each step also costs a product with the
+    transposed Jacobian of the denoiser.
+    """
+
+    def misfit(y):
+        x_hat = clean(y)
+        off = measurement - operator.analyze(x_hat)
+        # Of each sample; their gradients do not mix, since no denoised image depends on another.
+        squared = jnp.square(jnp.abs(off)).reshape(len(y), -1).sum(1)
+        return squared.sum(), (x_hat, squared)
+
+    gradient, (x_hat, squared) = jax.grad(misfit, has_aux=True)(y)
+    ancestral = x_hat + (s / sigma) ** 2 * (y - x_hat) + (s / sigma) * jnp.sqrt(sigma**2 - s**2) * z
+    # Where the misfit is zero, so is its gradient.
+    zeta = numbers["weight"] / jnp.sqrt(jnp.maximum(squared, jnp.finfo(y.dtype).tiny))
+    return ancestral - per_sample(zeta) * jnp.sqrt((1 + sigma**2) * (1 + s**2)) * gradient
+
+
+@Baseline
+def diffpir(clean, y, sigma, s, z, operator, measurement, numbers):
+    """DiffPIR (Zhu et al., CVPR workshops 2023, eq. 12 and 13) from a measurement without noise.
+
+    With x_hat = denoise(y) (12a), the nearest image that agrees with m, x = x_hat + M (m - M^T x_hat) (12b; its closed
+    form for M^T M = 1, which 13 approximates), and the noise e = (y - x) / sigma that y would then hold, it goes from
+    sigma to s by y <- x + s (sqrt(1 - zeta) e + sqrt(zeta) z).
+    """
+    x_hat = clean(y)
+    x = x_hat + operator.synthesize(measurement - operator.analyze(x_hat))
+    kept, renewed = jnp.sqrt(1 - numbers["renewal"]), jnp.sqrt(numbers["renewal"])
+    return x + s * (kept * (y - x) / sigma + renewed * z)
+
+
+BASELINES: Mapping[str, Baseline] = {"dps": dps, "diffpir": diffpir}
 
 
 @functools.partial(jax.jit, static_argnames=("step", "shape"))
@@ -307,25 +364,3 @@ def _run(step, denoise, numbers, sigmas, key, first, operator, measurement, *, s
     steps = jnp.full(shape[0], len(sigmas) - 1, jnp.int32)
     converged = outcome == number_of("converged")
     return samples, {"converged": converged, "outcome": outcome, "steps": steps, "sigma": sigma, "nfe": steps + 1}
-
-
-def _dps_step(clean, y, sigma, s, z, operator, measurement, numbers):
-    def misfit(y):
-        x_hat = clean(y)
-        off = measurement - operator.analyze(x_hat)
-        # Of each sample; their gradients do not mix, since no denoised image depends on another.
-        squared = jnp.square(jnp.abs(off)).reshape(len(y), -1).sum(1)
-        return squared.sum(), (x_hat, squared)
-
-    gradient, (x_hat, squared) = jax.grad(misfit, has_aux=True)(y)
-    ancestral = x_hat + (s / sigma) ** 2 * (y - x_hat) + (s / sigma) * jnp.sqrt(sigma**2 - s**2) * z
-    # Where the misfit is zero, so is its gradient.
-    zeta = numbers["weight"] / jnp.sqrt(jnp.maximum(squared, jnp.finfo(y.dtype).tiny))
-    return ancestral - per_sample(zeta) * jnp.sqrt((1 + sigma**2) * (1 + s**2)) * gradient
-
-
-def _diffpir_step(clean, y, sigma, s, z, operator, measurement, numbers):
-    x_hat = clean(y)
-    x = x_hat + operator.synthesize(measurement - operator.analyze(x_hat))
-    kept, renewed = jnp.sqrt(1 - numbers["renewal"]), jnp.sqrt(numbers["renewal"])
-    return x + s * (kept * (y - x) / sigma + renewed * z)

@@ -17,6 +17,7 @@ from common.checkpoint import restore_params
 from common.checkpoint.shelf import Shelf
 from common.data import batches
 from common.data.pipeline import build as build_sources
+from common.data.pipeline import held_out
 from common.errors import InputError, at_least, choice, input_error, within
 from common.io.results import as_unit, strip
 from common.method import Evaluation, Method, Sampler, Samples, Variables
@@ -34,6 +35,7 @@ from gahb.sampling import gaussian_noise, sample
 NAME = "gahb"
 SHELF = Shelf(Path(__file__).with_name("weights"), base)
 MAX_SIGMA = 10.0  # a larger one was meant in 1/255
+MAX_DB = 100  # beyond, noise or image is lost in rounding
 PREVIEW_SIGMAS = (25 / 255, 50 / 255, 100 / 255)
 
 
@@ -73,12 +75,12 @@ def build(config) -> Method:
 
     def measure(variables: Variables, key: jax.Array) -> Evaluation:
         prior = fit(spread(sources()["train"].fixed(), checks.wiener_images)) if checks.wiener_images else None
-        held_out = sources()["test"]
+        test = sources()["test"]
         return evaluate(
             denoiser(variables, network),
             key,
-            images=spread(held_out, checks.num_images),
-            origins=[held_out.origin(i) for i in spread_indices(held_out, checks.num_images)],
+            images=spread(test, checks.num_images),
+            origins=[test.origin(i) for i in spread_indices(test, checks.num_images)],
             sigmas=checks.sigmas,
             curve_db=checks.curve_db,
             panel=spread(panels(), checks.panel_images),
@@ -111,6 +113,8 @@ def build(config) -> Method:
             to_unit=lambda samples: samples,
             summary=lambda load: outcomes({name: load(name) for name in ("steps", "outcome")}),
         ),
+        check_preview=panels,
+        check_evaluate=panels,
         uses_progress=(f"noise.freeze_after={noise.freeze_after:g}",) if noise.freeze_after < 1 else (),
     )
 
@@ -145,7 +149,7 @@ def load(workdir: str | os.PathLike, *, ema: bool = True, step: int | None = Non
     comes with the package (an unknown one lists them).
     """
     if packed := SHELF.opened(workdir, step=step):
-        return build_network(packed[0]), packed[1]
+        return build_network(packed.config), packed.variables
     method = configs.method_of(workdir)
     if method != NAME:
         raise input_error(
@@ -153,6 +157,21 @@ def load(workdir: str | os.PathLike, *, ema: bool = True, step: int | None = Non
         )
     config = configs.read(workdir, base())
     return build_network(config), restore_params(workdir, ema=ema, step=step)
+
+
+def load_denoiser(workdir: str | os.PathLike, *, ema: bool = True, step: int | None = None) -> Partial:
+    """Returns the denoiser that was trained (or imported) in `workdir`: averaged weights if there are any, newest step.
+
+    workdir: directory of a run; or the name of a denoiser that comes with the package, such as "photographs", or a file
+    written by `export --weights`, which hold one set of weights in half precision. Needs no data and no optimizer. Its
+    input is that of `gahb.denoiser`. Raises `InputError` if the directory holds no readable checkpoint, and for an
+    unknown name, with those that are known.
+
+    >>> x_hat = load_denoiser("runs/x")(y)  # doctest: +SKIP
+    """
+    network, variables = load(workdir, ema=ema, step=step)
+    # On the device once, instead of with every call.
+    return denoiser(jax.tree.map(jax.numpy.asarray, variables), network)
 
 
 def _check(config) -> None:
@@ -196,12 +215,12 @@ def _check(config) -> None:
             "config.noise.freeze_after", expected="a fraction of the run", got=noise.freeze_after, fix=fix
         )
     check_sigmas("config.evaluate.sigmas", checks.sigmas)
-    if not checks.curve_db:
-        fix = "for example (30.0, 20.0, 10.0)"
-        raise input_error("config.evaluate.curve_db", expected="at least one level", got=checks.curve_db, fix=fix)
+    if not checks.curve_db or not all(-MAX_DB <= each <= MAX_DB for each in checks.curve_db):
+        expected, fix = f"PSNRs from -{MAX_DB} to {MAX_DB} dB, at least one", "for example (30.0, 20.0, 10.0)"
+        raise input_error("config.evaluate.curve_db", expected=expected, got=checks.curve_db, fix=fix)
 
 
-def check_sigmas(field: str, sigmas: Sequence[float]) -> None:
+def check_sigmas(field: str, sigmas: Sequence[float] | np.ndarray) -> None:
     """Raises `InputError` unless `sigmas` are noise standard deviations for images in [0, 1], at least one."""
     if not sigmas or not all(0 < sigma <= MAX_SIGMA for sigma in sigmas):
         expected = f"positive numbers up to {MAX_SIGMA:g}, for images in [0, 1], at least one"
@@ -246,9 +265,11 @@ def _panel_source(data, size: int):
     with whole.unlocked():
         whole.fit, whole.size, whole.square = "resize", size, size
     try:
-        return build_sources(whole)["test"]
+        return held_out(whole)
     except InputError as error:
-        raise InputError(f"config.evaluate.panel_size={size}: {error}") from None
+        expected, got = "a square that fits into the held-out images", f"{size} ({error})"
+        fix = "use a smaller one, or 0 for crops as in training"
+        raise input_error("config.evaluate.panel_size", expected=expected, got=got, fix=fix) from None
 
 
 def spread(source, count: int) -> np.ndarray:

@@ -137,7 +137,7 @@ class BiasFreeNorm(nn.Module):
 
 
 class Block(nn.Module):
-    """A chain of convolutions of `widths` channels, each followed by norm (where `norms` says so) and rectifier.
+    """A chain of convolutions of `widths` channels, each followed by norm (where `norms` is true) and rectifier.
 
     The last convolution of a block with `ends=True` has neither.
     """
@@ -317,7 +317,8 @@ def apply(
     """Returns the noise in `y [B, H, W, C]` and the running statistics (updated if `train`, unless `frozen`)."""
     tree = {"params": variables.params, "stats": variables.stats}
     if not train:
-        return network.apply(tree, y), variables.stats
+        residual: Any = network.apply(tree, y)
+        return residual, variables.stats
     residual, updated = network.apply(tree, y, train=True, frozen=frozen, mutable=["stats"])
     return residual, updated.get("stats", {})
 

@@ -12,8 +12,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import Partial
+from jaxtyping import Array, Float, Shaped
 
-from common.arrays import as_mask, as_numbers
+from common.arrays import AnyArray, as_mask, as_numbers
 from common.errors import input_error
 from common.prng import as_key
 
@@ -25,7 +26,9 @@ class Operator(NamedTuple):
     synthesize: Partial
 
 
-def project(operator: Operator, x: jax.Array) -> jax.Array:
+def project(
+    operator: Operator, x: Float[AnyArray, "batch height width channels"]
+) -> Float[Array, "batch height width channels"]:
     """Returns M M^T x, the projection of `x [B, H, W, C]` onto the measured subspace.
 
     >>> project(pixels(np.array([[1, 0]])), jnp.ones((1, 1, 2, 1))).ravel().tolist()
@@ -43,7 +46,7 @@ def synthesis() -> Operator:
     return Operator(Partial(_nothing), Partial(_nothing))
 
 
-def pixels(mask: jax.Array) -> Operator:
+def pixels(mask: Shaped[AnyArray, "height width *channels"]) -> Operator:
     """Keeps the pixels where `mask` (`[H, W]`, `[H, W, 1]` or `[H, W, C]`, zeros and ones or booleans) is one.
 
     Raises `InputError` for other numbers.
@@ -59,7 +62,7 @@ def pixels(mask: jax.Array) -> Operator:
     return Operator(multiply, multiply)
 
 
-def inpainting(shape: tuple[int, int, int], *, box: tuple[int, int, int, int]) -> Operator:
+def inpainting(shape: tuple[int, ...], *, box: tuple[int, int, int, int]) -> Operator:
     """Blanks a block of an image of `shape (H, W, C)`; `box` is (centre row, centre column, height, width).
 
     As in the released code, rows from centre - floor(height / 2) up to, not including, centre + floor(height / 2) are
@@ -71,7 +74,9 @@ def inpainting(shape: tuple[int, int, int], *, box: tuple[int, int, int, int]) -
     return pixels(inpainting_mask(shape, box=box))
 
 
-def inpainting_mask(shape: tuple[int, int, int], *, box: tuple[int, int, int, int]) -> np.ndarray:
+def inpainting_mask(
+    shape: tuple[int, ...], *, box: tuple[int, int, int, int]
+) -> Float[np.ndarray, "height width channels"]:
     """Returns the mask of `inpainting`, float32 `[H, W, C]`, zero inside the box.
 
     >>> int((inpainting_mask((8, 8, 1), box=(4, 4, 3, 3)) == 0).sum())  # one row and one column fewer than 3
@@ -87,7 +92,7 @@ def inpainting_mask(shape: tuple[int, int, int], *, box: tuple[int, int, int, in
     return hole_mask(shape, rows=(top, bottom), columns=(left, right))
 
 
-def hole(shape: tuple[int, int, int], *, rows: tuple[int, int], columns: tuple[int, int]) -> Operator:
+def hole(shape: tuple[int, ...], *, rows: tuple[int, int], columns: tuple[int, int]) -> Operator:
     """Blanks rows and columns, each from the first number up to, not including, the second, of `shape (H, W, C)`.
 
     >>> float(hole((8, 8, 1), rows=(2, 5), columns=(3, 6)).analyze(jnp.ones((1, 8, 8, 1))).sum())
@@ -96,7 +101,9 @@ def hole(shape: tuple[int, int, int], *, rows: tuple[int, int], columns: tuple[i
     return pixels(hole_mask(shape, rows=rows, columns=columns))
 
 
-def hole_mask(shape: tuple[int, int, int], *, rows: tuple[int, int], columns: tuple[int, int]) -> np.ndarray:
+def hole_mask(
+    shape: tuple[int, ...], *, rows: tuple[int, int], columns: tuple[int, int]
+) -> Float[np.ndarray, "height width channels"]:
     """Returns the mask of `hole`, float32 `[H, W, C]`, zero inside; raises `InputError` for a hole outside the image.
 
     >>> int((hole_mask((8, 8, 1), rows=(2, 5), columns=(3, 6)) == 0).sum())
@@ -111,7 +118,7 @@ def hole_mask(shape: tuple[int, int, int], *, rows: tuple[int, int], columns: tu
     return mask
 
 
-def random_pixels(key: jax.Array, shape: tuple[int, int, int], *, fraction: float) -> Operator:
+def random_pixels(key: jax.Array, shape: tuple[int, ...], *, fraction: float) -> Operator:
     """Keeps int(fraction H W C) values of an image of `shape (H, W, C)`, drawn for each channel independently.
 
     >>> operator = random_pixels(jax.random.key(0), (4, 4, 1), fraction=0.25)
@@ -121,7 +128,7 @@ def random_pixels(key: jax.Array, shape: tuple[int, int, int], *, fraction: floa
     return pixels(random_mask(key, shape, fraction=fraction))
 
 
-def random_mask(key: jax.Array, shape: tuple[int, int, int], *, fraction: float) -> jax.Array:
+def random_mask(key: jax.Array, shape: tuple[int, ...], *, fraction: float) -> Float[Array, "height width channels"]:
     """Returns the mask of `random_pixels`, float32 `[H, W, C]`.
 
     >>> float(random_mask(jax.random.key(0), (4, 4, 1), fraction=0.25).sum())
@@ -141,7 +148,7 @@ def super_resolution(scale: int) -> Operator:
     return Operator(Partial(_Reduce(scale)), Partial(_Repeat(scale)))
 
 
-def basis(vectors: jax.Array, shape: tuple[int, int, int]) -> Operator:
+def basis(vectors: Float[AnyArray, "size k"], shape: tuple[int, ...]) -> Operator:
     """Projects an image of `shape (H, W, C)` on the orthonormal columns of `vectors [H * W * C, K]`; m is `[B, K]`.
 
     >>> basis(jnp.eye(4)[:, :2], (2, 2, 1)).analyze(jnp.ones((1, 2, 2, 1))).tolist()
@@ -150,7 +157,7 @@ def basis(vectors: jax.Array, shape: tuple[int, int, int]) -> Operator:
     return Operator(Partial(_coefficients, vectors), Partial(_Combine(tuple(shape)), vectors))
 
 
-def random_basis(key: jax.Array, shape: tuple[int, int, int], *, fraction: float) -> Operator:
+def random_basis(key: jax.Array, shape: tuple[int, ...], *, fraction: float) -> Operator:
     """Projects on int(fraction H W C) random orthonormal vectors (the QR factor of a Gaussian matrix).
 
     >>> random_basis(jax.random.key(0), (4, 4, 1), fraction=0.25).analyze(jnp.ones((1, 4, 4, 1))).shape
@@ -160,7 +167,7 @@ def random_basis(key: jax.Array, shape: tuple[int, int, int], *, fraction: float
     return basis(jnp.linalg.qr(jax.random.normal(as_key(key), (size, _share(fraction, size))))[0], shape)
 
 
-def spectral(shape: tuple[int, int, int], *, fraction: float, symmetric: bool = True) -> Operator:
+def spectral(shape: tuple[int, ...], *, fraction: float, symmetric: bool = True) -> Operator:
     """Keeps `fraction` of the frequencies, the low ones; m is complex `[B, H, W, C]`, zero elsewhere.
 
     The number that is kept is the nearest to `fraction` H W at which with every frequency f its mirror image -f is
@@ -176,7 +183,9 @@ def spectral(shape: tuple[int, int, int], *, fraction: float, symmetric: bool = 
     return Operator(Partial(_frequencies, mask), Partial(_real_image, mask if symmetric else jnp.ones_like(mask)))
 
 
-def spectral_mask(shape: tuple[int, int, int], *, fraction: float, symmetric: bool = True) -> np.ndarray:
+def spectral_mask(
+    shape: tuple[int, ...], *, fraction: float, symmetric: bool = True
+) -> Float[np.ndarray, "height width"]:
     """Returns the mask of `spectral` in FFT order, float32 `[H, W]`.
 
     >>> int(spectral_mask((8, 8, 1), fraction=0.2).sum())
@@ -282,7 +291,7 @@ def _coefficients(vectors, x):
 
 @dataclasses.dataclass(frozen=True)
 class _Combine:
-    shape: tuple[int, int, int]
+    shape: tuple[int, ...]
 
     def __call__(self, vectors, m):
         m = _numbers(m)

@@ -5,10 +5,11 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from jax.core import Tracer
 
 from common.errors import choice, input_error, within
 
-# How a sample ended, in the order of the numbers in `info["outcome"]`.
+# Outcomes of a sample, in the order of the numbers in `info["outcome"]`.
 OUTCOMES = ("converged", "unfinished", "diverged", "not a denoiser", "not finite")
 
 
@@ -78,7 +79,7 @@ def check(settings: SamplerSettings) -> None:
     for name, least in (("max_steps", 1), ("hold", 0)):
         check_count(name, getattr(settings, name), least)
     mean = settings.mean
-    if np.ndim(mean) == 0 and not isinstance(mean, jax.core.Tracer) and not (_is_number(mean) and abs(mean) <= 4):
+    if np.ndim(mean) == 0 and not isinstance(mean, Tracer) and not (_is_number(mean) and abs(mean) <= 4):
         raise input_error("mean", expected="an intensity in [0, 1]", got=_got(mean), fix="divide it by 255")
 
 
@@ -90,9 +91,9 @@ def _got(value):
     return f"an array {list(np.shape(value))}" if np.ndim(value) else value
 
 
-def check_positive(name: str, value: object, *, most: float = math.inf) -> None:
+def check_positive(name: str, value: Any, *, most: float = math.inf) -> None:
     """Raises `InputError` unless `value` is traced or a number above 0, at most `most`."""
-    if isinstance(value, jax.core.Tracer) or (_is_number(value) and 0 < value <= most):
+    if isinstance(value, Tracer) or (_is_number(value) and 0 < value <= most):
         return
     expected = "a positive number" if most == math.inf else f"a number in (0, {most:g}]"
     fix = "see the docstring of gahb.sampler_settings for its default"
@@ -101,7 +102,7 @@ def check_positive(name: str, value: object, *, most: float = math.inf) -> None:
 
 def check_count(name: str, value: Any, least: int) -> None:
     """Raises `InputError` unless `value` is traced or a whole number of at least `least`."""
-    if isinstance(value, jax.core.Tracer):
+    if isinstance(value, Tracer):
         return
     if not (_is_number(value) and value == int(value)):
         expected = f"a whole number of at least {least}"
@@ -138,11 +139,9 @@ def gaussian_moments(variance: np.ndarray, settings: SamplerSettings = DEFAULT) 
     t, going = 1, sigma > settings.sigma_L
     while going and t <= settings.max_steps:
         h, beta = settings.step, settings.beta if t > settings.hold else 0.0
-        if published:
-            h, beta = (
-                settings.h0 if settings.fixed_step else settings.h0 * t / (1 + settings.h0 * (t - 1)),
-                settings.beta,
-            )
+        if settings.h0 is not None:
+            h = settings.h0 if settings.fixed_step else settings.h0 * t / (1 + settings.h0 * (t - 1))
+            beta = settings.beta
         ahead = 0.0 if published or t == 1 else 0.5
         gain = v / (v + sigma**2)
         step = np.zeros_like(state)

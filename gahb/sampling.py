@@ -8,7 +8,7 @@ x_hat = v y / (v + sigma^2), and a step of size h from noise sigma to sigma' lea
 
     v + sigma'^2 - h^2 sigma^2 v / (v + sigma^2),
 
-whatever beta is: the last term is missing, and at a constant h these losses settle at the fraction h / 2 of v. The
+for every beta: the last term is missing, and at a constant h these losses settle at the fraction h / 2 of v. The
 published h grows to 0.5, so that 0.4 to 0.82 of the variance is left. The corrected step extrapolates the denoised
 image by x_hat + (x_hat - x_hat_before) / 2 (Adams-Bashforth; DPM-Solver++(2M), Lu et al. 2022, algorithm 2), which
 adds just that term. A start without the variance of the image, v instead of 0, is forgotten by the factor
@@ -26,6 +26,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.core import Tracer
 from jax.tree_util import Partial
 
 from common.arrays import as_numbers
@@ -41,7 +42,7 @@ _GOING = -1  # beside the numbers of outcomes
 PIXEL_VARIANCE = 0.25  # the largest of numbers in [0, 1]
 
 
-def gaussian_noise(keys: jax.Array, t: jax.Array, like: jax.Array) -> jax.Array:
+def gaussian_noise(keys: jax.Array, t: jax.Array, like: Any) -> jax.Array:
     """Draws the noise of iteration `t` (0: of the initial image) for every sample from its own key."""
 
     def draw(key):
@@ -62,11 +63,11 @@ def _replay(draws, keys, t, like):
 def sample(
     denoise: Denoiser,
     key: jax.Array,
-    shape: tuple[int, int, int, int],
+    shape: tuple[int, ...],
     settings: SamplerSettings = DEFAULT,
     *,
     operator: Operator | None = None,
-    measurement: jax.Array | None = None,
+    measurement: Any = None,
     impose: bool = False,
     initial: jax.Array | None = None,
     first: int = 0,
@@ -306,7 +307,7 @@ def rms(x: jax.Array) -> jax.Array:
     return jnp.sqrt(jnp.square(x).mean((1, 2, 3)))
 
 
-def removes_noise(y: jax.Array, x_hat: jax.Array, z: jax.Array, sigma: jax.Array) -> jax.Array:
+def removes_noise(y: jax.Array, x_hat: jax.Array, z: Any, sigma: jax.Array) -> jax.Array:
     """Returns for each image whether x_hat lacks enough of the noise sigma z in y: <y - x_hat, sigma z> / ||sigma z||^2
     of at least a third of sigma^2 / (sigma^2 + 1/4), which an optimal denoiser of images in [0, 1] reaches."""
     removed = ((y - x_hat) * z).sum((1, 2, 3)) / sigma
@@ -351,7 +352,7 @@ def _check(settings, shape, store_every, operator, measurement):
 
 
 def _is_below(sigma_0, sigma_L):  # noqa: N803
-    traced = any(isinstance(value, jax.core.Tracer) for value in (sigma_0, sigma_L))
+    traced = any(isinstance(value, Tracer) for value in (sigma_0, sigma_L))
     return not traced and sigma_0 <= sigma_L
 
 
@@ -366,7 +367,7 @@ def _broadcastable(values, name, shape):
     return values
 
 
-def check_measurement(operator: Operator, measurement: jax.Array, shape: tuple[int, int, int, int]) -> None:
+def check_measurement(operator: Any, measurement: Any, shape: tuple[int, ...]) -> None:
     """Raises `InputError` unless `operator` measures images of `shape` and `measurement` is of such, or of one."""
     try:
         wanted = jax.eval_shape(operator.analyze, jax.ShapeDtypeStruct(shape, jnp.float32)).shape
@@ -381,7 +382,7 @@ def check_measurement(operator: Operator, measurement: jax.Array, shape: tuple[i
 
 
 def _initial(initial, shape):
-    # Of any range: an iterate may have been sent astray, and the sampler says so.
+    # Of any range: an iterate may have diverged, which the sampler reports.
     if initial.ndim != 4:
         fix = "add the missing axis"
         raise input_error("initial", expected="[N, H, W, C]", got=list(initial.shape), fix=fix)

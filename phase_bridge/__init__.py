@@ -10,6 +10,19 @@ A `Model` is a path (`Bridge`, `Flow`, `EDM`, `CLD`) and an estimate of the data
 import importlib
 import pathlib
 import runpy
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from phase_bridge.bridge import Bridge
+    from phase_bridge.conditioning import guided, inpainting, stroke
+    from phase_bridge.learned import learn_table, load_table, save_table
+    from phase_bridge.likelihood import log_density, log_likelihood
+    from phase_bridge.method import load
+    from phase_bridge.processes import CLD, EDM, Flow
+    from phase_bridge.sampling import Model, denoiser_model, sample
+    from phase_bridge.schedules import schedule
+    from phase_bridge.solvers import make_steps
+    from phase_bridge.toy import mixture
 
 # By its path, since another project's `common` may be in the way.
 runpy.run_path(str(pathlib.Path(__file__).parents[1] / "common" / "__init__.py"))["check"]()

@@ -25,6 +25,12 @@ def _import_weights(path, **how):
     return import_weights(path, **how)
 
 
+def _read_weights(path):
+    from phase_bridge.method import SHELF
+
+    return SHELF.read(path)[1:]
+
+
 def _figures():
     from phase_bridge.figures import NAMES
 
@@ -48,13 +54,13 @@ def _compare_arguments(parser):
     parser.add_argument("--only", metavar="NETWORK/SEED", help="train this one network and stop: denoiser/0, ...")
 
 
-def _guide(app, request):
-    from phase_bridge.commands import guide
+def _edit(app, request):
+    from phase_bridge.commands import edit
 
-    guide(app, request)
+    edit(app, request)
 
 
-def _guide_arguments(parser):
+def _edit_arguments(parser):
     parser.add_argument("--num", type=int, default=4, metavar="N", help="held-out images (default: 4)")
     parser.add_argument("--nfe", type=int, default=100, metavar="N", help="network evaluations (default: 100)")
     parser.add_argument("--cells", type=int, default=8, metavar="N", help="cells a side of the painting (default: 8)")
@@ -66,9 +72,9 @@ def _guide_arguments(parser):
 
 
 def _export(app, request):
-    from phase_bridge.export import run
+    from phase_bridge.commands import export
 
-    run(app, request)
+    export(app, request)
 
 
 def _export_arguments(parser):
@@ -97,12 +103,12 @@ COMPARE = Verb(
 )
 
 GUIDE = Verb(
-    "guide",
+    "edit",
     "make images from coarse paintings and fill holes, with a model trained without either",
     "Takes held-out images as paintings of few cells and with a hole, and writes the images made from them to\n"
-    "DIR/results/guided-step-N-seed-S-KEY.json and .npz.",
-    _guide_arguments,
-    _guide,
+    "DIR/results/edited-step-N-seed-S-KEY.json and .npz.",
+    _edit_arguments,
+    _edit,
 )
 
 EXPORT = Verb(
@@ -119,6 +125,7 @@ APP = App(
     base=_base,
     build=_build,
     import_weights=_import_weights,
+    read_weights=_read_weights,
     figures=_figures,
     extra_verbs=(DEMO, COMPARE, GUIDE, FIDELITY, EXPORT),
     examples=(
@@ -128,7 +135,7 @@ APP = App(
         "sample --workdir runs/spiral --config.sampler.nfe=5",
         "figures --workdir runs/spiral",
         "compare --config configs/phase_bridge/spiral.py --workdir runs/spiral-compare",
-        "guide --workdir runs/cifar10 --nfe 100",
+        "edit --workdir runs/cifar10 --nfe 100",
         "describe --config configs/phase_bridge/cifar10.py",
         "export --workdir runs/faces32 --weights faces32.npz",
         "import-weights model.pt --workdir runs/authors",

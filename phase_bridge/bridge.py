@@ -12,7 +12,7 @@ subtraction up to t = 0.99999, where the textbook form of the conditional varian
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -81,13 +81,13 @@ class Bridge(Process):
 class _Parts(NamedTuple):
     """Scaled moments that stay finite at t = 1, of which all closed forms are made."""
 
-    s: object
-    w: object  # s^3
-    xx: object  # Sigma_xx / s^2
-    xv: object  # Sigma_xv / s
-    det: object  # det Sigma / s^5
-    error: object  # variance of the velocity error r = (x1 - x)/s - v, over w
-    shared: object  # (L_xx / s + L_xv) sqrt(xx) / w
+    s: Any
+    w: Any  # s^3
+    xx: Any  # Sigma_xx / s^2
+    xv: Any  # Sigma_xv / s
+    det: Any  # det Sigma / s^5
+    error: Any  # variance of the velocity error r = (x1 - x)/s - v, over w
+    shared: Any  # (L_xx / s + L_xv) sqrt(xx) / w
 
 
 def _sinh_minus(h):

@@ -1,4 +1,4 @@
-"""Commands of this method alone: `demo` and `guide`; `compare` is in a module of its own."""
+"""Commands of this method alone: `demo`, `edit` and `export`; `compare` is in a separate module."""
 
 import functools
 import shutil
@@ -87,20 +87,20 @@ def demo(app: App, request: Request) -> None:
         f"interrupted after step {saved} of {last['step']} and resumed; {seconds['all']:.0f} s in all",
         f"sliced W2 at so many evaluations; data against data {compared['floor']['w2']:.3f}:",
         *distances,
-        f"look at: {page}",
+        f"page: {page}",
         f"all numbers: {table}",
         f"next: python -m {app.name} sample --workdir {own} --config.sampler.nfe=5",
     )
 
 
-def guide(app: App, request: Request) -> None:
-    """Makes images from a coarse painting and around a hole: `results/guided-step-N-seed-S-KEY.json` and `.npz`."""
+def edit(app: App, request: Request) -> None:
+    """Makes images from a coarse painting and around a hole: `results/edited-step-N-seed-S-KEY.json` and `.npz`."""
     flags = request.flags
     config = workdirs.of_trained(app, request).config
     path = config.sampler.process or config.objective.process
     if method.is_toy(config) or path != "bridge":
         got = f"{path}, {config.data.source}"
-        raise input_error("guide", expected="a bridge of images", got=got, fix="train one, as in cifar10.py")
+        raise input_error("edit", expected="a bridge of images", got=got, fix="train one, as in cifar10.py")
     for name, value, least, most in (
         ("num", flags.num, 1, 1024),
         ("nfe", flags.nfe, 2, 10_000),
@@ -119,15 +119,15 @@ def guide(app: App, request: Request) -> None:
     images = found["data"]
     settings = {"cells": flags.cells, "hole": flags.hole, "nfe": flags.nfe}
     own = method.as_model(method.build_setup(config), model.variables, found.get("label"))
-    made = functools.partial(conditioning.guide, own, model.key, images, **settings)
-    arrays, seconds = trained.timed("guide", made)
+    made = functools.partial(conditioning.edited, own, model.key, images, **settings)
+    arrays, seconds = trained.timed("edit", made)
     numbers: dict[str, Any] = {**model.provenance(seconds, flags.nfe + 1), **settings, "num_images": len(images)}
     known = arrays["known"] > 0
     for name in ("inpainting", "stroke"):
         numbers[f"{name}_rms_of_known"] = float(np.sqrt(np.mean(np.square(arrays[name] - images)[:, known[0, ..., 0]])))
     paths = results.write(
         model.workdir / "results",
-        f"guided-{model.name}",
+        f"edited-{model.name}",
         numbers=numbers,
         arrays=arrays,
         settings={
@@ -139,5 +139,16 @@ def guide(app: App, request: Request) -> None:
     )
     print_lines(
         f"wrote {', '.join(str(path) for path in paths)}",
-        f"next: python -m {app.name} figures guided --workdir {model.workdir}",
+        f"next: python -m {app.name} figures edited --workdir {model.workdir}",
     )
+
+
+def export(app: App, request: Request) -> None:
+    """Writes the model of the run in `--workdir` to `--weights FILE`, as `phase_bridge.load` opens it."""
+    config = workdirs.of_trained(app, request).config
+    model = trained.load(app, request, "SAMPLE")
+    if model is None:
+        return
+    path = Path(request.flags.weights)
+    digest = method.SHELF.write(path, config, model.variables, step=model.step)
+    print_lines(f"wrote {path}, {path.stat().st_size / 2**20:.2f} MiB in half precision, sha256 {digest}")

@@ -19,7 +19,7 @@ from common import config as configs
 from common.cli import multi_run, workdirs
 from common.cli.app import App, Request, print_lines
 from common.cli.verbs.trained import config_settings
-from common.errors import choice, input_error
+from common.errors import at_least, choice, input_error
 from common.io import results
 from common.io.files import write_atomically
 from common.io.progress import Progress
@@ -44,7 +44,6 @@ from phase_bridge.compare_models import (
 
 # A comparison may grow by models and seeds; how it samples is its own.
 MAY_CHANGE = (*multi_run.MAY_CHANGE, "sampler.*", "compare.models", "compare.seeds")
-_TUNED_ON = 3000  # samples by which settings are chosen
 
 
 class Plan(NamedTuple):
@@ -54,6 +53,7 @@ class Plan(NamedTuple):
     seeds: int
     nfe: tuple[int, ...]
     tune: bool
+    tune_num: int
     num: int
     sigma_data: float
     exact: bool
@@ -72,6 +72,7 @@ def build(config: ConfigDict) -> Plan:
         raise input_error("config.compare.models", expected="names of models", got="none", fix='use ("main",)')
     if compare.seeds < 1:
         raise input_error("config.compare.seeds", expected="at least 1", got=compare.seeds, fix="use 3")
+    at_least({"config.compare.tune_num": (compare.tune_num, 8)})
     if not compare.nfe or min(compare.nfe) < 1:
         raise input_error(
             "config.compare.nfe", expected="numbers above 0", got=compare.nfe, fix="for example (3, 5, 10)"
@@ -88,6 +89,7 @@ def build(config: ConfigDict) -> Plan:
         seeds=compare.seeds,
         nfe=tuple(compare.nfe),
         tune=compare.tune,
+        tune_num=compare.tune_num,
         num=config.evaluate.num,
         sigma_data=config.objective.sigma_data,
         exact=compare.exact,
@@ -104,7 +106,7 @@ def config_of(config: ConfigDict, network: str, seed: int) -> ConfigDict:
         if network.startswith("force"):
             changes["objective.output"] = "preconditioned"  # as published for images
     if configs.diff(values, configs.from_dict(values, base(), changes)):
-        changes |= _plain_sampler()  # what the config says of sampling is meant for its own network
+        changes |= _plain_sampler()  # the config's sampling section is for its own network
     return configs.from_dict(values, base(), {**changes, "seed": config.seed + seed})
 
 
@@ -132,7 +134,7 @@ def _plain_sampler() -> dict[str, Any]:
 
 
 def run(app: App, request: Request) -> None:
-    """Trains and measures whatever of the comparison is missing in `--workdir`."""
+    """Trains and measures the missing parts of the comparison in `--workdir`."""
     workdir = workdirs.required(request, "workdir")
     config = workdirs.to_describe(app, request)
     workdirs.check_writable(workdir)
@@ -175,7 +177,7 @@ def run(app: App, request: Request) -> None:
 
 
 def measured_path(config: ConfigDict, workdir: Path, plan: Plan, model: str, seed: int) -> Path:
-    """Returns the file whose presence says that a model, as it was trained, has been measured."""
+    """Returns the file whose presence marks a model, as it was trained, as measured."""
     settings = settings_of(config, workdir, plan, model, seed)
     return results.path_of(workdir / "results", f"measured-{_file(model)}-{seed}", settings)
 
@@ -257,7 +259,7 @@ def _measure(config: ConfigDict, workdir: Path, plan: Plan, model: str, seed: in
     print_lines(f"measured {model}/{seed}: " + ", ".join(f"{row['w2']:.3f} @{row['nfe']}" for row in rows))
 
 
-def _subject(config: ConfigDict, workdir: Path, plan: Plan, model: str, seed: int) -> tuple["Subject", int]:
+def _subject(config: ConfigDict, workdir: Path, plan: Plan, model: str, seed: int) -> tuple["Subject", int | None]:
     """Returns a model ready to be sampled, and the steps it was trained for."""
     import jax
 
@@ -291,7 +293,7 @@ def _settings(
         for nfe in plan.nfe:
             distances = []
             for settings in CANDIDATES[path]:
-                made, _ = subject.draw(key, settings, nfe=nfe, num=min(plan.num, _TUNED_ON))
+                made, _ = subject.draw(key, settings, nfe=nfe, num=min(plan.num, plan.tune_num))
                 distances.append(subject.quality(made, index=1, neighbours=False)[by])
                 tried.append({"nfe": nfe, "sampler": words_of(settings), by: distances[-1]})
                 bar.add()
@@ -312,7 +314,7 @@ class Subject:
 
         self._config, self._sigma_data, self._path = config, sigma_data, path
         self._setup = method.build_setup(config)
-        self.points = None
+        self.points: Any = None
         if method.is_toy(config):
             self.points = toy.toy(config.data.source.removeprefix(method.TOY), "config.data.source")
         self._features = None
@@ -321,9 +323,17 @@ class Subject:
                 config.evaluate.features, channels=config.data.channels, field="config.evaluate.features"
             )
         if trained is None:
+            assert self.points is not None
             trained = denoiser_model(self._setup.process, self.points.denoise, kind=self._setup.kind)
         self._model = trained
-        self._data = method.held_out(config, method.build(config).sources)
+        sources = method.build(config).sources
+        self._reported = method.held_out(config, sources)
+        # Of images the held-out ones are few: samplers are chosen on images of the training split, as is the floor.
+        self._other = self._reported if self.points else method.held_out(config, sources, other=True)
+
+    def _data(self, index: int, num: int):
+        """Returns the `index`-th set of data; 0 is the one that is reported, and has no example of another one."""
+        return (self._other if index else self._reported)(index, num)
 
     def draw(self, key, settings: Mapping[str, Any], *, nfe: int, num: int):
         """Returns samples `[num, ...]` with settings of a candidate, and the number of evaluations."""
@@ -347,10 +357,10 @@ class Subject:
         return np.concatenate(parts)[:num], info["nfe"]
 
     def quality(self, samples, *, index: int, neighbours: bool = True) -> dict[str, float]:
-        """Returns the measures of samples against the `index`-th set of held-out data of the same size."""
+        """Returns the measures of samples against the `index`-th set of data: as many points, `evaluate.num` images."""
         from phase_bridge.evaluation import quality
 
-        data = self._data(index, len(samples))
+        data = self._data(index, len(samples) if self.points else self._config.evaluate.num)
         return dict(quality(samples, data, self.points, self._features, neighbours=neighbours)._asdict())
 
     def floor(self, num: int, repeats: int) -> list[dict[str, float]]:

@@ -63,9 +63,9 @@ MODELS = tuple(f"{network}/{path}" for network, each in NETWORKS.items() for pat
 GROUPS: Mapping[str, tuple[str, ...]] = {
     # Each method as published, each with its own objective and path.
     "main": ("force-ode/agm-ode", "force-sde/agm-sde", "denoiser-edm/edm", "velocity/flow", "velocity-ot/flow"),
-    # What the path gives: one network along all of them.
+    # The effect of the path: one network along all of them.
     "one_denoiser": tuple(f"denoiser/{path}" for path in EVERY),
-    # What the objective and its noise levels give: every network along the bridge.
+    # The effect of the objective and its noise levels: every network along the bridge.
     "objectives": tuple(f"{network}/agm-ode" for network, each in NETWORKS.items() if "agm-ode" in each.paths),
 }
 
@@ -163,10 +163,9 @@ def summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
     """Returns the mean of each measure that rows have, and its standard deviation over them (None for one row)."""
     found: dict[str, float | None] = {}
     for name in MEASURES:
-        known = rows[0][name] is not None
-        values = np.asarray([row[name] for row in rows], float) if known else None
-        found[name] = float(values.mean()) if known else None
-        found[f"{name}_deviation"] = float(values.std(ddof=1)) if known and len(values) > 1 else None
+        values = None if rows[0][name] is None else np.asarray([row[name] for row in rows], float)
+        found[name] = None if values is None else float(values.mean())
+        found[f"{name}_deviation"] = None if values is None or len(values) < 2 else float(values.std(ddof=1))
     return found
 
 

@@ -1,4 +1,4 @@
-"""Samples that are steered: by a painting, by the known pixels of an image, or by what another model says.
+"""Conditional samples: from a painting, from the known pixels of an image, or guided by another model.
 
 Given position x and data x1 the velocity of a bridge is Gaussian, so before an evaluation it may be drawn anew, given
 an image that is to be approached ("sampling with conditions"). The network is the unconditional one.
@@ -10,8 +10,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Real, Shaped
 
-from common.arrays import SIGNED, as_images, as_mask, as_numbers
+from common.arrays import SIGNED, AnyArray, as_images, as_mask, as_numbers
 from common.errors import input_error
 from phase_bridge import bridge as bridges
 from phase_bridge.bridge import Bridge
@@ -70,7 +71,9 @@ class Condition(NamedTuple):
         return x if self.known is None else jnp.where(self.known > 0, self.image.astype(x.dtype), x)
 
 
-def stroke(image: jax.Array, *, start: float = 0.0, fraction: float = 0.25) -> Condition:
+def stroke(
+    image: Real[AnyArray, "one_or_batch *spatial channels"], *, start: float = 0.0, fraction: float = 0.25
+) -> Condition:
     """Steers by a painting `[B or 1, H, W, C]`: "dyn-v" by `fraction` of the steps, "init-v" by `start` = 0.1.
 
     image: bytes, or floats in [-1, 1]; points `[B or 1, C]` may be of any range. Raises `InputError` for fractions
@@ -85,7 +88,10 @@ def stroke(image: jax.Array, *, start: float = 0.0, fraction: float = 0.25) -> C
     return Condition(_image(image), None, float(start), float(fraction))
 
 
-def inpainting(image: jax.Array, known: jax.Array) -> Condition:
+def inpainting(
+    image: Real[AnyArray, "one_or_batch *spatial channels"],
+    known: Shaped[AnyArray, "one_or_batch *spatial one_or_channels"],
+) -> Condition:
     """Keeps pixels of `image [B or 1, H, W, C]` where `known [B or 1, H, W, C or 1]` is 1 (or true), makes the rest.
 
     image: as of `stroke`. Before every evaluation, unknown pixels stand at the data estimate of the step before; at the
@@ -130,7 +136,7 @@ def _image(image):
     return jnp.asarray(as_images(image, "image", scale=SIGNED) if image.ndim == 4 else image)
 
 
-def guide(
+def edited(
     model: Model, key: jax.Array, images: np.ndarray, *, cells: int, hole: float, nfe: int
 ) -> dict[str, np.ndarray]:
     """Returns images `[N, H, W, C]` in [-1, 1] made from paintings and around holes, and what they were made from.

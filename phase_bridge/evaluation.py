@@ -1,4 +1,7 @@
-"""The measures of `evaluate`: samples at several numbers of evaluations against held-out data; data against data."""
+"""The measures of `evaluate`: samples at several numbers of evaluations against held-out data; data against data.
+
+Among them distances of samples from data: Wasserstein distances of order 2, sliced and exact, and to the support.
+"""
 
 import functools
 from collections.abc import Callable, Mapping
@@ -6,18 +9,21 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from scipy.optimize import linear_sum_assignment
+from scipy.spatial.distance import cdist
 
-from common.errors import choice
+from common.errors import choice, input_error, within
 from common.method import Evaluation
 from common.metrics import features as extractors
 from common.metrics.distances import frechet_distance, repeated
-from common.metrics.neighbours import precision_recall
-from phase_bridge.distances import sliced_wasserstein, summarise_support
+from common.metrics.neighbours import flat, nearest, pair, precision_recall
 from phase_bridge.toy import Toy
 
 FEATURES = ("random", "pixels", "inception")
 _NEIGHBOURS = 4096  # samples and data whose neighbours are compared, at most
 _BATCH = 256
+_MOST_PAIRED = 8192  # beyond, the matrix of costs takes more than 512 MiB and the assignment many minutes
+_BLOCK = 64  # directions projected on at a time
 
 Features = Callable[[np.ndarray], np.ndarray]  # images [N, H, W, C] in [-1, 1] -> [N, D]
 
@@ -49,8 +55,8 @@ def quality(
     """
     samples, reference = np.asarray(samples), np.asarray(reference)
     samples = np.clip(np.nan_to_num(samples.astype(np.float64), nan=1e3, posinf=1e3, neginf=-1e3), -1e3, 1e3)
-    flat = samples.reshape(len(samples), -1), reference.reshape(len(reference), -1)
-    w2, frechet, seen = sliced_wasserstein(*flat), None, flat
+    vectors = samples.reshape(len(samples), -1), reference.reshape(len(reference), -1)
+    w2, frechet, seen = sliced_wasserstein(*vectors), None, vectors
     if features is not None:
         seen = tuple(features(each) for each in (samples, reference))
         frechet = frechet_distance(*seen)
@@ -93,10 +99,9 @@ def averaged(found: list[Quality]) -> dict[str, float | None]:
     numbers: dict[str, float | None] = {}
     for name in Quality._fields:
         values = [getattr(each, name) for each in found]
-        known = values[0] is not None
-        summary = repeated(values) if known else None
-        numbers[name] = summary.mean if known else None
-        numbers[f"{name}_error"] = summary.error if known else None
+        summary = None if values[0] is None else repeated(values)
+        numbers[name] = None if summary is None else summary.mean
+        numbers[f"{name}_error"] = None if summary is None else summary.error
     return numbers
 
 
@@ -130,3 +135,107 @@ def evaluate(
     if points is not None:
         numbers |= {"toy": points.name, "radius": points.radius}
     return Evaluation(numbers, arrays)
+
+
+def directions(dimensions: int, *, count: int, seed: int = 0) -> np.ndarray:
+    """Returns `count` unit vectors, float64 `[count, D]`: in the plane at equal angles, otherwise drawn.
+
+    Equal angles make the planar mean over directions exact for the first harmonics, without a draw.
+    """
+    within("num_directions", count, 1)
+    if dimensions == 2:
+        angle = (np.arange(count) + 0.5) * np.pi / count
+        return np.stack([np.cos(angle), np.sin(angle)], 1)
+    vectors = np.random.default_rng(seed).standard_normal((count, dimensions))
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+def sliced_wasserstein(
+    samples: np.ndarray, reference: np.ndarray, *, num_directions: int = 128, seed: int = 0
+) -> float:
+    """Returns the sliced W2 distance, sqrt(mean over directions u of W2(<u, x>, <u, y>)^2) (Bonneel et al., 2015).
+
+    samples `[N, ...]`, reference `[M, ...]`, in their own unit; N and M may differ. The directions are fixed: those of
+    `directions`. Independent samples of one distribution are not at distance 0; compare with fresh data.
+    Raises `InputError` for empty sets or points of different size.
+    """
+    samples, reference = pair(samples, reference)
+    vectors = directions(samples.shape[1], count=num_directions, seed=seed)
+    squared = [
+        _squared_1d(samples.astype(np.float64) @ part.T, reference.astype(np.float64) @ part.T)
+        for part in np.array_split(vectors, -(-num_directions // _BLOCK))
+    ]
+    return float(np.sqrt(np.concatenate(squared).mean()))
+
+
+def _squared_1d(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    x, y = np.sort(x, 0), np.sort(y, 0)
+    if len(x) == len(y):
+        return np.square(x - y).mean(0)
+    # Between two neighbouring multiples of 1/N and 1/M both quantile functions are constant. In units of 1/NM these
+    # are whole numbers, so none is put on the wrong side by rounding.
+    ends = np.union1d(np.arange(1, len(x) + 1) * len(y), np.arange(1, len(y) + 1) * len(x))
+    weights = np.diff(ends, prepend=0) / (len(x) * len(y))
+    return weights @ np.square(x[(ends - 1) // len(y)] - y[(ends - 1) // len(x)])
+
+
+def wasserstein(samples: np.ndarray, reference: np.ndarray, *, most: int = _MOST_PAIRED) -> float:
+    """Returns the exact W2 distance of two sets of equal size, min over pairings of sqrt(mean |x_i - y_pi(i)|^2).
+
+    samples, reference `[N, ...]`; time grows as N^3 (about a second for 2,000 points), so at most `most` points are
+    accepted. Raises `InputError` beyond, or for sets of different size.
+    """
+    samples, reference = pair(samples, reference)
+    if len(samples) != len(reference):
+        got = f"{len(samples)} and {len(reference)}"
+        fix = "cut both to the smaller number, or use sliced_wasserstein"
+        raise input_error("samples", expected="as many points as reference", got=got, fix=fix)
+    if len(samples) > most:
+        fix = "take fewer, or use sliced_wasserstein"
+        raise input_error("samples", expected=f"at most {most} points to pair", got=len(samples), fix=fix)
+    cost = cdist(samples.astype(np.float64), reference.astype(np.float64), "sqeuclidean")
+    return float(np.sqrt(cost[linear_sum_assignment(cost)].mean()))
+
+
+class Support(NamedTuple):
+    """Distances of samples from the support: `mean`, `median`, `q95`, the fraction `beyond` a radius, and its error.
+
+    `beyond_error` is the standard error of a fraction of independent samples, sqrt(p (1 - p) / N).
+    """
+
+    mean: float
+    median: float
+    q95: float
+    beyond: float
+    beyond_error: float
+
+
+def support_distance(samples: np.ndarray, reference: np.ndarray | Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+    """Returns each sample's distance to the support, `[N, ...] -> [N]`.
+
+    `reference` is a cloud `[M, ...]` (the distance to its nearest point: at least the distance to the support, and
+    close to it when the cloud is dense), or a function `[N, D] -> [N]` where the support is known.
+    """
+    if callable(reference):
+        return np.asarray(reference(flat(samples, field="samples")))
+    return nearest(samples, reference).distance[:, 0]
+
+
+def summarise_support(distances: np.ndarray, *, radius: float) -> Support:
+    """Returns what `Support` lists of distances `[N]`; `radius` in the unit of the distances."""
+    distances = np.asarray(distances, np.float64)
+    beyond = float((distances > radius).mean())
+    return Support(
+        mean=float(distances.mean()),
+        median=float(np.median(distances)),
+        q95=float(np.quantile(distances, 0.95)),
+        beyond=beyond,
+        beyond_error=float(np.sqrt(beyond * (1 - beyond) / len(distances))),
+    )
+
+
+def support(
+    samples: np.ndarray, reference: np.ndarray | Callable[[np.ndarray], np.ndarray], *, radius: float
+) -> Support:
+    """Returns `summarise_support` of `support_distance`: how fine structure is met, which sliced distances hide."""
+    return summarise_support(support_distance(samples, reference), radius=radius)

@@ -117,9 +117,9 @@ def by_nfe(workdir: Path) -> list[Path]:
     return [path]
 
 
-def guided(workdir: Path) -> list[Path]:
-    """Shows images made from paintings and around holes: `figures/guided.png`."""
-    _, arrays = results.read_newest(workdir / "results", "guided", verb="guide")
+def edited(workdir: Path) -> list[Path]:
+    """Shows images made from paintings and around holes: `figures/edited.png`."""
+    _, arrays = results.read_newest(workdir / "results", "edited", verb="edit")
     few = slice(0, 8)
     holed = np.where(arrays["known"] > 0, arrays["original"], 1.0)
     rows = {
@@ -131,7 +131,7 @@ def guided(workdir: Path) -> list[Path]:
         "made freely": arrays["free"],
     }
     shown = {name: _unit(images[few]) for name, images in rows.items()}
-    written = plotting.path_in(workdir, "guided")
+    written = plotting.path_in(workdir, "edited")
     plotting.panels(written, shown, columns=[""] * len(shown["painting"]))
     return [written]
 
@@ -211,9 +211,9 @@ def sections(workdir: Path) -> dict[str, Sequence[Block]]:
                 Picture(estimates(workdir)[0], "The data estimate along time: the early ones are samples already."),
             ]
         found["Samples"] = blocks
-    if results.newest(workdir / "results", "guided"):
+    if results.newest(workdir / "results", "edited"):
         words = "From top to bottom: paintings, images made from them, holes, holes filled, originals, free samples."
-        found["Guided by paintings and known pixels"] = [Picture(guided(workdir)[0], words, pixels=True)]
+        found["Images from paintings and known pixels"] = [Picture(edited(workdir)[0], words, pixels=True)]
     if any("loss" in each for each in read_metrics(workdir)):
         found["Training"] = [Picture(training(workdir)[0], "Loss of the training batches.")]
     if not found:
@@ -267,7 +267,7 @@ NAMES: Mapping[str, Callable[[Path], Sequence[Path]]] = {
     "samples": samples,
     "trajectories": trajectories,
     "estimates": estimates,
-    "guided": guided,
+    "edited": edited,
     "compare": compare,
     "index": index,
 }

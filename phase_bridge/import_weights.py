@@ -56,7 +56,7 @@ class Imported(NamedTuple):
 
 
 class _Names(NamedTuple):
-    """What turns our names into the authors'."""
+    """The substitutions that turn our names into the authors'."""
 
     sides: tuple[int, ...]  # of the images, by level; () for a network of points
     aux: str  # what an encoder's second input is called
@@ -69,7 +69,7 @@ def convert(
     """Returns the network that the authors' `tensors` belong to, with its weights and their average.
 
     The tensors are those of a checkpoint, or of one state dictionary (with or without a prefix); everything beside
-    network and average is left alone. What they do not tell are the attention's heads: `heads` of a SongUNet (the
+    network and average is left alone. They do not determine the attention's heads: `heads` of a SongUNet (the
     paper's 1), and the width of one in an ADM network (its 64). `field` names the origin of the tensors in errors.
 
     Raises `InputError` for tensors of another network, or missing, unexpected, misshapen or non-finite ones.
@@ -138,7 +138,7 @@ def _average(tensors: Mapping[str, np.ndarray], own: Mapping[str, np.ndarray], f
 
 
 def _infer(own, heads: int, channels_per_head: int, field: str) -> tuple[nn.Module, _Names]:
-    """Returns the network that names and shapes speak of; what does not fit it is found later, by its names."""
+    """Returns the network that names and shapes imply; tensors that do not fit are reported later, by name."""
     if "layers.0.weight" in own:
         return _infer_mlp(own, field), _Names((), "", False)
     sides = sorted({int(match[1]) for name in own if (match := re.match(r"enc\.(\d{1,5})x\1_", name))}, reverse=True)
@@ -231,13 +231,13 @@ def _filter(own, field: str) -> tuple[float, ...] | None:
 
 def _variables(own, network: nn.Module, names: _Names, field: str) -> Variables:
     """Returns the tensors as variables of the network; raises `InputError` for any that does not fit."""
-    x = (1, names.sides[0], names.sides[0]) if names.sides else (1,)
-    first = f"enc.{x[1]}x{x[1]}_conv.weight" if names.sides else "layers.0.weight"
+    x: tuple[int, ...] = (1, names.sides[0], names.sides[0]) if names.sides else (1,)
+    first = f"enc.{names.sides[0]}x{names.sides[0]}_conv.weight" if names.sides else "layers.0.weight"
     x = (*x, own[first].shape[1] - (not names.sides))
     inputs = [jax.ShapeDtypeStruct(x, jnp.float32), jax.ShapeDtypeStruct((1,), jnp.float32)]
     if getattr(network, "num_classes", 0):
         inputs.append(jax.ShapeDtypeStruct((1,), jnp.int32))
-    shapes = traverse_util.flatten_dict(dict(jax.eval_shape(network.init, jax.random.key(0), *inputs)), sep="/")
+    shapes: Any = traverse_util.flatten_dict(dict(jax.eval_shape(network.init, jax.random.key(0), *inputs)), sep="/")
     slots = {}
     for path, leaf in shapes.items():
         layout = _layout(path, leaf.shape, network)
@@ -251,7 +251,7 @@ def _variables(own, network: nn.Module, names: _Names, field: str) -> Variables:
 
 
 def _numbers(array: np.ndarray, field: str) -> np.ndarray:
-    """Returns the leaf as float32 of its own; raises `InputError` for what is no weight."""
+    """Returns the leaf as a float32 copy; raises `InputError` for what is no weight."""
     if jnp.issubdtype(array.dtype, jnp.floating):
         leaf = np.array(array, np.float32, order="C")
         if np.isfinite(leaf).all():
@@ -318,13 +318,13 @@ def import_weights(
     """Writes the model in the file at `path` into `workdir` as an ordinary run at step 0; returns what it did.
 
     The file decides `config.model`, `config.data.size` and `config.data.channels`; heads and dropout are taken from
-    `config`, since the file does not tell them, and so is the data. Without data of its own kind in `config`, a model
+    `config`, since the file does not hold them, and so is the data. Without data of its own kind in `config`, a model
     of images gets the photographs that come with the package. The average, which samples are drawn with, becomes the
     run's. Raises `InputError`; then nothing was written.
     """
     given = config.data.source
     config, imported = build(config, imports.load(path), field=str(path))
-    count = sum(leaf.size for leaf in traverse_util.flatten_dict(imported.variables.params, sep="/").values())
+    count = sum(leaf.size for leaf in jax.tree.leaves(imported.variables.params))
     from phase_bridge import method  # it imports the data sources, which `convert` does not need
 
     method.build(config)
@@ -335,7 +335,7 @@ def import_weights(
         lines.append("samples use the running average of the parameters; --no-ema the parameters themselves")
     if isinstance(imported.network, ResidualMLP):
         lines.append(
-            f"objective.kind={config.objective.kind} is taken from the config, since the file does not tell it"
+            f"objective.kind={config.objective.kind} is taken from the config, since the file does not contain it"
         )
     if config.data.source != given:
         lines.append(f"data.source={config.data.source} in place of {given}; --config FILE names the model's own")

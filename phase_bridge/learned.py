@@ -69,17 +69,18 @@ def learn_table(
         | {"num_batches": (num_batches, 1), "nfe": (nfe, 1), "teacher_nfe": (teacher_nfe, nfe)}
     )
     process, shape = model.process, check_shape((num_samples, *shape))
-    name = chosen(process, solver, "ode")
+    name = chosen(process, solver, "ode", published=not model.denoiser)
     if SOLVERS[name].stages > 1:
         raise input_error("solver", expected="one evaluation a step", got=f'"{name}"', fix='use "unipc"')
     times = times_of(process, name, schedule, nfe, kind="ode")
-    start = make_steps(process, times, solver=name, degree=degree, corrector=corrector)
+    start: Any = make_steps(process, times, solver=name, degree=degree, corrector=corrector)
     missing = max(0, memory - start.weights.shape[1])
     start = start._replace(weights=np.pad(start.weights, ((0, 0), (0, missing), (0, 0))))
     # The same first time, so that both begin with the same noise.
-    target = make_schedule(process, teacher_nfe, kind="levels", sigma_max=min(process.noise_level(times[0]), 80.0))
+    highest = min(float(process.noise_level(times[0])), 80.0)
+    target = make_schedule(process, teacher_nfe, kind="levels", sigma_max=highest)
     target[0] = times[0]
-    teacher = make_steps(process, target, solver="unipc")
+    teacher: Any = make_steps(process, target, solver="unipc")
     begin = process.first if process.parts == 2 else times[0]
     if process.parts == 2:
         start, teacher = linear.keep_last(start), linear.keep_last(teacher)

@@ -13,8 +13,9 @@ import diffrax
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float, Real
 
-from common.arrays import SIGNED, as_images, as_numbers
+from common.arrays import SIGNED, AnyArray, as_images, as_numbers
 from common.errors import RunError, input_error
 from common.prng import as_key
 from phase_bridge import bridge as bridges
@@ -30,14 +31,14 @@ EXACT_UP_TO = 4
 class Density(NamedTuple):
     """log p of each state `[B]`, what it came from at t = 0 `[B, ..., 2C]`, and steps tried, of six evaluations."""
 
-    log_density: jax.Array
-    origin: jax.Array
+    log_density: Float[Array, " batch"]
+    origin: Float[Array, "batch *spatial two_channels"]
     steps: int
 
 
 def log_density(
     model: Model,
-    m: jax.Array,
+    m: Float[AnyArray, "batch *spatial two_channels"],
     *,
     t: float = END,
     exact: bool | None = None,
@@ -125,7 +126,8 @@ def _solve(model, m, directions, t, tolerances, *, exact, max_steps):
         max_steps=max_steps,
         throw=False,
     )
-    origin, gained = (last[-1] for last in solution.ys)
+    states: Any = solution.ys
+    origin, gained = (last[-1] for last in states)
     # `gained` is the integral of the divergence from t back to 0: minus that from 0 to t.
     log_p = prior_log_density(bridge, origin) + gained
     return log_p, origin, solution.stats["num_steps"], solution.result == diffrax.RESULTS.successful
@@ -142,13 +144,13 @@ def prior_log_density(bridge: Bridge, m: jax.Array) -> jax.Array:
 
 def log_likelihood(
     model: Model,
-    x: jax.Array,
+    x: Real[AnyArray, "batch *spatial channels"],
     key: jax.Array,
     *,
     draws: int = 1,
     t: float = END,
     **options: Any,
-) -> jax.Array:
+) -> Float[Array, " batch"]:
     """Returns a lower bound `[B]` on log p(x) of positions `[B, ..., C]` at time t, where they are data almost exactly.
 
     log p(x) >= E log (1/K) sum_k p(x, v_k) / q(v_k | x), tight as K = `draws` grows (Burda et al., ICLR 2016), with

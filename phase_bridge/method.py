@@ -4,7 +4,7 @@ import functools
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -13,12 +13,13 @@ import numpy as np
 
 from common import config as configs
 from common import sampling as drawing
+from common.arrays import AnyArray
 from common.checkpoint import restore_params
 from common.checkpoint.shelf import Shelf
 from common.data import batches
 from common.data.pipeline import build as build_sources
 from common.data.source import Source, in_threads
-from common.errors import InputError, at_least, choice, input_error
+from common.errors import InputError, at_least, choice, input_error, within
 from common.io.results import as_unit, grid
 from common.method import Evaluation, Method, Sampler, Samples, Variables
 from common.networks.layers import initialise
@@ -86,7 +87,7 @@ def build(config) -> Method:
         drops = {"dropout": config.model.dropout > 0, "label_dropout": config.objective.label_dropout}
         return objectives.loss(setup.network, goal, variables, key, batch, **drops)
 
-    def draw_rows(variables, keys, index, own: SamplerConfig = setup.sampler, store: bool = False):
+    def draw_rows(variables, keys, index, own: SamplerConfig = setup.sampler, store: bool = False) -> dict[str, Any]:
         del index
         labels = draw_labels(keys, classes, sampler.label)
         model = as_model(setup._replace(sampler=own), variables, labels)
@@ -94,7 +95,7 @@ def build(config) -> Method:
         kept = {name: info[name] for name in ("states", "estimates") if store}
         return {"samples": samples} | ({"labels": labels} if classes else {}) | kept
 
-    described = sampling.describe(setup.process, setup.kind, setup.sampler)
+    described = sampling.describe(setup.process, setup.kind, setup.sampler, published=not goal.denoiser)
     own_label = {"label": sampler.label} if classes else {}
     to_unit = None if of_points else lambda x: (x + 1) / 2
     many = Sampler(
@@ -140,6 +141,21 @@ def build(config) -> Method:
             features=None if of_points else image_features(checks.features, channels=data.channels),
         )
 
+    def check_evaluate() -> None:
+        if not checks.nfe:
+            fix = "for example (3, 5, 10, 20)"
+            raise input_error("config.evaluate.nfe", expected="at least one number", got=checks.nfe, fix=fix)
+        for nfe in checks.nfe:
+            try:
+                _check_sampler(setup._replace(sampler=setup.sampler._replace(nfe=nfe)))
+            except InputError as error:
+                _, _, rest = str(error).partition(": ")
+                raise InputError(f"config.evaluate.nfe: {rest}") from None
+        if not of_points:
+            image_features(checks.features, channels=data.channels)
+            held_out(config, sources)
+            held_out(config, sources, other=True)
+
     def preview(variables: Variables, key: jax.Array) -> dict[str, np.ndarray]:
         few = 2048 if of_points else 16
         samples = draw_samples(variables, key, own=setup.sampler, num=few, batch_size=few)
@@ -161,6 +177,7 @@ def build(config) -> Method:
             | ({"label": jax.ShapeDtypeStruct((), jnp.int32)} if classes else {})
         ),
         sampler=many,
+        check_evaluate=check_evaluate,
     )
 
 
@@ -187,12 +204,17 @@ def build_setup(config) -> Setup:
         num_classes=check_classes(config),
     )
     as_model(setup, None)
-    own = setup.sampler
     try:
-        make_steps(process, times_of(setup), solver=own.solver, kind=kind, degree=own.degree, corrector=own.corrector)
+        _check_sampler(setup)
     except InputError as error:
         raise named_by_key(error, config.sampler) from None
     return setup
+
+
+def _check_sampler(setup: Setup) -> None:
+    own = setup.sampler
+    options = {"degree": own.degree, "corrector": own.corrector}
+    make_steps(setup.process, times_of(setup), solver=solver_of(setup), kind=setup.kind, **options)
 
 
 def build_process(config, name: str, field: str = "config.objective.process") -> Process:
@@ -225,8 +247,11 @@ def build_objective(config) -> Objective:
         raise input_error("config.objective.coupling", expected=expected, got=goal.coupling, fix="set it to 0")
     if goal.name == "velocity":
         return objectives.velocity(coupling=goal.coupling)
+    if not 0 < goal.first < goal.last < 1:
+        got, fix = f"first={goal.first:g}, last={goal.last:g}", "published are 1e-5 and 0.999"
+        raise input_error("config.objective", expected="0 < first < last < 1", got=got, fix=fix)
     times = {"first": goal.first, "last": goal.last}
-    process = build_process(config, goal.process)
+    process: Any = build_process(config, goal.process)
     if goal.name == "force":
         if process.name != "bridge":
             got, fix = f'"{goal.process}"', "set config.objective.name=denoiser"
@@ -276,6 +301,7 @@ def build_all_sources(config) -> dict[str, Source]:
             expected = f"at least {classes}, the classes of {data.source}"
             raise input_error("config.model.num_classes", expected=expected, got=config.model.num_classes, fix=fix)
         return found
+    within("config.data.points", data.points, 0, toy.MAX_LENGTH)
     name = data.source.removeprefix(TOY)
     length = {"length": data.points} if data.points else {}
     # The splits come from one rule, each with its own seed.
@@ -314,7 +340,7 @@ def check_classes(config) -> int:
 
 
 def is_toy(config) -> bool:
-    """Whether the data are points."""
+    """Returns whether the data are points."""
     return config.data.source.startswith(TOY)
 
 
@@ -324,7 +350,7 @@ def load_setup(workdir: str | os.PathLike, *, ema: bool = True, step: int | None
     Neither data nor an optimizer is needed.
     """
     if packed := SHELF.opened(workdir, step=step):
-        return build_setup(packed[0]), packed[1]
+        return build_setup(packed.config), packed.variables
     method = configs.method_of(workdir)
     if method != NAME:
         raise input_error(
@@ -346,7 +372,7 @@ def load(workdir: str | os.PathLike, *, ema: bool = True, step: int | None = Non
     return as_model(setup, jax.tree.map(jnp.asarray, variables))
 
 
-def as_model(setup: Setup, variables: Variables | None, labels: jax.Array | None = None) -> Model:
+def as_model(setup: Setup, variables: Any, labels: AnyArray | None = None) -> Model:
     """Returns the trained network as what samplers take; labels: classes `[B]`, for a model of classes."""
     options = {"kind": setup.kind, "num_classes": setup.num_classes, "shape": setup.shape, "sampler": setup.sampler}
     return objectives.model(setup.network, setup.objective, setup.process, variables, labels=labels, **options)
@@ -362,8 +388,12 @@ def draw_labels(keys: jax.Array, num_classes: int, label: int = -1) -> jax.Array
 def times_of(setup: Setup) -> np.ndarray:
     """Returns the times of a set-up's sampler."""
     own = setup.sampler
-    solver = chosen(setup.process, own.solver, setup.kind)
-    return sampling.times_of(setup.process, solver, own.schedule, own.nfe, kind=setup.kind)
+    return sampling.times_of(setup.process, solver_of(setup), own.schedule, own.nfe, kind=setup.kind)
+
+
+def solver_of(setup: Setup) -> str:
+    """Returns the name of a set-up's solver."""
+    return chosen(setup.process, setup.sampler.solver, setup.kind, published=not setup.objective.denoiser)
 
 
 def held_out(config, sources, *, other: bool = False) -> Callable[[int, int], np.ndarray]:

@@ -3,6 +3,7 @@
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax.linen.dtypes import promote_dtype
 
 from common.errors import choice, input_error
 from common.networks.layers import Scaled, one_hot
@@ -82,5 +83,5 @@ class _Joined(nn.Module):
         draw = Scaled(0.0 if self.zero else fan_in**-0.5)
         kernel = self.param("kernel", draw, (fan_in, self.features))
         bias = self.param("bias", draw, (self.features,))
-        h, e, kernel, bias = nn.dtypes.promote_dtype(h, e, kernel, bias, dtype=self.dtype)
+        h, e, kernel, bias = promote_dtype(h, e, kernel, bias, dtype=self.dtype)
         return h @ kernel[: h.shape[-1]] + e @ kernel[h.shape[-1] :] + bias

@@ -22,7 +22,6 @@ from common.data.batches import example_keys
 from common.errors import choice, input_error
 from common.method import Aux, Variables
 from phase_bridge import bridge as bridges
-from phase_bridge import preconditioning
 from phase_bridge.bridge import Bridge
 from phase_bridge.processes import Flow, Process, beside
 from phase_bridge.sampling import Model
@@ -54,6 +53,36 @@ class Objective(NamedTuple):
     weight: Callable[[jax.Array], jax.Array]
     estimate: Callable[..., jax.Array]
     couple: Callable[[jax.Array, jax.Array], jax.Array] | None = None
+
+
+class Scalings(NamedTuple):
+    """A denoiser is `skip y + out network(input y, label)`; each field has the shape of the noise level."""
+
+    skip: Any
+    out: Any
+    input: Any
+    label: Any
+
+
+def edm_scalings(sigma: Any, *, sigma_data: float) -> Scalings:
+    """Returns the scalings of Karras et al. (2022, table 1) for y = x + sigma z, sigma > 0.
+
+    `skip y` is the best linear estimate of x, `out` the standard deviation of its error, and the label is ln(sigma)/4.
+    Computed from sigma and sigma_data without overflow at either end.
+    """
+    xp = jnp if isinstance(sigma, jax.Array) else np
+    total = xp.hypot(sigma, sigma_data)
+    return Scalings(
+        skip=(sigma_data / total) ** 2,
+        out=sigma_data * (sigma / total),
+        input=1 / total,
+        label=xp.log(sigma) / 4,
+    )
+
+
+def log_normal(key: jax.Array, *, mean: float = -1.2, std: float = 1.2, shape: tuple[int, ...] = ()) -> jax.Array:
+    """Draws noise levels with ln(sigma) ~ N(mean, std^2); the defaults are those of Karras et al. (2022)."""
+    return jnp.exp(mean + std * jax.random.normal(key, shape))
 
 
 def force(
@@ -135,10 +164,10 @@ def denoiser(
         largest = most * sigma_data
 
     def times(key):
-        if law == "uniform":
+        if law == "uniform" and process is not None:
             return process.noise_level(jax.random.uniform(key, minval=low, maxval=high))
         if law == "log_normal":
-            return preconditioning.log_normal(key, mean=mean + scale, std=std)
+            return log_normal(key, mean=mean + scale, std=std)
         return jnp.exp(jax.random.uniform(key, minval=ends[0], maxval=ends[1]))
 
     def target(x1, noise, sigma):
@@ -147,9 +176,7 @@ def denoiser(
         return beside(sigma / (sigma_data * total), x1) * x1 - beside(sigma_data / total, x1) * noise
 
     def scalings(sigma, like):
-        return preconditioning.Scalings(
-            *(beside(each, like) for each in preconditioning.edm(sigma, sigma_data=sigma_data))
-        )
+        return Scalings(*(beside(each, like) for each in edm_scalings(sigma, sigma_data=sigma_data)))
 
     def estimate(output, u, sigma):
         c = scalings(sigma, u)
@@ -162,7 +189,7 @@ def denoiser(
         times=times,
         perturb=lambda x1, noise, sigma: x1 + beside(sigma, x1) * noise,
         inputs=lambda u, sigma: scalings(sigma, u).input * u,
-        # A level beyond all that were trained says as little as the largest of them.
+        # A level beyond the trained ones counts as the largest of them.
         time_input=lambda sigma: jnp.log(jnp.minimum(sigma, largest)) / 4,
         target=target,
         weight=jnp.ones_like,
@@ -254,7 +281,7 @@ def loss(
         chances = jax.vmap(lambda key: jax.random.uniform(jax.random.fold_in(key, 1)))(keys)
         labels = jnp.where(chances < label_dropout, -1, labels)
     state = objective.perturb(x1, noise, t)
-    output = network.apply(
+    output: Any = network.apply(
         {"params": variables.params, "stats": variables.stats},
         objective.inputs(state, t),
         objective.time_input(t),

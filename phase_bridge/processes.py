@@ -15,7 +15,7 @@ Times may be scalars or one number a sample; functions compute on the host in fl
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -55,7 +55,7 @@ class Process:
         """Returns (A, b) of the probability flow dm/dt = A m + b E[x1 | m], as rows."""
         raise NotImplementedError
 
-    def whitening(self, t) -> tuple[tuple, object]:
+    def whitening(self, t) -> tuple[tuple, Any]:
         """Returns (n, root): the unit vector along L^-1 c, and its length, the root of the precision 1/sigma^2."""
         c, spread = self.mean(t), self.factor(t)
         if self.parts == 1:
@@ -67,7 +67,7 @@ class Process:
         return (first / length, second / length), length
 
     def noise_level(self, t):
-        """Returns sigma_t in data units; 1e15 where the state says nothing about the data."""
+        """Returns sigma_t in data units; 1e15 where the state does not depend on the data."""
         xp = jnp if isinstance(t, jax.Array) else np
         return 1 / xp.maximum(self.whitening(t)[1], _LEAST_ROOT)
 
@@ -302,7 +302,7 @@ def split(m):
     return m[..., :half], m[..., half:]
 
 
-def join(x, v):
+def join(x, v) -> Any:
     """Returns the state `[..., 2C]` of position and velocity `[..., C]`."""
     xp = jnp if isinstance(x, jax.Array) or isinstance(v, jax.Array) else np
     return xp.concatenate([x, v], -1)

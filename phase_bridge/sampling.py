@@ -12,8 +12,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import Partial
+from jaxtyping import Array, Float
 
-from common.arrays import SIGNED, as_numbers
+from common.arrays import SIGNED, AnyArray, as_numbers
 from common.errors import InputError, choice, input_error
 from common.prng import as_keys
 from common.solvers import linear
@@ -132,27 +133,29 @@ def sample(
     shape: tuple[int, ...],
     *,
     solver: str | Table | None = None,
-    schedule: Sequence[float] | np.ndarray | Mapping[str, Any] | str | None = None,
+    schedule: Sequence[float] | Sequence[tuple[str, Any]] | np.ndarray | Mapping[str, Any] | str | None = None,
     nfe: int | None = None,
     kind: str | None = None,
     degree: int | None = None,
     corrector: bool | None = None,
     condition: Any = None,
-    start: jax.Array | None = None,
+    start: Float[AnyArray, "batch *spatial parts_channels"] | None = None,
     noise: linear.Noise | None = None,
     first_index: int = 0,
     output: str | None = None,
     store_estimates: bool = False,
     store_states: bool = False,
     dtype: Any = jnp.float32,
-) -> tuple[jax.Array, dict[str, Any]]:
+) -> tuple[Float[Array, "batch *spatial channels"], dict[str, Any]]:
     """Returns samples of `shape [B, ..., C]`, made with at most `nfe` evaluations of the model, and a dictionary.
 
     model: of `phase_bridge.load`, `denoiser_model`, `mixture`, ...; it knows the path.
     key: of `jax.random.key` or `PRNGKey`, or a seed. Sample i depends on fold_in(key, first_index + i), so a run may be
       split into batches, or on key[i] if there is one a sample.
-    solver, kind, degree, corrector: see `phase_bridge.make_steps`; kind "ode" or "sde" (default: the model's). A
-      `Table`, of `learn_table` or `load_table`, is a solver of its own path that has its times and all else.
+    solver, kind, degree, corrector: see `phase_bridge.make_steps`; kind "ode" or "sde" (default: the model's). The
+      default solver of a bridge's "ode" is "unipc"; for a network of the paper's force, and with `condition`, it is the
+      paper's "gddim". A `Table`, of `learn_table` or `load_table`, is a solver for one path, with its times and
+      options.
     schedule: a name or a dictionary of options of `phase_bridge.schedule`, or the times themselves `[N + 1]`.
     nfe: number of evaluations (default: what `schedule` has times for, else the model's own where nothing of the
       sampler is chosen, else 20). A number that times contradict is refused.
@@ -183,7 +186,7 @@ def sample(
         solver = ""
     else:
         kind = model.kind if kind is None else kind
-        solver = chosen(process, solver, kind)
+        solver = chosen(process, solver, kind, published=condition is not None or not model.denoiser)
         times = times_of(process, solver, schedule, nfe, kind=kind)
         steps = make_steps(process, times, solver=solver, kind=kind, degree=degree, corrector=corrector)
     output = choice("output", output or ("estimate" if process.parts == 2 else "state"), OUTPUTS)
@@ -195,11 +198,12 @@ def sample(
             got = "store_estimates or store_states"
             raise input_error("solver", expected=f"none of two stages with {got}", got=f'"{solver}"', fix="use another")
     if start is not None:
-        start = as_numbers(start, "start", scale=SIGNED)
+        begin: Any = as_numbers(start, "start", scale=SIGNED)
         whole = (*shape[:-1], process.parts * shape[-1])
-        if jnp.shape(start) != whole:
+        if begin.shape != whole:
             expected = f"[x, v] of shape {whole}" if process.parts == 2 else f"states of shape {whole}"
-            raise input_error("start", expected=expected, got=jnp.shape(start), fix="all parts on the last axis")
+            raise input_error("start", expected=expected, got=begin.shape, fix="all parts on the last axis")
+        start = begin
     if condition is not None:
         condition.check(process, shape)
     labels = model.labels
@@ -209,11 +213,9 @@ def sample(
         raise input_error("labels", expected=f"one, or {shape[0]}", got=labels.shape, fix="give one a sample")
     # Only what the computation depends on, so that other defaults compile nothing.
     plain = replace(model, labels=labels, sampler=Sampler(), shape=(), kind="ode")
-    options = {"start": start, "condition": condition, "noise": noise, "first_index": first_index, "output": output}
-    stores = {"store_estimates": store_estimates, "store_states": store_states}
-    samples, info = run(
-        Partial(estimate, plain), steps, key, shape, process, solver=solver, dtype=dtype, **options, **stores
-    )
+    options: dict[str, Any] = {"start": start, "condition": condition, "noise": noise, "first_index": first_index}
+    options |= {"output": output, "store_estimates": store_estimates, "store_states": store_states}
+    samples, info = run(Partial(estimate, plain), steps, key, shape, process, solver=solver, dtype=dtype, **options)
     return samples, info | ({} if labels is None else {"labels": jnp.broadcast_to(labels, shape[:1])})
 
 
@@ -231,7 +233,7 @@ def _steps_of(table: Table, process: Process, options: Mapping[str, Any]) -> Ste
 
 def random_labels(keys: jax.Array, num_classes: int) -> jax.Array:
     """Returns a class for each of `keys [B]`, int32, all equally likely."""
-    # A fold of its own, so that the class does not decide the noise.
+    # A separate fold, so that the noise does not depend on the class.
     return jax.vmap(lambda key: jax.random.randint(jax.random.fold_in(key, 2**31), (), 0, num_classes))(keys)
 
 
@@ -257,16 +259,16 @@ def times_of(process: Process, solver: str, schedule, nfe: int | None, *, kind: 
         return times
     nfe = Sampler().nfe if nfe is None else nfe
     count, _ = steps_for(solver, nfe)
-    options = {"kind": schedule} if isinstance(schedule, str) else dict(schedule or {})
+    options: dict[str, Any] = {"kind": schedule} if isinstance(schedule, str) else dict(schedule or {})
     known = {"kind", "first", "last", "end", "power", "sigma_max", "sigma_min", "rho"}
     for name in options:
         choice("schedule", name, sorted(known))
     return make_schedule(process, count, sampler=kind, **options)
 
 
-def describe(process: Process, kind: str, sampler: Sampler) -> dict[str, Any]:
-    """Returns plain values that say how samples are made along a path."""
-    solver = chosen(process, sampler.solver, kind)
+def describe(process: Process, kind: str, sampler: Sampler, *, published: bool) -> dict[str, Any]:
+    """Returns plain values that say how samples are made along a path; published: as in `solvers.chosen`."""
+    solver = chosen(process, sampler.solver, kind, published=published)
     own = {"process": process.name} | ({"bridge": vars(process)} if process.name == "bridge" else {})
     used = {"solver": solver, "schedule": dict(sampler.schedule), "nfe": steps_for(solver, sampler.nfe)[1]}
     return own | {"kind": kind, "degree": sampler.degree, "corrector": sampler.corrector} | used
@@ -300,7 +302,7 @@ def run(
     store_states: bool = False,
     dtype: Any = jnp.float32,
 ) -> tuple[jax.Array, dict[str, Any]]:
-    """Runs a table of steps on any function (state, t) that it is made for; `sample` says what the rest means.
+    """Runs a table of steps on any function (state, t) that it is made for; see `sample` for the others.
 
     rows: of `Condition.rows`, where others than its own are wanted.
     """
@@ -309,8 +311,8 @@ def run(
         steps = linear.keep_last(steps)
     if condition is not None and rows is None:
         rows = condition.rows(process, steps.times)
-    times = np.append(steps.times.ravel(), steps.end) if staged else steps.times
-    # One-part states begin with the noise of the first time: the largest level that is chosen, whatever the path's.
+    times = np.append(steps.times.ravel(), steps.end) if isinstance(steps, Stages) else steps.times
+    # One-part states begin with the noise of the first time: the largest level that is chosen, on any path.
     begin = process.first if process.parts == 2 else float(times[0])
     outcome = _run(
         field if isinstance(field, Partial) else Partial(field),
@@ -382,7 +384,7 @@ def _run(
         m = condition.begin(m)
         intervene = Partial(type(condition).impose, condition, noise)
         if condition.known is not None:
-            # What the unknown pixels look like before anything was evaluated takes one more evaluation.
+            # The first data estimate of the unknown pixels takes one more evaluation.
             output, (x, v) = field(m, jnp.asarray(steps.times[0], dtype)), split(m)
             on_f, on_x, on_v = jnp.asarray(steps.estimate[0], dtype)
             estimate = on_f * output.astype(dtype) + on_x * x + on_v * v

@@ -4,6 +4,7 @@ There is an evaluation at each time but the last, at which the last step ends.
 """
 
 import numpy as np
+from jaxtyping import Float
 
 from common.errors import choice, input_error
 from common.solvers import grids
@@ -39,7 +40,7 @@ def schedule(
     sigma_max: float | None = None,
     sigma_min: float | None = None,
     rho: float | None = None,
-) -> np.ndarray:
+) -> Float[np.ndarray, " times"]:
     """Returns the `nfe` + 1 times of a solver with one evaluation a step.
 
     process: the path.
@@ -132,7 +133,7 @@ def _levels(process: Process, nfe: int, *, sigma_max: float, sigma_min: float, r
     sigma = grids.power(sigma_max, sigma_min, nfe - 1, order=rho) if nfe > 1 else np.array([sigma_max])
     if process.parts == 1:
         return np.append(process.time_at(sigma), process.last)
-    # The prior of two-part states is at a time of its own, from which the second level is reached in one step.
+    # The prior of two-part states is at a separate time, from which the second level is reached in one step.
     begin = (FIRST if process.name == "bridge" else process.first) if first is None else first
     times = np.append(begin, process.time_at(sigma[1:]))
     if end is None:

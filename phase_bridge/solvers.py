@@ -7,7 +7,7 @@ are here; all work on the copy u = x / c of noise level sigma = l / c, where eve
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +25,7 @@ from phase_bridge.processes import Process, beside
 _NODES = 64
 _MOST = 1e4  # noise level that stands for an infinite one where estimates are interpolated
 
-# Adams-Bashforth weights on equal steps, the newest first; iPNDM uses them whatever the steps are.
+# Adams-Bashforth weights on equal steps, the newest first; iPNDM uses them for all steps.
 _ADAMS = ((1.0,), (3 / 2, -1 / 2), (23 / 12, -16 / 12, 5 / 12), (55 / 24, -59 / 24, 37 / 24, -9 / 24))
 
 
@@ -62,9 +62,11 @@ SOLVERS = {
     "ipndm": Solver("degree + 1 on equal steps of sigma, else 1", parts=(1,), degree=3),
     "ab": Solver("degree + 1", parts=(1,), degree=1),
 }
-# By path and kind, where none is chosen: as published for the bridge's ODE, else what is best at few evaluations.
-DEFAULT = {("bridge", "ode"): "gddim", ("bridge", "sde"): "data_multistep", ("flow", "ode"): "ab",
+# By path and kind, where none is chosen: what is best at few evaluations. The paper's own for the bridge's ODE is taken
+# for networks of its objective, and for conditions, which change the velocity that a corrector would correct.
+DEFAULT = {("bridge", "ode"): "unipc", ("bridge", "sde"): "data_multistep", ("flow", "ode"): "ab",
            ("edm", "ode"): "ipndm", ("cld", "ode"): "data_multistep"}  # fmt: skip
+PUBLISHED = {("bridge", "ode"): "gddim"}
 
 
 class Stages(NamedTuple):
@@ -74,7 +76,7 @@ class Stages(NamedTuple):
     dt: np.ndarray  # [N]
     a: np.ndarray  # [N, 2, k, k]
     b: np.ndarray  # [N, 2, k]
-    end: np.ndarray  # [], of the last evaluation
+    end: Any  # [], of the last evaluation
 
 
 class Table(NamedTuple):
@@ -84,8 +86,11 @@ class Table(NamedTuple):
     steps: Steps
 
 
-def chosen(process: Process, solver: str | None, kind: str) -> str:
-    """Returns the solver's name, or the default of path and kind; raises `InputError` for what does not fit."""
+def chosen(process: Process, solver: str | None, kind: str, *, published: bool = False) -> str:
+    """Returns the solver's name, or the default of path and kind; raises `InputError` for what does not fit.
+
+    published: whether the default is the paper's where it has one.
+    """
     choice("kind", kind, KINDS)
     if kind == "sde" and not isinstance(process, Bridge):
         raise input_error("kind", expected=f'"ode" for the path "{process.name}"', got='"sde"', fix="use a Bridge")
@@ -94,7 +99,7 @@ def chosen(process: Process, solver: str | None, kind: str) -> str:
         if kind in each.kinds and process.parts in each.parts and (not each.of_bridge or isinstance(process, Bridge))
     ]  # fmt: skip
     if solver is None:
-        return DEFAULT[process.name, kind]
+        return (DEFAULT | PUBLISHED if published else DEFAULT)[process.name, kind]
     choice("solver", solver, SOLVERS)
     if solver not in fitting:
         expected = f'one for the path "{process.name}" and kind "{kind}": {", ".join(fitting)}'
@@ -145,7 +150,9 @@ def make_steps(
         raise input_error("degree", expected="0, 1, 2 or 3", got=degree, fix="the published samplers use 2")
     if corrector is None:
         corrector = degree is None if (name, kind) == ("data_multistep", "sde") else bool(rule.corrector)
+    own: Any = process  # a Bridge, where the solver is one of phase space
     degree = rule.degree if degree is None else int(degree)
+    power: Any = degree  # a number for these solvers
     grid = check_times(process, times)
     if rule.stages == 2:
         return _stages(process, grid, TABLEAUS[name].c[1])
@@ -155,9 +162,9 @@ def make_steps(
     if name in ("euler_maruyama", "splitting"):
         return getattr(phase, name)(process, t, end)
     if name == "gddim":
-        return phase.gddim(process, t, end, degree=degree, corrector=corrector)
+        return phase.gddim(own, t, end, degree=power, corrector=corrector)
     if kind == "sde":
-        return phase.data_multistep_sde(process, t, end, degree=degree, corrector=corrector)
+        return phase.data_multistep_sde(own, t, end, degree=power, corrector=corrector)
     if name in ("data_multistep", "unipc") or (name == "ddim" and process.parts == 2):
         options = {"degree": degree or 0, "corrector": bool(corrector)}
         if process.parts == 2:
@@ -221,7 +228,7 @@ def run_stages(field, stages: Stages, m: jax.Array, *, node: float):
         other = slope(m + node * row.dt * first, row.times[1], row.a[1], row.b[1])
         return m + row.dt * ((1 - second) * first + second * other), None
 
-    rows = Stages(*(jnp.asarray(each, m.dtype) for each in stages[:-1]), None)
+    rows = jax.tree.map(lambda each: jnp.asarray(each, m.dtype), stages._replace(end=None))
     if len(stages.dt):
         m, _ = jax.lax.scan(body, m, rows)
     return m, field(m, beside(stages.end, m))
@@ -280,7 +287,7 @@ def deis(process: Process, times: np.ndarray, *, degree: int) -> Steps:
 
 
 def ipndm(process: Process, times: np.ndarray, *, degree: int = 3) -> Steps:
-    """Extrapolates the noise with the weights of equal steps in sigma, whatever the steps are (Zhang & Chen, 2023).
+    """Extrapolates the noise with the weights of equal steps in sigma, for any steps (Zhang & Chen, 2023).
 
     The first steps are of lower degree: that is the method. Hence of order 1 where steps are unequal.
     """

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import Partial
+from jax.typing import ArrayLike
 
 from common.data.source import MAX_LENGTH, OnDevice, Source, digest
 from common.errors import choice, input_error
@@ -171,7 +172,8 @@ def _denoise_product(u, sigma):
 
 def _denoise_mixture(u, sigma):
     weights = np.full(len(_CENTRES), 1 / len(_CENTRES))
-    return posterior_mean(*(jnp.asarray(each, u.dtype) for each in (_CENTRES, weights, _MODE)), u, sigma)
+    centres, weights, std = (jnp.asarray(each, u.dtype) for each in (_CENTRES, weights, _MODE))
+    return posterior_mean(centres, weights, std, u, sigma)
 
 
 _SETS = (
@@ -207,7 +209,7 @@ class Points(Source):
         self.fingerprint = digest("points", self._label, length)
 
     def __repr__(self) -> str:
-        return f"Points({self._label}, {len(self)}, {self.fingerprint})"
+        return f"Points({self._label}, {self.fingerprint})"
 
     def __len__(self) -> int:
         return self._length
@@ -217,14 +219,13 @@ class Points(Source):
         """The hashes of the first points, as the compiler makes them with its optimisations and without."""
         indices = np.pad(np.arange(8), (0, _BLOCK - 8), mode="edge").astype(np.uint32)
         lowered = _compiled.lower(self._toy.draw, self._key, indices)
-        made = (
-            lowered.compile({"xla_backend_optimization_level": level, "xla_llvm_disable_expensive_passes": level == 0})
-            for level in (2, 0)
-        )
+        quick: dict[str, Any] = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+        usual: dict[str, Any] = {"xla_backend_optimization_level": 2, "xla_llvm_disable_expensive_passes": False}
+        made = [lowered.compile(options) for options in (usual, quick)]
         first = [np.asarray(program(self._key, indices))[:8] for program in made]
         return tuple(digest("points", self._label, self._length, each) for each in first)
 
-    def read(self, index: Sequence[int], random: np.ndarray | None = None) -> dict[str, np.ndarray]:
+    def read(self, index: Sequence[int] | np.ndarray, random: np.ndarray | None = None) -> dict[str, np.ndarray]:
         del random
         return {"point": _made(self._toy, self._key, index)}
 
@@ -261,7 +262,7 @@ def posterior_mean(centres: jax.Array, weights: jax.Array, std: jax.Array, u: ja
     return mean + std**2 / total * (u - mean)
 
 
-def mixture(process: Process, centres, weights, std: float, *, kind: str = "ode") -> Model:
+def mixture(process: Process, centres: ArrayLike, weights: ArrayLike, std: float, *, kind: str = "ode") -> Model:
     """Returns the exact model of a mixture of isotropic Gaussians along a path.
 
     centres `[K, C]`, weights `[K]` (normalised here), std of every component. Its numbers travel as arguments of the
@@ -272,8 +273,9 @@ def mixture(process: Process, centres, weights, std: float, *, kind: str = "ode"
     >>> points.shape, info["nfe"]
     ((4, 2), 5)
     """
-    centres, weights, std = (jnp.asarray(each, jnp.result_type(float)) for each in (centres, weights, std))
-    return denoiser_model(process, Partial(posterior_mean, centres, weights / weights.sum(), std), kind=kind)
+    arrays = [jnp.asarray(each, jnp.result_type(float)) for each in (centres, weights, std)]
+    arrays[1] = arrays[1] / arrays[1].sum()
+    return denoiser_model(process, Partial(posterior_mean, *arrays), kind=kind)
 
 
 def density(points: np.ndarray, extent: float, *, side: int = 128) -> np.ndarray:
@@ -286,9 +288,9 @@ def density(points: np.ndarray, extent: float, *, side: int = 128) -> np.ndarray
     return (1 - np.minimum(1, counts / max(np.quantile(counts, 0.995), 1)))[::-1, :, None]
 
 
-def _made(of: Toy, key: np.ndarray, indices: Sequence[int]) -> np.ndarray:
+def _made(of: Toy, key: np.ndarray, indices: Sequence[int] | np.ndarray) -> np.ndarray:
     indices = np.asarray(indices, np.int64).reshape(-1)
-    block = 1 if len(indices) == 1 else _BLOCK  # two shapes, hence two compilations, whatever is asked for
+    block = 1 if len(indices) == 1 else _BLOCK  # two shapes, hence two compilations for all requests
     parts = []
     for start in range(0, len(indices), block):
         part = indices[start : start + block]

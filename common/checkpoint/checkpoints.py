@@ -72,7 +72,7 @@ class Checkpoints:
         self._agreement = {"earlier_fingerprint": earlier_fingerprint, "may_change": may_change, "upgrade": upgrade}
         self._remove_old = functools.partial(store.remove_old, self._directory, keep=keep, keep_every=keep_every)
         # Not Orbax's own: checksums of a large state take seconds and belong in the background too.
-        self._writer: concurrent.futures.Executor | None = None
+        self._writer: Any = None  # an Executor, while the block runs
         self._pending: concurrent.futures.Future | None = None
         self._resources = contextlib.ExitStack()
 
@@ -193,7 +193,7 @@ class Checkpoints:
                 raise RunError(f"step {step} is not saved: {name} has values that are not finite; {self._kept()}")
         try:
             store.write(self._directory, leaves, manifests.make(leaves, values))
-        except Exception as error:  # whatever keeps a checkpoint from the disk is the same to the run
+        except Exception as error:  # any reason that keeps a checkpoint from the disk is handled alike
             raise RunError(
                 f"the checkpoint of step {step} could not be written: {manifests.reason(error)}; {self._kept()}"
             ) from error
@@ -208,7 +208,7 @@ class Checkpoints:
         if pending is not None:
             pending.result()
 
-    def _restore(self, template: PyTree, step: int | None) -> Restored | None:
+    def _restore(self, template: PyTree, step: int | None) -> Any:
         """Reads on the first process and gives what it read to all."""
         wanted = manifests.named_leaves(template)
         leaves: dict[str, np.ndarray] = {}
@@ -250,7 +250,7 @@ def saved_steps(workdir: str | os.PathLike) -> list[int]:
 
 
 def newest_manifest(workdir: str | os.PathLike) -> dict[str, Any] | None:
-    """Returns what the newest checkpoint in `workdir` says of itself; None where there is none that can be read."""
+    """Returns the manifest of the newest readable checkpoint in `workdir`; None where there is none."""
     try:
         found = _find(pathlib.Path(workdir) / FOLDER, lambda manifest: None)
     except InputError:
@@ -285,7 +285,7 @@ def check_resume(
             fix="undo the change or choose another workdir",
         )
     stored = manifest["data_fingerprint"]
-    if None not in (stored, data_fingerprint) and stored not in (data_fingerprint, earlier_fingerprint):
+    if stored is not None and data_fingerprint is not None and stored not in (data_fingerprint, earlier_fingerprint):
         raise input_error(
             f"workdir {workdir}",
             expected=f"the data its checkpoint was trained on (fingerprint {stored[:16]})",

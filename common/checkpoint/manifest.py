@@ -1,4 +1,4 @@
-"""What a checkpoint says about itself: the name, shape, dtype and checksum of every leaf, and the run it belongs to."""
+"""The manifest of a checkpoint: name, shape, dtype and checksum of every leaf, and the run it belongs to."""
 
 import hashlib
 import json
@@ -20,7 +20,7 @@ TEMPLATE_FREE = ("params", "stats", "ema_params")
 
 
 class DamagedError(Exception):
-    """A stored step that is not what its manifest says."""
+    """A stored step that disagrees with its manifest."""
 
 
 def named_leaves(tree: PyTree) -> dict[str, Any]:
@@ -146,7 +146,7 @@ def check_template(manifest: Mapping[str, Any], template: PyTree, place: str) ->
 
 
 def reason(error: BaseException) -> str:
-    """Returns one line: what the system said, or the first line of the error, without its middle if it is long."""
+    """Returns one line: the system's message, or the first line of the error, shortened in the middle if long."""
     line = str(error).partition("\n")[0] or type(error).__name__
     if code := re.search(r"os_error_code='(\d+)'", line):  # in the midst of TensorStore's own words
         return os.strerror(int(code[1]))
@@ -154,7 +154,7 @@ def reason(error: BaseException) -> str:
 
 
 def _checksum(array: np.ndarray) -> str:
-    return hashlib.sha256(np.ascontiguousarray(array).reshape(-1).view(np.uint8)).hexdigest()
+    return hashlib.sha256(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data).hexdigest()
 
 
 def _digest(values: Mapping[str, Any]) -> str:

@@ -8,12 +8,20 @@ from typing import Any, NamedTuple
 from ml_collections import ConfigDict
 
 from common import config as configs
-from common.errors import input_error
+from common.errors import input_error, shown
 from common.io import packed
 from common.io.files import read_json, write_json
 from common.method import Variables
 
 SMALL = 2000  # arrays of fewer numbers stay exact: rounding gains and first and last kernels makes most of the error
+
+
+class Packed(NamedTuple):
+    """A packed model: config, step, and variables in float32, with averaged parameters if the run had them."""
+
+    config: ConfigDict
+    variables: Variables
+    step: int | None
 
 
 class Shelf(NamedTuple):
@@ -44,8 +52,8 @@ class Shelf(NamedTuple):
             raise input_error("workdir", expected=expected, got=repr(str(place)), fix="give one of them")
         return None
 
-    def opened(self, place: str | os.PathLike, *, step: int | None = None) -> tuple[ConfigDict, Variables] | None:
-        """Returns config and variables of the weights that `place` names, as in `find`; None for a directory.
+    def opened(self, place: str | os.PathLike, *, step: int | None = None) -> Packed | None:
+        """Returns the model of the weights that `place` names, as in `find`; None for a directory.
 
         step: of the checkpoint, None for packed weights. Raises `InputError` for others, and as `find` and `read` do.
         """
@@ -68,15 +76,27 @@ class Shelf(NamedTuple):
         write_json(path.with_suffix(".json"), {"sha256": digest, "step": step, "config": _portable(config)})
         return digest
 
-    def read(self, path: str | os.PathLike) -> tuple[ConfigDict, Variables]:
-        """Returns config and variables (float32) that `write` stored; `InputError` for missing or damaged files."""
+    def read(self, path: str | os.PathLike) -> Packed:
+        """Returns what `write` stored; `InputError` for files that are missing, damaged or of another method."""
         described = Path(path).with_suffix(".json")
-        how = {"expected": f"config and checksum of {Path(path).name}", "fix": "write it again by export --weights"}
+        expected = f"config and checksum of {Path(path).name}"
+        how: dict[str, Any] = {"expected": expected, "fix": "write it again by export --weights"}
         stored = read_json(described, **how) if described.exists() else {}
         if not {"config", "sha256"} <= set(stored):
             raise input_error(str(described), got="others" if stored else "none", **how)
-        config = configs.from_stored(stored["config"], self.base(), described)
-        return config, Variables(**{"stats": {}, **packed.load(path, sha256=stored["sha256"])})
+        own, values = self.base(), stored["config"]
+        method = values.get("method") if isinstance(values, dict) else None
+        if method != own.method:
+            raise input_error(
+                str(described), expected=f"weights of {own.method}", got=f"some of {method}", fix="name another file"
+            )
+        config = configs.from_stored(stored["config"], own, described)
+        found, step = {"stats": {}, **packed.load(path, sha256=stored["sha256"])}, stored.get("step")
+        if set(found) != set(Variables._fields):
+            raise input_error(str(path), expected="params and stats", got=", ".join(sorted(found)), fix=how["fix"])
+        if step is not None and (type(step) is not int or not 0 <= step < 2**63):
+            raise input_error(str(described), expected="a step", got=shown(step), fix=how["fix"])
+        return Packed(config, Variables(**found), step)
 
 
 def _portable(config: ConfigDict) -> dict[str, Any]:

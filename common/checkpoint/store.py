@@ -88,7 +88,7 @@ def _acquire(descriptor: int) -> None:
     elif msvcrt is not None:
         os.lseek(descriptor, _LOCKED_BYTE, os.SEEK_SET)
         try:
-            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)  # pyright: ignore[reportAttributeAccessIssue]  # Windows alone
         except PermissionError as error:
             raise BlockingIOError(error.errno, error.strerror) from None
     else:
@@ -165,7 +165,7 @@ def read(directory: pathlib.Path, manifest: Mapping[str, Any], fields: Collectio
     else:
         found = _read_item(path, _ARRAYS, filled) if filled else {}
     leaves = {
-        name: found.get(name) if name in filled else np.zeros(stored["shape"], stored["dtype"])
+        name: found[name] if name in filled else np.zeros(stored["shape"], stored["dtype"])
         for name, stored in wanted.items()
     }
     for name, stored in wanted.items():

@@ -1,4 +1,4 @@
-"""What the command line needs to know of a method: functions that import it only when they are called."""
+"""The interface of a method to the command line: functions that import it only when they are called."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 if TYPE_CHECKING:  # `--help` must not wait for these
     from ml_collections import ConfigDict
 
-    from common.method import Method
+    from common.method import Method, Variables
 
 
 class Request(NamedTuple):
@@ -38,7 +38,8 @@ class App(NamedTuple):
     """A method as the command line sees it.
 
     `base()` holds every config key; `import_weights(path, *, workdir, config, dry_run)` writes an ordinary checkpoint
-    of foreign weights and returns the lines to print; `figures()` maps names to functions that read only the result
+    of foreign weights and returns the lines to print; `read_weights(path)` returns variables and step (None where it is
+    unknown) of a file that `export` wrote; `figures()` maps names to functions that read only the result
     files of a work directory and return the paths they wrote (`InputError` if a file they need is missing).
     `complete(config, workdir)` returns the config of a run in `workdir` with what it takes over from other runs, so
     that they are needed no more once it is under way.
@@ -49,6 +50,7 @@ class App(NamedTuple):
     base: Callable[[], ConfigDict]
     build: Callable[[ConfigDict], Method]
     import_weights: Callable[..., Sequence[str]]
+    read_weights: Callable[[Path], tuple[Variables, int | None]]
     figures: Callable[[], Mapping[str, Callable[[Path], Sequence[Path]]]]
     extra_verbs: Sequence[Verb] = ()
     examples: Sequence[str] = ()
@@ -56,7 +58,7 @@ class App(NamedTuple):
 
 
 def add_dry_run(parser: argparse.ArgumentParser, what: str = "that can be checked") -> None:
-    """Adds `--dry-run`; `what` says what is checked or shown."""
+    """Adds `--dry-run`; `what` names what is checked or shown."""
     parser.add_argument("--dry-run", action="store_true", help=f"check everything {what}, and stop there")
 
 
@@ -67,5 +69,5 @@ def add_checkpoint(parser: argparse.ArgumentParser) -> None:
 
 
 def print_lines(*texts: Any) -> None:
-    """Prints each text on a line of its own."""
+    """Prints each text on a separate line."""
     print(*texts, sep="\n", flush=True)

@@ -216,7 +216,7 @@ VERBS = (
         "draw samples from a trained model",
         "Writes DIR/samples/step-N-seed-S-KEY.npz, .png and .json; KEY is a hash of all settings. Without --config\n"
         "the run's own is used; --config.seed=1 gives other samples. With --num N they go to a directory\n"
-        "DIR/samples/many-...; sample i is the same whatever N, the batch size, the number of devices and\n"
+        "DIR/samples/many-...; sample i does not depend on N, the batch size, the number of devices and\n"
         "interruptions.",
         _sample,
         _run("trained", "sample"),
@@ -256,7 +256,7 @@ VERBS = (
 )
 
 
-# What other programs call flags and keys of these.
+# Names in other programs of these flags and keys.
 _FLAGS = {
     **dict.fromkeys(("out", "output", "outdir", "output_dir", "out_dir", "logdir", "log_dir", "save_dir", "dir",
                      "run_dir", "rundir", "model_dir", "ckpt_dir", "checkpoint_dir", "folder"), "--workdir"),
@@ -320,7 +320,7 @@ def _meant(name: str, value: str | None, known: Sequence[str], keys: Mapping[str
     if flag is None and _FLAGS.get(plain) in known:
         flag = _FLAGS[plain]
     if flag is None:
-        if plain.startswith("no_") and isinstance(keys.get(key := _key(plain[3:], keys, verb)), bool):
+        if plain.startswith("no_") and (key := _key(plain[3:], keys, verb)) and isinstance(keys[key], bool):
             return f"did you mean --config.{key}=false?"
         if key := _key(plain, keys, verb):
             if "epoch" in plain and value is not None:

@@ -29,7 +29,7 @@ class Source(NamedTuple):
 
 
 class Start(NamedTuple):
-    """How a run starts: `apply` puts the weights into its initial state; `record` and `lines` say what it does."""
+    """The start of a run: `apply` puts the weights into its initial state; `record` and `lines` describe it."""
 
     apply: Callable[[TrainState], TrainState]
     record: dict[str, Any]
@@ -39,7 +39,8 @@ class Start(NamedTuple):
 def load(app: App, config: ConfigDict, spec: str) -> Source:
     """Returns the weights that `spec` names: of a run, a step `RUN/checkpoints/N`, or a file that the method imports.
 
-    Raises `InputError` for a path without any.
+    A file that ends in `.npz` is one of `export`, as they come with the package. Raises `InputError` for a path without
+    any.
     """
     path, partial = split_init(spec)
     if path.is_dir():
@@ -47,6 +48,9 @@ def load(app: App, config: ConfigDict, spec: str) -> Source:
     if not path.is_file():
         fix = "name the workdir of a run, or a file of weights"
         raise input_error(f"--init-from {path}", expected="a directory or a file", got="none of that name", fix=fix)
+    if path.suffix.lower() == ".npz":
+        variables, step = app.read_weights(path)
+        return _source(variables, variables.params, path, step, partial)
     if hosts.process_count() > 1:
         fix = "make a run of it first: import-weights FILE --workdir DIR, then --init-from DIR"
         raise input_error(f"--init-from {path}", expected="a directory with several processes", got="a file", fix=fix)
@@ -58,9 +62,12 @@ def load(app: App, config: ConfigDict, spec: str) -> Source:
 def _of_run(workdir: Path, step: int | None, path: Path, partial: bool) -> Source:
     variables, step = checkpoint.restore_variables(workdir, ema=False, step=step)
     average = checkpoint.restore_params(workdir, step=step).params
+    return _source(variables, average, path, step, partial)
+
+
+def _source(variables: Variables, average: PyTree, path: Path, step: int | None, partial: bool) -> Source:
     weights = weights_digest((variables, average))
-    record = {"path": str(path), "step": step, "weights": weights, "partial": partial}
-    return Source(variables, average, record)
+    return Source(variables, average, {"path": str(path), "step": step, "weights": weights, "partial": partial})
 
 
 def fit(source: Source, template: TrainState) -> Start:
@@ -105,7 +112,8 @@ def fit(source: Source, template: TrainState) -> Start:
         )
 
     step = source.record["step"]
-    line = f"starts from {path} (step {step}): {len(taken)} of {len(wanted)} arrays"
+    known = "" if step is None else f" (step {step})"
+    line = f"starts from {path}{known}: {len(taken)} of {len(wanted)} arrays"
     if random:
         line += f"; random stay {', '.join(random)}"
     return Start(apply, {**source.record, **({"random": random} if partial else {})}, [line])

@@ -1,7 +1,7 @@
 """Commands made of many ordinary runs: one training that stops and resumes, and the check that nothing has changed."""
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ MAY_CHANGE = tuple(key for key in configs.RESUME_MAY_CHANGE if key not in _MATTE
 
 
 def check_same(
-    app: App, config: ConfigDict, workdir: Path, *, what: str, may_change: Sequence[str] = MAY_CHANGE
+    app: App, config: ConfigDict, workdir: Path, *, what: str, may_change: tuple[str, ...] = MAY_CHANGE
 ) -> None:
     """Raises `InputError` if `workdir` holds the same kind of command (`what`: study, ...) with another config."""
     if not (workdir / configs.FILE_NAME).exists():
@@ -60,17 +60,19 @@ def check(app: App, config: ConfigDict, folder: Path) -> None:
 def train(app: App, config: ConfigDict, folder: Path, *, title: str, **described: Any) -> bool:
     """Trains the run of `config` in `folder` unless it is trained, resuming it; returns whether it is trained now.
 
-    `described` goes into `trained.json`, the file that says so, beside step and hash of the weights.
+    `described` goes into `trained.json`, which marks the run as complete, beside step and hash of the weights.
     """
     if is_trained(folder):
         return True
     from common.checkpoint import restore_variables
     from common.cli import train_run
+    from common.data.source import length_text
     from common.sampling import weights_digest
 
     prepared = train_run.prepare(app, config, folder)
     settings, source = prepared.settings, prepared.source
-    print_lines(f"training {title}: {config.train.steps} steps of {settings.batch_size} on {len(source)} images")
+    steps = f"{config.train.steps} steps of {settings.batch_size}"
+    print_lines(f"training {title}: {steps} on {length_text(source, 'examples')}")
     folder.mkdir(parents=True, exist_ok=True)
     result = train_run.run(prepared)
     if not result.interrupted:

@@ -72,6 +72,8 @@ def prepare(
     settings = training_settings.build(config, num_examples=len(source))
     parallel.check_batch(settings.batch_size, settings.accumulate)
     check_tracking(settings.tracking)
+    if settings.preview_every:
+        method.check_preview()
     held_out = _held_out(sources) if settings.evaluate_every else None
     template = functools.cache(lambda: abstract_state(method, settings, source))
     stored = workdirs.read_stored(app, workdir)
@@ -198,12 +200,12 @@ def _start(
             raise input_error(f"--init-from {init}", expected="none", got=f"imported weights in {workdir}", fix=fix)
         return init_from.fit(init_from.load(app, config, str(workdir)), template())
     if init is not None and known != init and (not fresh or before):
-        held = f"a run that started from {known}" if known else "a run with checkpoints of its own"
+        held = f"a run that started from {known}" if known else "a run with its own checkpoints"
         fix = "leave it out to resume that run, or choose a new --workdir"
         raise input_error(f"--init-from {init}", expected="none", got=f"{workdir}, {held}", fix=fix)
     if not fresh or (init is None and before is None):
         return None
-    source = init_from.load(app, config, init or known)
+    source = init_from.load(app, config, str(init or known))
     if before and source.record["weights"] != before.get("weights"):
         fix = "choose a new --workdir"
         raise input_error(

@@ -65,7 +65,7 @@ def _close(text: str, name: str | None, known: dict[str, Path], method: str) -> 
     if near or name is None:
         return [f"{path.with_name(each)}.py" for each in near]
     if "/" in name:
-        # Names of one method have their beginning in common, which says nothing about the rest.
+        # Names of one method begin alike, so the beginning is no evidence for the rest.
         folder, stem = name.split("/")
         stems = [each.partition("/")[2] for each in known if each.startswith(f"{folder}/")]
         near = [f"{folder}/{each}" for each in difflib.get_close_matches(stem, stems)]
@@ -77,7 +77,7 @@ def _close(text: str, name: str | None, known: dict[str, Path], method: str) -> 
     return [f"configs/{each}.py" for each in near] if text.endswith(".py") else near
 
 
-# What a command after training may change: keys on which the meaning of the trained weights does not depend.
+# Keys that a command after training may change: the meaning of the trained weights does not depend on them.
 TRAINED_MAY_CHANGE = (*configs.RESUME_MAY_CHANGE, "seed", "compute_dtype", "data.*", "train.*", "optimizer.*", "ema.*")
 TRAINED_MUST_AGREE = "data.channels"
 
@@ -144,7 +144,7 @@ def to_train(app: App, request: Request, may_change: Sequence[str] = ()) -> tupl
     if request.flags.config or (stored is None and source is None):
         config = experiment(app, request)
     else:
-        own = source if stored is None else workdir
+        own = workdir if source is None or stored is not None else source
         config = configs.read(own, app.base(), request.overrides, training=True)
     check_writable(workdir)
     config = app.complete(config, workdir)

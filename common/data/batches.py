@@ -142,7 +142,8 @@ class _Stream:
             self._restart(step, rows)
         self._next = (step + 1, rows)
         try:
-            return next(self._iterator)
+            iterator: Any = self._iterator
+            return next(iterator)
         except BaseException:
             self.close()
             raise

@@ -14,7 +14,7 @@ _LOG = logging.getLogger(__name__)
 
 
 class SkipBudget:
-    """How many different bad records a run accepts; one more is an `InputError` that names them."""
+    """The number of different bad records that a run accepts; one more is an `InputError` that names them."""
 
     def __init__(self, limit: int, *, field: str = "config.data.skip_bad"):
         self._limit = limit
@@ -41,7 +41,7 @@ class Fitted(Source):
     """The images of `raw` (which has `shapes()`), each after the pure function `fit`: image -> image.
 
     A `ValueError` of `fit` makes a bad record. In place of a bad record stands the next good one (cyclically), within
-    the budget; which one depends on the data alone. `label` says what `fit` does and enters the fingerprint. Results
+    the budget; which one depends on the data alone. `label` describes `fit` and enters the fingerprint. Results
     of up to `cache_bytes` in all stay in memory; of originals each thread holds one.
     """
 
@@ -64,7 +64,7 @@ class Fitted(Source):
         self.num_classes = raw.num_classes
         self.fingerprint = digest("fitted", raw.fingerprint, label)
 
-    def subset(self, chosen: Sequence[int]) -> "Fitted":
+    def subset(self, chosen: Sequence[int] | np.ndarray) -> "Fitted":
         """Returns the images at `chosen`, in that order, with the same budget and memory."""
         part = copy.copy(self)
         part._chosen = self._chosen[np.asarray(chosen, np.int64)]
@@ -85,7 +85,7 @@ class Fitted(Source):
         """Returns the shapes of the original images, int64 `[N, 3]`, zeros where they cannot be read."""
         return self._raw.shapes()[self._chosen]
 
-    def elements(self, indices: Sequence[int]) -> Iterator[Element]:
+    def elements(self, indices: Sequence[int] | np.ndarray) -> Iterator[Element]:
         """Yields the elements at `indices`, each read when it is asked for; the next good one for a bad record."""
         indices = np.asarray(indices, np.int64)
         for index, element in zip(indices.tolist(), self.records(indices), strict=True):
@@ -105,7 +105,7 @@ class Fitted(Source):
         good = [index for index, result in enumerate(results) if not isinstance(result, BadRecordError)]
         return np.asarray(good, np.int64), [results[index][0] for index in good]
 
-    def records(self, indices: Sequence[int]) -> Iterator[Element | BadRecordError]:
+    def records(self, indices: Sequence[int] | np.ndarray) -> Iterator[Element | BadRecordError]:
         """Yields the elements at `indices` as `elements` does, but the error of a bad record instead of a good one."""
         places = self._chosen[np.asarray(indices, np.int64)].tolist()
         cached = [self._cache.get(place) for place in places]
@@ -163,10 +163,10 @@ class Crops(Source):
     def name(self, index: int) -> str:
         return self._images.name(index)
 
-    def read(self, index: Sequence[int], random: np.ndarray | None = None) -> dict[str, np.ndarray]:
+    def read(self, index: Sequence[int] | np.ndarray, random: np.ndarray | None = None) -> dict[str, np.ndarray]:
         return stack(self._cut(index, random))
 
-    def _cut(self, index: Sequence[int], random: np.ndarray | None) -> Iterator[Element]:
+    def _cut(self, index: Sequence[int] | np.ndarray, random: np.ndarray | None) -> Iterator[Element]:
         size = self._size
         for number, element in enumerate(self._images.elements(index)):
             image = element["image"]
@@ -252,7 +252,7 @@ class FixedCrops(Source):
     def origin(self, index: int) -> int:
         return int(np.searchsorted(self._ends, index, side="right"))
 
-    def read(self, index: Sequence[int], random: np.ndarray | None = None) -> dict[str, np.ndarray]:
+    def read(self, index: Sequence[int] | np.ndarray, random: np.ndarray | None = None) -> dict[str, np.ndarray]:
         del random
         index = np.asarray(index, np.int64)
         image = np.searchsorted(self._ends, index, side="right")

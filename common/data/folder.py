@@ -1,4 +1,4 @@
-"""Folders of image files, optionally with `train/` and `test/` inside: every file once, whatever links there are."""
+"""Folders of image files, optionally with `train/` and `test/` inside: every file once, also where links repeat it."""
 
 import hashlib
 import logging
@@ -19,7 +19,7 @@ from common.errors import InputError, input_error, listed
 # Folders that programs leave beside the data, apart from those whose name starts with a dot.
 _NO_DATA = ("__macosx", "__pycache__", "@eadir", "#recycle", "$recycle.bin", "lost+found", "system volume information")
 
-# What is left out, as a message counts it: one, several.
+# Kinds of files that are left out, as a message counts them: one, several.
 _HIDDEN_FOLDER = ("hidden folder", "hidden folders")
 _HIDDEN_FILE = ("hidden file", "hidden files")
 _ENDING = ("file with another ending", "files with other endings")
@@ -141,7 +141,7 @@ class Listing:
 
 
 def is_hidden(name: str) -> bool:
-    """Whether a file or folder of this name is not meant as data."""
+    """Returns whether a file or folder of this name is not meant as data."""
     return name.startswith(".") or name.casefold() in _NO_DATA
 
 

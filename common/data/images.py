@@ -8,7 +8,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -51,7 +51,7 @@ warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\..*ImagePlu
 
 
 class Header(NamedTuple):
-    """What the first bytes of a file tell: `shape` (height, width, 1 or 3), zeros and a `reason` if unreadable."""
+    """The header of a file: `shape` (height, width, 1 or 3), zeros and a `reason` if unreadable."""
 
     shape: tuple[int, int, int]
     reason: str = ""
@@ -94,7 +94,7 @@ def decode(data: bytes | Path, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
 
 
 @contextmanager
-def _open(data: bytes | Path, max_pixels: int) -> Iterator[tuple[Image.Image, int]]:
+def _open(data: bytes | Path, max_pixels: int) -> Iterator[tuple[Any, int]]:
     """Yields an image that can be decoded exactly, and its orientation; every failure inside is a `ValueError`."""
     # Pillow's limit is one for the process and must not come before this one.
     if Image.MAX_IMAGE_PIXELS is not None:
@@ -128,7 +128,7 @@ def _identified(file: BinaryIO, max_pixels: int) -> Image.Image:
         raise ValueError(f"cannot be opened ({one_line(error)})") from None
 
 
-def _check(image: Image.Image, max_pixels: int) -> None:
+def _check(image: Any, max_pixels: int) -> None:
     """Raises `ValueError` for images of other kinds than 8 bits a channel, and for those that are too large."""
     width, height = _stored_size(image)
     if min(width, height) < 1:
@@ -143,8 +143,8 @@ def _check(image: Image.Image, max_pixels: int) -> None:
         raise ValueError("signed or floating-point numbers; save it with 8 unsigned bits a channel")
 
 
-def _is_deep(image: Image.Image) -> bool:
-    """Whether a channel has more than 8 bits in the file, also where Pillow would cut it to 8."""
+def _is_deep(image: Any) -> bool:
+    """Returns whether a channel has more than 8 bits in the file, also where Pillow would cut it to 8."""
     if image.format == "TIFF":
         return max(image.tag_v2.get(_TIFF_BITS, (1,))) > 8
     if image.format in ("BMP", "DIB"):
@@ -156,7 +156,7 @@ def _is_deep(image: Image.Image) -> bool:
     return False
 
 
-def _stored_size(image: Image.Image) -> tuple[int, int]:
+def _stored_size(image: Any) -> tuple[int, int]:
     """Returns (width, height) as stored, before the image is turned upright."""
     if image.format == "TIFF":  # newer versions of Pillow exchange the two in `size` by some orientations
         return image.tag_v2[_TIFF_WIDTH], image.tag_v2[_TIFF_HEIGHT]
@@ -231,7 +231,7 @@ def shrink(image: np.ndarray, size: int) -> np.ndarray:
     return resize(image, (height, width))
 
 
-def _orientation(image: Image.Image, file: BinaryIO) -> int:
+def _orientation(image: Any, file: BinaryIO) -> int:
     """Returns the EXIF orientation (1 to 8, 1 = upright) of an opened image that is not decoded yet.
 
     Read without trusting other tags: Pillow parses every one when it is asked for one, and fails on the odd ones that
@@ -276,7 +276,7 @@ def _from_exif(block: bytes) -> int:
     return 0
 
 
-def _raw_profile(image: Image.Image) -> bytes:
+def _raw_profile(image: Any) -> bytes:
     """Returns the EXIF block that older programs write into PNG files as hexadecimal text."""
     text = image.info.get("Raw profile type exif")
     try:

@@ -22,7 +22,7 @@ _BLOCK = 1024  # images whose numbers are checked at once
 
 
 class _Entry(NamedTuple):
-    """What the header of an array in the file claims."""
+    """The header of an array in the file."""
 
     file: str
     dtype: np.dtype
@@ -93,8 +93,7 @@ def _open(archive: zipfile.ZipFile, path: Path, *, labels: bool, limit: int) -> 
             arrays["label"] = _labels(_read(archive, classes[name]), classes[name], path)
         return ArraySource(arrays, label=f"{path.name}['{name}']", defer_bad=True)
 
-    images = source(first)
-    return {"train": images} | ({"test": source(second)} if second is not None else {})
+    return {split: source(name) for split, name in (("train", first), ("test", second)) if name is not None}
 
 
 def _split(names: Sequence[str], groups: Sequence[Sequence[str]]) -> str | None:
@@ -135,7 +134,7 @@ def _unreadable(path: Path, got: object) -> InputError:
 
 
 def _what_it_is(path: Path) -> str:
-    """Returns what a file that is no archive is instead, as far as its first bytes tell."""
+    """Returns the kind of a file that is no archive, as far as its first bytes show."""
     try:
         with path.open("rb") as file:
             start = file.read(6)
@@ -161,7 +160,7 @@ def _images_entry(archive: zipfile.ZipFile, file: str, path: Path, name: str) ->
             what,
             expected="shape [N, H, W] or [N, H, W, C] with C = 1 or 3",
             got=f"shape {list(shape)}",
-            fix="reshape or transpose it (channels last)",
+            fix="store at least one image" if 0 in shape else "reshape or transpose it (channels last)",
         )
     return entry
 

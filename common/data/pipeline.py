@@ -19,7 +19,7 @@ _KINDS = ("photographs", "folder:DIR", "npz:FILE", "tfds:NAME", "prepared:DIR")
 
 
 class DataConfig(NamedTuple):
-    """The data section of a config; configs/base.py says what each field means."""
+    """The data section of a config; configs/base.py describes each field."""
 
     source: str
     directory: str = ""
@@ -51,16 +51,11 @@ def sources(config: DataConfig) -> dict[str, Source]:
     of `image` are the picture. Halves, subsets and the removal of near-duplicates concern the training images only.
     Raises `InputError` for everything that can be known without decoding a large data set.
     """
-    _check(config)
-    budget = SkipBudget(config.skip_bad)
-    opened = _open(config)
-    images = {name: _fitted(config, raw, budget) for name, raw in opened.items()}
+    images: dict[str, Any]
+    opened, images, budget = _split(config)
     # Older versions chose other images as a half, as a subset and to hold out.
     is_whole = "test" in opened and not (config.drop_duplicates or config.half or config.subset)
     earlier = (_earlier_fingerprint(config, opened["train"]),) if is_whole else ()
-    if "test" not in images:
-        first, second = hold_out(len(images["train"]), seed=config.split_seed)
-        images = {"train": images["train"].subset(first), "test": images["train"].subset(second)}
     if config.drop_duplicates:
         images["train"] = images["train"].subset(_distinct(config, images["train"]))
     if config.half or config.subset:
@@ -73,6 +68,30 @@ def sources(config: DataConfig) -> dict[str, Source]:
         images = {"train": crops["train"], "test": crops["test"].fixed()}
     images["train"].earlier_fingerprints = earlier
     return images
+
+
+def held_out(config: Any) -> Source:
+    """Returns the test source of the `data` section of a config alone: training images are neither read nor counted."""
+    config = DataConfig(**{name: getattr(config, name) for name in DataConfig._fields})
+    _, images, budget = _split(config, only="test")
+    _count_bad(config, images["test"], budget)
+    return Crops(images["test"], size=config.size).fixed() if config.fit == "crop" else images["test"]
+
+
+def _split(config: DataConfig, only: str = "") -> tuple[dict[str, Source], dict[str, Fitted], SkipBudget]:
+    """Returns the images as stored and as fitted, by split, and the budget of their bad records.
+
+    only: the one split that is needed, if the data have it.
+    """
+    _check(config)
+    budget = SkipBudget(config.skip_bad)
+    opened = _open(config)
+    needed = {only: opened[only]} if only in opened else opened
+    images = {name: _fitted(config, raw, budget) for name, raw in needed.items()}
+    if "test" not in images:
+        first, second = hold_out(len(images["train"]), seed=config.split_seed)
+        images = {"train": images["train"].subset(first), "test": images["train"].subset(second)}
+    return opened, images, budget
 
 
 def _earlier_fingerprint(config: DataConfig, raw: Any) -> str:
@@ -113,7 +132,7 @@ def _open(config: DataConfig) -> dict[str, Source]:
             )
         from common.data.photographs import open_photographs
 
-        return open_photographs(channels=config.channels)
+        return dict(open_photographs(channels=config.channels))
     if kind == "npz" and where:
         return open_npz(where, labels=config.labels, max_array_mb=config.max_array_mb)
     encoded = {"labels": config.labels, "max_pixels": config.max_pixels}
@@ -155,7 +174,7 @@ def _fitted(config: DataConfig, raw: Any, budget: SkipBudget) -> Fitted:
 
 
 def _needed(config: DataConfig) -> tuple[int, str]:
-    """Returns the height and width that images must have, at least but for fit="none", and how an error says it."""
+    """Returns the height and width that images must have, at least but for fit="none", and the text for an error."""
     if config.fit == "none":
         return config.size, f"expected {config.size}x{config.size} pixels"
     least = {"crop": config.size, "resize": max(1, config.square), "pad": 1}[config.fit]
@@ -165,7 +184,7 @@ def _needed(config: DataConfig) -> tuple[int, str]:
 def _wrong_sizes(config: DataConfig, shapes: np.ndarray) -> np.ndarray:
     """Returns which images do not fit, bool `[N]`, by their shapes `[N, 3]` alone; those of unknown shape do not."""
     side, _ = _needed(config)
-    return (shapes[:, :2] != side if config.fit == "none" else shapes[:, :2] < side).any(axis=1)
+    return np.any(shapes[:, :2] != side if config.fit == "none" else shapes[:, :2] < side, axis=1)
 
 
 def _fit(config: DataConfig) -> tuple[Callable[[np.ndarray], dict[str, np.ndarray]], str]:

@@ -19,7 +19,7 @@ Element = Mapping[str, np.ndarray]
 
 MAX_PIXELS = 100_000_000  # of an image: the default of config.data.max_pixels
 
-# What folders and arrays with a split are called, in any case; the test images are of the first group that is there.
+# Names of folders and arrays with a split, in any case; the test images are of the first group that is there.
 TRAIN_NAMES = (("train", "training"),)
 TEST_NAMES = (("test", "testing"), ("val", "valid", "validation"))
 
@@ -38,7 +38,7 @@ class OnDevice(NamedTuple):
 
 
 class BadRecordError(InputError):
-    """A record that cannot be used; `record` names it, `reason` says what is wrong."""
+    """An unusable record, `record`, and the `reason`."""
 
     def __init__(self, record: str, reason: str):
         super().__init__(f"{record}: {reason}")
@@ -79,7 +79,7 @@ class Source:
         """Returns the number of the image that element `index` is a crop of; an uncropped image is its own origin."""
         return index
 
-    def elements(self, indices: Sequence[int]) -> Iterator[Element | BadRecordError]:
+    def elements(self, indices: Sequence[int] | np.ndarray) -> Iterator[Element | BadRecordError]:
         """Yields the elements at `indices`, each read when it is asked for; for a bad record its error."""
         for index in indices:
             try:
@@ -87,7 +87,7 @@ class Source:
             except BadRecordError as error:
                 yield error
 
-    def read(self, index: Sequence[int], random: np.ndarray | None = None) -> dict[str, np.ndarray]:
+    def read(self, index: Sequence[int] | np.ndarray, random: np.ndarray | None = None) -> dict[str, np.ndarray]:
         """Returns the examples at `index [B]` stacked, `{name: [B, ...]}`.
 
         `random` int32 `[B, num_random]`, each below 2**31 - 1, decides what is random; None: a fixed choice.
@@ -219,6 +219,12 @@ class ArraySource(Source):
 
 MAX_LENGTH = 2**31 - 1  # examples are numbered in int32
 
+
+def length_text(source: Source, noun: str) -> str:
+    """Returns "60 images", or "unlimited images" for a source that makes each example when it is asked for."""
+    return f"unlimited {noun}" if len(source) == MAX_LENGTH else f"{len(source)} {noun}"
+
+
 _SHORT = 4096  # epochs of fewer examples are shuffled several at once, which takes one call instead of many
 _LONG = 2**21  # longer ones in windows of this many consecutive examples, which bounds time and memory
 
@@ -247,8 +253,8 @@ def permutation(n: int, *, seed: int, purpose: int) -> np.ndarray:
 def shuffled(start: int, stop: int, *, n: int, seed: int) -> np.ndarray:
     """Returns the indices `[stop - start]`, int32, of examples `start` to `stop` of the endless shuffled sequence.
 
-    Every epoch holds each of the n examples once, in an order of its own; of more than 2**21, each window of so many
-    consecutive ones has an order of its own. Nothing before `start` is computed, so a resumed run begins at once.
+    Every epoch holds each of the n examples once, in a new order; of more than 2**21, each window of so many
+    consecutive ones is shuffled separately. Nothing before `start` is computed, so a resumed run begins at once.
     """
     parts = []
     epochs = max(1, _SHORT // n)

@@ -1,6 +1,6 @@
 """Reads pickles without running anything: a stack machine over the opcodes that `pickletools` parses.
 
-Python's unpickler imports whatever a file names and calls it. Here a function of the caller receives the name,
+Python's unpickler imports any name in a file and calls it. Here a function of the caller receives the name,
 and refuses it or returns a `Name`, and a call in the file can only reach the pure function inside a `Name`.
 Neither the file's claims nor its content decide how much memory or time is taken: the number of opcodes is limited,
 and so are the keys of dictionaries, whose hashes the author of a file could choose to be equal.
@@ -9,7 +9,7 @@ and so are the keys of dictionaries, whose hashes the author of a file could cho
 import dataclasses
 import pickletools
 from collections.abc import Callable
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
@@ -61,6 +61,7 @@ def read(data: bytes | BinaryIO, *, find: Callable[[str, str], Name], persistent
         del stack[start:]
         return items
 
+    argument: Any  # of the type that the opcode has
     for count, (opcode, argument, _) in enumerate(pickletools.genops(data)):
         if count == MAX_OPCODES:
             raise ValueError(f"more than {MAX_OPCODES} opcodes")

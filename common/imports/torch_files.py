@@ -8,6 +8,7 @@ import io
 import os
 import sys
 from collections.abc import Collection
+from typing import Any
 
 import numpy as np
 
@@ -43,6 +44,7 @@ def load_torch(
     >>> load_torch("model.pt")["conv.weight"]  # doctest: +SKIP
     """
     with archives.opened(path) as archive:
+        tensors: dict[str, Any]
         tensors, used = _described(archive, "data", inert)
         if "constants.pkl" in archive.entries:
             constants, also = _described(archive, "constants", inert)
@@ -183,7 +185,7 @@ def _values(archive: archives.Archive, tensors: dict[str, Tensor]) -> dict[str, 
 
 
 def _array(data: np.ndarray, tensor: Tensor, *, swap: bool) -> np.ndarray:
-    """Returns the tensor as an array of its own, from the bytes of its storage."""
+    """Returns the tensor as a new array, copied from the bytes of its storage."""
     dtype = np.dtype(DTYPES[tensor.dtype])
     if 0 in tensor.shape:
         return np.empty(tensor.shape, dtype)
@@ -277,7 +279,7 @@ def _legacy_storage(stream: io.BytesIO, storage: Storage) -> np.ndarray:
 
 
 def _legacy_array(tensor: object, data: dict[str, np.ndarray]) -> np.ndarray:
-    """Returns a tensor as an array of its own; raises ValueError unless it is dense and inside its storage."""
+    """Returns a tensor as a new array; raises ValueError unless it is dense and inside its storage."""
     if not isinstance(tensor, Tensor):
         raise ValueError("an entry that is not a dense tensor")
     values, dtype = data[tensor.storage.entry], np.dtype(DTYPES[tensor.dtype])

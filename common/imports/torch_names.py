@@ -3,6 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Callable
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -85,7 +86,7 @@ class Tensor:
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
 class Unsupported:
-    """A tensor that has no dense NumPy form; `kind` says why."""
+    """A tensor without a dense NumPy form, for the reason `kind`."""
 
     kind: str
 
@@ -98,11 +99,11 @@ def storage(identifier: object, folder: str) -> Storage:
     raise ValueError("a persistent id that is not a storage")
 
 
-def _strided(of: object, dtype: str, offset: object, shape: object, strides: object, metadata: object):
+def _strided(of: Any, dtype: str, offset: Any, shape: Any, strides: Any, metadata: Any):
     if dtype in _OTHER_DTYPES:
         return Unsupported(f"a {dtype} tensor")
     whole = isinstance(shape, tuple) and isinstance(strides, tuple)
-    numbers = (offset, *shape, *strides) if whole else (None,)
+    numbers: Any = (offset, *shape, *strides) if whole else (None,)
     if not isinstance(of, Storage) or dtype not in DTYPES or not all(type(each) is int for each in numbers):
         raise ValueError("a tensor without storage, type, shape or strides")
     if len(shape) != len(strides) or len(shape) > _MAX_DIMENSIONS or min(numbers) < 0 or max(numbers) >= 1 << 63:

@@ -126,7 +126,7 @@ def check_tracking(tracking: str) -> None:
 
 def _import_wandb():
     try:
-        import wandb
+        import wandb  # pyright: ignore[reportMissingImports]  # of the extra `tracking`
     except ImportError:
         raise input_error(
             "config.train.tracking",

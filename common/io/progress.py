@@ -1,4 +1,4 @@
-"""How far a long computation is: tqdm's bar on a terminal, otherwise a plain line now and then."""
+"""Progress of a long computation: tqdm's bar on a terminal, otherwise a plain line now and then."""
 
 import sys
 import time
@@ -13,8 +13,8 @@ _PLAIN_EVERY = 10.0  # seconds between lines where the output is no terminal
 class Progress:
     """Counts what is done of `total`; `add` shows count, speed and the time left, on stderr by default.
 
-    The speed is that of this run since the first `add`, whose time includes compilation; what `done` says of an earlier
-    run does not count. `what` names the computation, and says at once that it compiles.
+    The speed is that of this run since the first `add`, whose time includes compilation; the count `done` of an earlier
+    run does not count. `what` names the computation in a first note that it compiles.
     """
 
     def __init__(
@@ -44,17 +44,17 @@ class Progress:
 
     @property
     def done(self) -> int:
-        """How many are done."""
+        """The number that are done."""
         return self._done
 
     @property
     def added(self) -> int:
-        """How many were done by this run."""
+        """The number done by this run."""
         return self._done - self._earlier
 
     @property
     def rate(self) -> float | None:
-        """How many a second, without the first `add`; None before the second one."""
+        """The number a second, without the first `add`; None before the second one."""
         if self._first is None or self._done == self._first[1]:
             return None
         return (self._done - self._first[1]) / max(self._clock() - self._first[0], 1e-9)

@@ -105,7 +105,7 @@ def provenance(
     """Returns what every result carries: how it was made, on what, with which versions.
 
     `step` is that of the weights, None where there are none or several; `nfe` counts network evaluations per example;
-    `config_changes` says how the config differs from the trained run's; `git` has the commit of the checkout that this
+    `config_changes` lists the differences to the trained run's config; `git` has the commit of the checkout that this
     code runs from and whether its files differ from it, None where it is installed.
     """
     return {
@@ -149,7 +149,7 @@ def _stated_version() -> str:
 
 @functools.cache
 def git_state() -> dict[str, Any] | None:
-    """Returns {"commit", "dirty"} of the checkout that holds this code, None where it is none or Git cannot tell."""
+    """Returns {"commit", "dirty"} of the checkout that holds this code, None where it is none or Git fails."""
     if not (_ROOT / ".git").exists():
         return None
     command = ["git", "--no-optional-locks", "-C", str(_ROOT)]
@@ -195,8 +195,8 @@ def write(
     """Writes `NAME-KEY.npz`, `.png` (a grid of `images [N, H, W, C]` in [0, 1], if given) and, last, `.json`.
 
     `settings` (plain JSON values) is everything that decides the result: KEY is their hash and the `.json` holds them,
-    so that results of other settings stand beside each other. Without them (a file of which a directory has only one)
-    the name is NAME. Returns the paths. A JSON file that exists has its arrays beside it, and says which.
+    so that results of different settings are separate files. Without them (a file of which a directory has only one)
+    the name is NAME. Returns the paths. A JSON file that exists names its arrays file, which exists too.
     """
     numbers = dict(numbers)
     if settings is not None:
@@ -208,7 +208,7 @@ def write(
         whole = {key: np.asarray(value) for key, value in arrays.items()}
         numbers["arrays"] = {key: {"dtype": str(each.dtype), "shape": each.shape} for key, each in whole.items()}
         stream = io.BytesIO()
-        np.savez_compressed(stream, **whole)
+        np.savez_compressed(stream, **dict[str, Any](whole))
         paths.append(directory / f"{name}.npz")
         write_atomically(paths[-1], stream.getvalue())
     if images is not None:

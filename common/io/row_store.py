@@ -16,7 +16,6 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
 from common.errors import input_error
@@ -26,11 +25,11 @@ from common.io.results import plain, read_arrays
 INDEX = "index.json"
 CHUNK_ROWS = 1024  # about how many rows are lost at most when a run is killed
 
-Compute = Callable[[np.ndarray], Mapping[str, jax.Array]]  # (indices [B]) -> {name: [B, ...]}
+Compute = Callable[[np.ndarray], Mapping[str, Any]]  # (indices [B]) -> {name: [B, ...]}
 
 
 class Store:
-    """The chunks of a directory; `identity` (plain JSON values) says what decides the rows.
+    """The chunks of a directory; `identity` (plain JSON values) is all that decides the rows.
 
     Raises:
       InputError: the directory holds rows of another identity.
@@ -79,7 +78,7 @@ class Store:
     def write(self, chunk: int, arrays: Mapping[str, np.ndarray]) -> None:
         """Writes a chunk, which appears whole or not at all."""
         stream = io.BytesIO()
-        np.savez(stream, **arrays)
+        np.savez(stream, **dict[str, Any](arrays))
         write_atomically(self.path(chunk), stream.getvalue())
 
     def read(self, chunk: int) -> dict[str, np.ndarray]:

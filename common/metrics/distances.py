@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from jaxtyping import Float, Num
 
 from common.errors import input_error, within
 from common.io.files import write_atomically
@@ -26,13 +27,13 @@ from common.metrics.neighbours import flat, pair, same_unit
 class Repeated(NamedTuple):
     """A measure repeated on independent samples: `values [R]`, their `mean`, `deviation`, and the mean's `error`."""
 
-    values: np.ndarray
+    values: Float[np.ndarray, " repeats"]
     mean: float
     deviation: float
     error: float
 
 
-def repeated(values: Sequence[float]) -> Repeated:
+def repeated(values: Sequence[float] | np.ndarray) -> Repeated:
     """Returns mean, sample standard deviation and standard error of the mean (NaN for fewer than two values)."""
     values = np.asarray(values, np.float64)
     if values.ndim != 1 or len(values) == 0:
@@ -48,19 +49,19 @@ class Moments(NamedTuple):
     """Count, mean `[D]` and sum of outer products of deviations `[D, D]` of feature vectors, float64."""
 
     count: int
-    mean: np.ndarray
-    scatter: np.ndarray
+    mean: Float[np.ndarray, " features"]
+    scatter: Float[np.ndarray, "features features"]
 
 
 class Gaussian(NamedTuple):
     """Mean `[D]` and covariance `[D, D]`, float64; `count` vectors they were estimated from, None if unknown."""
 
-    mean: np.ndarray
-    covariance: np.ndarray
+    mean: Float[np.ndarray, " features"]
+    covariance: Float[np.ndarray, "features features"]
     count: int | None = None
 
 
-def moments(features: np.ndarray) -> Moments:
+def moments(features: Num[np.ndarray, "n ..."]) -> Moments:
     """Returns the moments of `features [N, ...]`; raises `InputError` for none, or for numbers that are not finite."""
     features = flat(features, field="features").astype(np.float64)
     mean = features.mean(0)

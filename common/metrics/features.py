@@ -24,7 +24,7 @@ from common.training import parallel
 
 
 class Extractor(NamedTuple):
-    """A feature function: `apply(params, images [B, H, W, C]) -> [B, D]`, each row of its own image alone.
+    """A feature function: `apply(params, images [B, H, W, C]) -> [B, D]`, each row a function of its image alone.
 
     Images are bytes, or floats in [0, 1], as the source has them; others raise `InputError`. `identity` (plain JSON
     values) names the function.

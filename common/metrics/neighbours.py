@@ -5,11 +5,11 @@ Kynkäänniemi et al., NeurIPS 2019 (precision, recall); Naeem et al., ICML 2020
 """
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-from scipy.spatial import cKDTree
+from scipy.spatial import KDTree
 from scipy.spatial.distance import cdist
 
 from common.arrays import as_array
@@ -91,8 +91,10 @@ def nearest(
 
 
 def _by_tree(points, reference, k, skip_self) -> Neighbours:
+    distance: Any
+    index: Any
     wanted = np.arange(1, k + 1 + skip_self)
-    distance, index = cKDTree(reference.astype(np.float64)).query(points.astype(np.float64), k=wanted)
+    distance, index = KDTree(reference.astype(np.float64)).query(points.astype(np.float64), k=wanted)
     if not skip_self:
         return Neighbours(index, distance)
     own = index == np.arange(len(points))[:, None]
@@ -128,7 +130,7 @@ def squared_distances(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Returns |x_i - y_j|^2 of `[N, D]` and `[M, D]` in float64 as `[N, M]`, by products; from differences if small."""
     size = np.square(x).sum(1)[:, None] + np.square(y).sum(1)
     squared = size - 2 * (x @ y.T)
-    # What is left of a difference of large numbers has few digits, and of equal points it is not even 0.
+    # The difference of large numbers has few digits, and for equal points it is not even 0.
     rows, columns = np.nonzero(squared <= _CLOSE * size)
     for start in range(0, len(rows), 4096):
         part = slice(start, start + 4096)

@@ -82,7 +82,7 @@ class SelfAttention(nn.Module):
 
 
 class BlockStyle(NamedTuple):
-    """What all blocks of a network share."""
+    """Settings common to all blocks of a network."""
 
     adaptive: bool  # the embedding scales and shifts after the second norm, instead of adding before it
     skip_scale: float  # of the sum of both branches

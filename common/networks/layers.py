@@ -1,4 +1,4 @@
-"""What the U-Nets are made of: initial weights, resampling, convolution, linear layer, norm, dropout, embeddings.
+"""Building blocks of the U-Nets: initial weights, resampling, convolution, linear layer, norm, dropout, embeddings.
 
 Every leaf says how it is distributed, and one draw serves all leaves of a network. Images are halved and doubled by a
 short separable filter with an even number of taps, scaled to sum 1; what lies outside an image counts as zero. (1, 1)
@@ -20,6 +20,7 @@ import numpy as np
 from flax import struct
 from flax.core import meta
 from jax import lax
+from jax.core import Tracer
 
 from common.errors import choice, input_error
 from common.method import Variables
@@ -70,7 +71,7 @@ def constant(value: float) -> Scaled:
 
 
 def normal(shape: tuple[int, ...], gain: float = 1.0) -> Scaled:
-    """Returns N(0, `gain`^2) whatever the shape."""
+    """Returns N(0, `gain`^2) for any shape."""
     return Scaled(gain, normal=True)
 
 
@@ -92,7 +93,7 @@ def initialise(network: nn.Module, key: jax.Array, *inputs: Any) -> Variables:
     """
     token = _noting.set(True)
     try:
-        # A function of its own, so that no trace made without notes is reused.
+        # A separate function, so that no trace made without notes is reused.
         noted = jax.eval_shape(lambda *inputs: network.init(key, *inputs), *inputs)
     finally:
         _noting.reset(token)
@@ -103,7 +104,7 @@ def initialise(network: nn.Module, key: jax.Array, *inputs: Any) -> Variables:
         sizes = [math.prod(leaves[i].value.shape) if leaves[i].how.scale else 0 for i in places]
         numbers = draw(jax.random.fold_in(key, is_normal), (sum(sizes),), jnp.float32)
         # Cut on the host, unless this is traced: a program with so many results takes seconds to compile.
-        numbers = numbers if isinstance(numbers, jax.core.Tracer) else np.asarray(numbers)
+        numbers = numbers if isinstance(numbers, Tracer) else np.asarray(numbers)
         for i, size, end in zip(places, sizes, itertools.accumulate(sizes), strict=True):
             shape, how = leaves[i].value.shape, leaves[i].how
             part = numbers[end - size : end].reshape(shape) if size else np.zeros(shape, np.float32)
@@ -190,7 +191,7 @@ def wide(dtype: Any) -> Any:
     return None if dtype is None else jnp.promote_types(dtype, jnp.float32)
 
 
-def _weights(module, shape: tuple[int, ...], bias: bool):
+def _weights(module, shape: tuple[int, ...], bias: bool) -> tuple[Any, Any]:
     """Makes kernel and bias of a layer; the biases are zero under Glorot's rule, and like the kernel otherwise."""
     how = _RULES[module.rule](shape, module.gain)
     kernel = module.param("kernel", how, shape)
@@ -291,7 +292,7 @@ def dropout(x: jax.Array, rate: float, seeds: jax.Array | None, path: tuple[str,
     """Zeroes each number of `x [B, ...]` with probability `rate` and scales up the rest; None drops nothing.
 
     `seeds [B, 2]` belong to the examples, so what is dropped does not depend on how a batch is spread over devices;
-    `path` tells the layers of a network apart.
+    `path` identifies the layer within its network.
     """
     dropped = round(rate * 2**32)
     if seeds is None or dropped == 0:

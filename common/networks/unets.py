@@ -116,7 +116,7 @@ class SongUNet(nn.Module):
                 x = block(f"encoder_{level}_{i}", x, self.channels * multiplier, attends=level in self.attention)
                 skips.append(x)
 
-        aux = None
+        aux: Any = None
         for level, multiplier in reversed(tuple(enumerate(self.multipliers))):
             if level == len(self.multipliers) - 1:
                 x = block("middle_0", x, x.shape[-1], attends=True)

@@ -5,6 +5,7 @@ import io
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -26,7 +27,7 @@ DASHES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)))
 _MORE_MARKERS = ("h", "<", ">", "d", "p", "*", "8")
 COLUMN = 3.4  # width of a text column, inches
 
-_SETTINGS = {
+_SETTINGS: Any = {
     "axes.axisbelow": True,
     "axes.grid": True,
     "axes.prop_cycle": cycler(color=COLOURS * 2)
@@ -88,7 +89,7 @@ def grid(
     """
     with style():
         made = _new_figure((width, height))
-        made.get_layout_engine().set(w_pad=0.02, h_pad=0.03, wspace=0.02, hspace=0.0)
+        _layout(made).set(w_pad=0.02, h_pad=0.03, wspace=0.02, hspace=0.0)
         if title:
             made.suptitle(title, fontsize=9)
         yield list(made.subplots(rows, columns, squeeze=False).reshape(-1))
@@ -145,7 +146,14 @@ def path_in(workdir: Path, name: str) -> Path:
     return folder / f"{name}.png"
 
 
-def curves(axes, x: Sequence[float], lines: Mapping[str, Sequence[float]], *, xlabel: str, ylabel: str) -> None:
+def curves(
+    axes,
+    x: Sequence[float] | np.ndarray,
+    lines: Mapping[str, Sequence[float] | np.ndarray],
+    *,
+    xlabel: str,
+    ylabel: str,
+) -> None:
     """Draws one line with markers per entry of `lines` (name to values at `x`), with labels and a legend."""
     for name, values in lines.items():
         axes.plot(x, _numbers(values), label=name)
@@ -159,7 +167,7 @@ def losses(axes, records: Sequence[Mapping[str, float | None]], *, ylabel: str, 
     With `log` the axis is logarithmic, unless a loss is not positive.
     """
     lines = [("loss", "training batches", "-"), ("held_out_loss", "held-out data", "--")]
-    numbers = {name: {each["step"]: each[name] for each in records if name in each} for name, _, _ in lines}
+    numbers: Any = {name: {each["step"]: each[name] for each in records if name in each} for name, _, _ in lines}
     log = log and all(value is None or value > 0 for each in numbers.values() for value in each.values())
     for name, label, linestyle in lines:
         if each := numbers[name]:
@@ -170,7 +178,7 @@ def losses(axes, records: Sequence[Mapping[str, float | None]], *, ylabel: str, 
 
 def history(
     axes,
-    steps: Sequence[int],
+    steps: Sequence[float],
     values: Sequence[float | None],
     *,
     ylabel: str,
@@ -188,7 +196,7 @@ def history(
         axes.yaxis.set_minor_formatter(LogFormatter())
 
 
-def identity(axes, x: Sequence[float], label: str = "noisy input") -> None:
+def identity(axes, x: Sequence[float] | np.ndarray, label: str = "noisy input") -> None:
     """Draws the line y = x over the range of `x`."""
     ends = [min(x), max(x)]
     axes.plot(ends, ends, color="#777777", marker="", linestyle=":", label=label)
@@ -208,7 +216,7 @@ def panels(
     with style():
         size = (count * side + 0.35, len(rows) * side * height / width + 0.25 + 0.14 * len(rows) * bool(notes))
         made = _new_figure(size)
-        made.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0.0, hspace=0.0)
+        _layout(made).set(w_pad=0.02, h_pad=0.02, wspace=0.0, hspace=0.0)
         axes = made.subplots(len(rows), count, squeeze=False)
         for i, (label, images) in enumerate(rows.items()):
             for j in range(count):
@@ -239,5 +247,9 @@ def _write_without_alpha(path: str | os.PathLike, figure: Figure, mode: str) -> 
     write_atomically(path, smaller.getvalue())
 
 
-def _numbers(values: Sequence[float | None]) -> np.ndarray:
+def _layout(made) -> Any:
+    return made.get_layout_engine()
+
+
+def _numbers(values: Sequence[float | None] | np.ndarray) -> np.ndarray:
     return np.array([np.nan if value is None else value for value in values], float)

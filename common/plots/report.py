@@ -24,7 +24,7 @@ class Table(NamedTuple):
 
     @classmethod
     def of(cls, rows: Sequence[Mapping[str, object]], *, caption: str = "", digits: int = 2) -> Table:
-        """Returns the table of rows given as column name to value; the first row says which columns there are."""
+        """Returns the table of rows given as column name to value; the first row decides the columns."""
         columns = list(rows[0]) if rows else []
         return cls(columns, [[row[name] for name in columns] for row in rows], caption, digits)
 
@@ -125,13 +125,13 @@ class Row(NamedTuple):
 Block = Paragraph | Code | Table | Picture | Row
 
 
-def origins(workdir: Path, shown: Sequence[Mapping[str, Any]], *, command: str) -> list[Block]:
+def origins(workdir: Path, shown: Sequence[Any], *, command: str) -> list[Block]:
     """Returns where the results `shown` on a page come from, every other result of the run, and the page's command.
 
     `shown` are numbers as `common.io.results.read` returns them. Of several results of one kind the last column says
     in which settings they differ.
     """
-    listed = [
+    listed: list[Any] = [
         results.read_numbers(path)
         for folder in ("results", "samples")
         for path in sorted((workdir / folder).glob("*.json"))

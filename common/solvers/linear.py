@@ -86,7 +86,7 @@ def keep_last(steps: Steps) -> Steps:
 def run(
     field: Field,
     steps: Steps,
-    keys: jax.Array | None,
+    keys: Any,
     state: jax.Array,
     *,
     noise: Noise = normal_noise,
@@ -144,8 +144,8 @@ def run(
     inputs = (jnp.arange(count), tables, jax.tree.map(lambda row: jnp.asarray(row, dtype), rows))
     (last, _, reported), (estimates, states) = lax.scan(body, carry, inputs)
     if store_states:
-        states = jnp.concatenate([state[None], states])
-    return Solution(last, reported, estimates, states)
+        states = jnp.concatenate([state[None], states])  # pyright: ignore[reportArgumentType]
+    return Solution(last, reported, estimates, states)  # pyright: ignore[reportArgumentType]
 
 
 def check(steps: Steps) -> Steps:

@@ -15,6 +15,7 @@ by then, and the weights hold the difference from what the steps before had adde
 import functools
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -70,7 +71,8 @@ def adaptive(function: Callable[[np.ndarray], np.ndarray], lower, upper) -> tupl
             (panels if settled else following).extend([(first, middle, left), (middle, last, right)])
         pending = following
     found = [rule(first, last) for first, last, _ in sorted(panels + pending, key=lambda panel: panel[0])]
-    return tuple(np.concatenate(each, -1) for each in zip(*found, strict=True))
+    nodes, weights = zip(*found, strict=True)
+    return np.concatenate(nodes, -1), np.concatenate(weights, -1)
 
 
 @functools.cache
@@ -107,7 +109,7 @@ def weights(
     *,
     order: int,
     corrector: bool = False,
-    transition: np.ndarray | None = None,
+    transition: Any = None,
     full_start: bool = False,
 ) -> np.ndarray:
     """Returns the weights `[N, q, k]` of q_n, q_(n-1), ...; q is at least order + 1, and one more with a corrector.

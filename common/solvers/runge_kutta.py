@@ -1,7 +1,7 @@
 """Explicit Runge-Kutta rules for any field, over a fixed grid."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -53,6 +53,7 @@ def integrate(
     # In float64, and differences before rounding: those of float32 times would be wrong by 1e-4 where steps are short.
     stages = times[:-1, None] + np.diff(times)[:, None] * rule.c
     rows = (jnp.asarray(stages, x.dtype), jnp.asarray(np.diff(times), x.dtype))
+    states: Any
     last, states = lax.scan(body, x, rows)
     return last, jnp.concatenate([x[None], states]) if store else None
 

@@ -15,6 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import jax
 from jax._src import distributed  # the only way to the key-value store
@@ -52,14 +53,18 @@ def process_count() -> int:
     return 1 if _member is not None and _member.alone else jax.process_count()
 
 
+def _store() -> Any:
+    return distributed.global_state.client
+
+
 def put(key: str, value: str) -> None:
     """Stores an entry that all processes can read; raises an error if it exists."""
-    distributed.global_state.client.key_value_set(f"scorebridge/{key}", value)
+    _store().key_value_set(f"scorebridge/{key}", value)
 
 
 def get(key: str) -> str:
     """Returns the entry that another process has stored, or will store."""
-    return distributed.global_state.client.blocking_key_value_get(f"scorebridge/{key}", _FOREVER_MS)
+    return _store().blocking_key_value_get(f"scorebridge/{key}", _FOREVER_MS)
 
 
 @contextlib.contextmanager
@@ -99,7 +104,7 @@ def rescued(save: Callable[[], str]) -> Iterator[None]:
     the main one hangs in a transfer.
 
     Raises:
-      LostPeerError: another process was lost; says what was saved.
+      LostPeerError: another process was lost; the message names what was saved.
     """
     if _member is None:
         yield
@@ -126,7 +131,7 @@ class _Member:
         self._silence_s = max(timeout_s, _MIN_SILENCE_S)
         self.exit_code: int | None = None
         self.alone = False
-        self._client = None
+        self._client: Any = None
         self.save: Callable[[], str] | None = None
         self._ending = threading.RLock()  # never released: the thread that gets it ends the process
         self._log = ""
@@ -166,7 +171,7 @@ class _Member:
         self._listener.start()
 
     def fail(self, error: BaseException) -> None:
-        """Tells the other processes that this one ends by `error`."""
+        """Notifies the other processes that this one ends by `error`."""
         self._ending.acquire()
         self._kill_later()
         wrong_platform = isinstance(error, RuntimeError | AssertionError) and not isinstance(error, RunError)
@@ -243,7 +248,7 @@ class _Member:
         return None
 
     def _aborted(self) -> None:
-        """Runs in place of abort(), in whatever thread."""
+        """Runs in place of abort(), in any thread."""
         self._aborting = True
         with self._ending:
             if self.exit_code is None:

@@ -90,7 +90,7 @@ def first_decides(action: Callable[[], Any]) -> Any:
 
 
 def from_first(arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """Returns the first process's arrays on every process, bit for bit; elsewhere `arrays` only says what to expect."""
+    """Returns the first process's arrays on every process, bit for bit; elsewhere `arrays` gives shapes and types."""
     if process_count() == 1:
         return list(arrays)
     # Sent as bytes: the sum behind the transfer would turn -0.0 into 0.0.
@@ -126,7 +126,7 @@ class StopSignal:
     The second signal exits at once with code 128 + its number, also from the middle of a compilation. Outside the main
     thread no signal can be caught, so only `request()` has an effect there.
 
-    With several processes, SIGTERM goes to JAX's preemption service, which tells all processes; SIGINT is passed on to
+    With several processes, SIGTERM goes to JAX's preemption service, which notifies all; SIGINT is passed on to
     it. Then `should_stop` is what they agree on.
     """
 

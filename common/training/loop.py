@@ -21,7 +21,7 @@ from common.training.step import TrainState, make_held_out_step, make_step, scan
 
 
 class Profile:
-    """Traces the first `steps` steps that follow the compilation, into a directory of its own below `directory`."""
+    """Traces the first `steps` steps that follow the compilation, into a separate directory below `directory`."""
 
     def __init__(self, directory: pathlib.Path, steps: int):
         self._directory = directory
@@ -59,7 +59,7 @@ class Profile:
 
 
 class TrainResult(NamedTuple):
-    """How training ended: the `state` (one copy, NumPy leaves), and whether a signal ended it early."""
+    """The end of a training: the `state` (one copy, NumPy leaves), and whether a signal ended it early."""
 
     state: TrainState
     interrupted: bool
@@ -242,7 +242,7 @@ def train(
             }
             while len(pending) > (0 if any(due.values()) else backend.run_ahead):
                 keep(*pending.pop(0))
-            if due["evaluate"]:
+            if due["evaluate"] and evaluate is not None:
                 with clock.paused():
                     state, loss = evaluate(state)
                 recorder.write(step, {"held_out_loss": loss})
@@ -264,7 +264,7 @@ def train(
 def _stopped(
     method: Method, settings: Settings, step: int, values, skipped: int, saved: int, workdir: pathlib.Path
 ) -> str:
-    """Returns what is to be said of a run that its non-finite steps stop."""
+    """Returns the error message of a run that its non-finite steps stop."""
     return (
         f"step {step}: loss {values['loss']} and gradient norm {values['grad_norm']} are not both finite, "
         f"{skipped} such steps in all; the examples are named in {workdir / 'nonfinite.jsonl'}; "

@@ -27,10 +27,10 @@ AXIS = "batch"
 
 
 class Backend(NamedTuple):
-    """How a step runs on this machine's devices.
+    """Execution of a step on this machine's devices.
 
     `axis_name` goes to the step; `positions()` gives the places of the batch that the traced program computes; `rows`
-    is the part of the global batch that this host loads. `run_ahead` says how many calls may be in flight,
+    is the part of the global batch that this host loads. `run_ahead` is the number of calls that may be in flight,
     `unroll` whether loops over training steps are better written out.
     """
 
@@ -49,7 +49,7 @@ class Backend(NamedTuple):
 
 
 class RowBackend(NamedTuple):
-    """How a function whose result rows each depend on one row of its input runs on this process's devices.
+    """Execution, on this process's devices, of a function whose result rows each depend on one row of its input.
 
     Each device computes its part of the rows with the same program and without the others, so the number of devices
     changes no bit of a row. `compile` takes `function(whole, rows) -> rows` on trees of arrays.
@@ -86,7 +86,7 @@ def rows(num_devices: int | None = None) -> RowBackend:
 
 
 def is_first_process() -> bool:
-    """Whether this host writes the files that all hosts share."""
+    """Returns whether this host writes the files that all hosts read."""
     return jax.process_index() == 0
 
 
@@ -100,7 +100,7 @@ def device_name() -> str:
     return f"{jax.device_count()} x {jax.devices()[0].device_kind}"
 
 
-def platform_error(error: Exception) -> InputError | None:
+def platform_error(error: BaseException) -> InputError | None:
     """Returns what is wrong with the environment variable JAX_PLATFORMS if that has caused `error`, otherwise None."""
     chosen = os.environ.get("JAX_PLATFORMS")
     if not chosen or not (_is_of_platform(error) or _no_devices()):
@@ -115,7 +115,7 @@ def platform_error(error: Exception) -> InputError | None:
     )
 
 
-def _is_of_platform(error: Exception) -> bool:
+def _is_of_platform(error: BaseException) -> bool:
     return "Unable to initialize backend" in str(error)
 
 
@@ -129,7 +129,7 @@ def _no_devices() -> bool:
 
 @contextlib.contextmanager
 def explain_memory(batch_size: int, accumulate: int) -> Iterator[None]:
-    """Raises `RunError` that says what needs less memory where the devices' memory does not suffice."""
+    """Raises `RunError` with ways to need less memory where the devices' memory does not suffice."""
     try:
         yield
     except jax.errors.JaxRuntimeError as error:
@@ -193,7 +193,7 @@ def make_backend(name: str, *, batch_size: int) -> Backend:
     return Backend(name=name, num_devices=len(devices), rows=rows, run_ahead=run_ahead, unroll=on_cpu, **functions)
 
 
-def rows_of(index_map: Mapping[Any, tuple[slice, ...]], batch_size: int) -> slice:
+def rows_of(index_map: Mapping[Any, Any], batch_size: int) -> slice:
     """Returns the rows that the devices of `index_map` (device -> its part of the batch) hold together.
 
     Raises:

@@ -1,4 +1,4 @@
-"""What JAX's C++ code does to this process: its messages, its abort(), and its calls that never return."""
+"""Effects of JAX's C++ code on this process: its messages, its abort(), and its calls that never return."""
 
 import ctypes
 import os

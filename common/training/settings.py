@@ -1,4 +1,4 @@
-"""What the training loop needs to know, read from a config once and checked; schedules and optimizers, from optax."""
+"""Settings of the training loop, read from a config once and checked; schedules and optimizers, from optax."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -82,10 +82,10 @@ def _between(
 ) -> optax.GradientTransformation:
     """Returns `rule` between two transformations without state, with the state of `rule` alone.
 
-    The state of a run is then the same whatever is switched on around the rule, so that it may be switched later.
+    Switching either on or off does not change the state of a run, so that both may be switched later.
     """
 
-    def update(updates, state, params=None):
+    def update(updates: Any, state: Any, params: Any = None):
         updates, _ = before.update(updates, before.init(params), params)
         updates, state = rule.update(updates, state, params)
         updates, _ = after.update(updates, after.init(params), params)

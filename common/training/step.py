@@ -13,12 +13,12 @@ from common.training.settings import Settings
 
 
 class TrainState(NamedTuple):
-    """Everything that changes while training; one copy, whatever the number of devices.
+    """Everything that changes while training; one copy on any number of devices.
 
     `step` is int32 `[]`, the number of steps taken; `ema_params` is `()` when averaging is off.
     """
 
-    step: jax.Array
+    step: Any  # an array, of NumPy before the first step
     params: PyTree
     stats: PyTree
     ema_params: PyTree
@@ -94,7 +94,7 @@ def make_step(
 
     `fetched` is one step's part of what `Batches.fetch` returned, `positions()` the places in the global batch that
     this program computes. With `axis_name`, loss, gradients and metrics are averaged over that axis; without, the
-    batch is the whole one, whatever its sharding. A step whose loss or gradient is not finite changes nothing but
+    batch is the whole one under any sharding. A step whose loss or gradient is not finite changes nothing but
     `state.step` and reports `finite = 0`: the state that is saved is always a good one. `unroll` writes the
     micro-batches out one by one instead of looping over them.
     """

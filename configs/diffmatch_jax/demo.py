@@ -1,4 +1,4 @@
-"""What `python -m diffmatch_jax demo` learns: to match warped photographs, images that come with scikit-image.
+"""The experiment of `python -m diffmatch_jax demo`: matching of warped photographs, images that come with scikit-image.
 
     python -m diffmatch_jax train    --config configs/diffmatch_jax/demo.py --workdir runs/demo-matcher
     python -m diffmatch_jax evaluate --workdir runs/demo-matcher

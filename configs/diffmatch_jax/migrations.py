@@ -1,4 +1,4 @@
-"""What the keys of older `diffmatch_jax` runs are called today, and the values of those that are gone."""
+"""Today's names of the keys of older `diffmatch_jax` runs, and the values of removed ones."""
 
 RENAMED = {
     "conditions.fit": "conditioning.fit",
@@ -58,7 +58,7 @@ REMOVED = {
 }
 
 
-def _second(stored: dict) -> dict:
+def _second(stored: dict[str, object]) -> dict:
     """Renames keys, and drops removed ones that had the value which is always used today.
 
     A run that stored another value keeps the key, which is unknown today, and so cannot be trained further.

@@ -54,18 +54,21 @@ def base() -> ConfigDict:
     )
     evaluate.wiener_images = 8192  # training images from which the Wiener baseline is fitted (0 = no baseline)
 
-    evaluate.restore = restore = ConfigDict()  # of `python -m gahb restore`, which samples as config.sampler says
+    evaluate.restore = restore = ConfigDict()  # of `python -m gahb restore`, which samples with config.sampler
     restore.problems = ("inpainting", "super_resolution", "random_pixels", "random_basis", "spectral")
     restore.num = 16  # held-out images
     restore.samples = 2  # samples of each, given its measurement
     restore.size = 0  # side of the images, pixels; where training takes crops, that of a central square (0 = data.size)
-    restore.hole = 0.25  # inpainting: side of the square to fill, as a share of the image's
+    restore.hole = 0.25  # inpainting: side of the square to fill, as a fraction of the image's
     restore.scale = 4  # super_resolution: means of squares of so many pixels a side are known
-    restore.fraction = 0.1  # share of pixels, basis vectors or frequencies that are known
+    restore.fraction = 0.1  # fraction of pixels, basis vectors or frequencies that are known
     restore.baselines = ("dps", "diffpir")  # published solvers measured beside the sampler
     restore.baseline_steps = 80  # noise levels of theirs after the first: as many as the sampler's iterations
     restore.dps_weight = 0.3  # step zeta' along the gradient of the misfit
     restore.diffpir_renewal = 0.3  # zeta, the fraction of the noise that is drawn anew at each level, in (0, 1]
+    restore.tune_images = 0  # training images on which the baselines' numbers are chosen, of these; 0 = those above
+    restore.dps_weights = (0.1, 0.3, 1.0, 3.0)
+    restore.diffpir_renewals = (0.1, 0.3, 0.6, 1.0)
     restore.impose = False  # put the measurement back into the result, which the original does not
 
     # The published algorithm is sampler.h0=0.01, sampler.beta=0.1, sampler.sigma_L=0.05.

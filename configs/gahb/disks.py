@@ -7,7 +7,7 @@
 Data: 40x40 anti-aliased disks (gahb/datasets/manifolds.py), made inside the training step; nothing to download.
 Network: UNet with 32 kernels and 2 blocks. Hardware: any; the length is meant for a short run on two CPU cores.
 What to expect: at small noise the best denoiser projects on the five directions in which a disk can change, and its
-squared error, summed over the pixels, is 5 sigma^2 (`gahb.metrics.slopes.manifold_psnr`). Networks stay above it.
+squared error, summed over the pixels, is 5 sigma^2 (`gahb.metrics.manifold_psnr`). Networks stay above it.
 """
 
 from configs.gahb.base import base

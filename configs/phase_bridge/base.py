@@ -52,7 +52,7 @@ def base() -> ConfigDict:
     sampler.label = -1  # models of classes: the class of all samples (-1 = all equally likely)
     sampler.process = ""  # the path: "" = objective.process; a denoiser serves "bridge" | "flow" | "edm" | "cld"
     sampler.kind = ""  # bridge: "" = objective.kind | "ode" (probability flow) | "sde" (stochastic)
-    sampler.solver = ""  # "" = the path's default | a name of phase_bridge/solvers.py
+    sampler.solver = ""  # "" = the path's default (a bridge's: "unipc"; force: "gddim") | of phase_bridge/solvers.py
     sampler.degree = -1  # of the polynomial that multistep solvers extrapolate (-1 = the solver's own)
     sampler.corrector = ""  # "" = the solver's own | "on": each step is corrected by the next evaluation | "off"
     sampler.schedule = (
@@ -69,7 +69,7 @@ def base() -> ConfigDict:
     evaluate.num = 10000  # samples and held-out examples that are compared
     evaluate.batch_size = 10000  # of them at once
     evaluate.repeats = 3  # sets of samples, and of data for the noise floor
-    evaluate.features = "random"  # images: "random" | "pixels" | "inception:FILE", whose Frechet distance is measured
+    evaluate.features = "random"  # for the Frechet distance: "random" | "pixels" | "inception:FILE"
 
     config.compare = compare = ConfigDict()  # of `python -m phase_bridge compare`
     compare.models = ("main",)  # "main" | "one_denoiser" (groups), and names, of phase_bridge/compare_models.py
@@ -77,5 +77,6 @@ def base() -> ConfigDict:
     compare.nfe = (1, 2, 3, 5, 8, 10, 20, 50)
     compare.exact = False  # toy:mixture: the exact denoiser in place of networks, which compares the paths alone
     compare.tune = True  # choose each sampler's settings for each nfe on the first seed's model
+    compare.tune_num = 3000  # samples by which they are chosen
 
     return config

@@ -1,4 +1,4 @@
-"""What `python -m phase_bridge demo` learns: the spiral, in a third of the steps of spiral.py.
+"""The experiment of `python -m phase_bridge demo`: the spiral, in a third of the steps of spiral.py.
 
     python -m phase_bridge train    --config configs/phase_bridge/demo.py --workdir runs/demo-spiral
     python -m phase_bridge compare  --config configs/phase_bridge/demo.py --workdir runs/demo-compare

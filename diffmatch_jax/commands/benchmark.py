@@ -39,7 +39,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
                         "fit, refined, still, wta-random, dis, sift, LABEL=run:DIR, "
                         "LABEL=function:MODULE:NAME; match@8: 8 hypotheses")  # fmt: skip
     parser.add_argument("--hypotheses", type=int, default=4, metavar="N",
-                        help="flows that match and runs draw where no @N says it (default: 4)")  # fmt: skip
+                        help="flows that match and runs sample where no @N is given (default: 4)")  # fmt: skip
     parser.add_argument("--corruptions", default=CLEAN, metavar="A,B",
                         help='(default: clean) "all", gaussian_noise, contrast, ...')  # fmt: skip
     parser.add_argument("--severity", type=int, default=5, metavar="N", help="of corruptions, 1 to 5 (default: 5)")
@@ -51,7 +51,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(app: App, request: Request) -> None:
-    """Measures whatever is missing in `--workdir`, and writes table and figures."""
+    """Measures the missing rows in `--workdir`, and writes table and figures."""
     from common.training import parallel
     from common.training.hosts import StopSignal
     from diffmatch_jax.evaluation.baselines import open_baselines

@@ -42,8 +42,8 @@ def run(app: App, request: Request) -> None:
     seconds["train stage 2"] = demo.run(app.name, "train", *after)
     seconds["evaluate both"] = demo.run(app.name, "evaluate", "--workdir", str(second))
     seconds["match"] = demo.run(app.name, "match", *images, "--workdir", str(second), "--out", str(pair))
-    alone, _ = results.read(results.newest(first / "results", "evaluate"))
-    both, _ = results.read(results.newest(second / "results", "evaluate"))
+    alone, _ = results.read(results.newest(first / "results", "evaluate") or first)
+    both, _ = results.read(results.newest(second / "results", "evaluate") or second)
     before = time.perf_counter()
     sections = runs.sections(second)
     seconds["draw"] = time.perf_counter() - before
@@ -86,7 +86,7 @@ def run(app: App, request: Request) -> None:
         "mean end-point error on held-out warps, pixels: "
         + ", ".join(f"{row['method']} {row['aepe']:.2f}" for row in rows),
         f"rank correlation of confidence and error: {both['rank_correlation']:.2f}",
-        f"look at: {page}",
+        f"page: {page}",
         f"all numbers: {table}",
         f"next: python -m {app.name} match A.jpg B.jpg --workdir {second} --out runs/pair",
     )

@@ -29,7 +29,7 @@ _RADIUS = 4  # of the blur's kernel, pixels: two standard deviations of the wide
 
 @dataclass(frozen=True)
 class Photometric:
-    """How much pictures change; hashable. Numbers are the ends of uniform draws, and a share of 0 changes nothing.
+    """Strengths of photometric changes; hashable. Numbers are ends of uniform laws; a fraction of 0 changes nothing.
 
     share: probability that a picture is changed at all; brightness: added, U(-, +); contrast: ln of the factor about
     the picture's mean, U(-, +); fade: probability that a further factor, 10^U(-1.3, 0), makes it much weaker; gamma: ln
@@ -106,8 +106,8 @@ def coloured(image: jax.Array, *, saturation: jax.Array | float = 1.0, hue: jax.
     one, other = np.float32(_RED_GREEN), np.float32(_YELLOW_BLUE)
     plane, turn = np.outer(one, one) + np.outer(other, other), np.outer(other, one) - np.outer(one, other)
     mixed = saturation * (jnp.cos(angle) * plane + jnp.sin(angle) * turn)
-    # What is added to a gray that keeps the luma; a matrix product of so few columns would be slow.
-    gray = np.outer(np.ones(3, np.float32), np.float32(LUMA))
+    # The increment to a gray that keeps the luma; a matrix product of so few columns would be slow.
+    gray = np.outer(np.ones(3, np.float32), np.asarray(LUMA, np.float32))
     matrix = gray + (np.eye(3, dtype=np.float32) - gray) @ mixed
     channels = [image[..., i] for i in range(3)]
     return jnp.stack([sum(matrix[i, j] * channels[j] for j in range(3)) for i in range(3)], -1)
@@ -126,7 +126,7 @@ def blurred(image: jax.Array, sigma: jax.Array | float) -> jax.Array:
         pad[axis] = (_RADIUS, _RADIUS)
         wide, length = jnp.pad(image, pad, mode="edge"), image.shape[axis]
         parts = [jax.lax.slice_in_dim(wide, i, i + length, axis=axis) for i in range(2 * _RADIUS + 1)]
-        image = sum(weight * part for weight, part in zip(weights, parts, strict=True))
+        image = sum((weight * part for weight, part in zip(weights, parts, strict=True)), jnp.zeros_like(image))
     return image
 
 
@@ -136,7 +136,7 @@ _CUT = 4.0  # a Gaussian ends at so many standard deviations
 
 @dataclass(frozen=True)
 class Wobbles:
-    """How many blobs there are, how large and how strong; hashable. Lengths are shares of the longer side.
+    """Number, size and strength of blobs; hashable. Lengths are fractions of the longer side.
 
     number: of blobs, low to high; blob: their standard deviation, U(low, high); width: standard deviation of the blur
     of white noise U(-1, 1), which is U(low, high), and gain: its factor, U(low, high). The defaults are those of the
@@ -168,7 +168,7 @@ def displacement(noise: jax.Array, *, sigma, gain, reach: float | None = None) -
     return gain * blur(2 * noise - 1, sigma, reach=reach, radius=_CUT * sigma)
 
 
-def blobs(centres: jax.Array, sigmas: jax.Array, size: tuple[int, int], *, used=None) -> jax.Array:
+def blobs(centres: jax.Array, sigmas: jax.Array, size: tuple[int, ...], *, used=None) -> jax.Array:
     """Returns the sum of blobs clip(2 exp(-r^2 / 2 sigma^2), 0, 1), at most 1, `[H, W]`.
 
     centres `[n, 2]` (x, y) and sigmas `[n]` in pixels, `used [n]` leaves some out.

@@ -11,7 +11,7 @@ Everything is a function of seed, index and photographs, in NumPy's float64.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy import ndimage
@@ -86,7 +86,7 @@ class Outline(NamedTuple):
     phases: np.ndarray
 
     def covers(self, places: np.ndarray) -> np.ndarray:
-        """Tells which places `[..., 2]` are inside."""
+        """Returns which places `[..., 2]` are inside."""
         x, y = np.moveaxis(places - self.middle, -1, 0)
         waves = np.arange(2, 2 + len(self.sizes))
         angle = np.arctan2(y, x)[..., None]
@@ -156,7 +156,7 @@ class LayeredPair(NamedTuple):
     layer: of each target pixel; covisible: seen in both views; occluded: its place in the source is hidden by another
     layer; outside: it is beyond the source's frame (these three are all pixels). Of the covisible pixels: ambiguous:
     the neighbourhood is periodic and other places of the source are equal; flat: it has no texture; edges: within a
-    few pixels of a boundary of layers; moving: of an object of its own motion.
+    few pixels of a boundary of layers; moving: of an independently moving object.
     equal `[M, S, S, 2]`: flows of ambiguous pixels to all equal places, the true one among them, NaN where there are no
     more.
     """
@@ -224,7 +224,7 @@ def scene(
     shift = rng.uniform(*settings.shift) * np.array([np.cos(direction), np.sin(direction)])
     translation = np.array([*shift, rng.uniform(-settings.zoom, settings.zoom)])
     pan = rng.uniform(-settings.pan, settings.pan, 2)
-    turned = rotation(*pan, rng.uniform(-settings.roll, settings.roll))
+    turned = rotation(pan[0], pan[1], rng.uniform(-settings.roll, settings.roll))
     planes = {"planes": rng.integers(1, 4), "objects": 1}.get(kind, rng.integers(1, 3))
     objects = rng.integers(1, 3) if kind == "objects" else rng.integers(0, 2) if kind == "repeated" else 0
     moving = [False] * (1 + planes) + [True] * objects
@@ -333,7 +333,7 @@ def pair(of: Scene, *, settings: LayeredConfig | None = None) -> LayeredPair:
         change = np.diff(layer, axis=axis) != 0
         changes |= np.pad(change, [(0, int(axis == a)) for a in (0, 1)])
         changes |= np.pad(change, [(int(axis == a), 0) for a in (0, 1)])
-    far = ndimage.distance_transform_edt(~changes) if changes.any() else np.full((size, size), np.inf)
+    far: Any = ndimage.distance_transform_edt(~changes) if changes.any() else np.full((size, size), np.inf)
     of_objects = np.isin(layer, [i for i, each in enumerate(of.layers) if each.moving])
     return LayeredPair(
         source=of.view(source=True),
@@ -342,7 +342,7 @@ def pair(of: Scene, *, settings: LayeredConfig | None = None) -> LayeredPair:
         layer=layer,
         covisible=covisible,
         occluded=within & ~covisible,
-        outside=~within,
+        outside=np.logical_not(within),
         ambiguous=ambiguous,
         flat=covisible & ~ambiguous & (variance < settings.faint**2),
         edges=covisible & (far < settings.edge),
@@ -358,7 +358,7 @@ def _ambiguous(of: Scene, pixels, layer, covisible, patch: int) -> tuple[np.ndar
     if index is None:
         return none
     square = np.ones((2 * patch + 1,) * 2, bool)
-    inner = ndimage.binary_erosion(layer == index, square)
+    inner: Any = ndimage.binary_erosion(layer == index, square)
     inner_source = ndimage.binary_erosion(of.nearest(pixels, source=True) == index, square)
     at = project(of.homography(index), pixels[inner])
     kept = covisible[inner] & _looked_up(inner_source, at)

@@ -36,15 +36,15 @@ _RADIUS = 0.3  # its mean radius, sides of the cut-out
 class Cutout(NamedTuple):
     """An object: its picture `[h, w, C]` in [0, 1] around its middle, and its mask `[h, w]`, 0 along the border."""
 
-    image: jax.Array
-    mask: jax.Array
+    image: Any  # an array
+    mask: Any  # an array
 
 
 @dataclass(frozen=True)
 class Objects:
-    """How large objects are and how they move; hashable.
+    """Sizes and motions of objects; hashable.
 
-    area: share of the target, log-uniform between the two; rotation: degrees, U(-, +); log_scale: of the size in the
+    area: fraction of the target, log-uniform between the two; rotation: degrees, U(-, +); log_scale: of the size in the
     source, U(-, +); near: with probability `near_share` the object moves in x and y by U(-near, near) sides, otherwise
     to anywhere in the source; roughness: of random outlines. The motions are those of the released settings.
     """
@@ -115,7 +115,7 @@ class Motion(NamedTuple):
         return moved + self.middle
 
 
-def draw_motion(key: jax.Array, size: tuple[int, int], settings: Objects) -> Motion:
+def draw_motion(key: jax.Array, size: tuple[int, ...], settings: Objects) -> Motion:
     """Returns a random motion of an object whose middle is anywhere in the target of `size` (height, width)."""
     keys = jax.random.split(key, 6)
     last = jnp.asarray([size[1] - 1, size[0] - 1], jnp.float32)
@@ -162,7 +162,7 @@ def place(pair: Pair, cutout: Cutout, motion: Motion, *, scale: jax.Array) -> Pa
 
 
 def draw_area(key: jax.Array, settings: Objects) -> jax.Array:
-    """Returns the share of the target that an object takes."""
+    """Returns the fraction of the target that an object covers."""
     low, high = (math.log(each) for each in settings.area)
     return jnp.exp(jax.random.uniform(key, minval=low, maxval=high))
 
@@ -242,7 +242,7 @@ def read_coco(
     # One after the other by image, so that each photograph is decoded once.
     chosen = sorted(chosen.tolist(), key=lambda index: (found[index][0], index))
     image, mask = np.empty((len(chosen), side, side, 3), np.uint8), np.empty((len(chosen), side, side), np.uint8)
-    last, photograph = None, None
+    last, photograph = None, np.empty(0)
     for row, index in enumerate(chosen):
         of, box, polygons = found[index]
         if of != last:
@@ -301,7 +301,7 @@ def cut_out(
 class WithObjects(Source):
     """A source whose elements also have an object: `object_image [s, s, 3]` and `object_mask [s, s]`, uint8.
 
-    A random number of the example, taken modulo the number of objects, says which one; without it they come in turn.
+    A random number of the example, taken modulo the number of objects, chooses one; without it they come in turn.
     """
 
     def __init__(self, source: Source, cutouts: Cutout):
@@ -319,7 +319,7 @@ class WithObjects(Source):
         """Returns what a message calls an element: the name of its image."""
         return self._source.name(index)
 
-    def read(self, index: Sequence[int], random: np.ndarray | None = None) -> dict[str, np.ndarray]:
+    def read(self, index: Sequence[int] | np.ndarray, random: np.ndarray | None = None) -> dict[str, Any]:
         """Returns the examples at `index`, each with its object."""
         own, rest = (np.asarray(index), None) if random is None else (random[:, 0], random[:, 1:])
         which = own % len(self._cutouts.mask)

@@ -15,7 +15,7 @@ from diffmatch_jax.data.warps import Pair, Warps, make_pair
 
 @dataclass(frozen=True)
 class PairConfig:
-    """How pairs are made of photographs; hashable. `elastic` and `objects` are shares of the pairs, 0 to 1."""
+    """Settings of pairs made of photographs; hashable. `elastic` and `objects` are fractions of the pairs, 0 to 1."""
 
     size: int = 256
     warps: Warps = Warps()

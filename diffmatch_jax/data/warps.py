@@ -1,6 +1,6 @@
 """Parametric warps of the plane: homographies, affine maps, thin-plate splines, and motions of pasted objects.
 
-All map positions of the target to positions of the source, (x, y) `[..., 2]`, in whatever unit the caller chose;
+All map positions of the target to positions of the source, (x, y) `[..., 2]`, in any unit that the caller chose;
 relative positions have the square [-1, 1]^2 as the image (see `matching.pixels_of_relative`).
 
 Training pairs by warping images on the device: the true flow is exact, because source and target are both drawn
@@ -13,7 +13,7 @@ Every pair is a pure function of its key.
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -115,7 +115,7 @@ _TRIES = 8  # one draw in four is rejected, so eight fail once in 40,000 pairs; 
 
 @dataclass(frozen=True)
 class Warps:
-    """How strong the warps are and how often each kind comes; hashable. Lengths are in halves of the window's side.
+    """Strengths of the warps and probability of each kind; hashable. Lengths are in halves of the window's side.
 
     shares: of `KINDS`; corner: each corner of a homography moves by U(-corner, corner) in x and y, drawn again where
     the target would look further than `reach` (x, y) from the middle; rotation: degrees, U(-, +); stretch: two scales
@@ -233,7 +233,7 @@ def make_pair(
 ) -> Pair:
     """Returns the pair of one key and `image [H, W, C]`, of which the first rows and columns `image_size [2]` count.
 
-    `kind`, an index in `KINDS` of a share above 0, is drawn unless it is given.
+    `kind`, an index in `KINDS` with a positive probability, is drawn unless it is given.
     """
     place, warp = jax.random.split(key)
     middle, half = _window(place, image_size, settings)
@@ -248,7 +248,8 @@ def make_pair(
     def picture(through):
         offsets = (np.arange(supersample) + 0.5) / supersample - 0.5
         shifts = [np.asarray((x, y), np.float32) for y in offsets for x in offsets]
-        return sum(draw(through(_relative(grid(size, size) + shift, size))) for shift in shifts) / len(shifts)
+        total: Any = sum(draw(through(_relative(grid(size, size) + shift, size))) for shift in shifts)
+        return total / len(shifts)
 
     positions = pixels_of_relative(move(_relative(grid(size, size), size)), (size, size))
     mask = within(positions, (size, size))

@@ -114,7 +114,7 @@ class Baseline(NamedTuple):
 
     name: str
     title: str
-    matcher: Matcher
+    matcher: Callable[..., Any]
     identity: dict[str, Any]
     described: Mapping[str, Any] = MappingProxyType({})
 
@@ -124,7 +124,7 @@ def _still(_: str) -> Baseline:
 
 
 def _winner_take_all(
-    title: str, pyramid: Callable[[], features.Pyramid], **smoothing: float
+    title: str, pyramid: Callable[[], features.Pyramid], **smoothing: Any
 ) -> Callable[[str], Baseline]:
     def make(name: str) -> Baseline:
         found = pyramid()
@@ -134,7 +134,7 @@ def _winner_take_all(
     return make
 
 
-def _fitted(title: str, **how: float) -> Callable[[str], Baseline]:
+def _fitted(title: str, **how: Any) -> Callable[[str], Baseline]:
     def make(name: str) -> Baseline:
         found = weights.embedded()
         return Baseline(name, title, fitted(found, **how), {"weights": weights_digest(found), **how})
@@ -211,7 +211,8 @@ def open_baselines(text: str, hypotheses: int = 4) -> list[Baseline]:
 
 
 def _opened(text: str, hypotheses: int) -> Baseline:
-    what, suffix, count = re.fullmatch(r"(?s)(.*?)(?:(@)(\d+))?", text).groups()
+    matched: Any = re.fullmatch(r"(?s)(.*?)(?:(@)(\d+))?", text)
+    what, suffix, count = matched.groups()
     label, peer, function = what.partition("=function:")
     if peer and not suffix:
         return peer_of(label, function)

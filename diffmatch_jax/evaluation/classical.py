@@ -45,12 +45,12 @@ def _gray(cv2, image: np.ndarray) -> np.ndarray:
     return cv2.cvtColor(np.ascontiguousarray(image), cv2.COLOR_RGB2GRAY)
 
 
-def _resized(cv2, image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+def _resized(cv2, image: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
     shrinks = size[0] * size[1] < image.shape[0] * image.shape[1]
     return cv2.resize(image, size[::-1], interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
 
 
-def _into(flow: np.ndarray, source: tuple[int, int]) -> np.ndarray:
+def _into(flow: np.ndarray, source: tuple[int, ...]) -> np.ndarray:
     """Returns flow into an image of the target's size as flow into the source of size (height, width)."""
     size = flow.shape[:2]
     if source == size:
@@ -79,8 +79,8 @@ def sift_magsac(*, features: int = 8000, ratio: float = 0.8, threshold: float = 
         good = [best for best, second in pairs if best.distance < ratio * second.distance]
         if len(good) < _FEWEST:
             return still, None
-        ends = np.float32([there[each.trainIdx].pt for each in good])
-        starts = np.float32([here[each.queryIdx].pt for each in good])
+        ends = np.asarray([there[each.trainIdx].pt for each in good], np.float32)
+        starts = np.asarray([here[each.queryIdx].pt for each in good], np.float32)
         matrix = homography(ends, starts, threshold=threshold).matrix
         if matrix is None:
             return still, None
@@ -89,7 +89,7 @@ def sift_magsac(*, features: int = 8000, ratio: float = 0.8, threshold: float = 
     return match
 
 
-def _bounded(flow: np.ndarray, source: tuple[int, int]) -> np.ndarray:
+def _bounded(flow: np.ndarray, source: tuple[int, ...]) -> np.ndarray:
     """Keeps positions within one image size around the source: farther ones say nothing."""
     places = centres(flow.shape[:2])
     extent = np.asarray([source[1], source[0]], np.float64)

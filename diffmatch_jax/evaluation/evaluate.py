@@ -34,7 +34,7 @@ from diffmatch_jax.model.pair_match import Match
 from diffmatch_jax.model.resize import average_flow, resize_normalised
 
 Matcher = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray | None, ...]]
-Corrupt = Callable[[Example, int], Example]  # (pair, a seed of its own) -> pair
+Corrupt = Callable[[Example, int], Example]  # (pair, its seed) -> pair
 
 POINTS = 50  # of a sparsification curve
 _CHUNK = 8  # pairs that are computed again after an interruption, at most
@@ -60,7 +60,7 @@ def evaluate_flow(
     """Returns a row for each pair, arrays `[N, ...]` by name as `measure_pair` gives them; None if it was stopped.
 
     directory: where rows are kept, so that the same call goes on where an earlier one stopped; `identity` (plain JSON
-    values) says what the matcher is, and rows of another one are refused. `corrupt(pair, seed)` changes each pair
+    values) identifies the matcher, and rows of another one are refused. `corrupt(pair, seed)` changes each pair
     first. `add(count)` is called with the number of finished pairs, `should_stop()` before each. Pairs of sizes that
     are not in `compiled` are matched twice, so that `seconds` are those of a compiled program; then their sizes are
     added to it.
@@ -96,7 +96,7 @@ def evaluate_flow(
         **(identity or {}),
     }
     store = row_store.Store(Path(directory), identity=what, batch_size=1, chunk_rows=_CHUNK)
-    how = {"batch_size": 1, "run_ahead": 0, "should_stop": should_stop, "add": add}
+    how: dict[str, Any] = {"batch_size": 1, "run_ahead": 0, "should_stop": should_stop, "add": add}
     if not row_store.fill(store, compute, num=len(dataset), **how):
         return None
     first = store.read(0)
@@ -162,7 +162,8 @@ def measure_pair(
 
 def asked(matcher: Matcher, source: np.ndarray, target: np.ndarray) -> regions.Answer:
     """Returns the answer of a matcher as NumPy arrays: those of a device may still be computed."""
-    return regions.Answer(*(None if each is None else np.asarray(each) for each in matcher(source, target)))
+    found: list[Any] = [None if each is None else np.asarray(each) for each in matcher(source, target)]
+    return regions.Answer(*found)
 
 
 def geometry_errors(flow: np.ndarray, confidence: np.ndarray | None, example: Example) -> dict[str, float]:
@@ -287,7 +288,7 @@ def _make(pair_config: PairConfig) -> Callable[..., Pair]:
 
 
 def matched(model: Model, made: Pair, key: jax.Array, *, hypotheses: int, batch_size: int) -> Match:
-    """Returns the matches of all pairs, `batch_size` at once, each with noise of its own."""
+    """Returns the matches of all pairs, `batch_size` at once, each with independent noise."""
     num = len(made.source)
     parts = []
     for start in range(0, num, batch_size):
@@ -304,7 +305,7 @@ def evaluate(model: Model, made: Pair, key: jax.Array, *, hypotheses: int, batch
     `ratio` is the model's mean end-point error over that of winner-take-all; `rank_correlation` that of spread and
     error over the valid pixels of all pairs, that `of_fit` of error and the fit's own uncertainty; `sparsification` the
     skill of the spread (1 is the error itself); `calibration` the sizes of both in six parts of the pixels; and `joint`
-    what `diffmatch_jax.evaluation.metrics` says of the hypotheses, if there are several.
+    the measures of the hypotheses by `diffmatch_jax.evaluation.metrics`, if there are several.
     """
     found = matched(model, made, key, hypotheses=hypotheses, batch_size=batch_size)
     rivals = {"winner-take-all": found.wta_flow, "its median": filtered(model, found.wta_flow)}
@@ -371,7 +372,7 @@ def fits_of(model: Model) -> dict[str, Model]:
     return {name: Model(MatcherConfig(replace(settings, refine=n)), weights) for name, n in rounds.items()}
 
 
-def measured(flows: Sequence[np.ndarray], made: Pair) -> dict[str, float]:
+def measured(flows: Sequence[np.ndarray] | np.ndarray, made: Pair) -> dict[str, float]:
     """Returns AEPE in pixels and PCK-1, 3 and 5 in percent, means over images of their valid pixels."""
     each = [metrics.measure(*one) for one in zip(flows, made.flow, made.mask, strict=True)]
     means = metrics.aggregate(each)

@@ -16,6 +16,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.stats import rankdata
 
+from common.arrays import AnyArray
 from common.errors import input_error
 
 THRESHOLDS = (1.0, 3.0, 5.0)
@@ -61,9 +62,7 @@ def measure(
         )
     if not np.isfinite(flow[mask]).all():
         count = int((~np.isfinite(flow[mask]).all(-1)).sum())
-        raise input_error(
-            "flow", expected="finite numbers", got=f"{count} valid pixels without", fix="look at the model"
-        )
+        raise input_error("flow", expected="finite numbers", got=f"{count} valid pixels without", fix="check the model")
     error = endpoint_error(flow[mask], truth[mask])
     length = np.linalg.norm(truth[mask].astype(np.float64), axis=-1)
     valid = int(mask.sum())
@@ -117,18 +116,18 @@ def per_rate(sequences: Sequence[Mapping[str, float]], *, thresholds: Sequence[f
     return found
 
 
-def auc(errors: Sequence[float], thresholds: Sequence[float] = (3.0, 5.0, 10.0)) -> list[float]:
+def auc(errors: Sequence[float] | np.ndarray, thresholds: Sequence[float] = (3.0, 5.0, 10.0)) -> list[float]:
     """Returns the area under the recall of errors up to each threshold, divided by it, in [0, 1].
 
     recall(e) is the fraction of pairs with an error of at most e, linear between the errors (Sarlin et al., CVPR 2020).
     """
-    errors = np.sort(np.asarray(errors, np.float64))
-    recall = np.arange(1, len(errors) + 1) / max(len(errors), 1)
-    errors, recall = np.r_[0.0, errors], np.r_[0.0, recall]
+    ordered = np.sort(np.asarray(errors, np.float64))
+    recall = np.append(0.0, np.arange(1, len(ordered) + 1) / max(len(ordered), 1))
+    ordered = np.append(0.0, ordered)
     areas = []
     for threshold in thresholds:
-        last = np.searchsorted(errors, threshold, side="right")
-        x, y = np.r_[errors[:last], threshold], np.r_[recall[:last], recall[last - 1]]
+        last = np.searchsorted(ordered, threshold, side="right")
+        x, y = np.append(ordered[:last], threshold), np.append(recall[:last], recall[last - 1])
         areas.append(float(np.trapezoid(y, x) / threshold))
     return areas
 
@@ -142,7 +141,7 @@ def average(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
 
 
 class Sparsification(NamedTuple):
-    """Mean error of the pixels that remain when the least sure `removed [K]` share of them is taken away.
+    """Mean error of the pixels that remain when the `removed [K]` fraction with the largest uncertainty is left out.
 
     `error [K]` by the given uncertainty, `oracle [K]` by the error itself, both divided by the error of all pixels;
     `area` is that under `error`, `gap` that between both (AUSE, Ilg et al., ECCV 2018): 0 is a perfect order. An order
@@ -158,7 +157,7 @@ class Sparsification(NamedTuple):
 
 
 def sparsification(
-    error: np.ndarray, uncertainty: np.ndarray, mask: np.ndarray | None = None, *, points: int = 100
+    error: np.ndarray, uncertainty: np.ndarray, mask: AnyArray | None = None, *, points: int = 100
 ) -> Sparsification:
     """Returns the sparsification curves of errors and uncertainties of the same shape (larger is less sure).
 
@@ -197,7 +196,7 @@ class Calibration(NamedTuple):
     error: np.ndarray
 
 
-def calibration(error: np.ndarray, std: np.ndarray, mask: np.ndarray | None = None, *, parts: int = 6) -> Calibration:
+def calibration(error: np.ndarray, std: np.ndarray, mask: AnyArray | None = None, *, parts: int = 6) -> Calibration:
     """Returns how large spread and error are in `parts` of the pixels, as equal as can be; NaN in parts without any.
 
     Raises `InputError` as `sparsification` does.
@@ -212,7 +211,7 @@ def _root_mean_square(x: np.ndarray) -> float:
     return float(np.sqrt((x**2).mean())) if x.size else float("nan")
 
 
-def rank_correlation(error: np.ndarray, uncertainty: np.ndarray, mask: np.ndarray | None = None) -> float:
+def rank_correlation(error: np.ndarray, uncertainty: np.ndarray, mask: AnyArray | None = None) -> float:
     """Returns Spearman's rank correlation of errors and uncertainties, with mean ranks of ties; NaN if one is constant.
 
     Raises `InputError` as `sparsification` does.
@@ -238,7 +237,7 @@ def _pixels(error, uncertainty, mask) -> tuple[np.ndarray, np.ndarray]:
 
 
 class Joint(NamedTuple):
-    """How good hypotheses are, in the unit of the flows; smaller energy scores are better.
+    """Quality of hypotheses, in the unit of the flows; smaller energy scores are better.
 
     cells, steps, squares: mean energy score of the flow of a cell, of the difference of the flows of two cells that are
     1/8 of the side apart, and of the mean over squares of 1/4 of the side. correlation: of two cells that are 1/32 of

@@ -22,7 +22,7 @@ FEWEST = 64  # pixels below which a region of a pair is not measured
 
 
 class Answer(NamedTuple):
-    """What a matcher returns: flow `[H, W, 2]`, and if it has them confidence `[H, W]` and hypotheses `[n, H, W, 2]`.
+    """The result of a matcher: flow `[H, W, 2]`, and if it has them confidence `[H, W]` and hypotheses `[n, H, W, 2]`.
 
     All in pixels of the source; a larger confidence is surer.
     """
@@ -38,13 +38,14 @@ def measure(answer: Answer, back: Answer, example: Example) -> dict[str, np.ndar
     aepe, pck_1 and pck_5 are of the returned flow; best: the least mean error in the region among the hypotheses;
     energy: mean energy score of the hypotheses (`metrics.energy_score`), of a single flow its error; rank_correlation:
     of error and -confidence; confidence: its mean; equal: mean distance to the nearest place that looks the same.
-    NaN where there is nothing to measure. covisible: how many pixels are rightly said to be in both views, how many are
-    said to be, and how many are; said by `model.pair_match.covisible` for all matchers alike.
+    NaN where there is nothing to measure. covisible: numbers of pixels rightly predicted to be in both views,
+    predicted to be, and truly so; predicted by `model.pair_match.covisible` for all matchers alike.
 
     Args:
       answer, back: answers for source and target, and for the two exchanged.
       example: a pair with `regions`.
     """
+    assert example.regions is not None
     error = metrics.endpoint_error(answer.flow, example.flow)
     hypotheses = answer.hypotheses
     errors, energy = error[None], error
@@ -69,7 +70,7 @@ def measure(answer: Answer, back: Answer, example: Example) -> dict[str, np.ndar
             }
         if name == "ambiguous":
             numbers["equal"] = near[mask].mean()
-        if _sure(answer) is not None:
+        if answer.confidence is not None and _sure(answer) is not None:
             numbers["confidence"] = answer.confidence[mask].mean()
         if answer.confidence is not None and name != "unrelated":
             numbers["rank_correlation"] = metrics.rank_correlation(error, -answer.confidence, mask)
@@ -85,7 +86,7 @@ def seen_in_both(answer: Answer, back: Answer) -> np.ndarray:
 
 
 def _sure(answer: Answer) -> np.ndarray | None:
-    """Returns a confidence that is a fraction; None for other measures, whose size says nothing."""
+    """Returns a confidence that is a fraction; None for other measures, whose scale is arbitrary."""
     confidence = answer.confidence
     if confidence is None or confidence.min() < 0 or confidence.max() > 1:
         return None
@@ -143,7 +144,7 @@ def tables(titles: Mapping[str, str], rows: Sequence[Mapping[str, float]]) -> li
     for key, title in measures.items():
         names = [name for name in shown if any(row.get(f"{name}.{key}") is not None for row in rows)]
         if names:
-            cells = [[titles[row["method"]], *(row.get(f"{name}.{key}") for name in names)] for row in rows]
+            cells = [[titles[str(row["method"])], *(row.get(f"{name}.{key}") for name in names)] for row in rows]
             found.append((f"{title} by region", ["matcher", *names], cells))
     extra = {
         "covisible_precision": "precision",
@@ -152,6 +153,6 @@ def tables(titles: Mapping[str, str], rows: Sequence[Mapping[str, float]]) -> li
         "ambiguous.equal": "ambiguous: distance to the nearest equal place",
     }
     names = [name for name in extra if any(row.get(name) is not None for row in rows)]
-    cells = [[titles[row["method"]], *(row.get(name) for name in names)] for row in rows]
+    cells = [[titles[str(row["method"])], *(row.get(name) for name in names)] for row in rows]
     found.append(("Covisibility, and equal places", ["matcher", *(extra[name] for name in names)], cells))
     return found

@@ -49,7 +49,7 @@ def sheet(
         picture(checkerboard(target, warped), "target and warped source"),
         flow_picture(flow, f"flow (rim: {longest:.3g} px)", longest=longest),
     ]
-    if truth is not None:
+    if truth is not None and known is not None:
         error = endpoint_error(flow, np.where(known[..., None], truth, 0))
         mean = f", mean {error[known].mean():.2f} px" if known.any() else ""
         cells.append(flow_picture(truth, "true flow", longest=longest, known=known))
@@ -130,7 +130,7 @@ def regions(
     target: np.ndarray,
     flow: np.ndarray,
     masks: Mapping[str, np.ndarray],
-    said: Mapping[str, Mapping[str, np.ndarray | None]],
+    said: Mapping[str, Mapping[str, Any]],
     title: str = "",
 ) -> Path:
     """Draws a generated pair with its flow everywhere and its regions, and below it a row for each matcher.
@@ -155,7 +155,7 @@ def regions(
         )
         sure, seen = found["confidence"], found["covisible"]
         cells.append(None if sure is None else map_picture(sure, "confidence", limits=_limits(sure)))
-        cells.append(picture(marked(unit(target), seen), "said to be in both (others gray)"))
+        cells.append(picture(marked(unit(target), seen), "covisible (others gray)"))
     return cells_figure(path, cells, columns=4, title=title)
 
 
@@ -254,7 +254,7 @@ def flow_colours(flow: np.ndarray, *, longest: float | None = None, known: np.nd
     flow = np.asarray(flow, np.float64)
     if flow.ndim != 3 or flow.shape[-1] != 2:
         raise input_error("flow", expected="[H, W, 2]", got=list(flow.shape), fix="draw one pair's flow")
-    finite = np.isfinite(flow).all(-1)
+    finite = np.all(np.isfinite(flow), axis=-1)
     flow = np.where(finite[..., None], flow, 0)
     longest = longest_of(flow, known) if longest is None else longest
     length = np.minimum(np.linalg.norm(flow, axis=-1) / max(longest, 1e-9), 1)

@@ -5,7 +5,7 @@ one map and the first stage's flow. All flow here is normalised: 1 is a full ima
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -64,7 +64,7 @@ class ConditioningConfig:
 
     @property
     def alignment(self) -> str:
-        """How maps and flow are resized, see `model.resize`."""
+        """The rule by which maps and flow are resized, see `model.resize`."""
         return released.ALIGNMENT if self.released else "half_pixel"
 
     @property
@@ -99,7 +99,7 @@ class ConditioningConfig:
 
     @property
     def is_plain(self) -> bool:
-        """Whether evidence is correlations around the winner alone."""
+        """Returns whether evidence is correlations around the winner alone."""
         return not (self.wide or self.score or self.fit)
 
 
@@ -193,7 +193,7 @@ def stage1(
 
     Evidence is the patch around the initial flow `[(2 radius + 1)^2]`; then, where asked for, the wide patch, the
     winner's flow from the initial one in radii (within -2..2), of a fit how mutual the winner is and the logarithm of
-    the unit, the winner's score, and the share of the patch in the softmax.
+    the unit, the winner's score, and the fraction of the softmax that lies in the patch.
     """
     rows = _rows(source, target)
     found = cost_volume.search(source, target, radius=settings.radius, rows=rows)
@@ -243,7 +243,7 @@ class Stage2Start(NamedTuple):
 
     flow: jax.Array
     evidence: jax.Array | None = None
-    unit: jax.Array | None = None
+    unit: Any = None  # an array or None
 
 
 def stage2_start(

@@ -1,14 +1,14 @@
 """The cost volume: cosines between all cells of two images' features, and what the two stages take from it.
 
 The average of the cosines of several maps is one inner product: each cell's vectors, brought to length 1 / sqrt(n) and
-put behind each other, are its descriptor. So no level needs a volume of its own, and a block of target rows at a time
+put behind each other, are its descriptor. So no level needs a separate volume, and a block of target rows at a time
 gives winners and look-ups without the whole one (`search`). Volumes have the target's cells first,
 `[..., Ht, Wt, Hs, Ws]`; positions are (x, y) in cells of the source.
 """
 
 import math
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -28,7 +28,7 @@ def unit(features: jax.Array) -> jax.Array:
     return features / (length + EPSILON)
 
 
-def descriptor(maps: Sequence[jax.Array], size: tuple[int, int], *, alignment: str = "half_pixel") -> jax.Array:
+def descriptor(maps: Sequence[jax.Array], size: tuple[int, ...], *, alignment: str = "half_pixel") -> jax.Array:
     """Returns maps `[B, H_i, W_i, C_i]` as one `[B, h, w, sum C_i]` whose inner products are average cosines.
 
     Each map is resized first, with that `alignment` (see `model.resize`).
@@ -139,7 +139,7 @@ class LookedUp(NamedTuple):
     """
 
     local: jax.Array
-    wide: jax.Array | None
+    wide: Any  # an array or None
     score: jax.Array
     share: jax.Array
 
@@ -248,7 +248,7 @@ def compare_around(
     radius: int,
     rows: int,
 ) -> jax.Array:
-    """Returns what `compare` says of target cells and the source cells around positions, `[B, Ht, Wt, (2 r + 1)^2]`.
+    """Returns the scores of `compare` for target cells and source cells around positions, `[B, Ht, Wt, (2 r + 1)^2]`.
 
     compare: (neighbours `[B, h, w, 2 r + 2, 2 r + 2, C]`, cells `[B, h, w, C]`, fraction `[B, h, w, 2]` of the position
     between cells) -> `[B, h, w, 2 r + 1, 2 r + 1]`. Each cell's neighbours are read once, for about `rows` rows of the

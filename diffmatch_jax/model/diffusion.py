@@ -229,7 +229,7 @@ class Sampled(NamedTuple):
 
     x0: jax.Array
     nfe: int
-    trace: dict[str, jax.Array] | None
+    trace: Any  # dict[str, jax.Array] or None
     aux: Any = None
 
 
@@ -250,7 +250,7 @@ def correlated_noise(key: jax.Array, shape: tuple[int, ...], noise_correlation: 
 def initial_noise(
     keys: jax.Array, hypotheses: int, shape: tuple[int, ...], *, noise_correlation: float = 0.0
 ) -> jax.Array:
-    """Returns Gaussian noise `[B, n, *shape]` of variance 1; hypothesis j of a pair is the same whatever B and n.
+    """Returns Gaussian noise `[B, n, *shape]` of variance 1; hypothesis j of a pair does not depend on B and n.
 
     `noise_correlation` is that of `correlated_noise`.
     """

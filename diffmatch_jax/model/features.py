@@ -7,7 +7,7 @@ half-pixel sample of the image, see `diffmatch_jax.model.resize`.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -52,8 +52,8 @@ class Prepared(NamedTuple):
 
     fine: jax.Array
     coarse: jax.Array
-    mask: jax.Array | None = None
-    texture: jax.Array | None = None
+    mask: Any = None  # an array or None
+    texture: Any = None  # an array or None
 
 
 def prepared(images: jax.Array, *, fine: int = 512, coarse: int = 256, contrast: float = 0.0) -> Prepared:

@@ -23,15 +23,15 @@ def grid(height: int, width: int, dtype=jnp.float32) -> jax.Array:
 
 def mapping_of(flow: jax.Array) -> jax.Array:
     """Returns the source position `[..., H, W, 2]` of every target pixel."""
-    return flow + grid(*flow.shape[-3:-1], flow.dtype)
+    return flow + grid(*flow.shape[-3:-1], dtype=flow.dtype)
 
 
 def flow_of(mapping: jax.Array) -> jax.Array:
     """Returns the flow `[..., H, W, 2]` to the source positions of a mapping."""
-    return mapping - grid(*mapping.shape[-3:-1], mapping.dtype)
+    return mapping - grid(*mapping.shape[-3:-1], dtype=mapping.dtype)
 
 
-def to_pixels(flow: jax.Array, *, source: tuple[int, int] | None = None) -> jax.Array:
+def to_pixels(flow: jax.Array, *, source: tuple[int, ...] | None = None) -> jax.Array:
     """Returns normalised flow `[..., H, W, 2]`, which is on the target's own pixel grid, in pixels.
 
     Where source and target differ in size (`source` is the former's height and width), normalised flow is the
@@ -45,7 +45,7 @@ def to_pixels(flow: jax.Array, *, source: tuple[int, int] | None = None) -> jax.
     return away + (grid(height, width, flow.dtype) + 0.5) * (to / _wide((height, width), flow.dtype) - 1)
 
 
-def to_normalised(flow: jax.Array, *, source: tuple[int, int] | None = None) -> jax.Array:
+def to_normalised(flow: jax.Array, *, source: tuple[int, ...] | None = None) -> jax.Array:
     """Returns pixel flow `[..., H, W, 2]` normalised; the inverse of `to_pixels`."""
     height, width = flow.shape[-3:-1]
     to = _wide(source or (height, width), flow.dtype)
@@ -54,7 +54,7 @@ def to_normalised(flow: jax.Array, *, source: tuple[int, int] | None = None) -> 
     return flow / to
 
 
-def pixels_of_relative(relative: jax.Array, size: tuple[int, int], *, alignment: str = "half_pixel") -> jax.Array:
+def pixels_of_relative(relative: jax.Array, size: tuple[int, ...], *, alignment: str = "half_pixel") -> jax.Array:
     """Returns pixel positions from relative ones in [-1, 1] `[..., 2]` of an image of `size` (height, width).
 
     -1 and 1 are the image's edges with "half_pixel" and its outermost pixel centres with "corner".
@@ -66,7 +66,7 @@ def pixels_of_relative(relative: jax.Array, size: tuple[int, int], *, alignment:
     return (relative + 1) * (length - 1) / 2
 
 
-def relative_of_pixels(positions: jax.Array, size: tuple[int, int], *, alignment: str = "half_pixel") -> jax.Array:
+def relative_of_pixels(positions: jax.Array, size: tuple[int, ...], *, alignment: str = "half_pixel") -> jax.Array:
     """Returns positions in [-1, 1] from pixel positions `[..., 2]`; the inverse of `pixels_of_relative`."""
     choice("alignment", alignment, ("half_pixel", "corner"))
     length = _wide(size, positions.dtype)
@@ -121,7 +121,7 @@ def warp(source: jax.Array, flow: jax.Array, *, outside: str = "zeros") -> jax.A
     return sample(source, mapping_of(flow), outside=outside)
 
 
-def valid(flow: jax.Array, *, source: tuple[int, int] | None = None, strict: bool = False) -> jax.Array:
+def valid(flow: jax.Array, *, source: tuple[int, ...] | None = None, strict: bool = False) -> jax.Array:
     """Returns which target pixels point into the source, `[..., H, W]`: 0 <= x <= W - 1 and likewise y.
 
     `source` is its height and width if it is not the target's; `strict` leaves the outermost centres out.
@@ -129,7 +129,7 @@ def valid(flow: jax.Array, *, source: tuple[int, int] | None = None, strict: boo
     return within(mapping_of(flow), source or flow.shape[-3:-1], strict=strict)
 
 
-def within(positions: jax.Array, size: tuple[int, int], *, strict: bool = False) -> jax.Array:
+def within(positions: jax.Array, size: tuple[int, ...], *, strict: bool = False) -> jax.Array:
     """Returns which pixel positions `[..., 2]` lie in an image of `size` between its outermost pixel centres."""
     last = _wide(size, positions.dtype) - 1
     if strict:
@@ -147,7 +147,7 @@ class Composed(NamedTuple):
 def compose(first: jax.Array, second: jax.Array) -> Composed:
     """Returns p -> first(p) + second(p + first(p)): from grid A to B by `first`, and on to C by `second` (on grid B).
 
-    It is valid where `first` points into B; what `second` says there is interpolated, its own validity is not asked.
+    It is valid where `first` points into B; `second` is interpolated there, and its own validity ignored.
     """
     positions = mapping_of(first)
     return Composed(first + sample(second, positions, outside="border"), within(positions, second.shape[-3:-1]))

@@ -1,6 +1,6 @@
 """Search over frames: rotation and zoom of a pair are found on the coarse grid, and the source is resampled by them.
 
-Features tell places apart up to rotations of about 30 degrees and zooms of about 1.5. Where few matches of the images
+Features distinguish places up to rotations of about 30 degrees and zooms of about 1.5. Where few matches of the images
 as they are agree on one flow, copies of the source rotated in steps of 45 degrees, at the image's own scale and with
 either side shrunk to a half, are compared with the target. Of the frame with most agreement, the global affine map
 through its matches resamples the source once more (or twice), then the homography through them where more agree by it,
@@ -67,7 +67,7 @@ def find(
     target: Prepared,
     settings: conditioning.ConditioningConfig,
     *,
-    sizes: tuple[tuple[int, int], tuple[int, int]],
+    sizes: tuple[tuple[int, ...], tuple[int, ...]],
     enough: float = ENOUGH,
 ) -> Framed:
     """Returns the source of one pair, resampled where another frame than its own has more matches that agree.
@@ -159,7 +159,7 @@ def _search(
 
 
 def candidates(
-    source: tuple[int, int], target: tuple[int, int], *, zooms: Sequence[tuple[float, float]] = ZOOMS
+    source: tuple[int, ...], target: tuple[int, ...], *, zooms: Sequence[tuple[float, float]] = ZOOMS
 ) -> list[tuple[np.ndarray, float]]:
     """Returns frames to try: the map from the resampled source to the source, and by how much the target is shrunk.
 

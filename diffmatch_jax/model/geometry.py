@@ -31,7 +31,7 @@ class Pose(NamedTuple):
 def opencv() -> Any:
     """Returns the module `cv2`; raises `InputError` with the command that installs it."""
     try:
-        import cv2
+        import cv2  # pyright: ignore[reportMissingImports]  # of the extra `classical`
     except ImportError:
         fix = "pip install 'opencv-python-headless>=4.10'"
         raise input_error("classical matchers and geometry", expected="OpenCV", got="no module cv2", fix=fix) from None
@@ -39,7 +39,7 @@ def opencv() -> Any:
 
 
 def sampled(
-    flow: np.ndarray, confidence: np.ndarray, source: tuple[int, int], *, n: int, seed: int
+    flow: np.ndarray, confidence: np.ndarray, source: tuple[int, ...], *, n: int, seed: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Returns places in the target and in the source `[n, 2]` and weights `[n]`, see `Match.keypoints`."""
     if isinstance(n, bool) or not isinstance(n, int | np.integer) or n < 1:
@@ -124,7 +124,7 @@ def _nothing(matches: np.ndarray) -> Geometry:
     return Geometry(None, np.zeros(len(matches), bool))
 
 
-def corner_error(matrix: np.ndarray | None, truth: np.ndarray, size: tuple[int, int]) -> float:
+def corner_error(matrix: np.ndarray | None, truth: np.ndarray, size: tuple[int, ...]) -> float:
     """Returns the mean distance of the four corners of an image of `size` under two homographies; infinite without."""
     if matrix is None:
         return float("inf")
@@ -138,7 +138,7 @@ def corner_error(matrix: np.ndarray | None, truth: np.ndarray, size: tuple[int, 
 
 def pose_error(found: Pose, rotation: np.ndarray, translation: np.ndarray) -> float:
     """Returns the larger angle, degrees, of rotation and of translation direction to the true ones; 180 without."""
-    if found.rotation is None:
+    if found.rotation is None or found.translation is None:
         return 180.0
     turned = (np.trace(found.rotation.T @ rotation) - 1) / 2
     lengths = np.linalg.norm(found.translation) * np.linalg.norm(translation)

@@ -57,7 +57,8 @@ def frame(image: np.ndarray) -> np.ndarray:
         if found[corner]:
             continue
         near = (np.abs(x - x[corner]) <= tolerance).all(-1)
-        labels, _ = ndimage.label(near)
+        found_labels: Any = ndimage.label(near)
+        labels = found_labels[0]
         found |= labels == labels[corner]
     fraction = found.mean()
     return found if SMALLEST <= fraction < 1 else np.zeros_like(found)

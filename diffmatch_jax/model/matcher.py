@@ -1,10 +1,11 @@
 """From two images to flow, in the order of the data: prepared images, features, conditioning, stage 1, stage 2, pixels.
 
 Images are brought to fixed sizes first, and pairs and hypotheses are padded to powers of two, so that few programs are
-compiled whatever is matched; only resizing is compiled for each size of image.
+compiled once; only resizing is compiled for each size of image.
 """
 
 import functools
+import inspect
 import os
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -44,6 +45,7 @@ class MatcherConfig:
 
     def sampled_first(self, hypotheses: int) -> tuple[Stage, int]:
         """Returns stage 1 as it is sampled, and how often: once where stage 2 samples and stage 1 predicts std."""
+        assert self.first is not None
         predicts = self.first.at_once and self.first.variable.predict_variance
         if predicts and self.second is not None and self.second.draws:
             return self.first.once, 1
@@ -183,18 +185,19 @@ def _matched(model: Model, request: Request) -> Match:
     grid = whole_grid()(model.config, weights, *images, keys, padded(hypotheses), jnp.asarray(hypotheses))
     if frame is not None:
         grid = _unframed(grid, frame)
-    sizes = {"size": targets.shape[1:3], "source": sources.shape[1:3], "alignment": settings.alignment}
+    sizes: dict[str, Any] = {"size": targets.shape[1:3], "source": sources.shape[1:3], "alignment": settings.alignment}
     flow, *rest = jax.device_get(_finish(grid, **sizes))
     if full_size and settings.fit:
         pairs = zip(sources, targets, flow, of_source, of_target, strict=True)
         flow = np.stack([native.refined(*each) for each in pairs])
     source_size = np.broadcast_to(np.asarray(sources.shape[1:3]), (len(flow), 2))
-    return Match(flow, *rest, np.asarray(grid.hypotheses)[:, :hypotheses], source_size)
+    fields = (flow, *rest, np.asarray(grid.hypotheses)[:, :hypotheses], source_size)
+    return Match._make(fields)
 
 
 def whole_grid():
     """Returns `on_grid` as `match` compiles it."""
-    return programs.quick(on_grid.__wrapped__, "config", "hypotheses")
+    return programs.quick(inspect.unwrap(on_grid), "config", "hypotheses")
 
 
 def _framed(pyramid, images, settings, sizes):
@@ -203,7 +206,7 @@ def _framed(pyramid, images, settings, sizes):
     framed = []
     for i in range(len(source.fine)):
         pair = (jax.tree.map(lambda x, i=i: x[i : i + 1], each) for each in (source, target))
-        framed.append(frames.find(pyramid, *pair, settings, sizes=sizes))
+        framed.append(frames.find(pyramid, *pair, settings=settings, sizes=sizes))
     joined = jax.tree.map(lambda *x: jnp.concatenate(x), *(each.source for each in framed))
     return (joined, target), jnp.asarray(np.stack([each.frame for each in framed]), jnp.float32)
 
@@ -245,7 +248,7 @@ def as_batch(images: Any, name: str) -> tuple[np.ndarray, bool]:
         fix += ", or give three gray images an axis of channels (x[..., None])" if x.ndim == 3 else ""
         raise input_error(name, expected=expected, got=f"{got}, channels first", fix=fix)
     if x.ndim in (3, 4) and x.shape[-1] in (2, 4):
-        # With an alpha channel or gray images of this width: nothing tells which.
+        # Images with an alpha channel or gray images of this width: the shape does not decide.
         fix = "drop the alpha channel (x[..., :-1]), or give gray images an axis of channels (x[..., None])"
         raise input_error(name, expected=expected, got=got, fix=fix)
     # The last axis of three is channels where it may be.
@@ -290,7 +293,7 @@ def on_grid(
     """
     settings = config.conditioning
     of_source, of_target = (conditioning.maps(weights.pyramid, images, settings) for images in (source, target))
-    both_masks = None if of_source.mask is None else (of_source.fine_mask, of_target.fine_mask)
+    both_masks: Any = None if of_source.mask is None else (of_source.fine_mask, of_target.fine_mask)
     inputs = conditioning.stage1(of_source.first, of_target.first, settings, mask=of_target.mask)
     covariance = jnp.zeros((*inputs.wta_flow.shape, 2))
     if config.first is None:
@@ -338,14 +341,14 @@ def on_grid(
     return Grid(flow, covariance, confidence, sampled, inputs.wta_flow)
 
 
-def _resized(covariance: jax.Array, size: tuple[int, int], *, alignment: str) -> jax.Array:
+def _resized(covariance: jax.Array, size: tuple[int, ...], *, alignment: str) -> jax.Array:
     """Returns covariances `[B, h, w, 2, 2]` on another grid."""
     flat = resize(covariance.reshape(*covariance.shape[:3], 4), size, alignment=alignment)
     return flat.reshape(*flat.shape[:3], 2, 2)
 
 
 @functools.partial(jax.jit, static_argnames=("size", "source", "alignment"))
-def _finish(grid: Grid, *, size: tuple[int, int], source: tuple[int, int], alignment: str) -> tuple[jax.Array, ...]:
+def _finish(grid: Grid, *, size: tuple[int, ...], source: tuple[int, ...], alignment: str) -> tuple[jax.Array, ...]:
     """Returns flow, confidence, std, covariance and winner-take-all flow on the target's pixels."""
     # Corner-aligned flow into an image of the same size is scaled by its side, as the released code does.
     to = None if alignment == "corner" and source == size else source

@@ -1,6 +1,6 @@
 """Flow refined on the images' own pixels, coarse to fine and tile by tile: the last step of a match.
 
-The matcher's grid has a fixed number of cells, whatever the size of an image. From the level of a Gaussian pyramid that
+The matcher's grid has a fixed number of cells, for images of any size. From the level of a Gaussian pyramid that
 is about as fine as that grid down to the image itself, each pixel's window of the target is compared with the source as
 the flow so far warps it, both brought to mean 0 and deviation 1 over the window, and the flow is moved by robust
 Gauss-Newton steps (Lucas & Kanade, IJCAI 1981, compositional: Baker & Matthews, IJCV 2004). Steps are damped, so that
@@ -60,7 +60,7 @@ def refined(
     top = top.bit_length()
     starts = [np.asarray(flow, np.float32)]
     for _ in range(top):
-        starts.append(_halved(starts[-1]) / 2)
+        starts.append((_halved(starts[-1]) / 2).astype(np.float32))
     moves = None
     for level in reversed(range(top + 1)):
         size = starts[level].shape[:2]
@@ -151,7 +151,7 @@ def _moved(source: jax.Array, target: jax.Array, place: jax.Array) -> jax.Array:
 
     def step(_, place):
         x, y, weight, _, _ = compared(place)
-        along, across = (0.5 * jnp.gradient(x + y, axis=i) for i in (1, 0))
+        along, across = (0.5 * jnp.asarray(jnp.gradient(x + y, axis=i)) for i in (1, 0))
         left = x - y
         # A slope is known where the pixels on both sides count.
         known = weight * (jnp.gradient(weight, axis=0) == 0) * (jnp.gradient(weight, axis=1) == 0)
@@ -169,7 +169,7 @@ def _moved(source: jax.Array, target: jax.Array, place: jax.Array) -> jax.Array:
         back = jnp.stack([yy * x_left - xy * y_left, xx * y_left - xy * x_left], -1) / det[..., None]
         # The image as warped is the target moved by `back`: so many pixels of the target the place must go back.
         around = jnp.moveaxis(separable(windows, place[..., 0], place[..., 1]), 0, -1)
-        slopes = [jnp.gradient(around, axis=i) / CELL for i in (1, 0)]
+        slopes = [jnp.asarray(jnp.gradient(around, axis=i)) / CELL for i in (1, 0)]
         move = -(slopes[0] * back[..., :1] + slopes[1] * back[..., 1:])
         return place + jnp.moveaxis(separable(wide, move[..., 0], move[..., 1]), 0, -1)
 
@@ -204,7 +204,7 @@ def _halved(x: np.ndarray) -> np.ndarray:
     return 0.25 * (x[::2, ::2] + x[1::2, ::2] + x[::2, 1::2] + x[1::2, 1::2])
 
 
-def _doubled(x: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+def _doubled(x: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
     """Returns `x` at twice its size, cut to `size`, by bilinear interpolation: the reverse of `_halved`."""
     for axis in (0, 1):
         x = np.moveaxis(x, axis, 0)

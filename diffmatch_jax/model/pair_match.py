@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Bool, Float
 
 from common.errors import input_error
 from diffmatch_jax.model import geometry
@@ -40,12 +41,12 @@ class Match(NamedTuple):
     source_size `[2]`: height and width of the source.
     """
 
-    flow: np.ndarray
-    confidence: np.ndarray
-    std: np.ndarray
-    covariance: np.ndarray
-    wta_flow: np.ndarray
-    hypotheses: np.ndarray
+    flow: Float[np.ndarray, "*batch height width 2"]
+    confidence: Float[np.ndarray, "*batch height width"]
+    std: Float[np.ndarray, "*batch height width"]
+    covariance: Float[np.ndarray, "*batch height width 2 2"]
+    wta_flow: Float[np.ndarray, "*batch height width 2"]
+    hypotheses: Float[np.ndarray, "*batch n cells_high cells_wide 2"]
     source_size: np.ndarray
 
     def pair(self, index: int) -> "Match":
@@ -136,7 +137,11 @@ class Match(NamedTuple):
             raise input_error(name, expected="the match of one pair", got=f"a batch of {len(self.flow)}", fix=fix)
 
 
-def covisible(flow: np.ndarray, back: np.ndarray, confidence: np.ndarray | None = None) -> np.ndarray:
+def covisible(
+    flow: Float[np.ndarray, "height width 2"],
+    back: Float[np.ndarray, "source_height source_width 2"],
+    confidence: Float[np.ndarray, "height width"] | None = None,
+) -> Bool[np.ndarray, "height width"]:
     """Returns which pixels `[H, W]` of the target both images show, by flow `[H, W, 2]` and `back [Hs, Ws, 2]`.
 
     Those that lead into the source and back to within `COVISIBLE_PIXELS`, at `COVISIBLE_CONFIDENCE` if one is given.
@@ -148,7 +153,7 @@ def covisible(flow: np.ndarray, back: np.ndarray, confidence: np.ndarray | None 
 
 
 def warped(image: np.ndarray, flow: np.ndarray) -> np.ndarray:
-    """Returns an image `[H, W]` or `[H, W, C]` sampled at the places of `flow [h, w, 2]`, of its own type."""
+    """Returns an image `[H, W]` or `[H, W, C]` sampled at the places of `flow [h, w, 2]`, in the image's type."""
     channels = image[..., None] if image.ndim == 2 else image
     result = np.asarray(warp(jnp.asarray(channels, jnp.float32), jnp.asarray(flow)))
     result = result[..., 0] if image.ndim == 2 else result

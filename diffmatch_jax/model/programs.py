@@ -1,4 +1,4 @@
-"""How programs are compiled that a user waits for at the first call."""
+"""Compilation of the programs that a user waits for at the first call."""
 
 import functools
 from collections.abc import Callable

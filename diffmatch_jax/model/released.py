@@ -44,7 +44,7 @@ def local_features(
 
 
 def object_motion(
-    size: tuple[int, int], *, rotation: float, scale: float, translation: tuple[float, float]
+    size: tuple[int, ...], *, rotation: float, scale: float, translation: tuple[float, float]
 ) -> np.ndarray:
     """Returns the matrix `[3, 3]` of an object's motion, see `data.warps.object_motion`.
 

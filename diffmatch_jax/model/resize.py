@@ -12,6 +12,7 @@ Gaussian blur by one matrix per axis, of any width, on the host or on a device."
 
 import math
 from functools import lru_cache
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -26,7 +27,7 @@ _KEPT = 64  # matrices of each kind, of the axes that were asked for last: a dat
 
 def resize(
     x: jax.Array,
-    size: tuple[int, int],
+    size: tuple[int, ...],
     *,
     alignment: str = "half_pixel",
     edge: str = "repeat",
@@ -50,13 +51,13 @@ def resize(
     return _apply(x, rows, columns)
 
 
-def area(x: jax.Array, size: tuple[int, int]) -> jax.Array:
+def area(x: jax.Array, size: tuple[int, ...]) -> jax.Array:
     """Returns the means of `x [..., H, W, C]` over the cells of a grid of `size`; pixels in two cells count in part."""
     rows, columns = (areas(n, m) for n, m in zip(x.shape[-3:-1], _size(size), strict=True))
     return _apply(x, rows, columns)
 
 
-def adaptive_mean(x: jax.Array, size: tuple[int, int]) -> jax.Array:
+def adaptive_mean(x: jax.Array, size: tuple[int, ...]) -> jax.Array:
     """Returns means over rows and columns floor(i N/n) .. ceil((i + 1) N/n) - 1: whole pixels, which overlap.
 
     The released models' coarse image is made by it; `area` is the mean over the cells themselves.
@@ -66,7 +67,7 @@ def adaptive_mean(x: jax.Array, size: tuple[int, int]) -> jax.Array:
 
 
 def resize_flow(
-    flow: jax.Array, size: tuple[int, int], *, alignment: str = "half_pixel", edge: str | None = None
+    flow: Any, size: tuple[int, ...], *, alignment: str = "half_pixel", edge: str | None = None
 ) -> jax.Array:
     """Returns flow `[..., H, W, 2]` in pixels on a grid of `size`, in pixels of that grid.
 
@@ -77,16 +78,16 @@ def resize_flow(
 
 
 def resize_normalised(
-    flow: jax.Array, size: tuple[int, int], *, alignment: str = "half_pixel", edge: str | None = None
+    flow: Any, size: tuple[int, ...], *, alignment: str = "half_pixel", edge: str | None = None
 ) -> jax.Array:
     """Returns normalised flow `[..., H, W, 2]` on a grid of `size`; its unit is that of the image, so it stays."""
     return resize(flow, size, alignment=alignment, edge=edge or ("linear" if alignment == "half_pixel" else "repeat"))
 
 
-def average_flow(flow: jax.Array, mask: jax.Array, size: tuple[int, int]) -> tuple[jax.Array, jax.Array]:
+def average_flow(flow: jax.Array, mask: jax.Array, size: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:
     """Returns the mean of flow `[..., H, W, 2]` over the valid part of each cell, and that part's share `[..., h, w]`.
 
-    `mask [..., H, W]` (bool or weights) says what is valid. Unlike interpolation it mixes no invalid flow in. The unit
+    `mask [..., H, W]` (bool or weights) marks valid flow. Unlike interpolation it mixes no invalid flow in. The unit
     is that of `flow`: scale it, or give normalised flow. Cells without valid pixels have zero flow and share 0.
     """
     weight = mask[..., None].astype(flow.dtype)
@@ -96,12 +97,12 @@ def average_flow(flow: jax.Array, mask: jax.Array, size: tuple[int, int]) -> tup
     return jnp.where(share > 0, total / jnp.where(share > 0, share, 1), 0), share[..., 0]
 
 
-def _scale(flow: jax.Array, size: tuple[int, int]) -> np.ndarray:
+def _scale(flow: jax.Array, size: tuple[int, ...]) -> np.ndarray:
     height, width = flow.shape[-3:-1]
     return np.asarray([size[1] / width, size[0] / height], np.float32)
 
 
-def _size(size: tuple[int, int]) -> tuple[int, int]:
+def _size(size: tuple[int, ...]) -> tuple[int, int]:
     height, width = size
     if height < 1 or width < 1:
         raise input_error(

@@ -247,7 +247,7 @@ class Refined(NamedTuple):
     """A finer flow, normalised `[B, H, W, 2]`, and what its last round of matches says at `[B, h, w, ...]` places.
 
     away: from the fit to the matches `[B, h, w, 2]`, in cells of the fine maps; weight: 1 where the best of the looks
-    is inside of what was looked at, else 0.
+    is inside the search window, else 0.
     """
 
     flow: jax.Array
@@ -260,7 +260,7 @@ def refine(
     target: jax.Array,
     flow: jax.Array,
     *,
-    places: tuple[int, int],
+    places: tuple[int, ...],
     radius: int = 4,
     rounds: int = 1,
     masks: tuple[jax.Array, jax.Array] | None = None,
@@ -299,7 +299,7 @@ def refine(
     return lax.fori_loop(0, rounds, around, start)
 
 
-def _inside(positions: jax.Array, size: tuple[int, int], radius: int) -> jax.Array:
+def _inside(positions: jax.Array, size: tuple[int, ...], radius: int) -> jax.Array:
     """Returns which part of each look lies inside the source, `[B, h, w, (2 radius + 1)^2]` as in `correlation.local`.
 
     1 inside, 0 outside, linear within the cell around the border, as a bilinear look-up of ones has it.

@@ -145,7 +145,7 @@ def _sampled(stage: Stage, denoise: Denoiser, noise: jax.Array) -> tuple[jax.Arr
     That is `[m, ...]`, first that of the first prediction and last that of the last.
     """
     wants_first = stage.estimate == "first"
-    settings = {"process": stage.process, "trace": wants_first, "has_aux": True}
+    settings: dict[str, Any] = {"process": stage.process, "trace": wants_first, "has_aux": True}
     sampled = diffusion.sample(denoise, noise, **settings)
     return sampled.x0, sampled.trace["x0"][0] if wants_first else sampled.x0, sampled.aux
 

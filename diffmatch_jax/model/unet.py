@@ -92,7 +92,7 @@ class Prediction(NamedTuple):
     """Predicted x_0 `[N, h, w, 2]`, and the deviation around it `[N, h, w, 1]`, None if that is not learned."""
 
     x0: jax.Array
-    deviation: jax.Array | None
+    deviation: Any  # an array or None
 
 
 def predict(
@@ -112,8 +112,8 @@ def predict(
     the learned s, or for s = 1 (g is the c_skip of Karras et al., NeurIPS 2022, table 1); without `signal` x_0 is the
     U-Net's alone and all of s is left.
     """
-    out = network.apply({"params": params}, inputs(x, conditions, variable, signal), time, keys=keys)
-    deviation = jnp.exp(_limited(out[..., 2:])) if variable.predict_variance else 1.0
+    out: Any = network.apply({"params": params}, inputs(x, conditions, variable, signal), time, keys=keys)
+    deviation: Any = jnp.exp(_limited(out[..., 2:])) if variable.predict_variance else 1.0
     out = out[..., :2]
     if variable.skip and signal is not None:
         signal = signal[:, None, None, None]

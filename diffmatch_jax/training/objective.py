@@ -29,7 +29,7 @@ def totals(
     *,
     penalty: str = "squared",
     scale: float = 1.0,
-    epsilon: float = 0.01,
+    epsilon: float | jax.Array = 0.01,
     alignment: str = "half_pixel",
 ) -> Totals:
     """Returns the sums of penalty(|prediction - truth| / scale) over valid pixels.

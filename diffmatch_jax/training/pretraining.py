@@ -140,7 +140,7 @@ def build(config) -> Method:
 
 
 def build_warps(config, *, window: tuple[float, float] | None = None) -> Warps:
-    """Returns the warps of a config; `window` replaces the share of an image that a pair shows."""
+    """Returns the warps of a config; `window` replaces the fraction of an image that a pair shows."""
     of = config.pairs
     return Warps(
         shares=tuple(of.shares),
@@ -150,7 +150,7 @@ def build_warps(config, *, window: tuple[float, float] | None = None) -> Warps:
         shift=of.shift,
         frame_rotation=of.frame_rotation,
         frame_zoom=of.frame_zoom,
-        **({"window": window} if window else {}),
+        **dict[str, Any]({"window": window} if window else {}),
     )
 
 
@@ -198,7 +198,7 @@ def turned(key, image, extent, *, flip: bool):
 
 
 class Matched(NamedTuple):
-    """The loss of each pair `[B]`, mean over the cells that count, and the share of these found within one cell."""
+    """The loss of each pair `[B]`, mean over the cells that count, and the fraction matched within one cell."""
 
     loss: jax.Array
     found: jax.Array
@@ -227,7 +227,7 @@ def _mean(values: jax.Array, mask: jax.Array) -> jax.Array:
     return jnp.where(mask, values, 0).sum((1, 2)) / jnp.maximum(mask.sum((1, 2)), 1)
 
 
-def truth_of_cells(flow: jax.Array, size: tuple[int, int]) -> tuple[jax.Array, jax.Array]:
+def truth_of_cells(flow: jax.Array, size: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:
     """Returns where the cells of a map of `size` lie in the source's map, `[B, h, w, 2]`, and which end within it.
 
     `flow [B, H, W, 2]` in pixels is taken at the cells' centres, which for even strides is between pixels.
@@ -245,14 +245,16 @@ def contrastive_loss(
     flow `[B, H, W, 2]` in pixels of the images that the maps are of; `temperatures [number of maps]`. The metrics
     `found_S` and `loss_S` are of the map of stride S.
     """
-    total, metrics = [], {}
+    total: Any = []
+    metrics = {}
     for source, target, temperature in zip(sources, targets, temperatures, strict=True):
         positions, mask = truth_of_cells(flow, target.shape[1:3])
         one = matched(source, target, positions, mask, temperature=temperature)
         stride = math.ceil(flow.shape[1] / target.shape[1])
         metrics |= {f"loss_{stride}": one.loss.mean(), f"found_{stride}": one.found.mean()}
         total.append(one.loss)
-    return sum(total) / len(total), metrics
+    loss: Any = sum(total) / len(total)
+    return loss, metrics
 
 
 # Clean pictures, and two corruptions at their worst severity in ImageNet-C.

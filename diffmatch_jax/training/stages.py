@@ -32,7 +32,7 @@ class LossConfig:
     A penalty of |prediction - truth| / scale (normalised flow) on the valid pixels of the truth; `first_share` of the
     examples are at the noisiest level, the others at any, and the noisiest counts `first_weight` times as much as any
     other. Each pair is seen with `draws` levels and noises at once, which costs no features; its levels are spread out,
-    so that of two draws one is at the noisiest with a share of 1/2.
+    so that of two samples one is at the noisiest level, a fraction of 1/2.
     A learned scale has `likelihood` times -log p of x_0 besides; its errors are taken as they are, without gradient.
     """
 
@@ -165,12 +165,12 @@ def on_grid(truth: jax.Array, mask: jax.Array, like: jax.Array, *, alignment: st
     if alignment == "corner":
         return middle
     mean, share = average_flow(truth, mask, size)
-    # What is invalid is known too, but may be far away; beyond two images nothing is learnt from it.
+    # Invalid flow is known too, but may be far away; beyond two images nothing is learnt from it.
     return jnp.where(share[..., None] > 0, mean, jnp.clip(jnp.where(jnp.isfinite(middle), middle, 0), -2, 2))
 
 
 class Stage2Training(NamedTuple):
-    """How stage 2 is trained: shares and errors of degraded truth, and the side of the trained crops (0 = all)."""
+    """Training of stage 2: fractions and errors of degraded truth, and the side of the trained crops (0 = all)."""
 
     degraded: float
     size: int
@@ -208,7 +208,7 @@ def stage2_batch(
     """Returns conditions, normalised truth and mask of stage 2 for a batch of pairs.
 
     The initial flow is that of the frozen stage 1 of `params`, asked once (without one, that of `without_stage`), or
-    for a share of the pairs a degraded truth. With a crop, of that part of the target's grid alone.
+    for a fraction of the pairs a degraded truth. With a crop, of that part of the target's grid alone.
     """
     source, target = (conditioning.maps(pyramid, images, settings) for images in prepared_pair(settings, batch))
     truth, mask = truth_of(batch), batch["mask"]

@@ -7,7 +7,7 @@ alpha - 1/2 in one dimension (the contour, Hoelder exponent 1/2 at alpha = 1) an
 """
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -110,8 +110,10 @@ def backgrounds(draws: Draws, *, beta: float, kind: str = "isotropic") -> tuple[
     """
     if kind == "constant":
         grays = (draws.bright_min, draws.dark_max)
-        return tuple(jnp.full(draws.first.shape, gray) for gray in grays)
-    return tuple(rescale(field, low=low, high=high) for field, (low, high) in _fields(draws, beta, kind))
+        first, second = (jnp.full(draws.first.shape, gray) for gray in grays)
+    else:
+        first, second = (rescale(field, low=low, high=high) for field, (low, high) in _fields(draws, beta, kind))
+    return first, second
 
 
 def amplitudes(draws: Draws, *, beta: float, kind: str = "isotropic") -> jax.Array:
@@ -197,7 +199,7 @@ def low_pass(image: jax.Array, *, extension: str | tuple[str, str] = "periodic",
     return image
 
 
-def rescale(image: jax.Array, *, low: float = 0.0, high: float = 1.0) -> jax.Array:
+def rescale(image: jax.Array, *, low: Any = 0.0, high: Any = 1.0) -> jax.Array:
     """Maps the whole array affinely to [low, high]; a constant one becomes `low`. Bytes count as in [0, 1]."""
     image = jnp.asarray(as_numbers(image, "image"))
     if not image.size:

@@ -90,7 +90,7 @@ def render_sinusoid(parameters: jax.Array, size: int, *, frequency: tuple[int, i
     phase, intensity = parameters
     place = np.arange(size) * (2 * np.pi / size)
     angle = frequency[0] * place[:, None] + frequency[1] * place[None, :]
-    # The cosine of the sum from tables: the same bits in whatever program it is compiled, and no cosine for each pixel.
+    # The cosine of the sum from tables: the same bits in every compiled program, and no cosine for each pixel.
     cosine, sine = (jnp.asarray(table, parameters.dtype) for table in (np.cos(angle), np.sin(angle)))
     return (intensity * (1 + cosine * jnp.cos(phase) - sine * jnp.sin(phase)) / 2)[..., None]
 

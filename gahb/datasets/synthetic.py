@@ -67,7 +67,7 @@ class Generated(Source):
         length: int,
         label: str,
         arrays: Mapping[str, np.ndarray] | None = None,
-        chosen: Sequence[int] | None = None,
+        chosen: Sequence[int] | np.ndarray | None = None,
         tangent: Generate | None = None,
         geometry: Geometry | None = None,
     ):
@@ -93,10 +93,10 @@ class Generated(Source):
     def __len__(self) -> int:
         return self._length
 
-    def read(self, index: Sequence[int], random: np.ndarray | None = None) -> dict[str, np.ndarray]:
+    def read(self, index: Sequence[int] | np.ndarray, random: np.ndarray | None = None) -> dict[str, np.ndarray]:
         del random
         indices = np.asarray(index, np.int32).reshape(-1)
-        block = 1 if len(indices) == 1 else _BLOCK  # two shapes, hence two compilations, whatever is asked for
+        block = 1 if len(indices) == 1 else _BLOCK  # two shapes, hence two compilations for all requests
         images = []
         for start in range(0, len(indices), block):
             part = indices[start : start + block]
@@ -104,7 +104,7 @@ class Generated(Source):
             images.append(np.asarray(made)[: len(part)])
         return {"image": np.concatenate(images)}
 
-    def tangents(self, indices: Sequence[int]) -> np.ndarray | None:
+    def tangents(self, indices: Sequence[int] | np.ndarray) -> np.ndarray | None:
         """Returns a basis of the tangent space at each image, `[N, D, H, W, C]`; None for a class that is no manifold.
 
         The images are those of the class, before their intensities are clipped to [0, 1].
@@ -117,11 +117,15 @@ class Generated(Source):
 
     @property
     def has_oracle(self) -> bool:
-        """Whether `oracle_mse` can be computed for this class."""
+        """Returns whether `oracle_mse` can be computed for this class."""
         return self._geometry is not None
 
     def oracle_mse(
-        self, indices: Sequence[int], sigmas: Sequence[float], *, add: Callable[[int], object] = lambda count: None
+        self,
+        indices: Sequence[int] | np.ndarray,
+        sigmas: Sequence[float] | np.ndarray,
+        *,
+        add: Callable[[int], object] = lambda count: None,
     ) -> np.ndarray | None:
         """Returns the squared error per pixel of the denoiser that knows the contour, `[S, N]`, at noise `sigmas [S]`.
 
@@ -206,7 +210,7 @@ class Shuffled(Source):
     def origin(self, index: int) -> int:
         return self._source.origin(index)
 
-    def read(self, index: Sequence[int], random: np.ndarray | None = None) -> dict[str, np.ndarray]:
+    def read(self, index: Sequence[int] | np.ndarray, random: np.ndarray | None = None) -> dict[str, np.ndarray]:
         return self._apply(self._source.read(index, random), self.order)
 
     @staticmethod
@@ -241,7 +245,7 @@ def build(config, read: Callable[[Any], Mapping[str, Source]] = pipeline.build) 
         chosen = None
         if data.half or data.subset:
             chosen = choose(made.num_train, half=data.half, subset=data.subset, seed=data.split_seed)
-        sources = {
+        sources: dict[str, Any] = {
             split: Generated(
                 rule.generate,
                 shape=(data.size, data.size, data.channels),
@@ -256,7 +260,7 @@ def build(config, read: Callable[[Any], Mapping[str, Source]] = pipeline.build) 
             for number, (split, length) in enumerate((("train", made.num_train), ("test", made.num_test)))
         }
     else:
-        sources = read(data)
+        sources = dict(read(data))
     if made.shuffle:
         sources = {split: Shuffled(source, seed=made.shuffle_seed) for split, source in sources.items()}
     return sources

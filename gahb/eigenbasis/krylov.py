@@ -1,6 +1,6 @@
 """Largest eigenvalues of a symmetric operator that is known by its products alone: thick-restarted block Lanczos.
 
-A Krylov space of b starting vectors holds at most b eigenvectors of an eigenvalue, whatever its multiplicity. Converged
+A Krylov space of b starting vectors holds at most b eigenvectors of an eigenvalue, for any multiplicity. Converged
 pairs are therefore verified: a chain of fresh random vectors, orthogonal to the whole basis, either shows a Ritz value
 above the k-th one, which then joins the basis, or makes it improbable that one is left (`doubt`).
 
@@ -24,6 +24,7 @@ import numpy as np
 import scipy.linalg
 import scipy.stats
 
+from common.arrays import AnyArray
 from common.errors import input_error
 from gahb.eigenbasis.linear import require_finite
 
@@ -31,7 +32,7 @@ ROWS = 64  # arrays have multiples of this many rows, so that few shapes are com
 
 
 class Loose(NamedTuple):
-    """What the operator adds to the basis at the end of an abandoned chain: `rows` times `directions`."""
+    """The part of the operator outside the basis at the end of an abandoned chain: `rows` times `directions`."""
 
     rows: np.ndarray  # [filled, block]
     directions: jax.Array  # [block, size]
@@ -55,7 +56,7 @@ class Space:
         """True where another block does not fit."""
         return self.filled + self.block > self.most
 
-    def begin(self, guess: jax.Array | None = None) -> None:
+    def begin(self, guess: AnyArray | None = None) -> None:
         """Starts a chain with random vectors, or with random mixtures of the rows of `guess`."""
         key = jax.random.fold_in(self._key, self._begun)
         self._begun += 1
@@ -253,7 +254,7 @@ def largest(
     block: int,
     max_basis: int,
     max_products: int,
-    start: jax.Array | None = None,
+    start: AnyArray | None = None,
     dtype: jnp.dtype = jnp.float32,
 ) -> Ritz:
     """Returns the `k` algebraically largest eigenpairs of a symmetric `product([block, size]) -> [block, size]`.
@@ -292,7 +293,7 @@ def largest(
         scale = max(scale, float(np.abs(values).max()))
         residuals, loose = space.residuals(mixes[:, :k]) / (scale or 1.0)
         small = bool((residuals <= tolerance).all())
-        verified = space.filled == size or (verdict == "proved" and values[k - 1] <= chain.level)
+        verified = space.filled == size or (verdict == "proved" and chain is not None and values[k - 1] <= chain.level)
         if stopped or (small and verified):
             return Ritz(values[:k], space.vectors(mixes[:, :k]), residuals, space.products, small and verified)
         if small:
@@ -308,7 +309,7 @@ def largest(
         chain = None
         history.append((space.products, float(residuals.max())))
         due_at = space.products + _wait(history, tolerance, block)
-        # What abandoned chains left over may be all that keeps the residuals up: then the first of these goes on.
+        # If couplings of abandoned chains alone keep the residuals large, the first of these chains goes on.
         resumes = loose.max() > tolerance / 2 and (residuals**2 - loose**2).max() < loose.max() ** 2 / 4
         if resumes:
             space.abandon()

@@ -5,15 +5,16 @@ float64; and what a basis says about an image: coefficients, shrinkage, truncati
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import scipy.linalg
 from jax.tree_util import Partial
+from jaxtyping import Array, Float, Real
 
-from common.arrays import as_images, as_numbers
+from common.arrays import AnyArray, as_images, as_numbers
 from common.errors import RunError, choice, input_error, whole_number
 from gahb.denoisers import Callback, Denoiser, as_denoiser
 
@@ -24,8 +25,8 @@ class Linearisation(NamedTuple):
     A pytree; the denoiser is evaluated once, and a product costs about as much as one more evaluation.
     """
 
-    y: jax.Array  # [H, W, C]
-    value: jax.Array  # f(y) [H, W, C]
+    y: Float[Array, "height width channels"]  # [H, W, C]
+    value: Float[Array, "height width channels"]  # f(y) [H, W, C]
     forward: Partial  # v [n, H, W, C] -> J v
     backward: Partial  # u [n, H, W, C] -> J^T u
 
@@ -35,7 +36,7 @@ class Linearisation(NamedTuple):
         return self.y.size
 
 
-def linearise(denoise: Denoiser, y: jax.Array) -> Linearisation:
+def linearise(denoise: Denoiser, y: Real[AnyArray, "*one height width channels"]) -> Linearisation:
     """Linearises any denoiser `[B, H, W, C] -> [B, H, W, C]` at one image `y [H, W, C]` or `[1, H, W, C]`.
 
     All products are computed at the highest precision. Another checkpoint of the same network compiles nothing anew.
@@ -92,7 +93,7 @@ def _backward(pull_back, u):
 
 
 @jax.jit
-def jvp(linear: Linearisation, v: jax.Array) -> jax.Array:
+def jvp(linear: Linearisation, v: Float[Array, "n height width channels"]) -> Float[Array, "n height width channels"]:
     """Returns J v for each of `v [n, H, W, C]`.
 
     >>> linear = linearise(lambda y: jnp.cumsum(y, axis=2), jnp.ones((1, 2, 1)))  # J = [[1, 0], [1, 1]]
@@ -104,7 +105,7 @@ def jvp(linear: Linearisation, v: jax.Array) -> jax.Array:
 
 
 @jax.jit
-def vjp(linear: Linearisation, u: jax.Array) -> jax.Array:
+def vjp(linear: Linearisation, u: Float[Array, "n height width channels"]) -> Float[Array, "n height width channels"]:
     """Returns J^T u for each of `u [n, H, W, C]`.
 
     >>> linear = linearise(lambda y: jnp.cumsum(y, axis=2), jnp.ones((1, 2, 1)))  # J = [[1, 0], [1, 1]]
@@ -116,7 +117,9 @@ def vjp(linear: Linearisation, u: jax.Array) -> jax.Array:
 
 
 @jax.jit
-def symmetric(linear: Linearisation, v: jax.Array) -> jax.Array:
+def symmetric(
+    linear: Linearisation, v: Float[Array, "n height width channels"]
+) -> Float[Array, "n height width channels"]:
     """Returns S v = (J v + J^T v) / 2 for each of `v [n, H, W, C]`.
 
     >>> linear = linearise(lambda y: jnp.cumsum(y, axis=2), jnp.ones((1, 2, 1)))  # J = [[1, 0], [1, 1]]
@@ -127,7 +130,9 @@ def symmetric(linear: Linearisation, v: jax.Array) -> jax.Array:
 
 
 @jax.jit
-def normal(linear: Linearisation, v: jax.Array) -> jax.Array:
+def normal(
+    linear: Linearisation, v: Float[Array, "n height width channels"]
+) -> Float[Array, "n height width channels"]:
     """Returns J^T J v for each of `v [n, H, W, C]`."""
     return vjp(linear, jvp(linear, v))
 
@@ -140,7 +145,7 @@ def unit_images(linear: Linearisation, start: int, count: int) -> jax.Array:
     return jnp.asarray(flat.reshape(count, *linear.y.shape))
 
 
-def homogeneity(denoise: Denoiser, y: jax.Array) -> float:
+def homogeneity(denoise: Denoiser, y: Real[AnyArray, "*one height width channels"]) -> float:
     """Returns ||J y - f(y)|| / ||f(y)||: 0 up to rounding for bias-free denoisers, for which f(a y) = a f(y).
 
     Where f(y) = 0, the ratio is 0 if J y is zero too, else infinite.
@@ -157,7 +162,7 @@ def homogeneity_of(linear: Linearisation) -> float:
     return ratio(np.linalg.norm(moved - value), np.linalg.norm(value))
 
 
-def ratio(a: float, b: float) -> float:
+def ratio(a: Any, b: Any) -> float:
     """Returns a / b of two numbers that are not negative; 0 / 0 counts as 0."""
     if b == 0:
         return 0.0 if a == 0 else float("inf")
@@ -179,9 +184,9 @@ def in_blocks(product, linear: Linearisation, rows: np.ndarray, block: int) -> n
 class Eigenbasis(NamedTuple):
     """Eigenpairs of S = (J + J^T) / 2; residuals ||S e - value e|| are relative to the largest absolute eigenvalue."""
 
-    values: np.ndarray  # [k] shrinkage factors, descending, float64
-    vectors: np.ndarray  # [k, H, W, C] orthonormal images
-    residuals: np.ndarray  # [k]
+    values: Float[np.ndarray, " k"]  # [k] shrinkage factors, descending, float64
+    vectors: Float[np.ndarray, "k height width channels"]  # [k, H, W, C] orthonormal images
+    residuals: Float[np.ndarray, " k"]  # [k]
     products: int  # evaluations of S v for one v (the dense route: of J v)
     converged: bool  # residuals within the tolerance, and no larger eigenvalue is left out
 
@@ -189,17 +194,22 @@ class Eigenbasis(NamedTuple):
 class SingularBasis(NamedTuple):
     """J = sum_k value_k left_k right_k^T; residuals ||J^T left - value right|| are relative to the largest value."""
 
-    values: np.ndarray  # [k] descending, float64
-    left: np.ndarray  # [k, H, W, C] orthonormal images, in the output
-    right: np.ndarray  # [k, H, W, C] orthonormal images, in the input
-    residuals: np.ndarray  # [k]
+    values: Float[np.ndarray, " k"]  # [k] descending, float64
+    left: Float[np.ndarray, "k height width channels"]  # [k, H, W, C] orthonormal images, in the output
+    right: Float[np.ndarray, "k height width channels"]  # [k, H, W, C] orthonormal images, in the input
+    residuals: Float[np.ndarray, " k"]  # [k]
     products: int  # evaluations of J v or J^T v for one v, in pairs
     converged: bool  # residuals within the tolerance, and no larger singular value is left out
 
 
 def jacobian(
-    denoise: Denoiser, y: jax.Array, *, block: int = 64, mode: str = "forward", max_bytes: int = 2**31
-) -> np.ndarray:
+    denoise: Denoiser,
+    y: Real[AnyArray, "*one height width channels"],
+    *,
+    block: int = 64,
+    mode: str = "forward",
+    max_bytes: int = 2**31,
+) -> Float[np.ndarray, "d d"]:
     """Returns J `[d, d]` of any denoiser at one image `y [H, W, C]` or `[1, H, W, C]`; J[i, j] = d f_i / d y_j.
 
     Pixels are numbered row by row, channels fastest. mode: "forward" makes `block` columns at a time, "reverse" rows;
@@ -231,7 +241,7 @@ def jacobian_of(linear: Linearisation, *, block: int = 64, mode: str = "forward"
     return rows.T if mode == "forward" else rows
 
 
-def symmetric_basis(matrix: np.ndarray, shape: tuple[int, ...], k: int | None = None) -> Eigenbasis:
+def symmetric_basis(matrix: Float[np.ndarray, "d d"], shape: tuple[int, ...], k: int | None = None) -> Eigenbasis:
     """Returns the `k` largest (default: all) eigenpairs of (J + J^T) / 2 of a Jacobian `[d, d]` of `shape` images.
 
     >>> symmetric_basis(np.diag([0.25, 0.75]), (1, 2, 1)).values.tolist()
@@ -246,7 +256,7 @@ def symmetric_basis(matrix: np.ndarray, shape: tuple[int, ...], k: int | None = 
     return Eigenbasis(values, vectors.T.reshape(-1, *shape), residuals, len(matrix), True)
 
 
-def singular_basis(matrix: np.ndarray, shape: tuple[int, ...], k: int | None = None) -> SingularBasis:
+def singular_basis(matrix: Float[np.ndarray, "d d"], shape: tuple[int, ...], k: int | None = None) -> SingularBasis:
     """Returns the `k` largest (default: all) singular values and vectors of a Jacobian `[d, d]` of `shape` images.
 
     >>> singular_basis(np.array([[0.0, 2.0], [1.0, 0.0]]), (1, 2, 1)).values.tolist()
@@ -262,12 +272,16 @@ def singular_basis(matrix: np.ndarray, shape: tuple[int, ...], k: int | None = N
 class Shrinkage(NamedTuple):
     """Factors of a basis and the coefficients of an image in it; float64 `[k]`."""
 
-    values: np.ndarray  # lambda_k
-    noisy: np.ndarray  # <y, e_k>
-    clean: np.ndarray | None  # <x, e_k>
+    values: Float[np.ndarray, " k"]  # lambda_k
+    noisy: Float[np.ndarray, " k"]  # <y, e_k>
+    clean: Float[np.ndarray, " k"] | None  # <x, e_k>
 
 
-def shrinkage(basis: Eigenbasis, y: np.ndarray, x: np.ndarray | None = None) -> Shrinkage:
+def shrinkage(
+    basis: Eigenbasis,
+    y: Real[AnyArray, "*one height width channels"],
+    x: Real[AnyArray, "*one height width channels"] | None = None,
+) -> Shrinkage:
     """Returns the factors of a basis with the coefficients of the noisy image `y [H, W, C]` and of a clean `x`.
 
     >>> basis = symmetric_basis(np.diag([0.5, 1.0]), (1, 2, 1))
@@ -278,7 +292,7 @@ def shrinkage(basis: Eigenbasis, y: np.ndarray, x: np.ndarray | None = None) -> 
     return Shrinkage(basis.values, coefficients(basis, y), None if x is None else coefficients(basis, x))
 
 
-def coefficients(basis: Eigenbasis, image: np.ndarray) -> np.ndarray:
+def coefficients(basis: Eigenbasis, image: Real[AnyArray, "*one height width channels"]) -> Float[np.ndarray, " k"]:
     """Returns <image, e_k> `[k]` for an image `[H, W, C]` or `[1, H, W, C]`, float64; bytes count as [0, 1].
 
     >>> basis = symmetric_basis(np.diag([0.5, 1.0]), (1, 2, 1))
@@ -295,7 +309,9 @@ def coefficients(basis: Eigenbasis, image: np.ndarray) -> np.ndarray:
     return rows @ flat
 
 
-def truncate(basis: Eigenbasis, y: np.ndarray, terms: Sequence[int]) -> np.ndarray:
+def truncate(
+    basis: Eigenbasis, y: Real[AnyArray, "*one height width channels"], terms: Sequence[int]
+) -> Float[np.ndarray, "terms height width channels"]:
     """Returns f_n(y) = sum_{k <= n} lambda_k <y, e_k> e_k for each n of `terms`: `[len(terms), H, W, C]`, float64.
 
     Raises `InputError` for more terms than the basis has.
@@ -328,7 +344,9 @@ def count_above(basis: Eigenbasis, threshold: float) -> int:
     return count
 
 
-def principal_angles(vectors: np.ndarray, others: np.ndarray) -> np.ndarray:
+def principal_angles(
+    vectors: Float[AnyArray, "k height width channels"], others: Float[AnyArray, "m height width channels"]
+) -> Float[np.ndarray, " angles"]:
     """Returns the angles, radians and ascending, between the spans of `[k, H, W, C]` and `[m, H, W, C]`.
 
     Neither has to be orthonormal: a tangent space may be given by the derivatives of an image by its parameters. All
@@ -341,7 +359,7 @@ def principal_angles(vectors: np.ndarray, others: np.ndarray) -> np.ndarray:
     return scipy.linalg.subspace_angles(_rows(vectors).T, _rows(others).T)[::-1]
 
 
-def pictures(vectors: np.ndarray) -> np.ndarray:
+def pictures(vectors: Float[AnyArray, "k height width channels"]) -> Float[np.ndarray, "k height width channels"]:
     """Returns vectors `[k, H, W, C]` as images in [0, 1] for display: zero is 0.5, the largest pixel 1.
 
     The sign of an eigenvector has no meaning; the one that makes its largest pixel positive is shown.
@@ -355,5 +373,5 @@ def pictures(vectors: np.ndarray) -> np.ndarray:
     return shown.reshape(vectors.shape).astype(np.float32)
 
 
-def _rows(vectors: np.ndarray) -> np.ndarray:
+def _rows(vectors: AnyArray) -> np.ndarray:
     return np.asarray(vectors, np.float64).reshape(len(vectors), -1)

@@ -4,7 +4,9 @@ from typing import Any
 
 import jax
 import numpy as np
+from jaxtyping import Float, Real
 
+from common.arrays import AnyArray
 from common.errors import choice, input_error, whole_number
 from common.prng import as_key
 from gahb.denoisers import Denoiser
@@ -30,14 +32,14 @@ DENSE_SIZE, DENSE_SLOPE = 400, 10  # "auto" builds the matrix up to d = 400 + 10
 
 def top_k(
     denoise: Denoiser,
-    y: jax.Array,
+    y: Real[AnyArray, "*one height width channels"],
     k: int,
     *,
     tolerance: float = 1e-3,
     method: str = "auto",
     block: int = 2,
     key: jax.Array | None = None,
-    start: np.ndarray | None = None,
+    start: Float[AnyArray, "n height width channels"] | None = None,
     max_basis: int | None = None,
     max_products: int | None = None,
 ) -> Eigenbasis:
@@ -86,14 +88,14 @@ def top_k_of(linear: Linearisation, k: int, *, method: str = "auto", block: int 
 
 def top_singular(
     denoise: Denoiser,
-    y: jax.Array,
+    y: Real[AnyArray, "*one height width channels"],
     k: int,
     *,
     tolerance: float = 1e-3,
     method: str = "auto",
     block: int = 2,
     key: jax.Array | None = None,
-    start: np.ndarray | None = None,
+    start: Float[AnyArray, "n height width channels"] | None = None,
     max_basis: int | None = None,
     max_products: int | None = None,
 ) -> SingularBasis:
@@ -127,9 +129,9 @@ def top_singular(
     right = mix @ right
     back = in_blocks(vjp, linear, left.T, block)
     residuals = np.linalg.norm(back - values[:, None] * right, axis=1) / (values[0] or 1.0)
-    images = [x.reshape(k, *linear.y.shape) for x in (left.T, right)]
+    left, right = (x.reshape(k, *linear.y.shape) for x in (left.T, right))
     converged = ritz.converged and bool((residuals <= tolerance).all())
-    return SingularBasis(values, *images, residuals, ritz.products + k, converged)
+    return SingularBasis(values, left, right, residuals, ritz.products + k, converged)
 
 
 def _dense(method: str, size: int, k: int, block: int) -> bool:

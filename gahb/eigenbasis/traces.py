@@ -10,7 +10,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Real
 
+from common.arrays import AnyArray
 from common.errors import choice, input_error, whole_number
 from common.prng import as_key
 from gahb.denoisers import Denoiser
@@ -44,7 +46,7 @@ class Sums(NamedTuple):
 
 def trace(
     denoise: Denoiser,
-    y: jax.Array,
+    y: Real[AnyArray, "*one height width channels"],
     *,
     key: jax.Array | None = None,
     num: int = 64,
@@ -65,7 +67,12 @@ def trace(
 
 
 def effective_dimension(
-    denoise: Denoiser, y: jax.Array, *, key: jax.Array | None = None, num: int = 64, block: int = 16
+    denoise: Denoiser,
+    y: Real[AnyArray, "*one height width channels"],
+    *,
+    key: jax.Array | None = None,
+    num: int = 64,
+    block: int = 16,
 ) -> EffectiveDimension:
     """Returns tr J and ||J||^2 (Frobenius) at `y`, both from the same products; exact without a `key`.
 
@@ -77,7 +84,12 @@ def effective_dimension(
 
 
 def asymmetry(
-    denoise: Denoiser, y: jax.Array, *, key: jax.Array | None = None, num: int = 64, block: int = 16
+    denoise: Denoiser,
+    y: Real[AnyArray, "*one height width channels"],
+    *,
+    key: jax.Array | None = None,
+    num: int = 64,
+    block: int = 16,
 ) -> Estimate:
     """Returns ||J - J^T|| / ||J + J^T|| (Frobenius) at `y`: 0 for the Jacobian of an optimal denoiser.
 
@@ -91,7 +103,7 @@ def asymmetry(
 
 def sure(
     denoise: Denoiser,
-    y: jax.Array,
+    y: Real[AnyArray, "*one height width channels"],
     sigma: float,
     *,
     key: jax.Array | None = None,
@@ -113,7 +125,7 @@ def sure(
 
 def implied_sigma(
     denoise: Denoiser,
-    y: jax.Array,
+    y: Real[AnyArray, "*one height width channels"],
     *,
     key: jax.Array | None = None,
     num: int = 64,

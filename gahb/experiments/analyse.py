@@ -119,7 +119,7 @@ def _of_size(config, size: int):
 def survey(
     denoise: Denoiser,
     images: np.ndarray,
-    sigmas: Sequence[float],
+    sigmas: Sequence[float] | np.ndarray,
     k: int,
     key: jax.Array,
     *,

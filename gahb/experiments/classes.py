@@ -7,21 +7,35 @@ again, so the command may be stopped anywhere, and given again.
 """
 
 import functools
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 from ml_collections import ConfigDict
 
 from common import config as configs
+from common.checkpoint import restore_variables
 from common.cli import multi_run, workdirs
 from common.cli.app import App, Request, print_lines
 from common.cli.verbs.trained import IRRELEVANT, config_settings, fingerprints
 from common.errors import input_error, within
 from common.io import results
+from common.io.progress import Progress
 from common.plots.report import text_table
+from common.prng import Purpose, key_for
+from common.sampling import weights_digest
+from common.training import parallel
 from configs.gahb.base import base
+from gahb.datasets.synthetic import Shuffled
+from gahb.denoisers import Denoiser
+from gahb.eigenbasis import principal_angles
+from gahb.experiments.analyse import survey
+from gahb.method import MAX_SIGMA, build_network, spread, spread_indices
+from gahb.metrics.psnr import Slope, contour_slope, fit_slope, manifold_psnr, psnr_curve, window
+from gahb.networks import denoiser
 
 GENERATED = ("disks", "sinusoids", "scaled_image")
 GIVEN = ("images", "shuffled")
@@ -43,6 +57,22 @@ class Member(NamedTuple):
         return f"{self.name}-seed-{self.seed}" if self.seed else self.name
 
 
+class Settings(NamedTuple):
+    """Settings of `measure`."""
+
+    curve_db: Sequence[float]  # PSNRs of the noisy images, dB
+    window_db: tuple[float, float] = (14.0, 20.0)  # PSNRs of noisy images of slope_in_window, dB
+    batch_size: int = 64
+    top: int = 20  # eigenvectors of each
+    probes: int = 64  # of each trace
+    bootstrap: int = 1000
+
+    @property
+    def sigmas(self) -> np.ndarray:
+        """Noise standard deviations of the curve, intensity units, `[S]`."""
+        return 10 ** (-np.asarray(self.curve_db, float) / 20)
+
+
 class Plan(NamedTuple):
     """The plan of the command: its models in order, and the settings of their measures."""
 
@@ -50,14 +80,11 @@ class Plan(NamedTuple):
     num_images: int
     basis_images: int
     oracle_images: int
-    measures: Any
+    measures: Settings
 
 
 def build(config: ConfigDict) -> Plan:
     """Returns the plan that `config.classes` describes; raises `InputError` for what cannot work."""
-    from gahb.experiments.class_measures import Settings, windows
-    from gahb.method import MAX_SIGMA
-
     classes, checks = config.classes, config.evaluate
     names = tuple(classes.names)
     alphas = [_alpha(name) for name in names]
@@ -159,8 +186,6 @@ def run(app: App, request: Request) -> None:
         ]
         print_lines(*text_table(planned), "nothing was compiled or written")
         return
-    from common.training import parallel
-
     parallel.enable_compilation_cache()
     workdir.mkdir(parents=True, exist_ok=True)
     configs.write(config, workdir)
@@ -181,8 +206,6 @@ def run(app: App, request: Request) -> None:
 
 def _read_held_out(plan: Plan, sources: Mapping[str, Mapping[str, Any]]) -> None:
     """Reads the stored images that will be measured, so that a bad one is known before hours of training."""
-    from gahb.method import spread
-
     for name in GIVEN:
         if name in sources:
             spread(sources[name]["test"], max(plan.num_images, plan.basis_images))
@@ -213,9 +236,13 @@ def means(members: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return [_row(name, models) for name, models in classes.items()]
 
 
+def _within(value: Any, key: str) -> Any:
+    return value and value[key]
+
+
 def _row(name: str, models: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    def mean(*keys: str) -> float | None:
-        values = [functools.reduce(lambda value, key: value and value[key], keys, each) for each in models]
+    def mean(*keys: str) -> Any:
+        values: list[Any] = [functools.reduce(_within, keys, each) for each in models]
         return None if None in values else float(np.mean(values))
 
     def error(fit: str) -> float:
@@ -241,20 +268,6 @@ def _row(name: str, models: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 def _measure(config: ConfigDict, workdir: Path, plan: Plan, member: Member, sources: Mapping[str, Any]) -> Path:
     """Measures the model of one class and writes its result; returns the path of its numbers."""
-    import time
-
-    import jax
-
-    from common.checkpoint import restore_variables
-    from common.io.progress import Progress
-    from common.prng import Purpose, key_for
-    from common.sampling import weights_digest
-    from common.training import parallel
-    from gahb.datasets.synthetic import Shuffled
-    from gahb.experiments.class_measures import measure, num_measures
-    from gahb.method import build_network, spread, spread_indices
-    from gahb.networks import denoiser
-
     start = time.perf_counter()
     own = config_of(config, member)
     variables, step = restore_variables(workdir / member.title)
@@ -329,3 +342,108 @@ def _for_each(field: str, values, names: tuple[str, ...], *, least: float, most:
             fix += ", as standard deviations for images in [0, 1]"
         raise input_error(f"config.classes.{field}", expected=expected, got=values, fix=fix)
     return values * len(names) if len(values) == 1 else values
+
+
+def measure(
+    denoise: Denoiser,
+    images: np.ndarray,
+    basis_images: np.ndarray,
+    settings: Settings,
+    key: jax.Array,
+    *,
+    sigma: float,
+    alpha: float | None = None,
+    oracle: np.ndarray | None = None,
+    tangents: np.ndarray | None = None,
+    add: Callable[[int], object] = lambda count: None,
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Measures PSNR curve and slopes on `images [N, H, W, C]`, eigenvectors at `sigma` on `basis_images [M, ...]`.
+
+    `slope` is fitted at small noise, where theory has an asymptote; `slope_in_window` within `window_db`. alpha: of a
+    C^alpha class, whose `nominal_slope` is alpha / (alpha + 1). oracle: squared error per pixel `[S, N']` of the
+    denoiser that knows the contour, at `settings.sigmas` and on images of the class; its slopes are fitted in the same
+    windows, and `gap_to_oracle` is how far the denoiser is below its PSNR in the window, dB. tangents
+    `[M, D, H, W, C]`: the tangent spaces at the basis images, of a class that is a manifold of dimension D; the D
+    leading eigenvectors are compared with them, and the error with that of projecting on them, D sigma^2. `add(n)` is
+    called after n of the `num_measures` are made.
+
+    Returns numbers and arrays: `curve.*` (fields of `PsnrCurve`), `curve.best` (dB, of the oracle or the projection),
+    `slope.*`, `basis.*` (as of `survey`, without the axis of noise levels), and `tangents` and `angles` (radians).
+    """
+    curve_key, slope_key, basis_key = jax.random.split(key, 3)
+    curve = psnr_curve(denoise, images, settings.sigmas, curve_key, batch_size=settings.batch_size)
+    add(len(settings.curve_db))
+
+    def fits(per_image):
+        return [
+            fit_slope(curve.input_psnr, per_image, slope_key, selected=selected, resamples=settings.bootstrap)
+            for selected in windows(curve.input_psnr, settings.window_db)
+        ]
+
+    slope, in_window = fits(curve.per_image)
+    table, basis = survey(denoise, basis_images, [sigma], settings.top, basis_key, num=settings.probes, add=add)
+    arrays = {f"curve.{name}": value for name, value in curve._asdict().items()}
+    arrays |= {f"slope.{name}": getattr(slope, name) for name in ("local", "local_input_psnr", "selected")}
+    arrays |= {f"basis.{name}": each if name == "clean" else each[0] for name, each in basis.items()}
+    best_slope, shortfall, known, tangent = None, None, None, None
+    if oracle is not None:
+        best = -10 * np.log10(oracle.mean(1))
+        best_fits = fits(-10 * np.log10(oracle))
+        known = {
+            "num_images": oracle.shape[1],
+            "slope": _line(best_fits[0], curve.input_psnr),
+            "slope_in_window": _line(best_fits[1], curve.input_psnr),
+            "gap_to_oracle": float((best - curve.psnr_of_mean)[in_window.selected].mean()),
+        }
+        best_slope = best_fits[0].slope
+        arrays |= {"curve.best": best, "slope.best": best_fits[0].local}
+    if tangents is not None:
+        dimension, pixels = tangents.shape[1], images[0].size
+        best = manifold_psnr(curve.input_psnr, dimension=dimension, pixels=pixels)
+        shortfall, best_slope = float((best - curve.psnr_of_mean)[slope.selected].mean()), 1.0
+        angles = np.stack(
+            [principal_angles(basis["vectors"][0, i, :dimension], tangents[i]) for i in range(len(tangents))]
+        )
+        arrays |= {"curve.best": best, "tangents": tangents, "angles": angles}
+        tangent = {
+            "dimension": dimension,
+            "mean_square_cosine": float(np.square(np.cos(angles)).mean()),
+            "angles_degrees": np.degrees(angles).tolist(),
+            "next_factor": float(np.mean(basis["values"][0, :, dimension])),
+        }
+    numbers = {
+        "num_images": len(images),
+        "sigma": float(sigma),
+        "nominal_slope": None if alpha is None else contour_slope(alpha),
+        "best_slope": best_slope,
+        "slope": _line(slope, curve.input_psnr),
+        "slope_in_window": _line(in_window, curve.input_psnr),
+        "oracle": known,
+        "shortfall": shortfall,
+        "tangent": tangent,
+        # Over images: a class with few parameters has as few directions that are not removed.
+        "trace": float(np.mean([row["trace"] for row in table])),
+        "bases": table,
+    }
+    return numbers, arrays
+
+
+def num_measures(settings: Settings, basis_images: int, oracle_images: int) -> int:
+    """Returns how many steps `measure`, and the oracle before it, count."""
+    return len(settings.curve_db) + basis_images + oracle_images
+
+
+def windows(input_psnr: np.ndarray, window_db: tuple[float, float]) -> tuple[np.ndarray, np.ndarray]:
+    """Returns which points of a curve each of the two slopes is fitted to, bool `[S]`."""
+    between = (input_psnr >= window_db[0] - 1e-6) & (input_psnr <= window_db[1] + 1e-6)
+    return window(input_psnr), between
+
+
+def _line(slope: Slope, input_psnr: np.ndarray) -> dict[str, float]:
+    return {
+        "value": slope.slope,
+        "standard_error": slope.standard_error,
+        "intercept": slope.intercept,
+        "from_db": float(input_psnr[slope.selected].min()),
+        "to_db": float(input_psnr[slope.selected].max()),
+    }

@@ -35,8 +35,8 @@ def run(app: App, request: Request) -> None:
     seconds["train, resumed"] = demo.run(app.name, "train", *chosen)
     seconds["evaluate"] = demo.run(app.name, "evaluate", *place)
     seconds["sample"] = demo.run(app.name, "sample", *place)
-    measured, _ = results.read(results.newest(folder / "results", "evaluate"))
-    sampled, _ = results.read(results.newest(folder / "samples", "step"))
+    measured, _ = results.read(results.newest(folder / "results", "evaluate") or folder)
+    sampled, _ = results.read(results.newest(folder / "samples", "step") or folder)
     before = time.perf_counter()
     sections = figures.sections(folder)
     seconds["draw"] = time.perf_counter() - before
@@ -64,7 +64,7 @@ def run(app: App, request: Request) -> None:
         "",
         f"interrupted after step {saved} of {last['step']} and resumed; {seconds['all']:.0f} s in all",
         f"against the stationary Wiener filter on held-out photographs: {', '.join(gains) or 'not compared'}",
-        f"look at: {page}",
+        f"page: {page}",
         f"all numbers: {table}",
         f"next: python -m {app.name} sample --workdir {folder} --config.seed=1",
     )

@@ -55,7 +55,7 @@ def run(app: App, request: Request) -> None:
         return
     shape, itemsize = sources["train"][0]["image"].shape, np.dtype(kind).itemsize
     workdir.mkdir(parents=True, exist_ok=True)
-    # Twice, since each array is a file of its own until all are joined.
+    # Twice, since each array is a separate file until all are joined.
     _check_room(workdir, 2 * sum(map(len, sources.values())) * int(np.prod(shape)) * itemsize)
     start = time.perf_counter()
     statistics = write_arrays(path, sources, kind)

@@ -1,7 +1,8 @@
 """`python -m gahb restore`: held-out images from a few linear measurements of them."""
 
+import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -22,10 +23,19 @@ from gahb.sampler_settings import outcomes
 from gahb.sampling import sample
 
 SAMPLER = "sampler"
+COLUMNS = ("problem", "minimum_norm", "restored", "error", "mean_of_samples", "ssim", "mismatch", "converged", "steps")
+CHOSEN = {"dps": ("weight", "dps_weights"), "diffpir": ("renewal", "diffpir_renewals")}  # setting and its candidates
+
+
+class Solver(NamedTuple):
+    """A function that solves the problems, and its settings; of several the best on training images is taken."""
+
+    solve: Callable[..., tuple[jax.Array, dict[str, Any]]]
+    candidates: tuple[Any, ...]
 
 
 def run(app: App, request: Request) -> None:
-    """Writes `results/restore-step-N-seed-S-KEY.json` and `.npz`, and prints a table of PSNRs."""
+    """Writes `results/restore-step-N-seed-S-KEY.json` and `.npz`, and prints a table."""
     config = workdirs.of_trained(app, request).config
     whole = _of_images(config)
     shape = (whole.data.size, whole.data.size, whole.data.channels)
@@ -35,6 +45,7 @@ def run(app: App, request: Request) -> None:
     _solvers(config)
     sources = app.build(whole).sources()
     images = spread(sources["test"], restore.num)
+    training = spread(sources["train"].fixed(), restore.tune_images) if restore.tune_images else images[:0]
     if images.shape[1:] != shape:
         got = list(images.shape[1:])
         raise input_error("held-out images", expected=list(shape), got=got, fix="set config.evaluate.restore.size to 0")
@@ -44,9 +55,12 @@ def run(app: App, request: Request) -> None:
     key = key_for(jax.random.key(config.seed), Purpose.EVALUATE)
     problems = inverse.problems(restore.problems, key, shape, **measured)
     solvers = _solvers(config)
-    found, seconds = trained.timed("", _restore, config, model, images, problems, solvers)
+    (found, tuning), seconds = trained.timed("", _restore, config, model, images, training, problems, solvers)
     rows = {
-        solver: [inverse.summary(name, arrays) for name, arrays in restored.items()]
+        solver: [
+            inverse.summary(name, arrays, None if solver == SAMPLER else found[SAMPLER][name])
+            for name, arrays in restored.items()
+        ]
         for solver, restored in found.items()
     }
     numbers = {
@@ -54,11 +68,12 @@ def run(app: App, request: Request) -> None:
         "num_images": len(images),
         "table": rows[SAMPLER],
         "baselines": {name: rows[name] for name in restore.baselines},
+        "tuning": tuning,
     }
     arrays = {f"{name}.{field}": value for name, parts in found[SAMPLER].items() for field, value in parts.items()}
     for solver in restore.baselines:
         for name, parts in found[solver].items():
-            # What is measured and its minimum-norm image are those of the sampler.
+            # The measurement and its minimum-norm image are those of the sampler.
             own = {field: parts[field] for field in inverse.OF_SAMPLES}
             arrays |= {f"{name}.{solver}.{field}": value for field, value in own.items()}
     paths = results.write(
@@ -69,7 +84,13 @@ def run(app: App, request: Request) -> None:
         settings={**model.settings, "data": trained.fingerprints(sources)},
     )
     print_lines(
-        *text_table([{"solver": solver, **row} for solver, each in rows.items() for row in each]),
+        *text_table(
+            [
+                {"solver": solver, **{column: row[column] for column in COLUMNS}}
+                for solver, each in rows.items()
+                for row in each
+            ]
+        ),
         *(
             f"{solver}, {name}: {outcomes(ends)}"
             for solver, restored in found.items()
@@ -96,7 +117,8 @@ def _of_images(config):
 
 def _check(restore, shape, measured) -> None:
     """Raises `InputError` for impossible settings, before anything expensive."""
-    at_least({f"config.evaluate.restore.{field}": (restore[field], 1) for field in ("num", "samples")})
+    least = {"num": 1, "samples": 1, "tune_images": 0}
+    at_least({f"config.evaluate.restore.{field}": (restore[field], each) for field, each in least.items()})
     for name in restore.baselines:
         choice("config.evaluate.restore.baselines", name, BASELINES)
     try:
@@ -105,8 +127,8 @@ def _check(restore, shape, measured) -> None:
         raise InputError(f"config.evaluate.restore.{error}") from None
 
 
-def _solvers(config) -> dict[str, tuple[Callable[..., Any], Any]]:
-    """Returns function and settings of each solver, the sampler first; raises `InputError` for impossible ones."""
+def _solvers(config) -> dict[str, Solver]:
+    """Returns the solvers, the sampler first; raises `InputError` for impossible settings."""
     restore, settings = config.evaluate.restore, sampler_settings(config)
     keys = {"steps": "baseline_steps", "weight": "dps_weight", "renewal": "diffpir_renewal"}
     baseline = BaselineSettings(
@@ -115,31 +137,64 @@ def _solvers(config) -> dict[str, tuple[Callable[..., Any], Any]]:
         mean=settings.mean,
         **{name: restore[key] for name, key in keys.items()},
     )
+    _check_settings(baseline, keys)
+    solvers = {SAMPLER: Solver(sample, (settings,))}
+    for name in restore.baselines:
+        setting, key = CHOSEN[name]
+        candidates = [baseline]
+        if restore.tune_images:
+            candidates = [baseline._replace(**{setting: value}) for value in restore[key]]
+            at_least({f"number of config.evaluate.restore.{key}": (len(candidates), 1)})
+            for each in candidates:
+                _check_settings(each, {**keys, setting: key})
+        solvers[name] = Solver(BASELINES[name], tuple(candidates))
+    return solvers
+
+
+def _check_settings(settings: BaselineSettings, keys: dict[str, str]) -> None:
     try:
-        check_baseline(baseline)
+        check_baseline(settings)
     except InputError as error:
         field, _, message = str(error).partition(":")
         raise InputError(f"config.evaluate.restore.{keys.get(field, field)}:{message}") from None
-    return {SAMPLER: (sample, settings), **{name: (BASELINES[name], baseline) for name in restore.baselines}}
 
 
-def _restore(config, model, images: np.ndarray, problems, solvers) -> dict[str, dict[str, dict[str, np.ndarray]]]:
+def _restore(config, model, images: np.ndarray, training: np.ndarray, problems, solvers: dict[str, Solver]):
+    """Returns the arrays of each solver and problem, and the PSNR of each candidate that was tried on training images.
+
+    The noise is the same for all solvers and candidates.
+    """
     restore = config.evaluate.restore
     denoise = denoiser(model.variables, build_network(config))
     restored: dict[str, dict[str, dict[str, np.ndarray]]] = {solver: {} for solver in solvers}
-    with Progress(len(solvers) * len(problems) * len(images) * restore.samples, what="restore") as bar:
-        for solver, (solve, settings) in solvers.items():
+    tuning: dict[str, dict[str, Any]] = {}
+    tried = sum(len(each.candidates) for each in solvers.values() if len(each.candidates) > 1)
+    runs = len(problems) * restore.samples * (len(solvers) * len(images) + tried * len(training))
+    with Progress(runs, what="restore") as bar:
+        for solver, (solve, candidates) in solvers.items():
             for name, operator in problems.items():
-                restored[solver][name] = inverse.restore(
+                restore_with = functools.partial(
+                    inverse.restore,
                     denoise,
                     jax.random.fold_in(model.key, inverse.PROBLEMS.index(name)),
-                    images,
-                    operator,
-                    settings,
+                    operator=operator,
                     solve=solve,
                     samples=restore.samples,
                     impose=restore.impose,
                     batch_size=config.sampler.batch_size,
                     add=bar.add,
                 )
-    return restored
+                settings, *others = candidates
+                if others:
+                    psnrs = [restore_with(training, settings=each)["psnr"].mean() for each in candidates]
+                    settings = candidates[int(np.argmax(np.nan_to_num(psnrs, nan=-np.inf)))]
+                    setting, _ = CHOSEN[solver]
+                    tuning.setdefault(solver, {})[name] = {
+                        "setting": setting,
+                        "chosen": getattr(settings, setting),
+                        "tried": [getattr(each, setting) for each in candidates],
+                        "psnr": [float(each) for each in psnrs],
+                        "num_images": len(training),
+                    }
+                restored[solver][name] = restore_with(images, settings=settings)
+    return restored, tuning

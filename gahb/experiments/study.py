@@ -50,7 +50,7 @@ from gahb.networks import denoiser
 
 
 def run(app: App, request: Request) -> None:
-    """Trains and measures whatever of the study is missing in `--workdir`."""
+    """Trains and measures the missing parts of the study in `--workdir`."""
     config, workdir = workdirs.to_train(app, request)
     plan = build(config)
     multi_run.check_same(app, config, workdir, what="study")
@@ -93,7 +93,7 @@ def run(app: App, request: Request) -> None:
 
 
 def _measure(app: App, plan: Plan, part: Part, measured) -> None:
-    """Measures whatever of a part is trained and not measured yet."""
+    """Measures the models of a part that are trained and not measured yet."""
     place = f"{plan.parts.index(part) + 1} of {len(plan.parts)}"
     trained = [half for half in (1, 2) if multi_run.is_trained(folder_of(measured.workdir, part, half))]
     written = []
@@ -173,7 +173,7 @@ class Measured(NamedTuple):
         return [multi_run.trained_weights(folder_of(self.workdir, part, half)) for half in (1, 2)]
 
     def pair_path(self, part: Part) -> Path:
-        """Returns the file whose presence says that a pair, as it was trained, has been measured."""
+        """Returns the file whose presence marks a pair, as it was trained, as measured."""
         settings = self.settings(part, self.weights(part))
         return results.path_of(self.workdir / "results", f"study-{part.name}", settings)
 
@@ -271,7 +271,7 @@ def measure_beside_machines(plan: Plan, part: Part, half: int, measured: Measure
     if results.path_of(measured.workdir / "results", name, settings).exists():
         return None
     start = time.perf_counter()
-    loaded = [None if each is None else _load(measured, part, i) for i, each in enumerate(weights, start=1)]
+    loaded: list[Any] = [None if each is None else _load(measured, part, i) for i, each in enumerate(weights, start=1)]
     denoise, step = loaded[half - 1]
     twin = loaded[2 - half]
     with Progress(num_machine_measures(plan.machines), unit="measures", what=title) as bar:

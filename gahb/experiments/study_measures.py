@@ -23,7 +23,7 @@ AGREEMENT = ("pair", "other_noise")  # similarities that compare samples of two 
 
 
 class Settings(NamedTuple):
-    """Settings of the measures of a pair; configs/gahb/base.py says what each means."""
+    """Settings of the measures of a pair; configs/gahb/base.py describes each."""
 
     curve_db: tuple[float, ...]
     num_images: int
@@ -125,8 +125,9 @@ def _denoising(pair, held_out, noise_key, bootstrap_key, settings, lowest, array
             for m in range(2)
         ]
     # The noise of the test curves, so that the errors beside it are those of the same denoised images.
+    first, second = pair.denoisers
     apart = g.squared_distances(
-        *pair.denoisers, held_out, sigmas, jax.random.fold_in(noise_key, 1), batch_size=settings.batch_size
+        first, second, held_out, sigmas, jax.random.fold_in(noise_key, 1), batch_size=settings.batch_size
     )
     add(1)
     arrays |= {"scores.sigma": sigmas, "scores.squared_distance": apart}
@@ -225,7 +226,7 @@ _SPLITS = ("train", "held_out")
 
 
 class CheckpointSettings(NamedTuple):
-    """Settings of the measures over training time; configs/gahb/base.py says what each means."""
+    """Settings of the measures over training time; configs/gahb/base.py describes each."""
 
     samples: int
     input_db: tuple[float, ...]
@@ -237,7 +238,7 @@ class CheckpointSettings(NamedTuple):
 
 
 class MachineSettings(NamedTuple):
-    """Settings of the score machines and of the implied noise level; configs/gahb/base.py says what each means."""
+    """Settings of the score machines and of the implied noise level; configs/gahb/base.py describes each."""
 
     num_images: int
     input_db: tuple[float, ...]

@@ -136,7 +136,7 @@ def _check_levels(study) -> None:
 def config_of(
     config: ConfigDict, part: Part, half: int, *, more: Mapping[str, Any] = MappingProxyType({})
 ) -> ConfigDict:
-    """Returns the config of one model, an ordinary experiment: its half and subset, its steps and a seed of its own.
+    """Returns the config of one model, an ordinary experiment: its half and subset, its steps and a separate seed.
 
     more: further changes, dotted key -> value.
     """

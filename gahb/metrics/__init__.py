@@ -11,9 +11,20 @@ from gahb.metrics.generalisation import (
     trajectories,
     two_nearest,
 )
-from gahb.metrics.psnr import PsnrCurve, clustered_error, denoise_at, evaluate, psnr_curve
+from gahb.metrics.psnr import (
+    PsnrCurve,
+    clustered_error,
+    contour_slope,
+    denoise_at,
+    evaluate,
+    fit_slope,
+    manifold_mse,
+    manifold_psnr,
+    oracle_mse,
+    psnr_curve,
+    window,
+)
 from gahb.metrics.score_machines import best_windows, explained, implied_noise, machines
-from gahb.metrics.slopes import contour_slope, fit_slope, manifold_mse, manifold_psnr, oracle_mse, window
 
 __all__ = [
     "PsnrCurve",

@@ -16,8 +16,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
+from jaxtyping import Float, Real
 
-from common.arrays import as_images, as_numbers
+from common.arrays import AnyArray, as_images, as_numbers
 from common.errors import input_error
 from common.prng import as_key
 from gahb.denoisers import Denoiser, as_denoiser, denoised
@@ -67,7 +69,7 @@ def l1_normalise(images: jax.Array) -> jax.Array:
     return images / jnp.where(norm > 0, norm, 1)
 
 
-def level_weights(sigma: np.ndarray, *, measure: str) -> np.ndarray:
+def level_weights(sigma: Float[np.ndarray, " levels"], *, measure: str) -> Float[np.ndarray, " levels"]:
     """Returns the weights `[S]`, of sum 1, of a mean over noise levels by the trapezoid rule (any order of `sigma`).
 
     measure: "sigma", uniform in sigma, as in figure 15; "log", uniform in the PSNR of the input. Raises `InputError`
@@ -110,12 +112,12 @@ def bootstrap(key: jax.Array, *groups: np.ndarray, draws: int = 1000) -> Interva
 def squared_distances(
     first: Denoiser,
     second: Denoiser,
-    images: np.ndarray,
-    sigmas: Sequence[float],
+    images: Real[AnyArray, "images height width channels"],
+    sigmas: Sequence[float] | np.ndarray,
     key: jax.Array,
     *,
     batch_size: int = 64,
-) -> np.ndarray:
+) -> Float[np.ndarray, "levels images"]:
     """Returns ||f_A(y) - f_B(y)||^2 (a sum over pixels), float64 `[S, N]`, for each of `images [N, H, W, C]` in noise.
 
     images: bytes, or floats in [0, 1]; else `InputError`.
@@ -172,7 +174,7 @@ def score_disagreement(sigma: np.ndarray, squared: np.ndarray, *, size: int, low
     return np.trapezoid(values, x, axis=0) / (x[-1] - x[0])
 
 
-def pair_similarity(images: np.ndarray, others: np.ndarray, feature: Feature) -> np.ndarray:
+def pair_similarity(images: ArrayLike, others: ArrayLike, feature: Feature) -> np.ndarray:
     """Returns the similarity of each image to its partner, `[N, H, W, C]` twice `-> [N]`."""
     images, others = (jnp.asarray(as_numbers(x, "images")) for x in (images, others))
     first, second = (
@@ -260,7 +262,12 @@ class Times(NamedTuple):
     memorises: int | None
 
 
-def two_nearest(images: np.ndarray, references: np.ndarray, *, block: int = 1024) -> TwoNearest:
+def two_nearest(
+    images: Real[AnyArray, "images height width channels"],
+    references: Real[AnyArray, "references height width channels"],
+    *,
+    block: int = 1024,
+) -> TwoNearest:
     """Finds the two nearest of `references [M, H, W, C]` for each of `images [N, H, W, C]`, in float64.
 
     block: references compared at once. Raises `InputError` if there are no references.
@@ -280,7 +287,9 @@ def two_nearest(images: np.ndarray, references: np.ndarray, *, block: int = 1024
     return TwoNearest(index, *np.sqrt(best.T))
 
 
-def standardised(images: np.ndarray) -> np.ndarray:
+def standardised(
+    images: Real[AnyArray, "images height width channels"],
+) -> Float[np.ndarray, "images height width channels"]:
     """Returns `images [N, H, W, C]` without their mean and with norm sqrt(HWC); a constant image becomes 0.
 
     Distances of these do not see brightness and contrast, in which a copy by a positively homogeneous network, or by a
@@ -291,14 +300,14 @@ def standardised(images: np.ndarray) -> np.ndarray:
     return vectors.reshape(np.shape(images))
 
 
-def distance_ratio(near: TwoNearest) -> np.ndarray:
+def distance_ratio(near: TwoNearest) -> Float[np.ndarray, " images"]:
     """Returns d1 / d2 `[N]`, in [0, 1]: near 0 for a copy of one reference; NaN where there is no second reference."""
     # Between two equal references every distance is the same; a sample there is a copy of both.
     second = np.where(near.second > 0, near.second, 1)
     return np.where(np.isinf(near.second), np.nan, near.first / second)
 
 
-def memorised_fraction(ratio: np.ndarray, *, threshold: float = 1 / 3) -> float:
+def memorised_fraction(ratio: Float[np.ndarray, " images"], *, threshold: float = 1 / 3) -> float:
     """Returns the fraction of samples with d1 / d2 < `threshold` (`ratio [N]`); NaN without a number in `ratio`."""
     known = np.asarray(ratio, np.float64)
     known = known[~np.isnan(known)]
@@ -307,8 +316,8 @@ def memorised_fraction(ratio: np.ndarray, *, threshold: float = 1 / 3) -> float:
 
 def times(
     steps: Sequence[int],
-    quality: Sequence[float],
-    memorised: Sequence[float],
+    quality: Sequence[float] | np.ndarray,
+    memorised: Sequence[float] | np.ndarray,
     *,
     settled: float = 0.25,
     level: float = 0.05,

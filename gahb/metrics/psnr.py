@@ -1,4 +1,8 @@
-"""How well a denoiser denoises: PSNR against noise level, image by image, beside the best stationary linear filter."""
+"""Quality of a denoiser: PSNR against noise level, image by image, beside the best stationary linear filter.
+
+Also the optimal errors of classes in closed form, and the slopes of PSNR curves. PSNRs are in dB with peak 1, noise
+levels in intensity units; what is computed from curves is float64 on the host.
+"""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -6,42 +10,43 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Bool, Float, Real
 
-from common.arrays import as_images, as_numbers
+from common.arrays import AnyArray, as_images, as_numbers
 from common.errors import input_error, whole_number
 from common.method import Evaluation
 from common.metrics.psnr import mse, sigma_to_psnr
 from common.prng import as_key
-from gahb.denoisers import Denoiser, as_denoiser, denoised
+from gahb.denoisers import Denoiser, as_denoiser, check_sigma, denoised
 from gahb.reference import Prior, wiener
-from gahb.reference.checks import check_sigma
 
 
 class PsnrCurve(NamedTuple):
     """PSNR in dB (peak 1) at each noise level, float64; `S` levels, `N` images."""
 
-    sigma: np.ndarray  # [S] noise standard deviation, intensity units
-    input_psnr: np.ndarray  # [S] of the noisy image, -20 log10 sigma
-    per_image: np.ndarray  # [S, N] of each denoised image
-    mean_psnr: np.ndarray  # [S] mean over images
-    mean_psnr_error: np.ndarray  # [S] its standard error (NaN for one image)
-    psnr_of_mean: np.ndarray  # [S] 10 log10(1 / mean over images of the mean squared error); slopes use this one
-    psnr_of_mean_error: np.ndarray  # [S] its standard error, to first order
+    sigma: Float[np.ndarray, " levels"]  # [S] noise standard deviation, intensity units
+    input_psnr: Float[np.ndarray, " levels"]  # [S] of the noisy image, -20 log10 sigma
+    per_image: Float[np.ndarray, "levels images"]  # [S, N] of each denoised image
+    mean_psnr: Float[np.ndarray, " levels"]  # [S] mean over images
+    mean_psnr_error: Float[np.ndarray, " levels"]  # [S] its standard error (NaN for one image)
+    # [S] 10 log10(1 / mean over images of the mean squared error); slopes use this one
+    psnr_of_mean: Float[np.ndarray, " levels"]
+    psnr_of_mean_error: Float[np.ndarray, " levels"]  # [S] its standard error, to first order
 
 
 def psnr_curve(
     denoise: Denoiser | Sequence[Denoiser],
-    images: np.ndarray,
-    sigmas: Sequence[float],
+    images: Real[AnyArray, "images height width channels"],
+    sigmas: Sequence[float] | np.ndarray,
     key: jax.Array,
     *,
     batch_size: int = 64,
-    noise: np.ndarray | None = None,
+    noise: Float[AnyArray, "levels images height width channels"] | None = None,
 ) -> PsnrCurve:
     """Denoises every one of `images [N, H, W, C]` at every level of `sigmas [S]` (intensity units).
 
     images: bytes, or floats in [0, 1]. `denoise` is blind, or a sequence with one denoiser per level. The noise of
-    image i at level s is drawn from fold_in(fold_in(key, s), i), whatever the batch size; `noise [S, N, H, W, C]`
+    image i at level s is drawn from fold_in(fold_in(key, s), i), for any batch size; `noise [S, N, H, W, C]`
     (standard normal) replaces it. Compiles once for all levels and batches. Raises `InputError` for lengths that do not
     fit, an empty batch, and for what is no clean image.
 
@@ -111,12 +116,12 @@ def evaluate(
     denoise: Denoiser,
     key: jax.Array,
     *,
-    images: np.ndarray,
-    sigmas: Sequence[float],
+    images: Real[AnyArray, "images height width channels"],
+    sigmas: Sequence[float] | np.ndarray,
     curve_db: Sequence[float],
-    panel: np.ndarray,
+    panel: Real[AnyArray, "panel tall wide channels"],
     prior: Prior | None = None,
-    origins: Sequence[int] | None = None,
+    origins: Sequence[int] | np.ndarray | None = None,
     batch_size: int = 64,
 ) -> Evaluation:
     """Measures PSNR at `sigmas` (noise standard deviations, intensity units) and along `curve_db` (input PSNRs, dB).
@@ -140,7 +145,7 @@ def evaluate(
     noise = {"levels": np.asarray(sigmas, float), "curve": 10 ** (-np.asarray(curve_db, float) / 20)}
     curves: dict[str, PsnrCurve] = {}
     for name, noise_key in (("levels", level_key), ("curve", curve_key)):
-        denoisers = {"": denoise}
+        denoisers: dict[str, Any] = {"": denoise}
         if prior is not None:
             denoisers[".wiener"] = [wiener(prior, sigma) for sigma in noise[name]]
         for suffix, each in denoisers.items():
@@ -160,7 +165,7 @@ def evaluate(
     return Evaluation(numbers, arrays)
 
 
-def clustered_error(values: np.ndarray, origins: np.ndarray) -> np.ndarray:
+def clustered_error(values: Float[np.ndarray, "*rows images"], origins: np.ndarray) -> Float[np.ndarray, "*rows"]:
     """Returns the standard error of the mean of `values [..., N]` where values of one origin `[N]` are dependent.
 
     sqrt(G / (G - 1) sum_g (sum_{i in g} (v_i - mean))^2) / N over G origins (Liang and Zeger, Biometrika 1986): that of
@@ -173,7 +178,8 @@ def clustered_error(values: np.ndarray, origins: np.ndarray) -> np.ndarray:
     if count == 1:
         return np.full(values.shape[:-1], np.nan)
     sums = np.zeros((*values.shape[:-1], count))
-    np.add.at(sums, (..., group), values - values.mean(-1, keepdims=True))
+    of_group: Any = (..., group)
+    np.add.at(sums, of_group, values - values.mean(-1, keepdims=True))
     return np.sqrt(count / (count - 1) * np.square(sums).sum(-1)) / values.shape[-1]
 
 
@@ -203,7 +209,7 @@ def _row(i: int, curve: PsnrCurve, filtered: PsnrCurve | None, origins: np.ndarr
     return row
 
 
-def _panel(denoise: Denoiser, key: jax.Array, clean: np.ndarray, sigmas: np.ndarray) -> dict[str, np.ndarray]:
+def _panel(denoise: Denoiser, key: jax.Array, clean: AnyArray, sigmas: np.ndarray) -> dict[str, Any]:
     noisy, denoised = denoise_at(denoise, key, clean, sigmas)
     error = np.square(denoised - clean[None]).mean((2, 3, 4), dtype=np.float64)
     return {
@@ -216,8 +222,13 @@ def _panel(denoise: Denoiser, key: jax.Array, clean: np.ndarray, sigmas: np.ndar
 
 
 def denoise_at(
-    denoise: Denoiser, key: jax.Array, clean: np.ndarray, sigmas: Sequence[float]
-) -> tuple[np.ndarray, np.ndarray]:
+    denoise: Denoiser,
+    key: jax.Array,
+    clean: Real[AnyArray, "images height width channels"],
+    sigmas: Sequence[float] | np.ndarray,
+) -> tuple[
+    Float[np.ndarray, "levels images height width channels"], Float[np.ndarray, "levels images height width channels"]
+]:
     """Returns `clean [N, H, W, C]` noisy and denoised, one noise for all `sigmas [S]`: two `[S, N, H, W, C]`."""
     z = jax.random.normal(key, clean.shape)
     pairs = [_denoise_noisy(as_denoiser(denoise), clean, z, float(sigma)) for sigma in sigmas]
@@ -229,3 +240,116 @@ def denoise_at(
 def _denoise_noisy(denoise, clean, z, sigma):
     noisy = clean + sigma * z
     return noisy, denoise(noisy)
+
+
+class Slope(NamedTuple):
+    """A line through the points of a PSNR curve that `selected` marks."""
+
+    slope: float  # dB after denoising per dB before
+    standard_error: float  # over resampled images; NaN for one image
+    intercept: float  # dB at an input PSNR of 0
+    local: np.ndarray  # [S - 1] slopes between neighbouring points of the whole curve, by increasing input PSNR
+    local_input_psnr: np.ndarray  # [S - 1] the middles of these intervals
+    selected: np.ndarray  # [S] bool, in the order of the points as given
+
+
+def contour_slope(alpha: float) -> float:
+    """Returns the nominal slope alpha / (alpha + 1) of C^alpha images (Kadkhodaie et al., section 4.1).
+
+    It is the minimax rate for a contour of regularity alpha between regions without detail. It is no bound for the
+    images of `gahb.datasets.calpha`: their backgrounds of power |k|^(-2 alpha) alone have the slope (alpha - 1) /
+    alpha, and `gahb.reference.gaussian` computes what the class costs at least.
+    """
+    return alpha / (alpha + 1)
+
+
+def manifold_mse(sigma: np.ndarray | float, *, dimension: int) -> np.ndarray:
+    """Returns D sigma^2, the squared error (summed over pixels) of projecting on D tangent directions.
+
+    It is that of the best denoiser as sigma goes to 0 (Kadkhodaie et al., section 4.2);
+    `gahb.datasets.manifolds.DIMENSIONS` has D by class. Raises `InputError` unless every sigma is a positive number.
+    """
+    check_sigma(sigma, several=True)
+    return dimension * np.square(np.asarray(sigma, np.float64))
+
+
+def manifold_psnr(input_psnr: np.ndarray | float, *, dimension: int, pixels: int) -> np.ndarray:
+    """Returns the PSNR that belongs to `manifold_mse`: a line of slope 1 and intercept 10 log10(pixels / dimension)."""
+    return np.asarray(input_psnr, np.float64) + 10 * np.log10(pixels / dimension)
+
+
+def oracle_mse(
+    energy: Float[np.ndarray, "... coefficients"], sigma: Float[np.ndarray, " levels"] | float
+) -> Float[np.ndarray, "levels ..."]:
+    """Returns sum_k sigma^2 c_k^2 / (c_k^2 + sigma^2) for `energy [..., K]` = c_k^2 and `sigma [S]`, `[S, ...]`.
+
+    The error of the best shrinkage in one fixed basis. With c_k^2 = k^-(alpha + 1) its PSNR has the slope
+    alpha / (alpha + 1) at small noise. Raises `InputError` unless every sigma is a positive number.
+    """
+    check_sigma(sigma, several=True)
+    energy = np.asarray(energy, np.float64)
+    variances = np.square(np.asarray(sigma, np.float64))
+    return np.stack([(variance * energy / (energy + variance)).sum(-1) for variance in np.ravel(variances)])
+
+
+def window(
+    input_psnr: Float[np.ndarray, " levels"], *, least: float = 17.0, skip: int = 2
+) -> Bool[np.ndarray, " levels"]:
+    """Returns which points a slope is fitted to, bool `[S]`: those from `least` dB on but for the `skip` highest.
+
+    The line is an asymptote for small noise; but networks are hardly trained on the very smallest, so that these points
+    are left out.
+    """
+    input_psnr = np.asarray(input_psnr, np.float64)
+    rank = np.argsort(np.argsort(-input_psnr, kind="stable"))
+    return (input_psnr >= least) & (rank >= skip)
+
+
+def fit_slope(
+    input_psnr: Float[np.ndarray, " levels"],
+    per_image: Float[np.ndarray, "levels images"],
+    key: jax.Array,
+    *,
+    selected: Bool[np.ndarray, " levels"] | None = None,
+    resamples: int = 1000,
+) -> Slope:
+    """Fits 10 log10(1 / mean squared error) against the input PSNR by least squares.
+
+    `input_psnr [S]` and `per_image [S, N]` are PSNRs as `gahb.metrics.psnr_curve` gives them; the mean is over squared
+    errors, not over dB. `selected [S]` marks the points of the fit (default: `window(input_psnr)`). The standard error
+    is that of `resamples` fits to images resampled with replacement, the same ones at every level. Raises `InputError`
+    for shapes that do not fit and for fewer than two different points.
+    """
+    input_psnr, per_image = np.asarray(input_psnr, np.float64), np.asarray(per_image, np.float64)
+    if per_image.ndim != 2 or input_psnr.shape != per_image.shape[:1] or per_image.shape[1] == 0:
+        expected = f"[S, N] for input_psnr [S] = {list(input_psnr.shape)}"
+        raise input_error("per_image", expected=expected, got=list(per_image.shape), fix="give one row for each level")
+    selected = window(input_psnr) if selected is None else np.asarray(selected, bool)
+    if selected.shape != input_psnr.shape or len(np.unique(input_psnr[selected])) < 2:
+        got = f"{np.count_nonzero(selected)} of {len(input_psnr)}"
+        raise input_error(
+            "selected", expected="at least 2 different input PSNRs", got=got, fix="use more levels, or select others"
+        )
+    error = 10 ** (-per_image / 10)
+    count = error.shape[1]
+    slope, intercept = _line(input_psnr[selected], -10 * np.log10(error[selected].mean(1)))
+    order = np.argsort(input_psnr, kind="stable")
+    x, y = input_psnr[order], -10 * np.log10(error[order].mean(1))
+    chosen = np.asarray(jax.random.randint(key, (resamples, count), 0, count)) if count > 1 else []
+    slopes = [_line(input_psnr[selected], -10 * np.log10(error[selected][:, each].mean(1)))[0] for each in chosen]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        local = np.diff(y) / np.diff(x)
+    return Slope(
+        slope=slope,
+        standard_error=float(np.std(slopes, ddof=1)) if len(slopes) > 1 else float("nan"),
+        intercept=intercept,
+        local=local,
+        local_input_psnr=(x[1:] + x[:-1]) / 2,
+        selected=selected,
+    )
+
+
+def _line(x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
+    centred = x - x.mean()
+    slope = float(centred @ y / (centred @ centred))
+    return slope, float(y.mean() - slope * x.mean())

@@ -20,8 +20,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Real
 
-from common.arrays import as_images
+from common.arrays import AnyArray, as_images
 from common.errors import input_error
 from common.prng import as_key
 from gahb.denoisers import Denoiser, as_denoiser, denoised
@@ -51,7 +52,11 @@ class Explained(NamedTuple):
 
 
 def explained(
-    denoise: Denoiser, machine: Machine, images: np.ndarray, sigmas: Sequence[float], key: jax.Array
+    denoise: Denoiser,
+    machine: Machine,
+    images: Real[AnyArray, "images height width channels"],
+    sigmas: Sequence[float] | np.ndarray,
+    key: jax.Array,
 ) -> Explained:
     """Compares a blind denoiser with `machine(sigma)` on noisy versions of `images [N, H, W, C]`.
 
@@ -76,9 +81,9 @@ def explained(
 
 def best_windows(
     denoise: Denoiser,
-    training: np.ndarray,
-    images: np.ndarray,
-    sigmas: Sequence[float],
+    training: Real[AnyArray, "training height width channels"],
+    images: Real[AnyArray, "images height width channels"],
+    sigmas: Sequence[float] | np.ndarray,
     key: jax.Array,
     *,
     windows: Sequence[int],
@@ -99,7 +104,10 @@ def best_windows(
 
 
 def machines(
-    training: np.ndarray, windows: Mapping[float, int], *, equivariant_images: int | None = None
+    training: Real[AnyArray, "training height width channels"],
+    windows: Mapping[float, int],
+    *,
+    equivariant_images: int | None = None,
 ) -> dict[str, Machine]:
     """Returns the machines of a training set `[N, H, W, C]` by name (`NAMES`), each a function of sigma.
 
@@ -149,7 +157,13 @@ class ImpliedNoise(NamedTuple):
 
 
 def implied_noise(
-    denoise: Denoiser, images: np.ndarray, sigmas, key: jax.Array, *, num: int | None = 32, block: int = 16
+    denoise: Denoiser,
+    images: Real[AnyArray, "images height width channels"],
+    sigmas,
+    key: jax.Array,
+    *,
+    num: int | None = 32,
+    block: int = 16,
 ) -> ImpliedNoise:
     """Measures the implied level on noisy versions of `images [N, H, W, C]` at every level of `sigmas [S]`.
 

@@ -1,4 +1,4 @@
-"""How alike images are: correlation, cosine, patch by patch, and the nearest of a large set.
+"""Similarity of images: correlation, cosine, patch by patch, and the nearest of a large set.
 
 Images are `[N, ...]` of any shape per image (`[N, H, W, C]`, or `[N, D]` for feature vectors, by which other measures
 of likeness plug in). Sets of references may be larger than the device: they stay on the host and pass in blocks. Bytes
@@ -7,11 +7,12 @@ count as numbers in [0, 1]; other integers, NaN and infinity raise `InputError`.
 
 import functools
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 from common.arrays import as_numbers
 from common.errors import input_error
@@ -40,7 +41,7 @@ def _alike(images, others, field):
         raise input_error(field, expected=expected, got=got, fix="bring both sets to one shape")
 
 
-def unit_vectors(vectors: jax.Array, *, remove_mean: bool = True) -> jax.Array:
+def unit_vectors(vectors: ArrayLike, *, remove_mean: bool = True) -> jax.Array:
     """Scales `[..., D]` to norm 1 after removing each vector's mean; a constant vector (or zero) becomes zero."""
     vectors = jnp.asarray(as_numbers(vectors, "vectors"))
     if vectors.ndim < 1:
@@ -49,7 +50,7 @@ def unit_vectors(vectors: jax.Array, *, remove_mean: bool = True) -> jax.Array:
     if remove_mean:
         vectors = vectors - vectors.mean(-1, keepdims=True)
     norm = jnp.linalg.norm(vectors, axis=-1, keepdims=True)
-    # What rounding leaves of a constant image has a direction, but it means nothing.
+    # The rounding error of a constant image has a direction, which is meaningless.
     flat = norm <= 16 * jnp.finfo(vectors.dtype).eps * size
     return jnp.where(flat, 0, vectors / jnp.where(flat, 1, norm))
 
@@ -87,7 +88,7 @@ def distance(images: jax.Array, others: jax.Array) -> jax.Array:
 
 
 def closest(
-    images: jax.Array,
+    images: Any,
     references: np.ndarray,
     *,
     feature: Callable[[jax.Array], jax.Array] | None = None,
@@ -137,10 +138,11 @@ def _patch_correlation(images, references, *, size, stride):
     return jnp.einsum("npd,mpd->npm", images, references, precision="highest")
 
 
-def closest_patches(images: jax.Array, references: np.ndarray, *, size: int, stride: int, block: int = 1024) -> Closest:
+def closest_patches(images: Any, references: np.ndarray, *, size: int, stride: int, block: int = 1024) -> Closest:
     """Finds for each patch of `images [N, H, W, C]` the reference most correlated at that place; fields `[N, P]`."""
     images = _set(images, "images", axes=4)
-    index, value = None, None
+    index: Any = None
+    value: Any = None
     for start, part in _blocks(references, block, axes=4):
         _alike(images, part, "references")
         similarity = np.asarray(_patch_correlation(images, part, size=size, stride=stride))

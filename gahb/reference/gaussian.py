@@ -11,16 +11,18 @@ squared error, and one that does not know m, a and c cannot do better either. Fl
 import dataclasses
 import functools
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import scipy.fft
 from jax.tree_util import Partial
+from jaxtyping import Float, Real
 
+from common.arrays import AnyArray
 from common.errors import input_error
-from gahb.reference.checks import as_noisy, as_set, check_count, check_sigma
+from gahb.denoisers import as_noisy, as_set, check_count, check_sigma
 
 BASES = ("dct", "dft")
 
@@ -28,12 +30,12 @@ BASES = ("dct", "dft")
 class Prior(NamedTuple):
     """A stationary Gaussian model: `mean [C]` and the `power [H, W, C]` of each coefficient about it, float64."""
 
-    mean: np.ndarray
-    power: np.ndarray
+    mean: Float[np.ndarray, " channels"]
+    power: Float[np.ndarray, "height width channels"]
     basis: str = "dct"
 
 
-def fit(images: np.ndarray, *, basis: str = "dct", block: int = 1024) -> Prior:
+def fit(images: Real[AnyArray, "images height width channels"], *, basis: str = "dct", block: int = 1024) -> Prior:
     """Measures mean and power of `images [N, H, W, C]` in the orthonormal DCT-II or DFT, in float64.
 
     The DCT makes no seam between opposite borders and is the stronger of the two on photographs. Raises `InputError`
@@ -48,14 +50,14 @@ def fit(images: np.ndarray, *, basis: str = "dct", block: int = 1024) -> Prior:
         raise input_error("basis", expected=" or ".join(BASES), got=repr(basis), fix='use "dct"')
     images = as_set(images)
     blocks = [slice(start, start + block) for start in range(0, len(images), block)]
-    mean = sum(np.asarray(images[part], np.float64).mean((1, 2)).sum(0) for part in blocks) / len(images)
+    mean: Any = sum(np.asarray(images[part], np.float64).mean((1, 2)).sum(0) for part in blocks) / len(images)
     power = np.zeros(images.shape[1:])
     for part in blocks:
         centred = np.asarray(images[part], np.float64) - mean
         if basis == "dct":
-            power += np.square(scipy.fft.dctn(centred, axes=(1, 2), norm="ortho")).sum(0)
+            power += np.square(np.asarray(scipy.fft.dctn(centred, axes=(1, 2), norm="ortho"))).sum(0)
         else:
-            power += np.square(np.abs(scipy.fft.fft2(centred, axes=(1, 2), norm="ortho"))).sum(0)
+            power += np.square(np.abs(np.asarray(scipy.fft.fft2(centred, axes=(1, 2), norm="ortho")))).sum(0)
     return Prior(mean, power / len(images), basis)
 
 
@@ -88,7 +90,7 @@ def expected_mse(prior: Prior, sigma: float) -> float:
 
 def cosines(length: int) -> np.ndarray:
     """Returns the orthonormal DCT-II as a matrix, `[frequency, pixel]`, float64."""
-    return scipy.fft.dct(np.eye(length), axis=0, norm="ortho")
+    return np.asarray(scipy.fft.dct(np.eye(length), axis=0, norm="ortho"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,12 +117,12 @@ class _Filter:
 class Covariance(NamedTuple):
     """A Gaussian model: `mean [H, W, C]`, orthonormal `vectors [d, r]` and variances `values [r]`, falling; float64."""
 
-    mean: np.ndarray
-    vectors: np.ndarray
-    values: np.ndarray
+    mean: Float[np.ndarray, "height width channels"]
+    vectors: Float[np.ndarray, "d rank"]
+    values: Float[np.ndarray, " rank"]
 
 
-def fit_covariance(images: np.ndarray, *, block: int = 1024) -> Covariance:
+def fit_covariance(images: Real[AnyArray, "images height width channels"], *, block: int = 1024) -> Covariance:
     """Measures the mean image and the covariance (divided by N) of `images [N, H, W, C]`, in float64.
 
     One decomposition of a matrix with min(N, d) rows, d = H W C; r is the rank. With N < d the model holds the images
@@ -134,7 +136,7 @@ def fit_covariance(images: np.ndarray, *, block: int = 1024) -> Covariance:
     check_count("block", block)
     count, size = len(images), int(np.prod(images.shape[1:]))
     blocks = [slice(start, start + block) for start in range(0, count, block)]
-    mean = sum(np.asarray(images[rows], np.float64).sum(0) for rows in blocks) / count
+    mean: Any = sum(np.asarray(images[rows], np.float64).sum(0) for rows in blocks) / count
 
     def centred(rows):
         return (np.asarray(images[rows], np.float64) - mean).reshape(-1, size)
@@ -145,7 +147,7 @@ def fit_covariance(images: np.ndarray, *, block: int = 1024) -> Covariance:
         flat = np.concatenate([centred(rows) for rows in blocks])
         values, left = np.linalg.eigh(flat @ flat.T / count)
         vectors = flat.T @ left
-    # What rounding leaves of a variance that is zero; its direction is noise.
+    # The rounding error of a zero variance; its direction is noise.
     kept = values > max(values.max(), 0) * max(count, size) * np.finfo(np.float64).eps
     values, vectors = values[kept][::-1], vectors[:, kept][:, ::-1]
     return Covariance(mean, vectors / np.linalg.norm(vectors, axis=0), values)
@@ -190,7 +192,9 @@ def _filtered(mean, vectors, values, sigma, y):
     return (mean + jnp.matmul(shrunk, vectors.T, precision="highest").reshape(y.shape)).astype(y.dtype)
 
 
-def contour_variances(mask: np.ndarray, power: np.ndarray, amplitudes: Sequence[float]) -> np.ndarray:
+def contour_variances(
+    mask: Real[np.ndarray, "size size"], power: Float[np.ndarray, "size size"], amplitudes: Sequence[float] | np.ndarray
+) -> Float[np.ndarray, " eigenvalues"]:
     """Returns the eigenvalues of K = a1^2 M C M + a2^2 (1 - M) C (1 - M), float64 `[N^2]`, falling.
 
     mask: m `[N, N]`, and M = diag(m). power: variances of the orthonormal DFT coefficients of F, `[N, N]` in FFT order,
@@ -217,7 +221,9 @@ def contour_variances(mask: np.ndarray, power: np.ndarray, amplitudes: Sequence[
     return np.maximum(np.linalg.eigvalsh(total)[::-1], 0)
 
 
-def wiener_mse(variances: np.ndarray, sigma: float | Sequence[float]) -> np.ndarray:
+def wiener_mse(
+    variances: Float[np.ndarray, " eigenvalues"], sigma: float | Sequence[float] | np.ndarray
+) -> Float[np.ndarray, " levels"]:
     """Returns the mean squared error per pixel of the Wiener filter, mean_k sigma^2 v_k / (v_k + sigma^2), `[S]`.
 
     variances: eigenvalues v of the covariance, `[K]`. sigma: noise standard deviations, `[S]`. Raises `InputError`

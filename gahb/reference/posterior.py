@@ -21,10 +21,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.tree_util import Partial
+from jaxtyping import Array, Float, Int, Real
 
-from common.arrays import as_numbers
+from common.arrays import AnyArray, as_numbers
 from common.errors import choice, input_error
-from gahb.reference.checks import as_noisy, as_set, check_count, check_shape, check_sigma
+from gahb.denoisers import as_noisy, as_set, check_count, check_shape, check_sigma
 
 NEVER = -1e30  # the logit of what must not count; a number, so that differences of two are none of infinities
 
@@ -36,7 +37,7 @@ class Blocks(NamedTuple):
     valid: jax.Array
 
 
-def in_blocks(images: np.ndarray, block: int) -> Blocks:
+def in_blocks(images: AnyArray, block: int) -> Blocks:
     """Splits `images [N, H, W, C]` into blocks of at most `block` images of nearly equal length.
 
     Raises `InputError` unless `block` is a whole number of at least 1.
@@ -82,7 +83,12 @@ def softmax_mean(
     return mean / total[..., None]
 
 
-def empirical(images: np.ndarray, sigma: float | Sequence[float] | jax.Array, *, block: int = 256) -> Partial:
+def empirical(
+    images: Real[AnyArray, "images height width channels"],
+    sigma: float | Sequence[float] | jax.Array,
+    *,
+    block: int = 256,
+) -> Partial:
     """Returns the posterior mean under the set `images [N, H, W, C]`: a denoiser that knows `sigma`.
 
     With several levels `sigma [S]` it is blind, the mean under every (image, level) being equally likely beforehand:
@@ -100,7 +106,7 @@ def empirical(images: np.ndarray, sigma: float | Sequence[float] | jax.Array, *,
     return Partial(_Posterior(len(images)), in_blocks(images, block), jnp.atleast_1d(jnp.asarray(sigma, float)))
 
 
-def weights(posterior: Partial, y: jax.Array) -> jax.Array:
+def weights(posterior: Partial, y: Real[AnyArray, "batch height width channels"]) -> Float[Array, "batch images"]:
     """Returns the posterior probability of each image given `y [B, H, W, C]`, `[B, N]`, for an `empirical` denoiser.
 
     >>> images = np.array([[[[0.0]]], [[[1.0]]]])
@@ -116,7 +122,9 @@ def _probabilities(posterior, y):
     return joined(_weights(blocks, sigmas, y)[0], count)
 
 
-def dominant(posterior: Partial, y: jax.Array) -> tuple[jax.Array, jax.Array]:
+def dominant(
+    posterior: Partial, y: Real[AnyArray, "batch height width channels"]
+) -> tuple[Int[Array, " batch"], Float[Array, " batch"]]:
     """Returns the most probable image given each of `y [B, H, W, C]`: its index `[B]` and its probability `[B]`.
 
     >>> images = np.array([[[[0.0]]], [[[1.0]]]])
@@ -134,7 +142,11 @@ def _dominant(posterior, y):
     return w.argmax(1), w.max(1)
 
 
-def jacobian_product(posterior: Partial, y: jax.Array, v: jax.Array) -> jax.Array:
+def jacobian_product(
+    posterior: Partial,
+    y: Real[AnyArray, "batch height width channels"],
+    v: Float[AnyArray, "batch height width channels"],
+) -> Float[Array, "batch height width channels"]:
     """Returns J(y) v for `y, v [B, H, W, C]`, image by image, in closed form; J is symmetric if sigma is one number.
 
     For a known sigma J v = sum_i w_i <x_i - f, v> (x_i - f) / sigma^2. Never holds a matrix; two passes over the set.
@@ -169,7 +181,7 @@ def _jacobian_product(posterior, y, v):
     return lax.scan(add, total, (blocks.images.astype(mean.dtype), w, precision))[0].reshape(y.shape)
 
 
-def jacobian(posterior: Partial, y: jax.Array) -> jax.Array:
+def jacobian(posterior: Partial, y: Real[AnyArray, "batch height width channels"]) -> Float[Array, "batch d d"]:
     """Returns the Jacobians of an `empirical` denoiser at `y [B, H, W, C]`, `[B, d, d]`, in closed form.
 
     >>> images = np.array([[[[0.0]]], [[[1.0]]]])
@@ -214,7 +226,7 @@ def _mean(blocks, sigmas, y):
     flat = y.reshape(len(y), -1).astype(dtype)
 
     def score(block):
-        return _logits(*block, sigmas, flat)[0]
+        return _logits(block[0], block[1], sigmas, flat)[0]
 
     def combine(weights, block):
         return _dot("bn,nd->bd", weights, block.images.reshape(len(block.images), -1).astype(dtype))
@@ -235,7 +247,7 @@ def _weights(blocks, sigmas, y):
     """Returns posterior probabilities and precisions of all images, block by block, `[K, B, n]` each."""
     check_shape(y, blocks.images.shape[2:])
     flat = y.reshape(len(y), -1).astype(jnp.promote_types(y.dtype, jnp.float32))
-    logits, precision = lax.map(lambda block: _logits(*block, sigmas, flat), blocks)
+    logits, precision = lax.map(lambda block: _logits(block[0], block[1], sigmas, flat), blocks)
     return jax.nn.softmax(logits, axis=(0, 2)), precision
 
 
@@ -254,7 +266,12 @@ BOUNDARIES = ("cut", "wrap")
 
 
 def local(
-    images: np.ndarray, sigma: float | jax.Array, *, patch: int, boundary: str = "cut", block: int = 64
+    images: Real[AnyArray, "images height width channels"],
+    sigma: float | jax.Array,
+    *,
+    patch: int,
+    boundary: str = "cut",
+    block: int = 64,
 ) -> Partial:
     """Returns f_p(y) = sum_i w_i,p x_i,p with w_p = softmax_i(-||y - x_i||^2 in the window of p / (2 sigma^2)).
 
@@ -274,7 +291,12 @@ def local(
 
 
 def equivariant(
-    images: np.ndarray, sigma: float | jax.Array, *, patch: int, boundary: str = "cut", block: int = 1
+    images: Real[AnyArray, "images height width channels"],
+    sigma: float | jax.Array,
+    *,
+    patch: int,
+    boundary: str = "cut",
+    block: int = 1,
 ) -> Partial:
     """Returns f_p(y) = sum_i,q w_i,q x_i,q with w = softmax_i,q(-||y around p - x_i around q||^2 / (2 sigma^2)).
 

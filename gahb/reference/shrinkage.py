@@ -11,12 +11,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pywt
+from jax.core import Tracer
 from jax.tree_util import Partial
+from jaxtyping import Array, Bool, Float, Real
 from scipy.special import ndtr
 
-from common.arrays import as_images, as_numbers
+from common.arrays import AnyArray, as_images, as_numbers
 from common.errors import choice, input_error
-from gahb.reference.checks import as_noisy, check_count, check_shape, check_sigma
+from gahb.denoisers import as_noisy, check_count, check_shape, check_sigma
 from gahb.reference.gaussian import cosines
 
 
@@ -26,10 +28,10 @@ class Basis(NamedTuple):
 
     analyze: Partial
     synthesize: Partial
-    coarse: jax.Array
+    coarse: Bool[Array, "height width 1"]
 
 
-def dct(shape: tuple[int, int, int]) -> Basis:
+def dct(shape: tuple[int, ...]) -> Basis:
     """Returns the orthonormal DCT-II of images of `shape (H, W, C)`, channel by channel; coarse is the mean.
 
     >>> abs(dct((2, 2, 1)).analyze(jnp.ones((1, 2, 2, 1)))).ravel().round(3).tolist()
@@ -42,7 +44,7 @@ def dct(shape: tuple[int, int, int]) -> Basis:
     return _basis((pair,), shape, coarse)
 
 
-def wavelet(shape: tuple[int, int, int], *, name: str = "sym4", levels: int | None = None) -> Basis:
+def wavelet(shape: tuple[int, ...], *, name: str = "sym4", levels: int | None = None) -> Basis:
     """Returns the orthonormal wavelets `name` of PyWavelets on periodic images of `shape (H, W, C)`.
 
     Coefficients are arranged as by `pywt.coeffs_to_array(pywt.wavedec2(x, name, "periodization", levels))`, the
@@ -102,7 +104,7 @@ def _one_level(length: int, filters: pywt.Wavelet) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True)
 class _Analyze:
-    shape: tuple[int, int, int]
+    shape: tuple[int, ...]
 
     def __call__(self, pairs, x):
         x = jnp.asarray(as_numbers(x, "x"))
@@ -114,7 +116,7 @@ class _Analyze:
 
 @dataclasses.dataclass(frozen=True)
 class _Synthesize:
-    shape: tuple[int, int, int]
+    shape: tuple[int, ...]
 
     def __call__(self, pairs, coefficients):
         coefficients = jnp.asarray(as_numbers(coefficients, "coefficients"))
@@ -166,7 +168,9 @@ def oracle(basis: Basis, sigma: float | jax.Array) -> Callable[[jax.Array], Part
     return make
 
 
-def oracle_error(basis: Basis, x: jax.Array, sigma: float) -> np.ndarray:
+def oracle_error(
+    basis: Basis, x: Real[AnyArray, "batch height width channels"], sigma: float
+) -> Float[np.ndarray, " batch"]:
     """Returns sum_k sigma^2 c_k^2 / (c_k^2 + sigma^2), the squared error of `oracle` summed over each image, `[B]`.
 
     It is between 1/2 and 1 times sum_k min(c_k^2, sigma^2). Float64 from the coefficients on. Raises `InputError`
@@ -180,7 +184,9 @@ def oracle_error(basis: Basis, x: jax.Array, sigma: float) -> np.ndarray:
     return (sigma**2 * power / (power + sigma**2)).sum((1, 2, 3))
 
 
-def soft_error(basis: Basis, x: jax.Array, sigma: float, *, threshold: float | None = None) -> np.ndarray:
+def soft_error(
+    basis: Basis, x: Real[AnyArray, "batch height width channels"], sigma: float, *, threshold: float | None = None
+) -> Float[np.ndarray, " batch"]:
     """Returns the expected squared error of `soft_threshold` summed over each image of `x [B, H, W, C]`, `[B]`.
 
     In units of sigma, with a = |c| and threshold t, a coefficient costs (Donoho & Johnstone 1994)
@@ -198,7 +204,7 @@ def soft_error(basis: Basis, x: jax.Array, sigma: float, *, threshold: float | N
     return sigma**2 * np.where(np.asarray(basis.coarse), 1, error).sum((1, 2, 3))
 
 
-def _coefficients(basis: Basis, x: jax.Array) -> jax.Array:
+def _coefficients(basis: Basis, x: AnyArray) -> jax.Array:
     # Clean images of any kind, Gaussian ones too.
     return basis.analyze(as_images(x, "x", noisy=True, shape=basis.analyze.func.shape))
 
@@ -206,7 +212,7 @@ def _coefficients(basis: Basis, x: jax.Array) -> jax.Array:
 def _threshold(basis: Basis, threshold: float | None) -> float:
     if threshold is None:
         return float(np.sqrt(2 * np.log(np.prod(basis.analyze.func.shape))))
-    if not isinstance(threshold, jax.core.Tracer) and not 0 <= threshold < np.inf:
+    if not isinstance(threshold, Tracer) and not 0 <= threshold < np.inf:
         fix = "use None for sqrt(2 log d)"
         raise input_error("threshold", expected="a finite number of at least 0", got=threshold, fix=fix)
     return threshold

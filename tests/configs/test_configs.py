@@ -58,6 +58,7 @@ SMALLER = {
         "model.heads": "1",
         "pairs.size": "16",
         "pairs.photometric": "0.0",
+        "pairs.shares": "(0, 1, 0)",
         "pretraining.size": "16",
         "pretraining.widths": "(4, 4, 4, 4)",
         "stage2.size": "0",

@@ -267,6 +267,7 @@ def test_a_stage_2_does_without_its_stage_1(runs, tmp_path, capsys):
         ({"model.heads": 3}, "config.model.heads: expected a divisor of 8"),
         ({"model.attention": (2,)}, "config.model.attention: expected levels from 0 to 0"),
         ({"sampler.estimate": "best"}, "config.sampler.estimate"),
+        ({"process.steps": 10**8}, "config.process.steps: expected 1 to 10000, got 100000000"),
         ({"sampler.confidence": 0.0}, "config.sampler.confidence"),
         (
             RELEASED | {"train.accumulate": 2},

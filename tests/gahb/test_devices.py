@@ -66,11 +66,11 @@ def test_the_run_moves_the_parameters(reference):
 @pytest.mark.parametrize(
     ("devices", "changes"),
     [
-        # The slow ones are covered by those that go on on other devices, and by those of two processes.
+        # All but one are covered by the run that goes on on other devices, and by those of two processes.
         pytest.param(2, ["--config.parallel=jit"], marks=pytest.mark.slow),
         (4, ["--config.parallel=jit", "--config.data.placement=stream"]),
         pytest.param(1, ["--config.parallel=pmap"], marks=pytest.mark.slow),
-        (2, ["--config.parallel=pmap", "--config.data.placement=stream"]),
+        pytest.param(2, ["--config.parallel=pmap", "--config.data.placement=stream"], marks=pytest.mark.slow),
         pytest.param(4, ["--config.parallel=pmap"], marks=pytest.mark.slow),
     ],
     ids=lambda value: "-".join(v.split("=")[1] for v in value) if isinstance(value, list) else str(value),

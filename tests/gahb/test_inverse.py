@@ -13,6 +13,7 @@ import gahb
 from common.cli.dispatch import main
 from common.errors import InputError
 from common.io import results
+from common.prng import Purpose, key_for
 from gahb import inverse, operators
 from gahb.__main__ import APP
 from gahb.reference import empirical
@@ -215,6 +216,40 @@ def test_command_and_figures(run, capsys):
         np.testing.assert_array_equal(arrays[name], array, err_msg=name)
 
 
+def test_numbers_of_a_baseline_are_chosen_on_training_images(run):
+    changes = {"problems": "('random_pixels',)", "baselines": "('diffpir',)", "tune_images": 2}
+    changes |= {"diffpir_renewals": "(0.9, 0.2)", "size": 16}
+    command(
+        "restore", "--workdir", run, *(f"--config.evaluate.restore.{name}={each}" for name, each in changes.items())
+    )
+    numbers, arrays = results.read(results.newest(run / "results", "restore"))
+    chosen = numbers["tuning"]["diffpir"]["random_pixels"]
+    assert chosen["setting"] == "renewal" and chosen["tried"] == [0.9, 0.2] and chosen["num_images"] == 2
+    assert chosen["chosen"] == chosen["tried"][int(np.argmax(chosen["psnr"]))]
+    folder = json.loads((run / "config.json").read_text())["data"]["source"][7:]
+    training = np.stack([np.asarray(Image.open(f"{folder}/train/{i}.png"))[4:20, 4:20, None] for i in (0, 1)])
+    measure_key, key = (key_for(jax.random.key(0), each) for each in (Purpose.EVALUATE, Purpose.SAMPLE))
+    operator = inverse.problems(["random_pixels"], measure_key, (16, 16, 1), fraction=0.2)["random_pixels"]
+    settings = inverse.BaselineSettings(sigma_L=1e-9, steps=4)
+    index = inverse.PROBLEMS.index("random_pixels")
+    for renewal, psnr in zip(chosen["tried"], chosen["psnr"], strict=True):
+        found = inverse.restore(
+            gahb.load_denoiser(run),
+            jax.random.fold_in(key, index),
+            training,
+            operator,
+            settings._replace(renewal=renewal),
+            solve=inverse.diffpir,
+            samples=2,
+        )
+        assert psnr == pytest.approx(found["psnr"].mean(), abs=1e-3)
+    (row,) = numbers["baselines"]["diffpir"]
+    ours, theirs = (arrays[f"random_pixels.{name}psnr"].mean(1) for name in ("", "diffpir."))
+    assert row["lead"] == pytest.approx((theirs - ours).mean())
+    assert row["lead_error"] == pytest.approx((theirs - ours).std(ddof=1) / np.sqrt(2))
+    assert row["ssim"] == pytest.approx(arrays["random_pixels.diffpir.ssim"].mean())
+
+
 @pytest.mark.parametrize(
     ("override", "message"),
     [
@@ -225,12 +260,19 @@ def test_command_and_figures(run, capsys):
         ("dps_weight=-1.0", "config.evaluate.restore.dps_weight: expected a positive number, got -1.0"),
         ("diffpir_renewal=2.0", "config.evaluate.restore.diffpir_renewal: expected a number in (0, 1], got 2.0"),
         ("baseline_steps=0", "config.evaluate.restore.baseline_steps: expected at least 1, got 0"),
+        ("tune_images=-1", "config.evaluate.restore.tune_images: expected at least 0, got -1"),
     ],
 )
 def test_refusals(run, capsys, override, message):
     command("restore", "--workdir", run, f"--config.evaluate.restore.{override}", code=2)
     said = capsys.readouterr().err
     assert message in said and said.startswith("error: ") and said.count("\n") == 1
+
+
+def test_candidates_are_checked(run, capsys):
+    tuned = ("--workdir", run, "--config.evaluate.restore.tune_images=2")
+    command("restore", *tuned, "--config.evaluate.restore.dps_weights=(0.3,-1.0)", code=2)
+    assert "config.evaluate.restore.dps_weights: expected a positive number, got -1.0" in capsys.readouterr().err
 
 
 def test_dry_run_writes_nothing(run, capsys):

@@ -1,17 +1,20 @@
 """What a config becomes: checks before anything runs, and functions with the config's values inside."""
 
 import json
+import re
 
 import jax
 import numpy as np
 import pytest
 
 from common import config as configs
+from common.cli.dispatch import main
 from common.data.source import ArraySource
 from common.errors import InputError
 from common.method import Variables
 from configs.gahb.base import base
 from gahb import method as methods
+from gahb.__main__ import APP
 from gahb.experiments import study
 from gahb.metrics.generalisation import trajectories
 from gahb.networks import BFCNN, BFCNNRF, UNet, denoiser
@@ -67,6 +70,7 @@ def variables_of(method) -> Variables:
         ({"data.size": 30, "model.num_blocks": 3}, "use 32 or set model.num_blocks=1"),
         ({"data.size": 31, "model.num_blocks": 3}, "config.data.size: expected a multiple of 8, got 31; use 32"),
         ({"data.size": 3, "model.num_blocks": 3}, "config.data.size: expected a multiple of 8, got 3; use 8"),
+        ({"evaluate.curve_db": (1e30,)}, "config.evaluate.curve_db: expected PSNRs from -100 to 100 dB, at least one"),
         ({"evaluate.panel_size": 9}, "config.evaluate.panel_size: expected a multiple of 2, got 9; use 8"),
         ({"model.num_blocks": 0}, "config.model.num_blocks: expected at least 1, got 0"),
         ({"model.num_blocks": 10**11}, "config.model.num_blocks: expected 1 to 16, got 100000000000; use 16 or less"),
@@ -192,12 +196,32 @@ def test_panel_takes_whole_scenes_where_training_takes_crops(monkeypatch):
     def build(data):
         asked.append((data.fit, data.size, data.square))
         image = np.zeros((2, data.size, data.size, 1), np.uint8)
-        return {"train": ArraySource({"image": image}), "test": ArraySource({"image": image})}
+        return ArraySource({"image": image})
 
-    monkeypatch.setattr(methods, "build_sources", build)
+    monkeypatch.setattr(methods, "held_out", build)
     method = methods.build(tiny(data__fit="crop", evaluate__panel_size=12))
     method.preview(variables_of(method), jax.random.key(0))
     assert asked == [("resize", 12, 12)]
+
+
+@pytest.mark.parametrize(("train", "test"), [(40, 20), (20, 40)])
+def test_only_held_out_images_must_hold_the_panel_and_training_finds_out_first(tmp_path, capsys, train, test):
+    np.savez(tmp_path / "images.npz", train=np.zeros((4, train, train)), test=np.zeros((2, test, test)))
+    changes = {**TINY, "data.fit": "crop", "data.source": f"npz:{tmp_path}/images.npz", "evaluate.panel_size": 32}
+    words = [f"--config.{key}={value}" for key, value in changes.items()]
+    argv = ["train", "--config", "photographs", "--workdir", str(tmp_path / "run"), *words, "--dry-run"]
+    method = methods.build(tiny(**{key.replace(".", "__"): value for key, value in changes.items()}))
+    if test > 32:
+        assert main(argv, APP) == 0, capsys.readouterr().err
+        assert main([*argv, "--config.train.preview_every=1"], APP) == 0, capsys.readouterr().err
+        method.check_evaluate()
+        return
+    message = r"config.evaluate.panel_size: expected a square that fits into the held-out images, got 32 \(.*20x20"
+    with pytest.raises(InputError, match=message + ".*; use a smaller one, or 0"):
+        method.check_evaluate()
+    assert main([*argv, "--config.train.preview_every=1"], APP) == 2
+    assert re.search(message, capsys.readouterr().err)
+    assert main([*argv, "--config.train.preview_every=0"], APP) == 0  # then no panel is shown
 
 
 def test_a_stored_config_of_the_first_version_is_read_in_today_s_units(tmp_path):

@@ -80,7 +80,7 @@ def test_every_shipped_denoiser_opens_and_denoises():
     clean = np.tile(np.linspace(0.2, 0.8, 64, dtype=np.float32)[None, :, None, None], (1, 1, 64, 1))
     for name in method.SHELF.names():
         assert (method.SHELF.directory / f"{name}.npz").stat().st_size <= 4 * 10**6
-        config, _ = method.SHELF.read(method.SHELF.directory / f"{name}.npz")
+        config = method.SHELF.read(method.SHELF.directory / f"{name}.npz").config
         y = np.repeat(clean, config.data.channels, axis=-1)
         y = y + 0.1 * np.asarray(jax.random.normal(jax.random.key(0), y.shape))
         error = np.square(np.asarray(gahb.load_denoiser(name)(y)) - clean).mean()

@@ -16,19 +16,19 @@ from common.cli.dispatch import main
 from common.data.source import load
 from common.errors import InputError
 from common.sampling import draw
-from configs.phase_bridge.cifar10_classes import get_config
+from configs.phase_bridge.cifar10_small import get_config
 from phase_bridge import method
 from phase_bridge.__main__ import APP
 from phase_bridge.figures import by_class
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
-FILE = "configs/phase_bridge/cifar10_classes.py"
+FILE = "configs/phase_bridge/cifar10_small.py"
 SMALL = {
     "model.num_classes": 3, "model.channels": 8, "model.multipliers": (1,), "model.num_blocks": 1,
     "model.attention": (), "data.size": 4, "train.steps": 2, "train.batch_size": 4, "train.log_every": 1,
     "checkpoint.every": 2, "optimizer.warmup": 1, "sampler.nfe": 2, "sampler.num": 12, "sampler.batch_size": 6,
-    "data.flip": False,
+    "data.flip": False, "objective.label_dropout": 0.0,
 }  # fmt: skip
 CLASSES = np.array([0, 1, 2, 1, 1, 0, 2, 0])
 
@@ -74,7 +74,7 @@ def test_training_sees_the_class_of_each_image(made, variables):
 
     loss, slope = loss_and_slope(jnp.array([2, 0]))
     assert abs(loss - loss_and_slope(jnp.array([0, 2]))[0]) > 1e-4 * loss
-    rows = np.abs(slope.params["map_label"]["kernel"]).max(1)
+    rows = np.abs(slope.params["network"]["map_label"]["kernel"]).max(1)
     assert rows[1] == 0 and min(rows[0], rows[2]) > 0
 
 
@@ -125,7 +125,7 @@ def test_held_out_images_of_a_class(arrays):
         ({"sampler.label": 3}, "config.sampler.label: expected -1, or a class below 3, got 3; use -1 for all"),
         ({"sampler.label": -2}, "config.sampler.label: expected -1, or a class below 3, got -2"),
         (
-            {"objective.name": "velocity", "objective.process": "flow", "objective.coupling": 2},
+            {"objective.name": "velocity", "objective.process": "flow", "objective.noise": "", "objective.coupling": 2},
             "objective.coupling: expected 0 for a model of classes",
         ),
         ({"data.source": "toy:spiral", "model.network": "mlp", "model.num_classes": 0}, "expected False for points"),

@@ -8,6 +8,7 @@ from scipy import stats
 
 from common import config as configs
 from common.cli.dispatch import main
+from configs.phase_bridge.faces32 import get_config as get_faces
 from configs.phase_bridge.spiral import get_config as get_spiral
 from phase_bridge import compare, method
 from phase_bridge.__main__ import APP
@@ -183,16 +184,30 @@ def test_compared_without_training(tmp_path, capsys):
     assert "the exact denoiser" in path.with_suffix(".md").read_text()
 
 
+def test_images_are_tuned_on_the_training_split_which_is_also_the_floor(tmp_path):
+    dark, bright = (np.full((12, 8, 8, 3), value, np.uint8) for value in (0, 255))
+    np.savez(tmp_path / "images.npz", train=dark, test=bright)
+    changes = {
+        "data.source": f"npz:{tmp_path}/images.npz", "data.size": 8, "model.channels": 8, "model.multipliers": (1,),
+        "data.channels": 3, "model.attention": (), "evaluate.num": 8, "evaluate.features": "pixels",
+    }  # fmt: skip
+    config = configs.from_dict(get_faces().to_dict(), overrides=changes)
+    subject = compare.Subject(config, object(), 0.5, "edm")
+    found = [subject.quality(np.ones((4, 8, 8, 3)), index=i)["frechet"] for i in (0, 1)]
+    assert found == pytest.approx([0, 192], abs=1e-6)  # squared distance of white from black
+    assert [each["frechet"] for each in subject.floor(8, 2)] == pytest.approx([192, 192])
+
+
 def test_images_are_compared_by_features(tmp_path, capsys):
     images = np.random.default_rng(0).integers(0, 256, (24, 8, 8, 3), np.uint8)
     np.savez(tmp_path / "images.npz", train=images, test=images)
     small = {
         "data.source": f"npz:{tmp_path}/images.npz", "data.size": 8, "model.channels": 8, "model.multipliers": "(1,)",
-        "model.num_blocks": 1, "model.attention": "()", "train.steps": 2, "train.batch_size": 4, "train.log_every": 1,
+        "data.channels": 3, "model.attention": "()", "train.steps": 2, "train.batch_size": 4, "train.log_every": 1,
         "checkpoint.every": 2, "optimizer.warmup": 1, "compare.models": "('denoiser/edm',)", "compare.nfe": "(2,)",
         "compare.seeds": 1, "compare.tune": False, "evaluate.num": 8, "evaluate.batch_size": 8,
     }  # fmt: skip
-    argv = ["compare", "--config", "configs/phase_bridge/cifar10_small.py", "--workdir", str(tmp_path / "run")]
+    argv = ["compare", "--config", "configs/phase_bridge/faces32.py", "--workdir", str(tmp_path / "run")]
     assert main([*argv, *(f"--config.{k}={v}" for k, v in small.items())], APP) == 0, capsys.readouterr().err
     (path,) = (tmp_path / "run" / "results").glob("compare-*.json")
     (row,) = json.loads(path.read_text())["rows"]

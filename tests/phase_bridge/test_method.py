@@ -162,6 +162,7 @@ def test_images_are_scaled_and_mirrored(tmp_path):
         ({"model.network": "song_unet"}, 'config.model.network: expected "mlp" for points'),
         ({"sampler.nfe": 0}, "nfe: expected a whole number"),
         ({"sampler.num": 0}, "config.sampler.num: expected at least 1"),
+        ({"objective.first": 2.0}, "config.objective: expected 0 < first < last < 1, got first=2, last=0.999"),
         ({"sampler.schedule": "level"}, "schedule: expected one of"),
         ({"sampler.process": "edm", "sampler.solver": "gddim"}, 'solver: expected one for the path "edm"'),
         ({"sampler.process": "edm", "sampler.kind": "sde"}, 'kind: expected "ode" for the path "edm"'),
@@ -185,6 +186,24 @@ def test_images_are_scaled_and_mirrored(tmp_path):
 def test_mistakes_are_reported_first(changes, message):
     with pytest.raises(InputError, match=message):
         method.build(config(**changes))
+
+
+def test_an_evaluation_is_checked_before_anything_is_compiled(tmp_path):
+    heun = {"sampler.solver": "heun", "sampler.degree": -1, "sampler.corrector": "", "sampler.nfe": 5}
+    method.build(config(**heun, **{"evaluate.nfe": (3, 5)})).check_evaluate()
+    made = method.build(config(**heun, **{"evaluate.nfe": (3, 10**6)}))  # trains and samples all the same
+    with pytest.raises(InputError, match="config.evaluate.nfe: expected a whole number, .* at most 100000, got"):
+        made.check_evaluate()
+    with pytest.raises(InputError, match=r"config.evaluate.nfe: expected at least one number, got \(\)"):
+        method.build(config(**{"evaluate.nfe": ()})).check_evaluate()
+    with pytest.raises(InputError, match="config.data.points: expected 0 to 2147483647, got -1"):
+        method.build(config(**{"data.points": -1})).sources()
+    images = {"data.source": f"npz:{tmp_path}/images.npz", "data.size": 8, "data.channels": 1}
+    images |= {"model.network": "song_unet", "model.attention": ()}
+    images["evaluate.features"] = f"inception:{tmp_path}/weights.pt"
+    np.savez(tmp_path / "images.npz", train=np.zeros((4, 8, 8)), test=np.zeros((2, 8, 8)))
+    with pytest.raises(InputError, match="weights.pt: expected a checkpoint file, got nothing there"):
+        method.build(config(**images)).check_evaluate()
 
 
 def test_from_the_command_line(tmp_path, capsys):

@@ -122,7 +122,8 @@ def test_patches(name):
     patched = build(config_of(**changes, **{"model.patch": "2"}), features=1)
     plain = build(config_of(**changes, **{"data.size": "4"}), features=4)
     x, time = jax.random.normal(jax.random.key(0), (2, 8, 8, 1)), jnp.ones(2)
-    variables = jax.tree.map(lambda leaf: leaf + 0.1, jax.jit(patched.init)(jax.random.key(1), x, time))
+    rng, shapes = np.random.default_rng(1), jax.eval_shape(patched.init, jax.random.key(1), x, time)
+    variables = jax.tree.map(lambda leaf: jnp.asarray(rng.normal(0.1, 0.3, leaf.shape), leaf.dtype), shapes)
     inner = {kind: tree["network"] for kind, tree in variables.items()}
     got = jax.jit(patched.apply)(variables, x, time)
     out = jax.jit(plain.apply)(inner, jnp.stack([x[:, a::2, b::2, 0] for a in (0, 1) for b in (0, 1)], -1), time)

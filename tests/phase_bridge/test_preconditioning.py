@@ -6,13 +6,13 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from phase_bridge.preconditioning import edm, log_normal
+from phase_bridge.objectives import edm_scalings, log_normal
 
 
 @settings(deadline=None, max_examples=30)
 @given(sigma=st.floats(1e-3, 1e3), sigma_data=st.floats(0.05, 5.0))
 def test_moments(sigma, sigma_data):
-    c = edm(sigma, sigma_data=sigma_data)
+    c = edm_scalings(sigma, sigma_data=sigma_data)
     variance = sigma_data**2 + sigma**2
     assert np.isclose(c.input**2 * variance, 1)
     # Regression of x on y, and the variance it leaves.
@@ -24,7 +24,7 @@ def test_moments(sigma, sigma_data):
 
 
 def test_extremes_in_float32():
-    c = edm(jnp.asarray([1e-30, 1e30]), sigma_data=0.5)
+    c = edm_scalings(jnp.asarray([1e-30, 1e30]), sigma_data=0.5)
     np.testing.assert_allclose(c.skip, [1, 0], atol=1e-30)
     np.testing.assert_allclose(c.out, [1e-30, 0.5], rtol=1e-6)
     np.testing.assert_allclose(c.input, [2, 1e-30], rtol=1e-6)

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.tree_util import Partial
 
 import phase_bridge
 from common.errors import InputError
@@ -11,7 +12,7 @@ from common.solvers import grids, linear
 from phase_bridge import schedules, solvers
 from phase_bridge.bridge import Bridge
 from phase_bridge.processes import CLD, EDM, Flow
-from phase_bridge.sampling import denoiser_model, sample
+from phase_bridge.sampling import denoiser_model, estimate_model, sample
 from phase_bridge.solvers import SOLVERS, Stages, make_steps, steps_for
 
 STD = 0.5
@@ -225,6 +226,20 @@ def test_counts():
         _, info = sample(denoiser_model(process, counted), 0, (1, 2), solver=solver, nfe=nfe)
         jax.effects_barrier()
         assert len(calls) == info["nfe"] == steps_for(solver, nfe)[1]
+
+
+def test_the_default_along_a_bridge_is_the_papers_for_its_own_networks_and_for_conditions():
+    def made(model, **options):
+        return np.asarray(sample(model, 0, (8, 2), nfe=5, **options)[0])
+
+    mixture = phase_bridge.mixture(B, [[-0.5, 0.0], [0.5, 0.0]], [0.3, 0.7], 0.1)
+    forced = estimate_model(B, Partial(lambda model, m, t: model.estimate(m, t), mixture))
+    np.testing.assert_array_equal(made(mixture), made(mixture, solver="unipc"))
+    np.testing.assert_array_equal(made(forced), made(forced, solver="gddim"))
+    steered = {"condition": phase_bridge.stroke(np.full((1, 2), 0.5, np.float32))}
+    np.testing.assert_array_equal(made(mixture, **steered), made(mixture, solver="gddim", **steered))
+    assert np.abs(made(mixture) - made(forced)).max() > 1e-3
+    assert solvers.chosen(B, None, "sde", published=True) == solvers.chosen(B, None, "sde") == "data_multistep"
 
 
 def test_levels():

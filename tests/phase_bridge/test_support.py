@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from phase_bridge.distances import summarise_support, support, support_distance
+from phase_bridge.evaluation import summarise_support, support, support_distance
 
 CIRCLE = np.stack([np.cos(a := np.linspace(0, 2 * np.pi, 20_000)), np.sin(a)], 1)
 

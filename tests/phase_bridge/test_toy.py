@@ -11,7 +11,7 @@ from scipy.special import logsumexp
 from scipy.stats import multivariate_normal
 
 from common.data.batches import make_batches
-from common.data.source import Source, digest
+from common.data.source import Source, digest, length_text
 from common.errors import InputError
 from phase_bridge.toy import NAMES, Points, draw, toy
 
@@ -156,3 +156,8 @@ def test_the_fingerprint_does_not_depend_on_the_compiler(quick_compilation):
     assert spiral.fingerprint == digest("points", "spiral, seed=0", 2**31 - 1)
     # Of runs of version 0.1.0 and before it, with the compiler's optimisations and without.
     assert spiral.earlier_fingerprints == ("715f264f820beb94aef928a22c632a7a", "dc8c201214bc04c7af215ee336bbd65d")
+
+
+def test_a_set_without_end_has_no_number_of_examples():
+    assert length_text(Points("spiral", seed=0), "training examples") == "unlimited training examples"
+    assert length_text(Points("spiral", seed=0, length=60), "examples") == "60 examples"

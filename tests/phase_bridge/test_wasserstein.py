@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.errors import InputError
-from phase_bridge.distances import directions, sliced_wasserstein, wasserstein
+from phase_bridge.evaluation import directions, sliced_wasserstein, wasserstein
 
 
 def cloud(count, dimensions=2, seed=0):

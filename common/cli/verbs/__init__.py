@@ -1,1 +1,1 @@
-"""What each verb of the command line does; a module is imported only when its verb is called."""
+"""The verbs of the command line; a module is imported only when its verb is called."""

@@ -100,9 +100,10 @@ def count_cost(method, settings, variables, batch) -> Cost:
         "moving average": parameters if settings.ema_decay > 0 else 0,
         "batch": _nbytes(batch),
     }
-    if temporary is not None:  # not every platform tells
+    if temporary is not None:  # not every platform reports it
         memory["gradients, activations, workspace"] = temporary.temp_size_in_bytes
-    return Cost(forward.cost_analysis()["flops"] / size, whole.cost_analysis()["flops"] / size, memory)
+    flops: list[Any] = [each.cost_analysis() for each in (forward, whole)]
+    return Cost(flops[0]["flops"] / size, flops[1]["flops"] / size, memory)
 
 
 def _with_total(sizes: Mapping[str, int]) -> dict[str, int]:

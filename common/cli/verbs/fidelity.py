@@ -54,7 +54,7 @@ def run(app: App, request: Request) -> None:
         raise input_error("fidelity", expected="a model that draws images", got=app.name, fix="use evaluate")
     # These files are checked before any sampling.
     inception = features.inception(flags.weights, resize=flags.resize) if flags.features == "inception" else None
-    reference = None if flags.reference in SPLITS else distances.read_statistics(flags.reference)
+    reference: Any = None if flags.reference in SPLITS else distances.read_statistics(flags.reference)
     start = time.perf_counter()
     with StopSignal() as signal:
         found = _collect(model, flags, inception, lambda: signal.should_stop(0))

@@ -1,4 +1,4 @@
-"""What makes a run: `train`, after everything that can be checked has been checked, and `import-weights`."""
+"""Commands that make a run: `train`, after all checks that need no computation, and `import-weights`."""
 
 import contextlib
 import platform
@@ -22,6 +22,7 @@ def _run(app: App, request: Request) -> None:
     import jax
 
     from common.cli import train_run
+    from common.data.source import length_text
     from common.training import hosts, parallel
 
     flags = request.flags
@@ -60,7 +61,7 @@ def _run(app: App, request: Request) -> None:
     if flags.dry_run:
         count = sum(leaf.size for leaf in jax.tree.leaves(prepared.template().params))
         print_lines(
-            f"data: {len(source)} training examples, {source!r}",
+            f"data: {length_text(source, 'training examples')}, {source!r}",
             f"run: {chosen.steps} steps of {chosen.batch_size} examples, {parallel.device_name()} ({chosen.parallel})",
             f"model: {count:,} parameters",
             *prepared.lines,

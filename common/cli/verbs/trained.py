@@ -1,4 +1,4 @@
-"""What is done with a trained run: `sample`, `evaluate` and `figures`, and what they share with other commands."""
+"""Commands on a trained run: `sample`, `evaluate` and `figures`, and helpers that other commands use too."""
 
 import sys
 import time
@@ -51,8 +51,12 @@ class Trained(NamedTuple):
     settings: Mapping[str, Any] = MappingProxyType({"config": {}})
 
 
-def load(app: App, request: Request, purpose: str) -> Trained | None:
+def load(
+    app: App, request: Request, purpose: str, *, check: Callable[[Any], object] = lambda method: None
+) -> Trained | None:
     """Returns the model that `request` names, with a key for `purpose`; None after a dry run, which only checks.
+
+    check: of the method, what the command needs besides.
 
     Raises:
       InputError: no run in the work directory, a config of another model, or no whole checkpoint.
@@ -69,6 +73,7 @@ def load(app: App, request: Request, purpose: str) -> Trained | None:
 
     method = app.build(config)
     variables, step = checkpoint.restore_variables(workdir, ema=not request.flags.no_ema, step=request.flags.step)
+    check(method)
     if changes:
         print(f"note: the config differs from the run's: {', '.join(changes)}", file=sys.stderr)
     if request.flags.dry_run:
@@ -133,7 +138,7 @@ def fingerprints(sources: Mapping[str, Any]) -> dict[str, str]:
 def timed(what: str, function: Callable, *args) -> tuple[Any, float]:
     """Returns the result of `function(*args)`, whose arrays are on the host, and the seconds it took.
 
-    `what`, if given, names the computation, which is said to compile.
+    `what`, if given, names the computation in the note that it compiles.
     """
     from common.io.progress import compiling
 
@@ -254,7 +259,7 @@ def _many(app: App, request: Request, model: Trained, num: int) -> None:
     directory, sampler = many.store.directory, model.method.sampler
     described = directory.with_suffix(".json")
     if not many.added and described.exists() and results.read_numbers(described)["num_samples"] >= num:
-        # What the command that drew them noted, their number and speed, stays.
+        # Number and speed, noted by the command that sampled them, stay.
         print_lines(f"{num} samples are in {directory} already; {described}")
         return
     numbers = {
@@ -280,7 +285,7 @@ def _many(app: App, request: Request, model: Trained, num: int) -> None:
 
 def evaluate(app: App, request: Request) -> None:
     """Writes `results/evaluate-step-N-seed-S-KEY.json` and `.npz`, and prints the table of the method if it has one."""
-    model = load(app, request, "EVALUATE")
+    model = load(app, request, "EVALUATE", check=lambda method: method.check_evaluate())
     if model is None:
         return
     settings = {**model.settings, "data": fingerprints(model.method.sources())}

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from common.arrays import as_images
@@ -78,7 +79,7 @@ def corrupt(image: np.ndarray, kind: str, severity: int, seed: int | Sequence[in
 
 def generator(seed: int | Sequence[int] | jax.Array, kind: str) -> np.random.Generator:
     """Returns the source of random numbers of one image and kind; raises `InputError` for other seeds."""
-    if isinstance(seed, jax.Array) and jax.dtypes.issubdtype(seed.dtype, jax.dtypes.prng_key):
+    if isinstance(seed, jax.Array) and jnp.issubdtype(seed.dtype, jax.dtypes.prng_key):
         seed = jax.random.key_data(seed)
     numbers = np.ravel(seed)
     if not np.issubdtype(numbers.dtype, np.integer) or (numbers < 0).any():

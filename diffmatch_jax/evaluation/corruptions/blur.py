@@ -1,5 +1,7 @@
 """Blurs of ImageNet-C; lengths are those of 224 x 224 times `scale`."""
 
+from typing import Any
+
 import numpy as np
 from PIL import Image
 from scipy import ndimage, signal
@@ -32,7 +34,7 @@ def defocus(x: np.ndarray, severity: int, rng: np.random.Generator, scale: float
     return convolve(x, disk / disk.sum())
 
 
-def swapped(size: tuple[int, int], most: int, rounds: int, rng: np.random.Generator) -> np.ndarray:
+def swapped(size: tuple[int, ...], most: int, rounds: int, rng: np.random.Generator) -> np.ndarray:
     """Returns pixel numbers `[H, W]` after each was swapped with one at most `most` rows and columns off.
 
     Pixels 2 most + 1 apart cannot meet, so those of one phase of that grid are swapped at once.
@@ -50,10 +52,11 @@ def swapped(size: tuple[int, int], most: int, rounds: int, rng: np.random.Genera
     return order
 
 
-def resized(x: np.ndarray, size: tuple[int, int], how: Image.Resampling) -> np.ndarray:
+def resized(x: np.ndarray, size: tuple[int, ...], how: Image.Resampling) -> np.ndarray:
     """Returns `x [H, W, C]` at `size` (height, width) by one of Pillow's filters, float32."""
     channels = np.moveaxis(np.asarray(x, np.float32), -1, 0)
-    return np.stack([Image.fromarray(np.ascontiguousarray(each)).resize(size[::-1], how) for each in channels], -1)
+    pictures = [Image.fromarray(np.ascontiguousarray(each)).resize((size[1], size[0]), how) for each in channels]
+    return np.stack([np.asarray(each) for each in pictures], -1)
 
 
 def glass(x: np.ndarray, severity: int, rng: np.random.Generator, scale: float) -> np.ndarray:
@@ -106,7 +109,7 @@ def zoom(x: np.ndarray, severity: int, rng: np.random.Generator, scale: float) -
     last, step = ZOOM[severity - 1]
     factors = np.arange(1, last, step)
     total = x.copy()
-    middle = (np.asarray(x.shape[:2]) - 1) / 2
+    middle: Any = (np.asarray(x.shape[:2]) - 1) / 2
     for factor in factors:
         for channel in range(x.shape[-1]):
             total[..., channel] += ndimage.affine_transform(

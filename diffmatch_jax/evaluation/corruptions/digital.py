@@ -15,7 +15,7 @@ ELASTIC = tuple(
     tuple(244 * each for each in row)
     for row in ((2, 0.7, 0.1), (2, 0.08, 0.2), (0.05, 0.01, 0.02), (0.07, 0.01, 0.02), (0.12, 0.01, 0.02))
 )
-PIXELATE = (0.6, 0.5, 0.4, 0.3, 0.25)  # share of rows and columns that is left
+PIXELATE = (0.6, 0.5, 0.4, 0.3, 0.25)  # fraction of rows and columns that is left
 JPEG = (25, 18, 15, 10, 7)  # quality
 
 
@@ -62,7 +62,7 @@ def mirrored(positions: np.ndarray, last: np.ndarray) -> np.ndarray:
     return last - np.abs(last - positions % (2 * last))
 
 
-def _affine(size: tuple[int, int], most: float, rng: np.random.Generator) -> np.ndarray:
+def _affine(size: tuple[int, ...], most: float, rng: np.random.Generator) -> np.ndarray:
     """Returns the map of new to old positions `[2, 3]` that has three points moved by U(-most, most) in x and y."""
     middle, arm = np.asarray([size[1], size[0]]) / 2, min(size) / 3
     old = middle + arm * np.asarray([(1, 1), (1, -1), (-1, -1)])

@@ -4,7 +4,7 @@ import numpy as np
 
 GAUSSIAN = (0.08, 0.12, 0.18, 0.26, 0.38)  # standard deviation
 SHOT = (60, 25, 12, 5, 3)  # photons of a white pixel
-IMPULSE = (0.03, 0.06, 0.09, 0.17, 0.27)  # share of values replaced
+IMPULSE = (0.03, 0.06, 0.09, 0.17, 0.27)  # fraction of values replaced
 
 
 def gaussian(x: np.ndarray, severity: int, rng: np.random.Generator, scale: float) -> np.ndarray:

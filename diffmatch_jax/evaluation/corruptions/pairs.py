@@ -1,4 +1,4 @@
-"""Pairs whose two images are corrupted, each with draws of its own, and their true flow."""
+"""Pairs whose two images are corrupted, each with independent random numbers, and their true flow."""
 
 from collections.abc import Callable
 
@@ -9,7 +9,7 @@ from diffmatch_jax.evaluation import corruptions
 from diffmatch_jax.evaluation.corruptions import truth
 from diffmatch_jax.evaluation.datasets.record import Example
 
-_SPARSE = 0.1  # share of known pixels below which these are single matches, not areas
+_SPARSE = 0.1  # fraction of known pixels below which these are single matches, not areas
 
 
 def corruption(kind: str, severity: int = 5, seed: int = 0) -> Callable[[Example, int], Example]:

@@ -54,7 +54,7 @@ def inverse(flow: np.ndarray, places: np.ndarray) -> tuple[np.ndarray, np.ndarra
     last = np.asarray([width - 1, height - 1])
     pixels = np.stack(np.meshgrid(np.arange(width), np.arange(height)), -1).astype(np.float64)
     mapping = pixels + flow
-    _, start = spatial.cKDTree(mapping.reshape(-1, 2)).query(places)
+    _, start = spatial.KDTree(mapping.reshape(-1, 2)).query(places)
     q = pixels.reshape(-1, 2)[start]
     slopes = np.concatenate([np.gradient(mapping, axis=1), np.gradient(mapping, axis=0)], -1)
     best, error = q, np.full(len(q), np.inf)

@@ -1,11 +1,13 @@
 """Weather and light of ImageNet-C; lengths are those of 224 x 224 times `scale`."""
 
+from typing import Any
+
 import numpy as np
 from scipy import ndimage, spatial
 
 from diffmatch_jax.evaluation.corruptions.blur import convolve, line, smooth
 
-# Mean and deviation of noise, size of flakes, threshold, radius and fading of their streaks, share of the image left.
+# Mean and deviation of noise, size of flakes, threshold, radius and fading of their streaks, fraction of image left.
 SNOW = (
     (0.1, 0.3, 3, 0.5, 10, 4, 0.8),
     (0.2, 0.3, 2, 0.5, 12, 4, 0.7),
@@ -44,7 +46,7 @@ def snow(x: np.ndarray, severity: int, rng: np.random.Generator, scale: float) -
     return share * x + (1 - share) * white + flakes + flakes[::-1, ::-1]
 
 
-def clouds(size: tuple[int, int], decay: float, rng: np.random.Generator) -> np.ndarray:
+def clouds(size: tuple[int, ...], decay: float, rng: np.random.Generator) -> np.ndarray:
     """Returns a fractal `[H, W]` in [0, 1] by midpoint displacement (Fournier et al., 1982) on a torus.
 
     The displacements of each finer level are decay^2 times smaller.
@@ -65,7 +67,8 @@ def clouds(size: tuple[int, int], decay: float, rng: np.random.Generator) -> np.
 
 
 def _mean(field: np.ndarray, shifts) -> np.ndarray:
-    return sum(np.roll(field, shift, (0, 1)) for shift in shifts) / len(shifts)
+    total: Any = sum(np.roll(field, shift, (0, 1)) for shift in shifts)
+    return total / len(shifts)
 
 
 def fog(x: np.ndarray, severity: int, rng: np.random.Generator, scale: float) -> np.ndarray:
@@ -81,7 +84,7 @@ def frost(x: np.ndarray, severity: int, rng: np.random.Generator, scale: float) 
     return image * x + texture * frost_texture(x.shape[:2], rng, scale)[..., : x.shape[-1]]
 
 
-def frost_texture(size: tuple[int, int], rng: np.random.Generator, scale: float) -> np.ndarray:
+def frost_texture(size: tuple[int, ...], rng: np.random.Generator, scale: float) -> np.ndarray:
     """Returns a pane with ice flowers, `[H, W, 3]`, mean about 0.45; drawn here, no photograph is used.
 
     The pane is divided among crystals (Voronoi cells with bent edges). Each has veins that run from its middle in six
@@ -94,7 +97,9 @@ def frost_texture(size: tuple[int, int], rng: np.random.Generator, scale: float)
     extent = np.array([width, height]) / unit
     count = max(4, round(_CRYSTALS * extent.prod()))
     seeds = rng.uniform(-0.2, 1.2, (count, 2)) * extent
-    distance, owner = spatial.cKDTree(seeds).query(at, k=2)
+    distance: Any
+    owner: Any
+    distance, owner = spatial.KDTree(seeds).query(at, k=2)
     border = np.exp(-0.5 * ((distance[..., 1] - distance[..., 0]) / 0.01) ** 2)
     nearest = owner[..., 0]
     away = at - seeds[nearest]

@@ -27,7 +27,7 @@ def read_flo(path: str | Path) -> tuple[np.ndarray, np.ndarray]:
         raise input_error(str(path), expected="12 bytes and 8 a pixel", got=got, fix=_AGAIN)
     flow = np.frombuffer(data, "<f4", offset=12).reshape(height, width, 2)
     with np.errstate(invalid="ignore"):
-        known = (np.abs(flow) < UNKNOWN).all(-1)
+        known = np.all(np.abs(flow) < UNKNOWN, axis=-1)
     return np.where(known[..., None], flow, 0).astype(np.float32), known
 
 
@@ -58,7 +58,7 @@ def read_pfm(path: str | Path) -> np.ndarray:
 
 
 def read_kitti(path: str | Path) -> tuple[np.ndarray, np.ndarray]:
-    """Returns flow `[H, W, 2]` = (value - 2^15) / 64 of red and green, and where blue says that it is known `[H, W]`.
+    """Returns flow `[H, W, 2]` = (value - 2^15) / 64 of red and green, and where it is known, by blue, `[H, W]`.
 
     Raises `InputError` for anything but a PNG of three channels of 16 bits.
     """

@@ -27,7 +27,7 @@ from diffmatch_jax.model.resize import resize
 KINDS = ("affine", "thin_plate", "homography")
 _REFERENCE = 240  # the output for which the numbers were written
 _CANVAS = ((480, 640), (480, 640), (576, 768))
-_CROP = 0.8 * 9 / 16  # the share of the canvas that a pair shows
+_CROP = 0.8 * 9 / 16  # the fraction of the canvas that a pair shows
 
 
 class Row(NamedTuple):
@@ -107,10 +107,10 @@ def pair(
     source, target, flow, mask = draw(picture, canvas, kind, np.asarray(numbers, np.float64), size, half_pixel)
     # Truncated, not rounded, as the released pairs are.
     shown = [np.clip(np.asarray(each) + 1e-4, 0, 255).astype(np.uint8) for each in (source, target)]
-    return Example(name, *shown, flow, mask)
+    return Example(name, shown[0], shown[1], flow, mask)
 
 
-def _cut(image: np.ndarray, canvas: tuple[int, int]) -> np.ndarray:
+def _cut(image: np.ndarray, canvas: tuple[int, ...]) -> np.ndarray:
     """Returns the middle of an image that is more than 1.5 times the canvas in height or width, else all of it."""
     wanted = tuple(int(1.5 * each) for each in canvas)
     if all(have <= most for have, most in zip(image.shape[:2], wanted, strict=True)):

@@ -155,7 +155,8 @@ def _motorcycle() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
             raise OSError("no such package")
         with np.load(root / "motorcycle_disp.npz", allow_pickle=False) as stored:
             disparity = stored["arr_0"]
-        return (*(read_image(root / f"motorcycle_{side}.png") for side in ("left", "right")), disparity)
+        left, right = (read_image(root / f"motorcycle_{side}.png") for side in ("left", "right"))
+        return left, right, disparity
     except (OSError, KeyError, ValueError) as error:
         fix = "pip install scikit-image"
         raise input_error("data stereo", expected="the stereo pair of scikit-image", got=error, fix=fix) from None

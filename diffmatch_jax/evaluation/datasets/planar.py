@@ -15,6 +15,7 @@ that is asked for, so that no flow is interpolated.
 """
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -38,7 +39,7 @@ _SUFFIXES = (".ppm", ".png", ".jpg", ".jpeg", ".pgm")
 
 
 def flow_of_homography(
-    matrix: np.ndarray, *, source: tuple[int, int], target: tuple[int, int]
+    matrix: np.ndarray, *, source: tuple[int, ...], target: tuple[int, ...]
 ) -> tuple[np.ndarray, np.ndarray]:
     """Returns flow `[H, W, 2]` (float32) of the target and its mask, for a homography from source to target pixels.
 
@@ -60,15 +61,15 @@ def flow_of_homography(
     return flow.astype(np.float32), mask
 
 
-def _is_near(positions: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    return (np.abs(np.nan_to_num(positions, nan=np.inf)) < 100 * max(size)).all(-1, keepdims=True)
+def _is_near(positions: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
+    return np.all(np.abs(np.nan_to_num(positions, nan=np.inf)) < 100 * max(size), axis=-1, keepdims=True)
 
 
 def scaled_homography(
     matrix: np.ndarray,
     *,
-    source: tuple[tuple[int, int], tuple[int, int]],
-    target: tuple[tuple[int, int], tuple[int, int]],
+    source: tuple[tuple[int, ...], tuple[int, ...]],
+    target: tuple[tuple[int, ...], tuple[int, ...]],
     half_pixel: bool = True,
 ) -> np.ndarray:
     """Returns the homography after both images were resized; `source` and `target` are (old size, new size).
@@ -86,8 +87,8 @@ def example_of(
     target: np.ndarray,
     matrix: np.ndarray,
     *,
-    source_size: tuple[int, int] | None = None,
-    target_size: tuple[int, int] | None = None,
+    source_size: tuple[int, ...] | None = None,
+    target_size: tuple[int, ...] | None = None,
     antialias: bool = True,
     half_pixel: bool = True,
 ) -> Example:
@@ -124,7 +125,7 @@ def scenes(directory: str | Path, *, side: int | None = None, name: str = "scene
     def load(index: int) -> Example:
         first, second, matrix = files[index]
         source, target = read_image(first), read_image(second)
-        sizes = {}
+        sizes: dict[str, Any] = {}
         if side is not None:
             sizes = {"source_size": fitting(source.shape[:2], side), "target_size": fitting(target.shape[:2], side)}
         return example_of(entries[index][0], source, target, read_matrix(matrix), **sizes)

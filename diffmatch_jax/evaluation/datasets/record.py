@@ -28,7 +28,7 @@ class Cameras(NamedTuple):
 
 
 class Regions(NamedTuple):
-    """What is known of every target pixel of a generated pair.
+    """Regions of a generated pair, known at every target pixel.
 
     masks: `[H, W]` by the name of a region (`evaluation.regions.REGIONS`); covisible `[H, W]`: which pixels the source
     shows; equal `[M, H, W, 2]`: flows to places of the source that look the same, NaN where there are no more.
@@ -128,7 +128,7 @@ class PairSource(Source):
     So lists of pairs can be trained on, streamed from their files.
     """
 
-    nbytes = None  # read when asked for, not kept
+    nbytes = None  # pyright: ignore[reportAssignmentType]  # read on demand, not kept
 
     def __init__(self, dataset: Dataset):
         self._dataset = dataset
@@ -159,7 +159,7 @@ def read_image(path) -> np.ndarray:
         ) from None
 
 
-def resized_image(image: np.ndarray, size: tuple[int, int], *, antialias: bool = True) -> np.ndarray:
+def resized_image(image: np.ndarray, size: tuple[int, ...], *, antialias: bool = True) -> np.ndarray:
     """Returns bytes `[H, W, 3]` at `size` (height, width), half-pixel bilinear, rounded.
 
     Without `antialias` pixels are skipped when it shrinks, as OpenCV's linear resize of the published protocols does.
@@ -201,7 +201,7 @@ def resized(example: Example, side: int) -> Example:
     )
 
 
-def _rescaled(example: Example, source: tuple[int, int], target: tuple[int, int]):
+def _rescaled(example: Example, source: tuple[int, ...], target: tuple[int, ...]):
     """Returns homography and cameras of a pair whose images get these sizes."""
     of_source, of_target = (
         rescaling(image.shape[:2], size) for image, size in ((example.source, source), (example.target, target))
@@ -214,7 +214,7 @@ def _rescaled(example: Example, source: tuple[int, int], target: tuple[int, int]
     return homography, cameras
 
 
-def rescaling(old: tuple[int, int], new: tuple[int, int], *, half_pixel: bool = True) -> np.ndarray:
+def rescaling(old: tuple[int, ...], new: tuple[int, ...], *, half_pixel: bool = True) -> np.ndarray:
     """Returns the matrix `[3, 3]` that takes pixels of an image of size `old` to those of the image resized to `new`.
 
     Resized images are half-pixel samples, x' = (x + 1/2) w'/w - 1/2; `half_pixel=False`: x' = x w'/w.
@@ -235,24 +235,25 @@ def _apply(x: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
     return x.reshape(len(columns), len(rows), channels).swapaxes(0, 1)
 
 
-def fitting(size: tuple[int, int], side: int) -> tuple[int, int]:
+def fitting(size: tuple[int, ...], side: int) -> tuple[int, int]:
     """Returns `size` (height, width) shrunk in proportion to the longer side `side`, if that is smaller."""
     factor = min(1.0, side / max(size))
-    return tuple(max(1, round(each * factor)) for each in size)
+    height, width = (max(1, round(each * factor)) for each in size)
+    return height, width
 
 
-def centres(size: tuple[int, int]) -> np.ndarray:
+def centres(size: tuple[int, ...]) -> np.ndarray:
     """Returns the positions (x, y) of all pixels, float64 `[H, W, 2]`."""
     y, x = np.mgrid[: size[0], : size[1]].astype(np.float64)
     return np.stack([x, y], -1)
 
 
-def inside(positions: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Tells which positions `[..., 2]` lie between the outermost pixel centres of an image of `size`."""
-    return ((positions >= 0) & (positions <= _wide(size) - 1)).all(-1)
+def inside(positions: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
+    """Returns which positions `[..., 2]` lie between the outermost pixel centres of an image of `size`."""
+    return np.all((positions >= 0) & (positions <= _wide(size) - 1), axis=-1)
 
 
-def scattered(places: np.ndarray, sources: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+def scattered(places: np.ndarray, sources: np.ndarray, size: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
     """Returns flow `[H, W, 2]` and mask `[H, W]` that hold matches of target `places [N, 2]` and `sources [N, 2]`.
 
     Each is written to the pixel nearest to its place (half to even), the last of several; those outside are left out.
@@ -266,5 +267,5 @@ def scattered(places: np.ndarray, sources: np.ndarray, size: tuple[int, int]) ->
     return flow, mask
 
 
-def _wide(size: tuple[int, int]) -> np.ndarray:
+def _wide(size: tuple[int, ...]) -> np.ndarray:
     return np.asarray([size[1], size[0]], np.float64)

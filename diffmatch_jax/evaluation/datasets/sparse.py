@@ -108,7 +108,7 @@ def read_matches(path: str | Path) -> list[dict[str, Any]]:
     Numbers may be lists or NumPy arrays; anything else in the file is refused and nothing is run. Raises `InputError`.
     """
     try:
-        found = pickles.read(Path(path).read_bytes(), find=_find, persistent=_refuse)
+        found: Any = pickles.read(Path(path).read_bytes(), find=_find, persistent=_refuse)
         return [_pair(each) for each in found]
     except OSError as error:
         raise input_error(
@@ -135,14 +135,16 @@ def _pair(row: Mapping[str, Any]) -> dict[str, Any]:
     return pair
 
 
-def _array(described: pickles.Object) -> np.ndarray:
-    """Returns the array of which a pickle tells (version, shape, type, order, bytes)."""
+def _array(described: Any) -> np.ndarray:
+    """Returns the array that a pickle describes (version, shape, type, order, bytes)."""
+    kind: Any
     _, shape, kind, fortran, data = described.state
     if (
         described.kind != "array"
         or fortran
         or not isinstance(data, bytes | bytearray)
         or not isinstance(kind, pickles.Object)
+        or not isinstance(kind.state, tuple)
     ):
         raise ValueError("an array of another kind")
     if kind.kind not in ("f4", "f8", "i4", "i8") or kind.state[1] != "<":

@@ -36,6 +36,7 @@ def app(run=lambda app, request: None) -> App:
         base=shared,
         build=None,
         import_weights=None,
+        read_weights=None,
         figures=dict,
         extra_verbs=[Verb("own", "an own verb", "Details.", arguments, run)],
         examples=["own --number 4"],
@@ -198,7 +199,7 @@ def run(app, request):
         print_lines(number)
 
 verb = Verb("own", "summary", "details", lambda parser: None, run)
-sys.exit(main(["own"], App("demo", "Demo.", None, None, None, None, [verb])))
+sys.exit(main(["own"], App("demo", "Demo.", None, None, None, None, None, [verb])))
 """
 
 

@@ -44,7 +44,7 @@ def command(tmp_path, monkeypatch, capsys):
             return Trained(method, variables, jax.random.key(0), tmp_path, "step-7-seed-0", 7, 0, provenance)
 
         monkeypatch.setattr(trained, "load", load)
-        app = App("demo", "Demo.", None, None, None, dict, extra_verbs=[FIDELITY])
+        app = App("demo", "Demo.", None, None, None, None, dict, extra_verbs=[FIDELITY])
         assert main(["fidelity", "--workdir", str(tmp_path), *map(str, argv)], app) == code
         found = newest(tmp_path / "results", "fidelity") if code == 0 else None
         return (read(found)[0] if found else None, *capsys.readouterr())

@@ -36,7 +36,9 @@ def command(tmp_path, monkeypatch, capsys):
             return Trained(method, variables, jax.random.key(1), tmp_path, "step-7-seed-1", 7, 1, provenance)
 
         monkeypatch.setattr(trained, "load", load)
-        assert main(["sample", "--workdir", str(tmp_path), *argv], App("demo", "", None, None, None, dict)) == code
+        assert (
+            main(["sample", "--workdir", str(tmp_path), *argv], App("demo", "", None, None, None, None, dict)) == code
+        )
         return capsys.readouterr()
 
     return run

@@ -61,6 +61,7 @@ def test_a_nan_is_a_bad_record_named_by_key_and_index(tmp_path):
         ({"a": BYTES, "b": BYTES}, r"expected keys 'train' and 'test', or one array, got keys \['a', 'b'\]"),
         ({"test": BYTES, "b": BYTES}, r"got keys \['b', 'test'\]"),
         ({"train": BYTES[0, 0]}, r"set.npz\['train'\]: expected shape .* got shape \[5, 3\]"),
+        ({"train": BYTES[:0]}, r"got shape \[0, 4, 5, 3\]; store at least one image"),
         ({"train": np.moveaxis(BYTES, -1, 1)}, r"got shape \[10, 3, 4, 5\]; reshape or transpose it"),
         ({"train": BYTES, "test": BYTES[:0]}, r"set.npz\['test'\]: expected shape .* got shape \[0, 4, 5, 3\]"),
         ({"train": BYTES.astype(np.int32)}, r"set.npz\['train'\]: expected uint8, or floating point .* got int32"),

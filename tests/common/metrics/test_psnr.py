@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.errors import InputError
-from common.metrics.psnr import mse, psnr, sigma_to_psnr
+from common.metrics.psnr import mse, psnr, sigma_to_psnr, ssim
 
 
 @settings(max_examples=20, deadline=None)
@@ -38,3 +38,24 @@ def test_the_advice_for_integers_below_the_peak_keeps_their_numbers(high, peak):
     with pytest.raises(InputError) as error:
         psnr(image, image, peak=peak)
     assert str(error.value).endswith("; use reference.astype(np.float32)")
+
+
+def test_ssim_is_that_of_explicit_windows():
+    rng = np.random.default_rng(0)
+    x = 0.9 + 0.02 * rng.normal(size=(2, 13, 12, 2))
+    y = x + [[[[0.1]]], [[[0.003]]]] * rng.normal(size=x.shape)
+    weights = np.exp(-np.square(np.arange(-5, 6)) / (2 * 1.5**2))
+    weights = np.outer(weights, weights)[..., None] / weights.sum() ** 2
+    expected = np.zeros((2, 3, 2, 2))
+    for n, i, j in np.ndindex(2, 3, 2):
+        a, b = (each[n, i : i + 11, j : j + 11] for each in (x, y))
+        mean_a, mean_b = (weights * a).sum((0, 1)), (weights * b).sum((0, 1))
+        var_a, var_b, both = (
+            (weights * p * q).sum((0, 1)) for p, q in ((a - mean_a,) * 2, (b - mean_b,) * 2, (a - mean_a, b - mean_b))
+        )
+        expected[n, i, j] = (2 * mean_a * mean_b + 1e-4) / (mean_a**2 + mean_b**2 + 1e-4)
+        expected[n, i, j] *= (2 * both + 9e-4) / (var_a + var_b + 9e-4)
+    np.testing.assert_allclose(ssim(x, y), expected.mean((1, 2, 3)), atol=2e-5)
+    np.testing.assert_allclose(ssim(x, x), 1, atol=1e-6)
+    with pytest.raises(InputError, match="height and width of at least 11, got"):
+        ssim(x[:, :10], x[:, :10])

@@ -12,7 +12,7 @@ from common.metrics.neighbours import nearest, precision_recall
 from common.metrics.psnr import mse, psnr
 from gahb.datasets.calpha import rescale
 from gahb.metrics.similarity import closest, closest_patches, correlation, cosine, distance, patches, unit_vectors
-from phase_bridge.distances import sliced_wasserstein, wasserstein
+from phase_bridge.evaluation import sliced_wasserstein, wasserstein
 
 RNG = np.random.default_rng(0)
 A, B = (RNG.integers(0, 256, (6, 8, 8, 1)).astype(np.uint8) for _ in range(2))

@@ -35,7 +35,7 @@ def shifts():
 
 def app():
     # Figures are drawn once, by their own test.
-    return App("diffmatch_jax", "", None, None, None, lambda: {"benchmark": lambda workdir: []}, (BENCHMARK,))
+    return App("diffmatch_jax", "", None, None, None, None, lambda: {"benchmark": lambda workdir: []}, (BENCHMARK,))
 
 
 @pytest.fixture(scope="module")

@@ -17,14 +17,12 @@ from common.io import results
 from common.prng import Purpose, key_for
 from configs.gahb.base import base
 from gahb.__main__ import APP
-from gahb.api import load_denoiser
 from gahb.datasets import manifolds
-from gahb.experiments.class_measures import Settings, measure
-from gahb.experiments.classes import build, config_of, means, settings_of
+from gahb.experiments.classes import Settings, build, config_of, means, measure, settings_of
 from gahb.figures.classes import NAMES, first_of_each, read, section
 from gahb.method import build as build_method
-from gahb.method import spread, spread_indices
-from gahb.metrics import slopes
+from gahb.method import load_denoiser, spread, spread_indices
+from gahb.metrics import psnr as slopes
 from gahb.metrics.psnr import psnr_curve
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")

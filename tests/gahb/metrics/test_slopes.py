@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from common.errors import InputError
-from gahb.metrics import slopes
+from gahb.datasets.manifolds import DIMENSIONS
+from gahb.metrics import psnr as slopes
 from gahb.metrics.psnr import summarise
 
 KEY = jax.random.key(0)
@@ -31,7 +32,7 @@ def test_oracle_of_one_coefficient():
 
 @pytest.mark.parametrize(("name", "dimension"), [("disks", 5), ("sinusoids", 2), ("scaled_image", 1)])
 def test_bound_of_a_manifold_is_a_line_of_slope_one(name, dimension):
-    assert slopes.DIMENSIONS[name] == dimension
+    assert DIMENSIONS[name] == dimension
     sigma, pixels = np.array([0.001, 0.01, 0.05]), 40 * 40
     total = slopes.manifold_mse(sigma, dimension=dimension)
     np.testing.assert_allclose(total, dimension * sigma**2)

@@ -7,7 +7,7 @@ import pytest
 
 from common.errors import InputError
 from gahb import reference
-from gahb.metrics import slopes
+from gahb.metrics import psnr as slopes
 
 SHAPE = (6, 6, 1)
 IMAGES = np.random.default_rng(0).random((5, *SHAPE))

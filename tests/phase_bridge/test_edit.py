@@ -31,22 +31,22 @@ def test_from_the_command_line(tmp_path, capsys):
     images = np.random.default_rng(0).integers(0, 256, (6, 8, 8, 3), np.uint8)
     classes = np.arange(6)
     np.savez(tmp_path / "images.npz", train=images, test=images, train_labels=classes, test_labels=classes)
-    argv = ["--config", "configs/phase_bridge/cifar10_classes.py", f"--config.data.source=npz:{tmp_path}/images.npz"]
+    argv = ["--config", "configs/phase_bridge/cifar10_small.py", f"--config.data.source=npz:{tmp_path}/images.npz"]
     run = tmp_path / "run"
     assert main(["train", *argv, "--workdir", str(run), *(f"--config.{k}={v}" for k, v in SMALL.items())], APP) == 0
-    assert main(["guide", "--workdir", str(run), "--num", "2", "--nfe", "4", "--cells", "2"], APP) == 0
-    arrays = np.load(next((run / "results").glob("guided-*.npz")))
+    assert main(["edit", "--workdir", str(run), "--num", "2", "--nfe", "4", "--cells", "2"], APP) == 0
+    arrays = np.load(next((run / "results").glob("edited-*.npz")))
     assert arrays["stroke"].shape == arrays["inpainting"].shape == (2, 8, 8, 3)
     assert np.abs(arrays["stroke"] - arrays["free"]).max() > 1e-3  # the painting counts
     known = np.broadcast_to(arrays["known"] > 0, arrays["original"].shape)
     np.testing.assert_array_equal(arrays["inpainting"][known], arrays["original"][known])
     np.testing.assert_allclose(arrays["painting"], painting(arrays["original"], 2))
     np.testing.assert_allclose(arrays["original"], 2 * (images[arrays["labels"]] / np.float32(255)) - 1, rtol=1e-6)
-    assert main(["figures", "guided", "--workdir", str(run)], APP) == 0
-    assert (run / "figures" / "guided.png").stat().st_size > 500
+    assert main(["figures", "edited", "--workdir", str(run)], APP) == 0
+    assert (run / "figures" / "edited.png").stat().st_size > 500
     capsys.readouterr()
     for flags, message in ((["--cells", "3"], "--cells: expected a divisor"), (["--hole", "1"], "--hole: expected")):
-        assert main(["guide", "--workdir", str(run), *flags], APP) == 2
+        assert main(["edit", "--workdir", str(run), *flags], APP) == 2
         assert message in capsys.readouterr().err
 
 
