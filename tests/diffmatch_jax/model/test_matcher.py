@@ -119,7 +119,8 @@ def test_a_batch_equals_its_pairs_with_the_weights_of_the_package():
     for i in range(2):
         one = match(sources[i], targets[i], hypotheses=2)
         for got, want in zip(one, whole, strict=True):
-            np.testing.assert_allclose(got, want[i], rtol=1e-4, atol=1e-4)
+            # Rounding is in proportion to the largest value: flow here is up to 30 pixels, hypotheses below 1.
+            np.testing.assert_allclose(got, want[i], rtol=0, atol=1e-5 * np.abs(want[i]).max())
 
 
 def test_keys_decide_the_hypotheses(unsure):
