@@ -19,3 +19,7 @@ def __getattr__(name: str):
     if name in __all__:
         return getattr(importlib.import_module("diffmatch_jax.api"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return [*__all__, *(name for name in globals() if name.startswith("__"))]

@@ -165,6 +165,9 @@ def test_few_steps_compared(plots):
         errors[each][-1] for each in ("euler", "gddim, degree 2 (published)", "data_multistep, degree 1, corrector")
     )
     assert corrected < published < 0.2 * euler
+    spreads = scope["spreads"]
+    assert all(spreads[path, 10] < 0.5 * spreads[path, 3] for path in scope["paths"])
+    assert 0.04 < spreads["bridge", 10] < 0.09
 
 
 def test_train_and_resume(plots, capsys):

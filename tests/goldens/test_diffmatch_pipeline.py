@@ -96,6 +96,12 @@ def test_second_stage(arrays, maps):
     np.testing.assert_allclose(got.mean((1, 2)), d["sr_local_corr_channel_mean"], rtol=0, atol=2e-4)
 
 
+@pytest.fixture(scope="module")
+def stages(golden):
+    """The two released stages, each with its weights."""
+    return {name: stage_of(golden, name) for name in ("unet_stage1", "unet_sr")}
+
+
 def stage_of(golden, name):
     """Returns the released stage of a file of goldens, and its weights."""
     tensors = {key.removeprefix("sd/"): each for key, each in golden("diffmatch", name).items() if key[:3] == "sd/"}
@@ -105,24 +111,25 @@ def stage_of(golden, name):
 
 def hypotheses_of(stage, params, given, noise):
     """Returns the stage's result from stored noise `[n, 2, h, w]`, one hypothesis at a time."""
-    run = jax.jit(lambda each: sampling.draw(stage, params, given, hypotheses=1, noise=each).hypotheses)
-    found = jnp.concatenate([run(each[None, None]) for each in nhwc(noise)], 1)
+    # Weights are arguments: as constants of a program, half a gigabyte of them would be folded by the compiler.
+    run = jax.jit(lambda *each: sampling.draw(stage, *each[:2], hypotheses=1, noise=each[2]).hypotheses)
+    found = jnp.concatenate([run(params, given, each[None, None]) for each in nhwc(noise)], 1)
     return sampling.summarise(stage, sampling.StageSamples(found, found)).flow[0]
 
 
-def test_first_denoiser(arrays, golden):
+def test_first_denoiser(arrays, stages):
     d = arrays
     assert len(d["noise_lr"]) == d["n_batch"]
     given = Conditions(nhwc(d["lr_init_flow"])[None], nhwc(d["lr_local_corr"])[None])
-    got = hypotheses_of(*stage_of(golden, "unet_stage1"), given, d["noise_lr"])
+    got = hypotheses_of(*stages["unet_stage1"], given, d["noise_lr"])
     np.testing.assert_allclose(got, nhwc(d["lr_sample"]), rtol=0, atol=1e-4)
 
 
-def test_second_denoiser(arrays, golden, maps):
+def test_second_denoiser(arrays, stages, maps):
     d = arrays
     settings = conditioning.ConditioningConfig(released=True)
     given = conditioning.stage2(maps["source"][1], maps["target"][1], nhwc(d["lr_sample"])[None], settings)
-    got = hypotheses_of(*stage_of(golden, "unet_sr"), given, d["noise_sr"])
+    got = hypotheses_of(*stages["unet_sr"], given, d["noise_sr"])
     away = np.abs(got - nhwc(d["sr_sample"]))
     # A look-up one cell outside the source is ill-conditioned in the original.
     assert np.mean(away <= 1e-4) >= 0.99 and np.mean(away <= 1e-3) >= 0.999 and away.max() <= 5e-3
@@ -131,11 +138,11 @@ def test_second_denoiser(arrays, golden, maps):
     assert off.max() <= 0.5 and off.mean() <= 1e-3
 
 
-def test_the_whole_path(arrays, golden, monkeypatch):
+def test_the_whole_path(arrays, stages, monkeypatch):
     """From the images to the flow in one piece, as `match` goes, with the stored noise."""
     d = arrays
     tensors = {name.removeprefix("vgg/"): each for name, each in d.items() if name.startswith("vgg/")}
-    (first, of_first), (second, of_second) = (stage_of(golden, name) for name in ("unet_stage1", "unet_sr"))
+    (first, of_first), (second, of_second) = stages["unet_stage1"], stages["unet_sr"]
     noise = {each.shape[-1]: nhwc(each)[None] for each in (d["noise_lr"], d["noise_sr"])}
 
     def draw(stage, params, given, *, hypotheses, keys):
@@ -146,8 +153,8 @@ def test_the_whole_path(arrays, golden, monkeypatch):
     matcher_config = MatcherConfig(conditioning.ConditioningConfig(released=True), first, second)
     weights = Weights(features.vgg(convert_vgg(tensors)), of_first, of_second)
     # Compiled here, so that no program with this noise stays behind.
-    run = jax.jit(lambda *each: matcher.on_grid.__wrapped__(matcher_config, weights, *each, len(d["noise_lr"])))
-    found = run(prepared(d, "source"), prepared(d, "target"), jax.random.split(jax.random.key(0), 1))
+    run = jax.jit(lambda *each: matcher.on_grid.__wrapped__(matcher_config, *each, len(d["noise_lr"])))
+    found = run(weights, prepared(d, "source"), prepared(d, "target"), jax.random.split(jax.random.key(0), 1))
     size = d["mask"].shape
     flow, confidence, *_ = matcher._finish(found, size=size, source=size, alignment="corner")
     sure = d["argmax_margin"] > 1e-5
