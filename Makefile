@@ -42,7 +42,7 @@ demo-phase-bridge: install  ## the same for bridges, beside flow matching and di
 demo-diffmatch: install  ## the same for dense matching, on a real pair too
 	$(BIN)/python -m diffmatch_jax demo --workdir $(RUNS)/demo
 
-test: install  ## the test suite (about twenty minutes on two cores)
+test: install  ## the test suite (about 25 minutes on two cores)
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 test-slow: install  ## statistical and fault-injection tests that take longer
